@@ -1,0 +1,68 @@
+# make run      set up + the main job          make test     set up + lint + tests
+# make help     everything else
+SHELL := /bin/sh
+PYTHON ?=
+DATA ?=
+CONFIG ?=
+SET ?=
+USER_ID = $(if $(filter command,$(firstword $(origin USER))),$(USER),)
+K ?= 10
+
+VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TWOTOWER := $(BIN)/twotower
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help env run test lint format test-slow serve query lab doctor lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: DATA=<folder or zip> CONFIG=<yaml> SET='key=value ...' PYTHON=python3.10"
+
+$(READY): requirements/*.txt requirements/make_env.sh pyproject.toml
+	@requirements/make_env.sh $(VENV) $(PYTHON)
+	@touch $(READY)
+
+env: $(READY) ## make the virtual environment
+
+run: $(READY) ## the main job: data to recommendations from a real Triton
+	@$(TWOTOWER) run $(if $(DATA),--data "$(DATA)") $(if $(CONFIG),--config "$(CONFIG)") \
+	    $(foreach s,$(SET),--set '$(s)')
+
+lint: $(READY) ## ruff: lint and format check
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(READY) ## ruff: mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+test: lint ## lint and tests; DATA=<folder> adds those on real data
+	@$(PYTEST) -n 2 --dist loadfile -m "not slow" $(if $(DATA),--data "$(DATA)")
+
+test-slow: $(READY) ## the slow extras
+	@$(PYTEST) -m slow $(if $(DATA),--data "$(DATA)")
+
+serve: $(READY) ## serve the last run until Ctrl-C
+	@$(TWOTOWER) serve
+
+query: $(READY) ## ask it: make query USER=42
+	@test -n "$(USER_ID)" || { echo "usage: make query USER=42 [K=10]"; exit 2; }
+	@$(TWOTOWER) query $(foreach u,$(USER_ID),--user $(u)) -k $(K)
+
+lab: $(READY) ## Jupyter Lab on the notebooks, loopback only
+	@$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+doctor: $(READY) ## versions, what is missing, how to get it
+	@$(TWOTOWER) doctor
+
+lock: $(READY) ## resolve requirements/*.in into the lock files
+	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
+	    --python-version 3.11 cpu-py311.in -o cpu-py311.txt
+	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
+	    --python-version 3.10 --override container-py310.override container-py310.in \
+	    -o container-py310.txt
+
+clean: ## remove environments and caches (runs and data stay)
+	rm -rf .venv .venv-* .ruff_cache .pytest_cache *.egg-info
+
+include docker/docker.mk
