@@ -1,0 +1,102 @@
+"""workflows.ingest: what is written, and how a data set is recognised."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from workflows.errors import DataError
+from workflows.ingest import IngestConfig, detect_source, ingest
+
+
+def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
+    out = tmp_path / "run" / "data"
+    report = ingest(IngestConfig(source="ml-1m", path=ml_1m), out)
+    assert str(report) == "ml-1m: 4 interactions, 3 users, 3 items"
+    assert not report.synthetic
+    assert sorted(p.name for p in out.iterdir()) == [
+        "interactions.parquet",
+        "items.parquet",
+        "users.parquet",
+    ]
+    interactions = pd.read_parquet(out / "interactions.parquet")
+    assert interactions.dtypes.astype(str).to_dict() == {
+        "user_id": "int64",
+        "item_id": "int64",
+        "rating": "float32",
+        "timestamp": "int64",
+    }
+    items = pd.read_parquet(out / "items.parquet")
+    assert list(items["genres"][1]) == ["Drama", "Romance"]
+
+
+def test_synthetic_needs_no_path_and_says_what_it_is(tmp_path):
+    config = IngestConfig(
+        source="synthetic", synthetic={"users": 30, "items": 100, "interactions": 700}
+    )
+    report = ingest(config, tmp_path)
+    assert report.synthetic and str(report).startswith("synthetic data: ")
+    assert len(pd.read_parquet(tmp_path / "users.parquet")) == report.users == 30
+
+
+def test_an_unknown_key_is_refused_by_name():
+    with pytest.raises(ValidationError, match="sorce"):
+        IngestConfig(source="ml-1m", sorce="x")
+    with pytest.raises(ValidationError, match="ml-2m"):
+        IngestConfig(source="ml-2m")
+
+
+@pytest.mark.parametrize("source", ["ml-1m", "parquet"])
+def test_a_source_without_its_setting_says_which(source, tmp_path):
+    with pytest.raises(DataError, match=r"`path`|`parquet`"):
+        ingest(IngestConfig(source=source), tmp_path)
+
+
+def test_detects_folders_zips_and_prefers_ml_1m(ml_1m, ml_100k, tmp_path):
+    assert detect_source(ml_1m) == ("ml-1m", ml_1m)
+    assert detect_source(ml_100k) == ("ml-100k", ml_100k)
+    assert detect_source(tmp_path) == ("ml-1m", ml_1m)
+    shutil.rmtree(ml_1m)
+    assert detect_source(tmp_path) == ("ml-100k", ml_100k)
+    shutil.rmtree(ml_100k)
+    assert detect_source(tmp_path) is None
+    assert detect_source(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("name", ["ml-1m", "ml-100k"])
+def test_detects_a_zip_inside_the_folder_and_a_zip_itself(request, tmp_path, name):
+    folder = request.getfixturevalue(name.replace("-", "_"))
+    path = tmp_path / f"{name}.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"{name}/{file.name}")
+    shutil.rmtree(folder)
+    assert detect_source(tmp_path) == detect_source(path) == (name, path)
+    report = ingest(IngestConfig(source=name, path=tmp_path), tmp_path / "out")
+    assert report.items == 3
+
+
+def test_a_source_can_be_chosen_where_both_lie(ml_1m, ml_100k, tmp_path):
+    report = ingest(IngestConfig(source="ml-100k", path=tmp_path), tmp_path / "out")
+    assert (report.source, report.interactions) == ("ml-100k", 3)
+
+
+def test_an_incomplete_folder_is_recognised_so_that_reading_can_say_what_is_missing(ml_1m):
+    (ml_1m / "users.dat").unlink()
+    assert detect_source(ml_1m) == ("ml-1m", ml_1m)
+
+
+def test_importing_starts_no_heavy_library():
+    code = (
+        "import sys, workflows.ingest, workflows.split, workflows.download;"
+        "heavy = {'tensorflow', 'nvtabular', 'merlin', 'dask', 'requests'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,145 @@
+"""workflows.split: hand-worked splits, and the protocol of the published benchmark."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from workflows.errors import DataError
+from workflows.movielens import read_movielens
+from workflows.split import SplitConfig, k_core_mask, part_sizes, split, split_report
+
+
+def pairs(*rows: tuple[int, ...]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"][: len(rows[0])])
+
+
+def parts(positives: pd.DataFrame, **settings) -> list[str]:
+    return split(positives, SplitConfig(**settings))["part"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    # Shares rounded down, but one row where a share is below one; test first, train keeps one.
+    [
+        (1, (1, 0, 0)),
+        (2, (1, 0, 1)),
+        (3, (1, 1, 1)),
+        (9, (7, 1, 1)),
+        (10, (8, 1, 1)),
+        (19, (17, 1, 1)),
+        (20, (16, 2, 2)),
+        (107, (87, 10, 10)),
+    ],
+)
+def test_part_sizes(size, expected):
+    assert tuple(int(n[0]) for n in part_sizes(np.array([size]), (0.8, 0.1, 0.1))) == expected
+
+
+def test_random_gives_each_user_its_sizes_in_any_file_order():
+    rows = pairs(*((user, item) for item in range(20) for user in (5, 2)), (9, 1))
+    result = split(rows, SplitConfig(seed=1))
+    assert result[["user_id", "item_id"]].equals(rows)
+    sizes = result.groupby(["user_id", "part"]).size().unstack()[["train", "valid", "test"]]
+    assert sizes.loc[[2, 5]].to_numpy().tolist() == [[16, 2, 2]] * 2
+    assert sizes.loc[9].to_list() == [1, 0, 0]
+    assert split(rows, SplitConfig(seed=1)).equals(result)
+    assert not split(rows, SplitConfig(seed=2)).equals(result)
+
+
+def test_leave_last_out_goes_by_time_then_by_file_order():
+    rows = pairs(
+        (1, 10, 30), (1, 11, 10), (2, 10, 7), (1, 12, 20), (2, 11, 7), (2, 12, 7), (3, 1, 1)
+    )
+    expected = ["test", "train", "train", "valid", "valid", "test", "train"]
+    assert parts(rows, method="leave_last_out") == expected
+
+
+def test_leave_last_out_without_timestamps_goes_by_file_order():
+    rows = pairs((1, 5), (1, 6), (2, 5), (1, 7), (2, 6))
+    expected = ["train", "valid", "train", "test", "train"]
+    assert parts(rows, method="leave_last_out") == expected
+
+
+def test_temporal_cuts_everybody_at_the_same_times():
+    rows = pairs(*((i % 3, i, 100 - i) for i in range(10)))
+    expected = ["test", "valid"] + ["train"] * 8
+    assert parts(rows, method="temporal") == expected
+    assert parts(rows, method="temporal", ratios=(0.5, 0, 0.5)) == ["test"] * 5 + ["train"] * 5
+    assert parts(rows, method="temporal", ratios=(1, 0, 0)) == ["train"] * 10
+
+
+def test_temporal_never_divides_one_second():
+    rows = pairs((1, 1, 5), (2, 1, 6), (3, 1, 6), (4, 1, 6), (5, 1, 7))
+    assert parts(rows, method="temporal", ratios=(0.6, 0.2, 0.2)) == ["train"] + ["valid"] * 3 + [
+        "test"
+    ]
+
+
+def test_temporal_without_time_says_what_to_do():
+    with pytest.raises(DataError, match="timestamp"):
+        parts(pairs((1, 1), (1, 2)), method="temporal")
+    with pytest.raises(DataError, match="too alike"):
+        parts(pairs((1, 1, 5), (1, 2, 5)), method="temporal")
+
+
+def test_file_names_the_parts_and_drops_the_rest(tmp_path):
+    path = tmp_path / "split.parquet"
+    listed = pairs((2, 1), (1, 2), (1, 1)).assign(part=["test", "train", "valid"])
+    listed.to_parquet(path)
+    rows = pairs((1, 1), (1, 2), (3, 3), (2, 1))
+    result = split(rows, SplitConfig(method="file", path=path))
+    assert result["part"].to_list() == ["valid", "train", "test"]
+    assert result["user_id"].to_list() == [1, 1, 2]
+    assert split_report(result)["not_in_split_file"] == 1
+
+
+def test_k_core_peels_until_nothing_changes():
+    # Item 9 has one row; without it user 3 has one, and without that item 2 too few.
+    rows = pairs((1, 1), (2, 1), (1, 3), (2, 3), (3, 2), (3, 9), (1, 2))
+    kept = k_core_mask(rows["user_id"], rows["item_id"], 2)
+    assert rows[kept].to_numpy().tolist() == [[1, 1], [2, 1], [1, 3], [2, 3]]
+    assert k_core_mask(rows["user_id"], rows["item_id"], 0).all()
+    report = split_report(split(rows, SplitConfig(k_core=2)))
+    assert report["dropped_by_k_core"] == 3 and report["all"]["rows"] == 4
+    with pytest.raises(DataError, match="k_core=3"):
+        split(rows, SplitConfig(k_core=3))
+
+
+def test_a_pair_that_comes_again_is_in_one_part_at_its_last_place():
+    rows = pairs((1, 10, 1), (1, 11, 2), (1, 12, 3), (1, 10, 4))
+    result = split(rows, SplitConfig(method="leave_last_out"))
+    assert result["item_id"].to_list() == [11, 12, 10]
+    assert result["part"].to_list() == ["train", "valid", "test"]
+    assert split_report(result)["repeated_pairs"] == 1
+
+
+def test_report_counts_each_part_and_names_the_protocol():
+    rows = pairs((1, 1, 1), (1, 2, 2), (1, 3, 3), (2, 1, 1))
+    report = split_report(split(rows, SplitConfig(method="leave_last_out")))
+    assert report["train"] == {"users": 2, "items": 1, "rows": 2}
+    assert report["test"] == {"users": 1, "items": 1, "rows": 1}
+    assert report["all"] == {"users": 2, "items": 3, "rows": 4}
+    assert report["protocol"].startswith("leave last out")
+
+
+@pytest.mark.parametrize("ratios", [(0.5, 0.1, 0.1), (0, 0.5, 0.5), (1.2, -0.1, -0.1)])
+def test_ratios_that_do_not_add_up_are_refused(ratios):
+    with pytest.raises(ValidationError, match="add up to 1"):
+        SplitConfig(ratios=ratios)
+
+
+def test_ml_1m_ten_core_is_the_published_one(data_dir):
+    rows = read_movielens("ml-1m", data_dir).interactions.to_pandas()
+    positives = rows[rows["rating"] >= 3]
+    result = split(positives, SplitConfig(k_core=10))
+    report = split_report(result)
+    assert report["all"] == {"users": 6033, "items": 3123, "rows": 834_449}
+    assert [report[p]["rows"] for p in ("train", "valid", "test")] == [673_059, 80_695, 80_695]
+    path = data_dir / "ml-1m" / "recbole_split.parquet"
+    frozen = split(positives, SplitConfig(method="file", path=path))
+    sizes = [s.groupby(["user_id", "part"]).size() for s in (result, frozen)]
+    assert sizes[0].equals(sizes[1])  # each user has as many rows of each part as there
+    assert len(frozen) == 834_449 and split_report(frozen)["not_in_split_file"] == 2029

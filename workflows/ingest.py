@@ -1,0 +1,98 @@
+"""From a source of interactions to tidy tables with raw ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from workflows.errors import DataError
+from workflows.movielens import read_movielens
+from workflows.official import LAYOUTS, find
+from workflows.parquet import ParquetConfig, read_parquet
+from workflows.synthetic import SyntheticConfig, synthesise
+from workflows.tables import Tables
+
+
+class IngestConfig(BaseModel, extra="forbid"):
+    """Which data set, and where it is."""
+
+    source: Literal["ml-1m", "ml-100k", "synthetic", "parquet"] = Field(
+        ..., description="The format the data comes in; synthetic needs no data."
+    )
+    path: Path | None = Field(
+        None,
+        description="Folder or zip of an official MovieLens data set, or a folder that holds it. "
+        "For parquet: the folder that relative paths start from.",
+    )
+    parquet: ParquetConfig | None = Field(
+        None, description="The files and columns of source parquet."
+    )
+    synthetic: SyntheticConfig = Field(
+        SyntheticConfig(), description="Size and seed of source synthetic."
+    )
+
+
+class IngestReport(BaseModel):
+    """What was read."""
+
+    source: str
+    users: int
+    items: int
+    interactions: int
+    synthetic: bool
+
+    def __str__(self) -> str:
+        """One line for people."""
+        kind = "synthetic data" if self.synthetic else self.source
+        return (
+            f"{kind}: {self.interactions:,} interactions, {self.users:,} users, "
+            f"{self.items:,} items"
+        )
+
+
+def ingest(
+    config: IngestConfig, out: Path, progress: Callable[[int, int], None] | None = None
+) -> IngestReport:
+    """Read and check the source, then write the tidy tables into `out`.
+
+    Nothing is written before everything is checked. See `workflows.tables.Tables` for what
+    interactions.parquet, users.parquet and items.parquet hold. Raises DataError.
+    """
+    tables = _read(config, progress)
+    tables.write(out)
+    return IngestReport(
+        source=config.source,
+        users=tables.users.num_rows,
+        items=tables.items.num_rows,
+        interactions=tables.interactions.num_rows,
+        synthetic=config.source == "synthetic",
+    )
+
+
+def _read(config: IngestConfig, progress: Callable[[int, int], None] | None) -> Tables:
+    if config.source == "synthetic":
+        return synthesise(config.synthetic, progress)
+    if config.source == "parquet":
+        if config.parquet is None:
+            raise DataError("source parquet needs the section `parquet` in the config")
+        return read_parquet(config.parquet, config.path, progress)
+    if config.path is None:
+        raise DataError(f"source {config.source} needs `path`: the folder or zip of the data set")
+    return read_movielens(config.source, config.path, progress)
+
+
+def detect_source(path: Path) -> tuple[Literal["ml-1m", "ml-100k"], Path] | None:
+    """Which official data set `path` holds, and the folder or zip it is in; None when neither.
+
+    `path` is a folder with the files, a zip, or a folder with ml-1m/, ml-1m.zip, ml-100k/ or
+    ml-100k.zip; where there are both, ML-1M wins. One file of a layout is enough to recognise
+    it: what is missing is for `ingest` to say. Raises DataError for a damaged zip.
+    """
+    for layout in LAYOUTS.values():
+        found = find(layout, path)
+        if found:
+            return layout.name, found.root
+    return None

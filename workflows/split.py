@@ -1,0 +1,248 @@
+"""Which of the positive pairs a model is fitted on, chosen on, and tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field, validator
+
+from workflows.errors import DataError
+from workflows.tables import pair_codes
+
+PARTS = ("train", "valid", "test")
+
+
+class SplitConfig(BaseModel, extra="forbid"):
+    """How the positives are divided into train, valid and test."""
+
+    method: Literal["random", "leave_last_out", "temporal", "file"] = Field(
+        "random",
+        description="random: per user, by `ratios`. leave_last_out: a user's last positive is "
+        "test, the one before valid. temporal: one cut in time for everybody, by `ratios`. "
+        "file: as the parquet file `path` says.",
+    )
+    ratios: tuple[float, float, float] = Field(
+        (0.8, 0.1, 0.1), description="Shares of train, valid and test; they add up to 1."
+    )
+    k_core: int = Field(
+        0,
+        ge=0,
+        description="Before splitting, drop users and items with fewer positives than this, "
+        "again and again until none is left. 0 keeps all.",
+    )
+    path: Path | None = Field(
+        None, description="For `file`: parquet with user_id, item_id, part (train, valid, test)."
+    )
+    seed: int = Field(42, ge=0, description="Seed of the random method.")
+
+    @validator("ratios")
+    def _add_up(cls, ratios: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(ratios) < 0 or ratios[0] == 0 or abs(sum(ratios) - 1) > 1e-6:
+            raise ValueError("ratios must be 0 or more, train above 0, and add up to 1")
+        return ratios
+
+
+def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
+    """Give each positive pair its part.
+
+    Parameters
+    ----------
+    positives : columns user_id, item_id and, where there is one, timestamp; in file order. Of a
+        pair that occurs more than once the last row counts, so that no pair is in two parts.
+
+    Returns
+    -------
+    DataFrame user_id, item_id, part (categorical train/valid/test), in file order; its `attrs`
+    say what was left out, for `split_report`
+
+    Raises
+    ------
+    DataError when nothing is left to split, or the method lacks what it needs
+    """
+    rows = positives.drop_duplicates(["user_id", "item_id"], keep="last").reset_index(drop=True)
+    repeated = len(positives) - len(rows)
+    kept = rows[k_core_mask(rows["user_id"], rows["item_id"], config.k_core)]
+    kept = kept.reset_index(drop=True)
+    if kept.empty:
+        raise DataError(
+            f"nothing to split: {len(positives)} positives, none left with k_core={config.k_core}; "
+            "lower k_core or the threshold of a positive"
+        )
+    codes = _METHODS[config.method](kept, config)
+    result = kept.loc[codes >= 0, ["user_id", "item_id"]].reset_index(drop=True)
+    result["part"] = pd.Categorical.from_codes(codes[codes >= 0], categories=PARTS)
+    result.attrs = {
+        "protocol": describe(config),
+        "repeated_pairs": repeated,
+        "dropped_by_k_core": len(rows) - len(kept),
+        "not_in_split_file": int((codes < 0).sum()),
+    }
+    return result
+
+
+def split_report(split: pd.DataFrame) -> dict:
+    """Users, items and rows of a result of `split`, in all and per part, and its protocol."""
+
+    def count(rows: pd.DataFrame) -> dict[str, int]:
+        users, items = rows["user_id"].nunique(), rows["item_id"].nunique()
+        return {"users": users, "items": items, "rows": len(rows)}
+
+    parts = {part: count(split[split["part"] == part]) for part in PARTS}
+    return {**split.attrs, "all": count(split), **parts}
+
+
+def describe(config: SplitConfig) -> str:
+    """The protocol in words."""
+    shares = ":".join(f"{100 * share:g}" for share in config.ratios)
+    words = {
+        "random": f"random per user {shares}, seed {config.seed}",
+        "leave_last_out": "leave last out: per user the last positive is test, the one before "
+        "valid; ties in time by file order; users with fewer than 3 positives in train",
+        "temporal": f"global cut in time {shares}",
+        "file": f"read from {config.path}",
+    }[config.method]
+    return f"{config.k_core}-core, {words}" if config.k_core else words
+
+
+def k_core_mask(user_ids: pd.Series, item_ids: pd.Series, k: int) -> np.ndarray:
+    """bool per row: in the largest subset where each user and each item has `k` rows or more."""
+    users = np.unique(user_ids, return_inverse=True)[1]
+    items = np.unique(item_ids, return_inverse=True)[1]
+    kept = np.ones(len(users), dtype=bool)
+    while kept.any():
+        enough = (np.bincount(users[kept], minlength=len(users))[users] >= k) & (
+            np.bincount(items[kept], minlength=len(items))[items] >= k
+        )
+        if enough[kept].all():
+            break
+        kept &= enough
+    return kept
+
+
+def _random(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
+    order = np.random.default_rng(config.seed).permutation(len(rows))
+    position, size = _positions(rows["user_id"].to_numpy(), order)
+    train, valid, _ = part_sizes(size, config.ratios)
+    return (position >= train).astype(np.int8) + (position >= train + valid)
+
+
+def part_sizes(
+    size: np.ndarray, ratios: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of train, valid and test for users with `size` rows.
+
+    Valid and test get their share rounded down, but one row where the share is less than one;
+    test is served first, and train always keeps one row. This is how RecBole's `RS` split with
+    group_by=user counts (recbole/data/dataset/dataset.py, _calcu_split_ids).
+    """
+    # The small number keeps .29 * 100 = 28.999999999999996 from being 28.
+    shares = [np.floor(ratio * size + 1e-9).astype(np.int64) for ratio in ratios]
+    train = size - shares[1] - shares[2]
+    for part in (2, 1):
+        one = (shares[part] == 0) & (train > 1) & (ratios[part] > 0)
+        shares[part] = shares[part] + one
+        train = train - one
+    return train, shares[1], shares[2]
+
+
+def _leave_last_out(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
+    order = np.arange(len(rows))
+    if "timestamp" in rows:
+        order = np.argsort(rows["timestamp"].to_numpy(), kind="stable")
+    position, size = _positions(rows["user_id"].to_numpy(), order)
+    from_end = size - 1 - position
+    return np.where(size < 3, 0, np.clip(2 - from_end, 0, 2)).astype(np.int8)
+
+
+def _positions(user_ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's place among its user's rows when these are taken in `order`, and their number."""
+    users = np.unique(user_ids, return_inverse=True)[1]
+    by_user = order[np.argsort(users[order], kind="stable")]
+    sizes = np.bincount(users)
+    starts = np.cumsum(sizes) - sizes
+    position = np.empty(len(users), dtype=np.int64)
+    position[by_user] = np.arange(len(users)) - starts[users[by_user]]
+    return position, sizes[users]
+
+
+def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
+    """Rows of one second stay in one part, the later one where a cut falls on them."""
+    if "timestamp" not in rows:
+        raise DataError(
+            "split method temporal needs a timestamp column in the interactions; keep one "
+            "(parquet: keep: [timestamp]) or choose another method"
+        )
+    times = rows["timestamp"].to_numpy()
+    cuts = (np.cumsum(config.ratios[:2]) * len(times) + 1e-9).astype(np.int64)
+    train_end, valid_end = np.append(np.sort(times), times.max() + 1)[cuts]
+    codes = (times >= train_end).astype(np.int8) + (times >= valid_end)
+    if not (codes == 0).any():
+        raise DataError(
+            f"split method temporal: nothing lies before the first cut (timestamp {train_end}); "
+            "the timestamps are too alike for a cut in time, choose another method"
+        )
+    return codes
+
+
+def _from_file(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
+    """Codes per row; -1 where the file does not name the pair."""
+    listed = _read_split_file(config.path)
+    both = pd.concat([rows[["user_id", "item_id"]], listed], ignore_index=True)
+    codes = pair_codes(both["user_id"].to_numpy(), both["item_id"].to_numpy())
+    known, wanted = codes[: len(rows)], codes[len(rows) :]
+    _check_pairs(listed, known, wanted, config.path)
+    order = np.argsort(wanted)
+    place = np.minimum(np.searchsorted(wanted[order], known), len(wanted) - 1)
+    found = wanted[order][place] == known
+    parts = pd.Categorical(listed["part"], categories=PARTS).codes[order][place]
+    return np.where(found, parts, -1)
+
+
+def _read_split_file(path: Path | None) -> pd.DataFrame:
+    if path is None:
+        raise DataError("split method file needs `path`: parquet with user_id, item_id, part")
+    try:
+        listed = pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such split file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from error
+    missing = [name for name in ("user_id", "item_id", "part") if name not in listed]
+    if missing:
+        raise DataError(
+            f"{path}: no column {', '.join(missing)}; there are {', '.join(listed.columns)}"
+        )
+    for name in ("user_id", "item_id"):
+        if not pd.api.types.is_integer_dtype(listed[name]) or listed[name].isna().any():
+            raise DataError(
+                f"{path}, column {name}: {listed[name].dtype}; expected integers without nulls"
+            )
+    if listed.empty:
+        raise DataError(f"{path}: no rows")
+    return listed[["user_id", "item_id", "part"]]
+
+
+def _check_pairs(listed: pd.DataFrame, known: np.ndarray, wanted: np.ndarray, path: Path) -> None:
+    def refuse(bad: np.ndarray, problem: str) -> None:
+        if bad.any():
+            row = int(bad.argmax())
+            user, item, part = listed.iloc[row]
+            raise DataError(
+                f"{path}, row {row + 1} (user_id {user}, item_id {item}, part {part!r}): "
+                f"{problem}; {int(bad.sum())} such row(s)"
+            )
+
+    refuse(~listed["part"].isin(PARTS).to_numpy(), f"the part must be one of {', '.join(PARTS)}")
+    refuse(pd.Series(wanted).duplicated().to_numpy(), "the pair occurs before in this file")
+    refuse(~np.isin(wanted, known), "the pair is not among the positives (after k_core, if set)")
+
+
+_METHODS = {
+    "random": _random,
+    "leave_last_out": _leave_last_out,
+    "temporal": _temporal,
+    "file": _from_file,
+}
