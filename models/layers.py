@@ -1,0 +1,83 @@
+"""Keras layers that Merlin lacks: features by row inside the model, mean over a multi-hot row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import merlin.models.tf as mm
+import numpy as np
+import tensorflow as tf
+
+PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
+USER_ROW, ITEM_ROW = "user_row", "item_row"  # what a training batch holds: positions in the tables
+
+
+@tf.keras.utils.register_keras_serializable(package="twotower")
+class MultiHotEmbedding(mm.EmbeddingTable):
+    """An embedding table whose padded rows are averaged over the values that are there.
+
+    Input int [n, 1] -> float32 [n, dim], one value a row; input int [n, length, 1] (what Merlin
+    makes of [n, length]), padded with 0 -> float32 [n, dim], the mean over the non-zero values,
+    zeros when there are none. Merlin's own combiner for dense rows would average the padding in;
+    its ragged path is slow on a CPU.
+    """
+
+    def _call_table(self, inputs, **kwargs):
+        if inputs.shape.rank < 3:
+            return super()._call_table(inputs, **kwargs)
+        inputs = tf.squeeze(inputs, axis=-1)
+        present = tf.cast(tf.not_equal(inputs, PADDING), self.table.embeddings.dtype)[..., None]
+        vectors = tf.gather(self.table.embeddings, inputs) * present
+        return tf.reduce_sum(vectors, axis=1) / tf.maximum(tf.reduce_sum(present, axis=1), 1.0)
+
+
+class FeatureLookup(tf.keras.layers.Layer):
+    """Rows in, features out: {user_row, item_row} int [n] -> every encoded column int32 [n, w].
+
+    Passed to `fit(pre=...)`, so that batches carry two integers an interaction and features cost
+    a gather in the training graph; the saved towers know nothing of it.
+
+    So that what answers for unknown users, cold items and unseen values is trained, values become
+    out-of-vocabulary at random: the item id with its row's probability in `hide_item_id`, every
+    other single value with probability `dropout`.
+    """
+
+    def __init__(
+        self,
+        users: Mapping[str, np.ndarray],
+        items: Mapping[str, np.ndarray],
+        item_id: str,
+        hide_item_id: np.ndarray,
+        dropout: float,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.tables = {
+            USER_ROW: {name: tf.constant(values) for name, values in users.items()},
+            ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
+        }
+        self.item_id = item_id
+        self.hide_item_id = tf.constant(hide_item_id[:, None])
+        self.dropout = dropout
+
+    def call(self, inputs, training=False):
+        features = {}
+        for rows, tables in self.tables.items():
+            positions = tf.reshape(inputs[rows], [-1])
+            for name, table in tables.items():
+                values = tf.gather(table, positions)
+                if training and values.shape[-1] == 1:
+                    rate = (
+                        tf.gather(self.hide_item_id, positions)
+                        if name == self.item_id
+                        else self.dropout
+                    )
+                    values = _hide(values, rate)
+                features[name] = values
+        return features
+
+
+def _hide(values: tf.Tensor, rate: tf.Tensor | float) -> tf.Tensor:
+    """`values` [n, 1], each out-of-vocabulary with probability `rate`."""
+    oov = tf.constant(OUT_OF_VOCABULARY, values.dtype)
+    return tf.where(tf.random.uniform(tf.shape(values)) < rate, oov, values)

@@ -1,0 +1,225 @@
+"""Fit, validate on the full catalogue, stop early, save, reload, continue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import BaseModel, Extra, Field
+
+from models.errors import ModelError
+from models.two_tower import TwoTowerConfig, build_two_tower, hide_item_ids
+
+if TYPE_CHECKING:
+    import merlin.models.tf as mm
+    from merlin.schema import Schema
+
+CHECKPOINT, QUERY_TOWER, CANDIDATE_TOWER = "checkpoint", "query_tower", "candidate_tower"
+
+
+class TrainingConfig(BaseModel, extra=Extra.forbid):
+    """How the towers are fitted."""
+
+    batch_size: int = Field(
+        1024, gt=1, description="rows a step; each row's negatives are the rest"
+    )
+    epochs: int = Field(20, gt=0, description="at most this many passes over the training part")
+    patience: int = Field(2, gt=0, description="stop after this many epochs without improvement")
+    monitor: str = Field("ndcg@10", description="full-catalogue validation metric to maximise")
+    optimizer: Literal["adam", "adagrad"] = Field("adam", description="Keras optimizer")
+    learning_rate: float = Field(0.005, gt=0, description="initial learning rate")
+    learning_rate_decay: float = Field(
+        0.85, gt=0, le=1, description="factor on the learning rate after every epoch"
+    )
+    seed: int = Field(42, description="of initial weights, shuffling and dropout")
+    deterministic: bool = Field(
+        True, description="same seed, same machine, same metrics; costs a few percent of speed"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What `fit` needs: int32 [n, 1] (or [n, length]) tables and the positives as rows of them."""
+
+    users: Mapping[str, np.ndarray]
+    items: Mapping[str, np.ndarray]
+    user_rows: np.ndarray
+    item_rows: np.ndarray
+
+    def positives_per_item(self) -> np.ndarray:
+        """int64 [n_items]: how often each row of the item table is a positive."""
+        return np.bincount(self.item_rows, minlength=len(next(iter(self.items.values()))))
+
+
+@dataclass
+class TwoTower:
+    """A built model with what is needed to fit it further."""
+
+    model: mm.RetrievalModelV2
+    schema: Schema
+    config: TwoTowerConfig
+    item_counts: np.ndarray
+
+
+def create(schema: Schema, data: TrainingData, config: TwoTowerConfig, seed: int) -> TwoTower:
+    """A fresh model for `schema` whose logQ correction counts the positives of `data`."""
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(seed)
+    _, _, counts = _hidden_item_ids(schema, data, config)
+    tower = TwoTower(build_two_tower(schema, counts, config), schema, config, counts)
+    # Calling both towers once creates the variables, so that a checkpoint can be restored.
+    tower.model({name: tf.constant(v[:2]) for name, v in {**data.users, **data.items}.items()})
+    return tower
+
+
+def fit(
+    tower: TwoTower,
+    data: TrainingData,
+    config: TrainingConfig,
+    validate: Callable[[mm.RetrievalModelV2], Mapping[str, float]],
+    out: Path,
+    tensorboard: Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, list[float]]:
+    """Fit with in-batch negatives until `config.monitor` stops rising; keep the best epoch.
+
+    Parameters
+    ----------
+    validate
+        Called after each epoch; returns full-catalogue metrics by name (`ndcg@10`, ...).
+    out
+        Folder for the checkpoint (best weights and the optimizer's state at that epoch).
+    progress
+        Called as (step, steps of all epochs, text).
+
+    Returns
+    -------
+    The history: per epoch the loss, the seconds and every validation metric as `val_<name>`.
+    """
+    import merlin.models.tf as mm
+    import pandas as pd
+    import tensorflow as tf
+    from merlin.io import Dataset
+    from merlin.schema import ColumnSchema, Schema, Tags
+
+    from models.callbacks import FullCatalogueValidation, ReportProgress
+    from models.layers import ITEM_ROW, USER_ROW, FeatureLookup
+
+    if len(data.user_rows) < config.batch_size:
+        raise ModelError(
+            f"training.batch_size is {config.batch_size} but there are only "
+            f"{len(data.user_rows)} training rows; set it to at most that"
+        )
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    tf.keras.utils.set_random_seed(config.seed)
+    rows = pd.DataFrame({USER_ROW: data.user_rows, ITEM_ROW: data.item_rows}, dtype=np.int32)
+    schema = Schema([ColumnSchema(name, dtype=np.int32, tags=[Tags.CATEGORICAL]) for name in rows])
+    loader = mm.Loader(
+        Dataset(rows, schema=schema, npartitions=1),
+        batch_size=config.batch_size,
+        shuffle=True,
+        drop_last=True,
+    )
+    item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
+    model = tower.model
+    model.compile(optimizer=_optimizer(model, config), metrics=[])
+    validation = FullCatalogueValidation(validate, config.monitor, out / CHECKPOINT)
+    callbacks = [
+        validation,
+        tf.keras.callbacks.EarlyStopping(
+            f"val_{config.monitor}", mode="max", patience=config.patience
+        ),
+        tf.keras.callbacks.LearningRateScheduler(
+            lambda epoch: config.learning_rate * config.learning_rate_decay**epoch
+        ),
+    ]
+    if tensorboard is not None:
+        callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
+    if progress is not None:
+        callbacks.append(ReportProgress(progress, len(loader), config.epochs))
+    history = model.fit(
+        loader,
+        epochs=config.epochs,
+        pre=FeatureLookup(data.users, data.items, item_id, hide, tower.config.feature_dropout),
+        callbacks=callbacks,
+        verbose=0,
+        train_metrics_steps=0,
+    )
+    validation.restore_best()
+    return {name: [float(v) for v in values] for name, values in history.history.items()}
+
+
+def _hidden_item_ids(
+    schema: Schema, data: TrainingData, config: TwoTowerConfig
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """(item id column, probability of hiding each row's id, counts for logQ)."""
+    from merlin.schema import Tags
+
+    from models.layers import OUT_OF_VOCABULARY
+
+    item_id = schema.select_by_tag(Tags.ITEM_ID).first
+    return item_id.name, *hide_item_ids(
+        data.items[item_id.name][:, 0],
+        data.positives_per_item(),
+        config.cold_count,
+        item_id.int_domain.max + 1,
+        OUT_OF_VOCABULARY,
+    )
+
+
+def _optimizer(model, config: TrainingConfig):
+    """The compiled optimizer of a model that is continued, else a new one."""
+    import tensorflow as tf
+
+    current = getattr(model, "optimizer", None)
+    if current is not None:
+        return current
+    kinds = {"adam": tf.keras.optimizers.Adam, "adagrad": tf.keras.optimizers.Adagrad}
+    optimizer = kinds[config.optimizer](config.learning_rate)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def save(tower: TwoTower, history: Mapping[str, list[float]], out: Path) -> None:
+    """Write both towers as SavedModels, the schema, the item counts and the history.
+
+    The checkpoint that `fit` left in `out` belongs to them; `load` needs all of it.
+    """
+    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+    tower.model.query_encoder.save(str(out / QUERY_TOWER), include_optimizer=False)
+    tower.model.candidate_encoder.save(str(out / CANDIDATE_TOWER), include_optimizer=False)
+    TensorflowMetadata.from_merlin_schema(tower.schema).to_proto_text_file(str(out), "schema.pbtxt")
+    np.save(out / "item_counts.npy", tower.item_counts)
+    (out / "two_tower.json").write_text(tower.config.json(indent=2) + "\n")
+    (out / "history.json").write_text(json.dumps(dict(history), indent=2) + "\n")
+
+
+def load(path: Path, training: TrainingConfig) -> TwoTower:
+    """The model of `save`, with its optimizer: it predicts the same and can be fitted further.
+
+    Rebuilt from config, schema and checkpoint rather than from a pickled or traced whole:
+    Keras's own reload of a ContrastiveOutput forgets its logQ correction.
+    """
+    import tensorflow as tf
+    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+    if not (path / "two_tower.json").is_file():
+        raise ModelError(f"{path}: no saved model here; run `twotower train` first")
+    config = TwoTowerConfig.parse_raw((path / "two_tower.json").read_text())
+    schema = TensorflowMetadata.from_proto_text_file(str(path), "schema.pbtxt").to_merlin_schema()
+    counts = np.load(path / "item_counts.npy")
+    tower = TwoTower(build_two_tower(schema, counts, config), schema, config, counts)
+    width = {c.name: int(c.value_count.max) if c.is_list else 1 for c in schema}
+    tower.model({name: tf.zeros([2, w], tf.int32) for name, w in width.items()})
+    optimizer = _optimizer(tower.model, training)
+    tower.model.compile(optimizer=optimizer, metrics=[])
+    checkpoint = tf.train.Checkpoint(model=tower.model, optimizer=optimizer)
+    checkpoint.read(str(path / CHECKPOINT)).expect_partial().assert_existing_objects_matched()
+    return tower

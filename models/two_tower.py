@@ -1,0 +1,209 @@
+"""TwoTowerModelV2 as this project builds it: two encoders, in-batch negatives, logQ correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, Extra, Field
+
+from models.errors import ModelError
+
+if TYPE_CHECKING:
+    import merlin.models.tf as mm
+    from merlin.schema import Schema
+
+
+class TwoTowerConfig(BaseModel, extra=Extra.forbid):
+    """Shape of the towers and of the softmax between them."""
+
+    dim: int = Field(64, gt=0, description="output dimension of both towers")
+    hidden: list[int] = Field(
+        [],
+        description="none: a tower is the sum of its embeddings, each of size dim; otherwise the "
+        "embeddings are concatenated and pass these ReLU layers and a projection to dim",
+    )
+    feature_dim: int = Field(
+        16, gt=0, description="size of the embeddings beside the id's, when there are hidden layers"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout after each hidden layer")
+    feature_dropout: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="share of training values (but item ids) replaced by out-of-vocabulary, so "
+        "that unknown users and unseen values meet a trained embedding",
+    )
+    cold_count: float = Field(
+        1.0,
+        gt=0,
+        description="every item's id is hidden about this often an epoch, so that an item without "
+        "positives is scored by its features, as if it had this many",
+    )
+    embedding_l2: float = Field(
+        0.0, ge=0, description="L2 penalty on the embeddings of a batch (summed, not averaged)"
+    )
+    temperature: float = Field(0.2, gt=0, description="logits are cosine / temperature")
+    logq: float = Field(
+        1.0, ge=0, description="weight of the logQ correction; 1 is the textbook one, 0 none"
+    )
+
+
+def build_two_tower(
+    schema: Schema, item_counts: np.ndarray, config: TwoTowerConfig
+) -> mm.RetrievalModelV2:
+    """The untrained model.
+
+    Parameters
+    ----------
+    schema
+        Output schema of the feature workflow; tags USER, ITEM, USER_ID and ITEM_ID say which
+        column is what, domains say how large the tables are.
+    item_counts
+        float or int [item cardinality]: how often each encoded item id is a positive in training.
+    config
+        Sizes, temperature, logQ weight.
+
+    Notes
+    -----
+    logQ correction (Yi et al., "Sampling-bias-corrected neural modeling for large corpus item
+    recommendations", RecSys 2019): with in-batch negatives an item is sampled in proportion to
+    its share p of the interactions, so the softmax runs over cos / T - log p for every
+    candidate, the positive included; serving uses plain cosines. Merlin applies `post` before it
+    divides by the temperature, hence `reg_factor = T * weight`.
+    """
+    import merlin.models.tf as mm
+    from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
+    from merlin.schema import Tags
+
+    schema = schema.__class__([_dense(column) for column in schema])
+    item_id = schema.select_by_tag(Tags.ITEM_ID)
+    cardinality = item_id.first.int_domain.max + 1
+    if len(item_counts) != cardinality:
+        raise ModelError(
+            f"item_counts has {len(item_counts)} entries; the schema's {item_id.first.name} "
+            f"has {cardinality}"
+        )
+    correction = {}
+    if config.logq:
+        # An id that is never a positive (padding, null) is never sampled either; the floor only
+        # keeps its logarithm finite.
+        correction = {
+            "store_negative_ids": True,
+            "post": PopularityLogitsCorrection(
+                np.maximum(item_counts, 0.5).astype(np.float32),
+                schema=item_id,
+                reg_factor=config.logq * config.temperature,
+            ),
+        }
+    return mm.TwoTowerModelV2(
+        query_tower=_encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config),
+        candidate_tower=_encoder(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config),
+        negative_samplers=["in-batch"],
+        logits_temperature=config.temperature,
+        schema=schema,
+        **correction,
+    )
+
+
+def hide_item_ids(
+    codes: np.ndarray, positives: np.ndarray, cold_count: float, cardinality: int, oov: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often to hide each item's id in training, and the counts that logQ then needs.
+
+    Hiding ids at one rate for all would train the out-of-vocabulary id mostly in the place of
+    popular items, and with their summed frequency: items nobody knows would top every list.
+    Hiding each item equally often, and correcting with the count of one such item, makes a cold
+    item score like an item with `cold_count` positives and the same features.
+
+    Parameters
+    ----------
+    codes
+        int [n_items]: encoded id of each row of the item table.
+    positives
+        int [n_items]: how often each row is a positive of the training part.
+    cold_count
+        Expected number of times an epoch that an item's id is hidden (half its positives at most).
+    cardinality, oov
+        Size of the encoded id's domain; its out-of-vocabulary code.
+
+    Returns
+    -------
+    (float32 [n_items] probability of hiding the id, float64 [cardinality] expected counts)
+    """
+    known = codes != oov
+    hidden = np.where(known, np.minimum(cold_count, positives / 2), positives)
+    probability = np.divide(
+        hidden, positives, out=np.zeros(len(codes)), where=known & (positives > 0)
+    )
+    counts = np.bincount(codes, weights=positives - hidden, minlength=cardinality)
+    counts[oov] = hidden.sum() / max(np.count_nonzero(hidden), 1)
+    return probability.astype(np.float32), counts
+
+
+def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
+    """Embeddings, summed or through hidden layers, then L2 norm: int [n, w] -> float32 [n, dim].
+
+    The sum is matrix factorisation with side features; it needs fewer epochs than a projection of
+    the concatenation and ends higher on MovieLens.
+    """
+    import merlin.models.tf as mm
+    from merlin.models.tf.transforms.regularization import L2Norm
+
+    from models.layers import MultiHotEmbedding
+
+    id_name = schema.select_by_tag(id_tag).first.name
+    sizes = {c.name: config.feature_dim for c in schema} | {id_name: config.dim}
+    embeddings = mm.Embeddings(
+        schema,
+        dim=sizes if config.hidden else config.dim,
+        table_cls=MultiHotEmbedding,
+        l2_batch_regularization_factor=config.embedding_l2,
+    )
+    if not config.hidden:
+        inputs = mm.InputBlockV2(schema, categorical=embeddings, aggregation="element-wise-sum")
+        return mm.Encoder(inputs, post=L2Norm())
+    layers = mm.MLPBlock(
+        [*config.hidden, config.dim],
+        no_activation_last_layer=True,
+        dropout=config.dropout or None,
+    )
+    return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), layers, post=L2Norm())
+
+
+def _dense(column):
+    """A padded multi-hot column is a matrix, not a list: Merlin would ask for its offsets."""
+    from merlin.schema import Tags
+
+    if not column.is_list:
+        return column
+    width = column.value_count.max
+    return column.with_shape(((0, None), (width, width))).with_tags(
+        [tag for tag in column.tags if tag != Tags.LIST]
+    )
+
+
+def embed(
+    encoder: mm.Encoder, features: Mapping[str, np.ndarray], batch_size: int = 4096
+) -> np.ndarray:
+    """Tower outputs float32 [n, dim] for encoded columns int32 [n, w], in row order."""
+    import tensorflow as tf
+
+    rows = len(next(iter(features.values())))
+    blocks = []
+    for start in range(0, rows, batch_size):
+        block = {k: tf.constant(v[start : start + batch_size]) for k, v in features.items()}
+        blocks.append(encoder(block).numpy())
+    return np.concatenate(blocks).astype(np.float32)
+
+
+class TowerScorer:
+    """Scores of user rows against every item row: the dot product of the two towers."""
+
+    def __init__(self, users: np.ndarray, items: np.ndarray):
+        self.users, self.items = users, items
+
+    def score(self, users: np.ndarray) -> np.ndarray:
+        """Float32 [len(users), n_items] for integer positions in the user table."""
+        return self.users[users] @ self.items.T

@@ -1,0 +1,41 @@
+"""Rows to features, and hiding values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def lookup():
+    from models.layers import FeatureLookup
+
+    users = {"user": np.arange(3, 13, dtype=np.int32)[:, None]}
+    items = {
+        "film": np.arange(3, 7, dtype=np.int32)[:, None],
+        "genres": np.array([[3, 4], [5, 0], [6, 7], [0, 0]], np.int32),
+    }
+    hide = np.array([0.0, 1.0, 0.5, 0.0], np.float32)
+    return FeatureLookup(users, items, "film", hide, dropout=0.1)
+
+
+def test_features_are_the_rows_of_the_tables(lookup):
+    import tensorflow as tf
+
+    rows = {"user_row": tf.constant([2, 0]), "item_row": tf.constant([3, 1])}
+    out = {name: values.numpy() for name, values in lookup(rows).items()}
+    np.testing.assert_array_equal(out["user"], [[5], [3]])
+    np.testing.assert_array_equal(out["film"], [[6], [4]])
+    np.testing.assert_array_equal(out["genres"], [[0, 0], [5, 0]])
+
+
+def test_training_hides_ids_at_their_own_rate_and_values_at_the_common_one(lookup):
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(3)
+    rows = {"user_row": tf.zeros([20000], tf.int32), "item_row": tf.range(20000) % 4}
+    out = {name: v.numpy() for name, v in lookup(rows, training=True).items()}
+    hidden = (out["film"][:, 0] == 2).reshape(-1, 4).mean(axis=0)
+    np.testing.assert_allclose(hidden, [0, 1, 0.5, 0], atol=0.03)
+    assert (out["user"] == 2).mean() == pytest.approx(0.1, abs=0.01)
+    assert not (out["genres"] == 2).any(), "multi-hot values are never hidden"

@@ -1,0 +1,154 @@
+"""The towers: what they compute, what hiding ids does, logQ against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.errors import ModelError
+from models.two_tower import TowerScorer, TwoTowerConfig, build_two_tower, embed, hide_item_ids
+
+OOV = 2
+
+
+@pytest.fixture(scope="module")
+def schema():
+    """Two id columns, a user feature, a multi-hot item feature of width 3."""
+    from merlin.schema import ColumnSchema, Schema, Tags
+
+    def column(name, cardinality, *tags, **properties):
+        domain = {"min": 0, "max": cardinality - 1, "name": name}
+        return ColumnSchema(
+            name,
+            dtype=np.int32,
+            tags=[Tags.CATEGORICAL, *tags],
+            properties={"domain": domain, **properties},
+        )
+
+    genres = column("genres", 8, Tags.ITEM, value_count={"min": 3, "max": 3})
+    return Schema(
+        [
+            column("user", 10, Tags.USER_ID, Tags.USER),
+            column("age", 5, Tags.USER),
+            column("film", 7, Tags.ITEM_ID, Tags.ITEM),
+            genres.with_dtype(np.int32, is_list=True, is_ragged=False),
+        ]
+    )
+
+
+def features(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "user": random.integers(3, 10, (rows, 1)).astype(np.int32),
+        "age": random.integers(1, 5, (rows, 1)).astype(np.int32),
+        "film": random.integers(3, 7, (rows, 1)).astype(np.int32),
+        "genres": random.integers(0, 8, (rows, 3)).astype(np.int32),
+    }
+
+
+def only(columns, batch):
+    return {name: batch[name] for name in columns}
+
+
+def tables(encoder) -> dict[str, np.ndarray]:
+    """Embedding tables of a tower by column, told apart by their cardinality."""
+    columns = {10: "user", 5: "age", 7: "film", 8: "genres"}
+    return {columns[w.shape[0]]: w.numpy() for w in encoder.weights}
+
+
+def build(schema, config, counts=None):
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(1)
+    model = build_two_tower(schema, np.ones(7) if counts is None else counts, config)
+    model({name: tf.constant(values) for name, values in features(2).items()})
+    return model
+
+
+def test_a_tower_without_hidden_layers_is_the_normalised_sum_of_its_embeddings(schema):
+    model = build(schema, TwoTowerConfig(dim=4))
+    batch = features(6)
+    weights = tables(model.query_encoder)
+    expected = weights["user"][batch["user"][:, 0]] + weights["age"][batch["age"][:, 0]]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = embed(model.query_encoder, only(["user", "age"], batch))
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_multi_hot_is_the_mean_of_the_values_that_are_there(schema):
+    model = build(schema, TwoTowerConfig(dim=4))
+    batch = {
+        "film": np.full((3, 1), 4, np.int32),
+        "genres": np.array([[5, 0, 0], [5, 6, 0], [0, 0, 0]], np.int32),
+    }
+    weights = tables(model.candidate_encoder)
+    film, genres = weights["film"][4], weights["genres"]
+    expected = np.stack([film + genres[5], film + (genres[5] + genres[6]) / 2, film])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed(model.candidate_encoder, batch), expected, atol=1e-6)
+
+
+def test_hidden_layers_give_unit_vectors_of_the_configured_size(schema):
+    model = build(schema, TwoTowerConfig(dim=6, hidden=[8], feature_dim=3))
+    vectors = embed(model.candidate_encoder, only(["film", "genres"], features(5)))
+    assert vectors.shape == (5, 6) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_embed_does_not_depend_on_the_batch_size(schema):
+    model = build(schema, TwoTowerConfig(dim=4))
+    batch = only(["user", "age"], features(11))
+    whole = embed(model.query_encoder, batch)
+    np.testing.assert_allclose(embed(model.query_encoder, batch, batch_size=4), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("logq", [0.0, 1.0, 0.5])
+def test_in_batch_loss_equals_the_formula(schema, logq):
+    """Softmax over cos / T - logq * log p, the positive included, other rows of its id left out."""
+    import tensorflow as tf
+
+    counts = np.array([0, 0, 1, 50, 20, 10, 19], float)
+    config = TwoTowerConfig(dim=4, temperature=0.2, logq=logq)
+    model = build(schema, config, counts)
+    model.compile(optimizer="sgd", metrics=[])
+    batch = features(12)
+    inputs = {name: tf.constant(values) for name, values in batch.items()}
+    outputs = model.call_train_test(inputs, None, training=True)
+    loss = float(model.compute_loss(inputs, outputs.targets, outputs.predictions, None))
+
+    users = embed(model.query_encoder, only(["user", "age"], batch))
+    items = embed(model.candidate_encoder, only(["film", "genres"], batch))
+    film = batch["film"][:, 0]
+    share = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
+    logits = users @ items.T / config.temperature - logq * np.log(share[film])
+    positive = np.diag(logits)
+    negatives = np.where(film[:, None] == film[None, :], -np.inf, logits)
+    everything = np.concatenate([positive[:, None], negatives], axis=1)
+    expected = np.mean(np.log(np.exp(everything).sum(axis=1)) - positive)
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_counts_must_cover_the_vocabulary(schema):
+    with pytest.raises(ModelError, match=r"5 entries.*film.*7"):
+        build_two_tower(schema, np.ones(5), TwoTowerConfig())
+
+
+def test_every_known_item_is_hidden_equally_often():
+    codes = np.array([3, 4, 5, OOV])
+    positives = np.array([100, 10, 1, 0])
+    probability, counts = hide_item_ids(codes, positives, 1.0, 6, OOV)
+    np.testing.assert_allclose(probability, [0.01, 0.1, 0.5, 0.0])
+    # what is left of each item, and the mean of what was hidden: (1 + 1 + .5) / 3
+    np.testing.assert_allclose(counts, [0, 0, 2.5 / 3, 99, 9, 0.5])
+
+
+def test_items_below_the_frequency_threshold_count_as_themselves_not_as_their_sum():
+    codes = np.array([3, OOV, OOV])
+    probability, counts = hide_item_ids(codes, np.array([50, 2, 2]), 2.0, 4, OOV)
+    np.testing.assert_allclose(probability, [0.04, 0.0, 0.0])
+    np.testing.assert_allclose(counts, [0, 0, 2.0, 48])
+
+
+def test_scorer_is_the_dot_product():
+    scorer = TowerScorer(np.array([[1.0, 0], [0, 2.0]]), np.array([[3.0, 1], [1, 4], [0, 5]]))
+    np.testing.assert_allclose(scorer.score(np.array([1, 0])), [[2, 8, 10], [3, 1, 0]])
