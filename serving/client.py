@@ -1,0 +1,196 @@
+"""Asks the served model over HTTP or gRPC; needs NumPy and tritonclient alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+
+from .errors import ServingError
+
+MODEL_NAME = "retrieval"
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Row i answers user i, best first.
+
+    Attributes
+    ----------
+    item_ids : int64 [n, k]; -1 where the catalogue has no item left for the user
+    scores : float32 [n, k]; -inf there
+    """
+
+    item_ids: np.ndarray
+    scores: np.ndarray
+
+
+class RetrievalClient:
+    """A connection to the model `retrieval`; use it from one thread at a time.
+
+    Parameters
+    ----------
+    address : "host:port" of the service of that protocol
+    timeout : seconds until a request that is not answered raises
+    """
+
+    def __init__(
+        self, address: str, protocol: Literal["http", "grpc"] = "http", timeout: float = 5.0
+    ) -> None:
+        if protocol not in ("http", "grpc"):
+            raise ServingError(f"protocol is {protocol!r}; expected 'http' or 'grpc'")
+        self.address, self.protocol, self.timeout = address, protocol, timeout
+        self._service = {"http": _Http, "grpc": _Grpc}[protocol](address, timeout)
+
+    def ready(self) -> bool:
+        """Whether the model answers."""
+        try:
+            return self._ask(self._service.ready)
+        except ServingError:
+            return False
+
+    def recommend(
+        self,
+        user_ids: Sequence[int],
+        k: int = 10,
+        filter_seen: bool = True,
+        features: Mapping[str, Sequence] | None = None,
+    ) -> Recommendations:
+        """The k best items for each user.
+
+        Parameters
+        ----------
+        user_ids : raw ids; an unknown one is answered from the out-of-vocabulary embedding
+        filter_seen : leave out what the user has seen
+        features : raw values, one a user, in place of those the server knows
+
+        Raises
+        ------
+        ServingError
+            with the server's message, or what kept the server from answering
+        """
+        user_id = self._metadata["inputs"][0]["name"]
+        columns = {user_id: user_ids, **(features or {})}
+        inputs = [self._input(name, values) for name, values in columns.items()]
+        parameters = {"k": k, "filter_seen": filter_seen}
+        answer = self._ask(self._service.infer, inputs, parameters)
+        names = [output["name"] for output in self._metadata["outputs"]]
+        return Recommendations(*(answer.as_numpy(name) for name in names))
+
+    def close(self) -> None:
+        self._service.close()
+
+    def __enter__(self) -> RetrievalClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def _metadata(self) -> dict[str, Any]:
+        """The model's inputs, the user id first, and outputs, the item ids first."""
+        return self._ask(self._service.metadata)
+
+    def _input(self, name: str, values: Sequence) -> Any:
+        """A tensor [n, 1] in the type the model wants; an unknown name the server answers."""
+        datatypes = {each["name"]: each["datatype"] for each in self._metadata["inputs"]}
+        datatype = datatypes.get(name, "BYTES")
+        if datatype == "BYTES":
+            column = np.array([str(value).encode() for value in values], np.object_)
+        else:
+            try:
+                column = np.asarray(values).astype(
+                    triton_to_np_dtype(datatype), casting="same_kind"
+                )
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ServingError(
+                    f"input '{name}' cannot be sent as {datatype}: {error}"
+                ) from error
+        tensor = self._service.triton.InferInput(name, [len(column), 1], datatype)
+        tensor.set_data_from_numpy(column.reshape(-1, 1))
+        return tensor
+
+    def _ask(self, call: Callable, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except InferenceServerException as error:
+            raise ServingError(f"{self.address}: {error.message()}") from error
+        except OSError as error:  # a time-out among them
+            reason = str(error) or "timed out"
+            raise ServingError(
+                f"{self.address}: no answer ({reason}; limit {self.timeout:g} s)"
+            ) from error
+
+
+class _Http:
+    """tritonclient over HTTP: the time limit belongs to the connection."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        from tritonclient import http as triton
+
+        self.triton = triton
+        self.client = triton.InferenceServerClient(
+            address, connection_timeout=timeout, network_timeout=timeout
+        )
+
+    def ready(self) -> bool:
+        return self.client.is_model_ready(MODEL_NAME)
+
+    def metadata(self) -> dict[str, Any]:
+        return self.client.get_model_metadata(MODEL_NAME)
+
+    def infer(self, inputs: list, parameters: dict) -> Any:
+        return self.client.infer(MODEL_NAME, inputs, parameters=parameters)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class _Grpc:
+    """tritonclient over gRPC: the time limit belongs to the call.
+
+    tritonclient 2.35 passes a limit on with `infer` alone; the other calls use gRPC's own stub.
+    """
+
+    def __init__(self, address: str, timeout: float) -> None:
+        import grpc
+        from tritonclient import grpc as triton
+
+        self.triton, self.grpc, self.timeout = triton, grpc, timeout
+        self.client = triton.InferenceServerClient(address)
+        self.channel = grpc.insecure_channel(address)
+        self.stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+    def ready(self) -> bool:
+        request = self.triton.service_pb2.ModelReadyRequest(name=MODEL_NAME)
+        return self._call(self.stub.ModelReady, request).ready
+
+    def metadata(self) -> dict[str, Any]:
+        request = self.triton.service_pb2.ModelMetadataRequest(name=MODEL_NAME)
+        return MessageToDict(self._call(self.stub.ModelMetadata, request))
+
+    def infer(self, inputs: list, parameters: dict) -> Any:
+        return self.client.infer(
+            MODEL_NAME, inputs, parameters=parameters, client_timeout=self.timeout
+        )
+
+    def close(self) -> None:
+        self.client.close()
+        self.channel.close()
+
+    def _call(self, method: Callable, request: Any) -> Any:
+        try:
+            return method(request, timeout=self.timeout)
+        except self.grpc.RpcError as error:
+            raise InferenceServerException(error.details()) from error

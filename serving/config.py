@@ -1,0 +1,43 @@
+"""Settings of the exported model and of the server that runs it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, root_validator
+
+
+class ServingConfig(BaseModel):
+    """How the query tower, the index and the user table become a Triton model."""
+
+    runtime: Literal["compiled", "merlin"] = Field(
+        "compiled",
+        description="compiled: a plan run with NumPy, ONNX Runtime and FAISS alone; "
+        "merlin: the stock merlin-systems executor with TensorFlow and NVTabular inside",
+    )
+    index: Literal["flat"] = Field("flat", description="FAISS index: flat is exact inner product")
+    seen: Literal["train_valid", "positives", "interactions"] = Field(
+        "train_valid", description="which interactions make an item one that the user has seen"
+    )
+    default_k: int = Field(10, ge=1, description="items a request gets when it does not say")
+    max_k: int = Field(1000, ge=1, description="most items a request may ask for")
+    max_batch_size: int = Field(1024, ge=1, description="most users in one request")
+    threads: int = Field(
+        1, ge=1, description="threads of ONNX Runtime and FAISS (or TensorFlow) in the model"
+    )
+    host: str = Field("127.0.0.1", description="address the server listens on")
+    http_port: int = Field(0, ge=0, le=65535, description="HTTP port; 0 takes a free one")
+    grpc_port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one")
+    metrics_port: int = Field(0, ge=0, le=65535, description="metrics port; 0 takes a free one")
+    startup_seconds: float = Field(180.0, gt=0, description="how long the server may take to load")
+
+    class Config:
+        extra = "forbid"
+
+    @root_validator(skip_on_failure=True)
+    def _default_within_limit(cls, values: dict) -> dict:
+        if values["default_k"] > values["max_k"]:
+            raise ValueError(
+                f"default_k = {values['default_k']} is above max_k = {values['max_k']}"
+            )
+        return values

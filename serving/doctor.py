@@ -1,0 +1,63 @@
+"""What serving needs, and whether it is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+from .errors import ServingError
+from .triton import find_libpython, find_triton
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing serving needs (`ok` false) or can use (`ok` true, with advice)."""
+
+    name: str
+    ok: bool
+    value: str
+    advice: str = ""
+
+
+def check_serving() -> list[Check]:
+    """Look for the server, the libraries and a GPU."""
+    return [
+        _check("Triton", lambda: _triton()),
+        _check("libpython for Triton's Python backend", lambda: str(find_libpython())),
+        _module("faiss", "pip install faiss-cpu"),
+        _module("onnxruntime", "pip install onnxruntime"),
+        _module("tritonclient", "pip install tritonclient[all]"),
+        _gpu_faiss(),
+    ]
+
+
+def _triton() -> str:
+    triton = find_triton()
+    return f"{triton.version} at {triton.binary}"
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except ServingError as error:
+        return Check(name, False, "missing", str(error))
+
+
+def _module(name: str, advice: str) -> Check:
+    try:
+        module = import_module(name)
+    except ImportError as error:
+        return Check(name, False, "missing", f"{advice} ({error})")
+    version = getattr(module, "__version__", None) or metadata.version(name)
+    return Check(name, True, version)
+
+
+def _gpu_faiss() -> Check:
+    try:
+        import faiss
+    except ImportError:
+        return Check("faiss on GPU", True, "no", "the CPU is used")
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    advice = "" if gpus else "the CPU is used; a faiss build with GPU comes with the container"
+    return Check("faiss on GPU", True, f"{gpus} GPUs" if gpus else "no", advice)

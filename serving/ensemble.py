@@ -1,0 +1,173 @@
+"""The served graph: request -> user features -> indices -> query vector -> top k items.
+
+A merlin-systems Ensemble, which the stock executor can run as it is, and which `compile_ensemble`
+turns into a plan for `serving.runtime`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from merlin.dag import ColumnSelector, Node, postorder_iter_nodes
+from merlin.schema import ColumnSchema, Schema, Tags
+from merlin.systems.dag import Ensemble
+from merlin.table import TensorTable
+
+from .errors import ServingError
+from .operators import EncodeFeatures, FaissTopK, QueryTower, ServedOperator, UserFeatures
+from .runtime.contract import FILTER_SEEN, NUMPY_DTYPES, Contract, K, Table, state_of
+from .runtime.plan import PLAN_FILE, REQUEST
+from .runtime.seen import SeenItems
+
+
+def build_ensemble(
+    users: pd.DataFrame,
+    workflow: Any,
+    saved_model: Path,
+    index_dir: Path,
+    seen: SeenItems,
+    *,
+    item_id: str,
+    towers_sha256: str,
+) -> Ensemble:
+    """Chain the operators of `serving.operators` into the served graph.
+
+    Parameters
+    ----------
+    users : one row a user: its id and the raw features the workflow reads
+    workflow : `nvtabular.Workflow.get_subworkflow("user")`
+    saved_model : what `query_encoder.save` wrote
+    index_dir : what `serving.index.build_index` wrote
+    seen : the items that `filter_seen` removes
+    item_id : name of the schema's ITEM_ID column, which names the answered ids
+    towers_sha256 : hash of the towers; an index of other towers is refused
+    """
+    user_id = _user_id(workflow)
+    features = [name for name in workflow.input_schema.column_names if name != user_id]
+    tower = QueryTower(saved_model)
+    unknown = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
+    if unknown:
+        raise ServingError(f"{saved_model}: the tower reads '{unknown[0]}', the workflow lacks it")
+    completed = UserFeatures(users, user_id, features)
+    top = FaissTopK(
+        index_dir,
+        seen,
+        user_id=user_id,
+        vector=tower.vector,
+        item_id=item_id,
+        towers_sha256=towers_sha256,
+    )
+    if tower.dim != top.index.metadata["dim"]:
+        raise ServingError(
+            f"{saved_model} answers {tower.dim} dimensions, "
+            f"the index {index_dir} holds {top.index.metadata['dim']}"
+        )
+    raw = [user_id, *features, *map(state_of, features)]
+    vector = raw >> completed >> EncodeFeatures(workflow) >> tower
+    asked = ColumnSelector([user_id, K, FILTER_SEEN])
+    return Ensemble((vector + asked) >> top, _request_schema(completed))
+
+
+def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
+    """The graph's operator of a kind."""
+    return next(node.op for node in _nodes(ensemble) if isinstance(node.op, kind))
+
+
+def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
+    """What requests to the ensemble may hold."""
+    users, top = operator(ensemble, UserFeatures), operator(ensemble, FaissTopK)
+    return Contract(users.user_id, top.item_id, users.features, default_k, max_k)
+
+
+def request_table(
+    ensemble: Ensemble,
+    user_ids: Sequence[int],
+    k: int = 10,
+    filter_seen: bool = True,
+    features: Mapping[str, Sequence] | None = None,
+) -> Table:
+    """The table that a request of these users becomes."""
+    reads = contract(ensemble, k, k)
+    inputs = {reads.user_id: np.asarray(user_ids, np.int64)[:, None]}
+    for name, values in (features or {}).items():
+        dtype = reads.features.get(name)
+        if dtype == "BYTES":
+            values = [value.encode() for value in values]
+        inputs[name] = np.array(values, NUMPY_DTYPES.get(dtype))[:, None]
+    return reads.read(inputs, {K: k, FILTER_SEEN: filter_seen})
+
+
+def answer(ensemble: Ensemble, table: Table) -> Table:
+    """The stock executor's answer to a table: the reference for every other way."""
+    return ensemble.transform(TensorTable(table)).to_dict()
+
+
+def compile_ensemble(ensemble: Ensemble, out: Path) -> None:
+    """Write plan.json and a folder of artifacts for each operator, in the order they run."""
+    steps = []
+    for node in _nodes(ensemble):
+        name = _step_name(ensemble, node)
+        folder = out / name
+        folder.mkdir(parents=True)
+        steps.append(
+            {
+                "op": type(node.op).__name__,
+                "name": name,
+                "inputs": {
+                    column: _source(ensemble, node, column)
+                    for column in node.input_schema.column_names
+                },
+                **node.op.compile(folder, node.input_schema),
+            }
+        )
+    last = ensemble.graph.output_node
+    outputs = {
+        column: f"{_step_name(ensemble, last)}.{column}"
+        for column in last.output_schema.column_names
+    }
+    (out / PLAN_FILE).write_text(json.dumps({"steps": steps, "outputs": outputs}, indent=2) + "\n")
+
+
+def _user_id(workflow: Any) -> str:
+    tagged = workflow.output_schema.select_by_tag(Tags.USER_ID).column_names
+    if len(tagged) != 1:
+        raise ServingError(f"the user workflow must tag one column USER_ID, it tags {tagged}")
+    return tagged[0]
+
+
+def _request_schema(users: UserFeatures) -> Schema:
+    """The columns of a request, the states of the features and the parameters included."""
+    dtypes = {users.user_id: np.int64}
+    for name, dtype in users.features.items():
+        dtypes[name] = str if dtype == "BYTES" else NUMPY_DTYPES[dtype]
+        dtypes[state_of(name)] = np.int8
+    for name, dtype in ((K, np.int64), (FILTER_SEEN, np.bool_)):
+        if name in dtypes:
+            raise ServingError(f"the user column '{name}' is named like a request parameter")
+        dtypes[name] = dtype
+    return Schema([ColumnSchema(name, dtype=dtype) for name, dtype in dtypes.items()])
+
+
+def _nodes(ensemble: Ensemble) -> list[Node]:
+    """The nodes that compute, in the order they run; selections and joins only route columns."""
+    nodes = postorder_iter_nodes(ensemble.graph.output_node)
+    return [node for node in nodes if isinstance(node.op, ServedOperator)]
+
+
+def _step_name(ensemble: Ensemble, node: Node) -> str:
+    return f"{_nodes(ensemble).index(node)}_{type(node.op).__name__}"
+
+
+def _source(ensemble: Ensemble, node: Node, column: str) -> str:
+    """Where a node's input comes from: a column of an earlier step, or of the request."""
+    for parent in node.parents_with_dependencies:
+        if column in parent.output_schema.column_names:
+            if isinstance(parent.op, ServedOperator):
+                return f"{_step_name(ensemble, parent)}.{column}"
+            return _source(ensemble, parent, column)
+    return f"{REQUEST}.{column}"

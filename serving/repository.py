@@ -1,0 +1,95 @@
+"""Writes the served graph as a Triton model repository with one version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from google.protobuf import text_format
+from merlin.dag import postorder_iter_nodes
+from merlin.systems.dag import Ensemble
+from tritonclient.grpc import model_config_pb2 as triton
+
+from .config import ServingConfig
+from .ensemble import compile_ensemble, contract, operator
+from .errors import ServingError
+from .operators import FaissTopK
+from .runtime.contract import SCORE, Contract
+from .runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
+
+MODEL_NAME = "retrieval"
+CODE = ["__init__.py", "errors.py", "index.py", "runtime/*.py"]
+"""The files of this package that a version carries; `runtime: merlin` also needs operators.py."""
+
+
+def export_repository(ensemble: Ensemble, out: Path, config: ServingConfig) -> Path:
+    """Write `retrieval/config.pbtxt` and `retrieval/1/` into `out`; return the version folder.
+
+    The version folder is self-contained: any Triton with NumPy, ONNX Runtime and FAISS (for
+    `runtime: merlin` also TensorFlow and the Merlin packages) can serve it.
+    """
+    version = Path(out) / MODEL_NAME / "1"
+    if version.exists():
+        raise ServingError(f"{version} exists; export into a new folder")
+    version.mkdir(parents=True)
+    if config.runtime == "compiled":
+        compile_ensemble(ensemble, version)
+        _copy_code(version, CODE)
+    else:
+        _save_ensemble(ensemble, version / ENSEMBLE_FOLDER)
+        _copy_code(version, [*CODE, "operators.py"])
+    served = contract(ensemble, config.default_k, config.max_k)
+    model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
+    (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
+    write_manifest(version, towers_sha256=operator(ensemble, FaissTopK).towers_sha256)
+    (version.parent / "config.pbtxt").write_text(model_config(served, config))
+    return version
+
+
+def model_config(served: Contract, config: ServingConfig) -> str:
+    """Triton's config.pbtxt of the contract."""
+    inputs = [
+        triton.ModelInput(name=name, data_type=_triton_type(dtype), dims=[1], optional=optional)
+        for name, dtype, optional in [
+            (served.user_id, "INT64", False),
+            *((name, dtype, True) for name, dtype in served.features.items()),
+        ]
+    ]
+    outputs = [
+        triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
+        for name, dtype in ((served.item_id, "INT64"), (SCORE, "FP32"))
+    ]
+    # KIND_CPU is where Triton puts the tensors; TensorFlow finds a GPU by itself.
+    instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
+    return text_format.MessageToString(
+        triton.ModelConfig(
+            name=MODEL_NAME,
+            backend="python",
+            max_batch_size=config.max_batch_size,
+            input=inputs,
+            output=outputs,
+            instance_group=[instance],
+        )
+    )
+
+
+def _triton_type(dtype: str) -> int:
+    return triton.DataType.Value("TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}")
+
+
+def _save_ensemble(ensemble: Ensemble, folder: Path) -> None:
+    ensemble.save(str(folder))
+    for node in postorder_iter_nodes(ensemble.graph.output_node):
+        node.op.save_artifacts(str(folder))
+
+
+def _copy_code(version: Path, patterns: list[str]) -> None:
+    """This package's own files into `<version>/serving/`, its entry point as model.py."""
+    package = Path(__file__).parent
+    for source in (path for pattern in patterns for path in sorted(package.glob(pattern))):
+        target = version / package.name / source.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    (version / package.name / "runtime" / "model.py").rename(version / "model.py")

@@ -1,0 +1,60 @@
+"""Arrays on disk without pickle, and lookups in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+
+def find(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each value is in the ascending `keys` (0 if nowhere), and whether it is there."""
+    if not len(keys):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    position = np.searchsorted(keys, values)
+    position[position == len(keys)] = 0
+    known = keys[position] == values
+    return np.where(known, position, 0), known
+
+
+def save_strings(path: Path, strings: Sequence[str]) -> list[Path]:
+    """Write strings as `<path>.utf8.npy` (uint8) and `<path>.offsets.npy` (int64 [n + 1]).
+
+    Not as a fixed-width array, which loses trailing NULs and is as wide as the longest.
+    """
+    encoded = [text.encode() for text in strings]
+    offsets = np.append(0, np.cumsum([len(text) for text in encoded])).astype(np.int64)
+    blob, bounds = _string_files(path)
+    np.save(blob, np.frombuffer(b"".join(encoded), np.uint8))
+    np.save(bounds, offsets)
+    return [blob, bounds]
+
+
+def load_strings(path: Path) -> np.ndarray:
+    """What `save_strings` wrote, as an object array of str."""
+    blob, bounds = (np.load(file) for file in _string_files(path))
+    data, offsets = blob.tobytes(), bounds.tolist()
+    strings = np.empty(len(offsets) - 1, object)
+    strings[:] = [data[a:b].decode() for a, b in pairwise(offsets)]
+    return strings
+
+
+def save_column(path: Path, values: np.ndarray) -> list[Path]:
+    """Write a column of numbers (`<path>.npy`) or of strings (`save_strings`)."""
+    if values.dtype == object:
+        return save_strings(path, values)
+    file = path.with_name(f"{path.name}.npy")
+    np.save(file, values)
+    return [file]
+
+
+def load_column(path: Path) -> np.ndarray:
+    """What `save_column` wrote."""
+    file = path.with_name(f"{path.name}.npy")
+    return np.load(file) if file.exists() else load_strings(path)
+
+
+def _string_files(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f"{path.name}.utf8.npy"), path.with_name(f"{path.name}.offsets.npy")

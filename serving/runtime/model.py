@@ -1,0 +1,18 @@
+"""`model.py` of a version folder: Triton's way in.
+
+The code it imports lies beside it, so a version keeps the code that it was exported with.
+Nothing of the version is read before its manifest has vouched for it.
+"""
+
+import sys
+from pathlib import Path
+
+VERSION = Path(__file__).resolve().parent
+sys.path.insert(0, str(VERSION))
+sys.dont_write_bytecode = True
+
+from serving.runtime.manifest import verify_manifest  # noqa: E402
+
+verify_manifest(VERSION)
+
+from serving.runtime.triton_model import TritonPythonModel  # noqa: E402, F401

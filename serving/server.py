@@ -1,0 +1,231 @@
+"""Runs a real Triton on a model repository, as a child process that cannot outlive this one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from .errors import ServingError
+from .triton import find_triton
+
+STOP_SECONDS = 15.0
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
+
+
+class TritonServer:
+    """A Triton inference server; use it in a `with` statement, or `start` and `stop` it.
+
+    Parameters
+    ----------
+    repository : the model repository; its models load at start and cannot be changed remotely
+    log : file for what the server and its models print
+    http_port, grpc_port, metrics_port : 0 takes a free one
+    host : address to listen on. Triton asks nobody who they are: only loopback is safe.
+    timeout : seconds the models may take to load
+
+    Attributes
+    ----------
+    http, grpc, metrics : "host:port" of each service
+    pid : process id of the running server, else None
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        log: Path,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        host: str = "127.0.0.1",
+        timeout: float = 180.0,
+    ) -> None:
+        self.repository, self.log = Path(repository).resolve(), Path(log)
+        self.host, self.timeout = host, timeout
+        self._ports = _free_ports(host, [http_port, grpc_port, metrics_port])
+        self.http, self.grpc, self.metrics = (f"{host}:{port}" for port in self._ports)
+        self._process: subprocess.Popen | None = None
+        self._scratch: tempfile.TemporaryDirectory | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> TritonServer:
+        """Start the server; return when its models answer.
+
+        Raises
+        ------
+        ServingError
+            with the reason the log gives, if the server ends or is not ready in time
+        """
+        if self._process:
+            raise ServingError(f"the server already runs (pid {self.pid})")
+        _check_repository(self.repository)
+        triton = find_triton()
+        self._scratch = tempfile.TemporaryDirectory(prefix="twotower-triton-")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [
+                        str(triton.binary),
+                        *triton.assemble_backend(Path(self._scratch.name) / "backends"),
+                        *self._arguments(),
+                    ],
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    # Away from the caller's folder, which Python would import from.
+                    cwd=self._scratch.name,
+                    env=triton.environment(),
+                    # A session of its own: Ctrl-C reaches this process, which stops the server.
+                    start_new_session=True,
+                    preexec_fn=partial(_die_with, os.getpid()),
+                )
+            self._await_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the server and its models; does nothing when it does not run."""
+        process, self._process = self._process, None
+        scratch, self._scratch = self._scratch, None
+        try:
+            if process:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+        finally:
+            if process:
+                _end_group(process)
+            if scratch:
+                scratch.cleanup()
+
+    def wait(self) -> int:
+        """Block until the server ends by itself; return its exit status."""
+        if not self._process:
+            raise ServingError("the server does not run")
+        return self._process.wait()
+
+    def __enter__(self) -> TritonServer:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _arguments(self) -> list[str]:
+        services = zip(("http", "grpc", "metrics"), self._ports, strict=True)
+        return [
+            f"--model-repository={self.repository}",
+            "--model-control-mode=none",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
+            *(
+                argument
+                for name, port in services
+                for argument in (f"--{name}-address={self.host}", f"--{name}-port={port}")
+            ),
+        ]
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + self.timeout
+        while not _answers(f"http://{self.http}/v2/health/ready"):
+            status = self._process.poll()
+            if status is not None:
+                raise ServingError(
+                    f"Triton ended with status {status}: {failure(self.log)} (log: {self.log})"
+                )
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"Triton was not ready within {self.timeout:g} s: {failure(self.log)} "
+                    f"(log: {self.log})"
+                )
+            time.sleep(0.1)
+
+
+def failure(log: Path) -> str:
+    """What a Triton log gives as the reason that it failed, else its last line."""
+    lines = log.read_text(errors="replace").splitlines()
+    patterns = (
+        r"failed to load '[^']+' version \d+: (?:Internal: )?(.*)",
+        r"Poll failed for model directory '[^']+': (.*)",
+        r"Failed to preinitialize Python stub: (.*)",
+        r"^error: (.*)",
+        r"(error while loading shared libraries: .*)",
+    )
+    for pattern in patterns:
+        for line in lines:
+            if match := re.search(pattern, line):
+                # After it, a line of the log holds the whole Python traceback.
+                return match.group(1).split(r"\n\nAt:")[0].strip('" ')
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _check_repository(repository: Path) -> None:
+    """Triton starts on an empty repository, and waits for ever for a model without code."""
+    models = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
+    if not models:
+        raise ServingError(f"{repository}: no model repository (no */config.pbtxt); export first")
+    for model in models:
+        if not any(path.parent.name.isdigit() for path in model.glob("*/model.py")):
+            raise ServingError(f"{model}: no version with a model.py; export again")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1.0) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _free_ports(host: str, ports: list[int]) -> list[int]:
+    """The ports asked for; in place of each 0 one that is free now."""
+    sockets = []
+    try:
+        for position, port in enumerate(ports):
+            if port == 0:
+                sockets.append(socket.socket())
+                sockets[-1].bind((host, 0))
+                ports[position] = sockets[-1].getsockname()[1]
+    finally:
+        for each in sockets:
+            each.close()
+    return ports
+
+
+def _die_with(parent: int) -> None:
+    """In the child: let the kernel end it as soon as the thread that started it is no more."""
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """Kill the server if it still runs, and what it may have left in its process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,102 @@
+"""Finds a Triton inference server that can run Python models with this interpreter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from importlib import metadata, util
+from pathlib import Path
+
+from .errors import ServingError
+
+SYSTEM_TRITON = Path("/opt/tritonserver/bin/tritonserver")
+WHEEL = "nvidia-pytriton"
+
+
+@dataclass(frozen=True)
+class Triton:
+    """A server binary, the pieces of its Python backend (none: the server has its own), and the
+    folders its libraries lie in."""
+
+    binary: Path
+    version: str
+    backend: list[Path] = field(default_factory=list)
+    libraries: list[Path] = field(default_factory=list)
+
+    def assemble_backend(self, folder: Path) -> list[str]:
+        """Link the Python backend together under `folder`; return the server's arguments for it."""
+        if not self.backend:
+            return []
+        (folder / "python").mkdir(parents=True)
+        for piece in self.backend:
+            (folder / "python" / piece.name).symlink_to(piece)
+        return [f"--backend-directory={folder}"]
+
+    def environment(self) -> dict[str, str]:
+        """The environment the server and its models need."""
+        inherited = os.environ.get("LD_LIBRARY_PATH")
+        libraries = [*map(str, self.libraries), *([inherited] if inherited else [])]
+        return {
+            **os.environ,
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            # The model's NumPy: BLAS threads would only compete with the server's own.
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+
+
+def find_triton() -> Triton:
+    """The server of the container or the system, else the one in the wheel nvidia-pytriton.
+
+    Raises
+    ------
+    ServingError
+        saying what is missing and how to get it
+    """
+    found = shutil.which("tritonserver") or (SYSTEM_TRITON if SYSTEM_TRITON.exists() else None)
+    if found:
+        binary = Path(found).resolve()
+        version = binary.parents[1] / "TRITON_VERSION"
+        return Triton(binary, version.read_text().strip() if version.exists() else "unknown")
+    return _wheel_triton()
+
+
+def find_libpython() -> Path:
+    """The shared library of this interpreter, which the Python backend links."""
+    name = sysconfig.get_config_var("INSTSONAME") or ""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if ".so" not in name:  # a static build: a package of the system may have the library
+        name = f"libpython{python}.so.1.0"
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    folders = [sysconfig.get_config_var("LIBDIR") or "", "/usr/lib", f"/usr/lib/{multiarch}"]
+    for folder in folders:
+        if folder and (Path(folder) / name).exists():
+            return Path(folder) / name
+    raise ServingError(
+        f"Triton's Python backend needs {name}, and {sys.executable} came without it: "
+        f"apt-get install libpython{python}, or use a Python of uv (uv python install {python})"
+    )
+
+
+def _wheel_triton() -> Triton:
+    package = util.find_spec("pytriton")
+    if package is None or package.origin is None:
+        raise ServingError(
+            f"no Triton server: neither tritonserver on PATH, nor {SYSTEM_TRITON}, nor the wheel "
+            f"{WHEEL} (pip install --no-deps {WHEEL}==0.7.0)"
+        )
+    root = Path(package.origin).parent / "tritonserver"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / python / "triton_python_backend_stub"
+    binary = root / "bin" / "tritonserver"
+    for path in (binary, stub):
+        if not path.exists():
+            raise ServingError(f"{WHEEL} lacks {path}; install version 0.7.0 for Python 3.8-3.13")
+    libraries = [find_libpython().parent, root.parents[1] / "nvidia_pytriton.libs"]
+    backend = [*sorted((root / "backends" / "python").iterdir()), stub]
+    return Triton(binary, f"{WHEEL} {metadata.version(WHEEL)}", backend, libraries)

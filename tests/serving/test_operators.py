@@ -1,0 +1,216 @@
+"""The operators and their compiled steps, against NVTabular, TensorFlow and known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from serving.errors import ServingError
+
+
+@pytest.fixture(scope="module")
+def plan(world, tmp_path_factory):
+    from serving.ensemble import compile_ensemble
+    from serving.runtime.plan import Plan
+
+    folder = tmp_path_factory.mktemp("plan")
+    compile_ensemble(world.ensemble, folder)
+    return Plan(folder)
+
+
+def step(plan, name):
+    return next(step for entry, step in plan.steps if entry["op"] == name)
+
+
+def dirty_rows(world, count: int) -> pd.DataFrame:
+    """Known, unknown, empty, unicode and null strings; negative and huge numbers."""
+    draw = np.random.default_rng(5)
+    known = world.users.sample(count, replace=True, random_state=2, ignore_index=True)
+    ids = [0, -1, 2**63 - 1, -(2**63), world.huge_user, world.huge_user + 1, world.unknown_user]
+    cities = [None, "", " ", "zürich", "Zürich\0", "\0", "東", "🦉", "Oslo\0\0", "x" * 5000]
+    ages = [0, -1, 2**63 - 1, -(2**63), 17, 61]
+    incomes = [np.nan, 0.0, -0.0, 12.5, -12.5, 1e300, -1e300, 5e-324, 12.500000001]
+    for column, values in zip(world.users, (ids, cities, ages, incomes), strict=True):
+        choice = pd.Series(values, dtype=world.users[column].dtype)
+        choice = choice.sample(count, replace=True, random_state=4, ignore_index=True)
+        known[column] = known[column].where(draw.random(count) < 0.4, choice)
+    return known
+
+
+def test_encoding_equals_nvtabular(world, plan):
+    from serving.runtime.contract import NULL, VALUE, state_of
+
+    rows = pd.concat([world.users, dirty_rows(world, 10_000)], ignore_index=True)
+    rows = rows.astype(world.users.dtypes)
+    columns = {"user_id": rows["user_id"].to_numpy()}
+    for name, filler in (("city", ""), ("age", 0), ("income", 0.0)):
+        null = rows[name].isna()
+        columns[name] = rows[name].where(~null, filler).to_numpy()
+        columns[state_of(name)] = np.where(null, NULL, VALUE).astype(np.int8)
+    encoded = step(plan, "EncodeFeatures").run(columns)
+    expected = world.workflow.transform(rows)
+    for name in world.users:
+        np.testing.assert_array_equal(encoded[name], expected[name], err_msg=name)
+        assert encoded[name].dtype == np.int64
+        assert set(encoded[name]) >= {2, 3}, f"{name}: unknown and known values were not both met"
+    assert 1 in encoded["city"]
+    assert 1 in encoded["income"]
+
+
+def test_tower_equals_tensorflow(world, plan):
+    codes = world.encode(dirty_rows(world, 500))
+    columns = {name: codes[name].to_numpy() for name in codes}
+    vectors = step(plan, "QueryTower").run(columns)["query_vector"]
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, world.tower(codes), atol=1e-5)
+
+
+def test_an_inexact_onnx_is_refused(world, tmp_path, monkeypatch):
+    from serving import operators
+
+    monkeypatch.setattr(operators, "TOLERANCE", -1.0)
+    tower = operators.QueryTower(world.saved_model)
+    with pytest.raises(ServingError, match="differs from TensorFlow by"):
+        tower.compile(tmp_path, world.workflow.output_schema)
+
+
+def test_users_complete_what_the_request_leaves_out(world, plan):
+    from serving.ensemble import request_table
+    from serving.runtime.contract import ABSENT, NULL, VALUE
+
+    user = world.users.dropna().iloc[0]
+    nobody = int(world.users["user_id"][world.users["city"].isna()].iloc[0])
+    table = request_table(
+        world.ensemble, [user["user_id"], nobody, world.unknown_user], features={"age": [5, 6, 7]}
+    )
+    completed = step(plan, "UserFeatures").run(table)
+    assert completed["age"].tolist() == [5, 6, 7]
+    assert completed["city"][0] == user["city"]
+    assert completed["city__state"].tolist() == [VALUE, NULL, ABSENT]
+
+
+def test_plan_equals_the_stock_executor(world, plan, assert_same):
+    from serving.ensemble import answer, request_table
+
+    users = [*world.users["user_id"], world.unknown_user, -(2**63)]
+    cases = [
+        {},
+        {"k": 300, "filter_seen": False},
+        {"k": 400},
+        {"features": {"city": ["東京"] * 122, "income": [np.nan] * 122}},
+    ]
+    for case in cases:
+        table = request_table(world.ensemble, users, **case)
+        expected, got = answer(world.ensemble, table), plan.run(table)
+        assert_same(tuple(got.values()), tuple(expected.values()))
+        assert [column.dtype for column in got.values()] == [np.int64, np.float32]
+
+
+def test_rows_of_one_table_may_ask_for_different_things(world, plan):
+    from serving.ensemble import request_table
+
+    users = world.users["user_id"].iloc[:6].tolist()
+    asked = [(1, True), (300, False), (7, True), (300, True), (2, False), (10, True)]
+    table = request_table(world.ensemble, users)
+    table["k"], table["filter_seen"] = map(np.array, zip(*asked, strict=True))
+    together = plan.run(table)
+    for row, (user, (k, filter_seen)) in enumerate(zip(users, asked, strict=True)):
+        alone = plan.run(request_table(world.ensemble, [user], k, filter_seen))
+        np.testing.assert_array_equal(together["item_id"][row, :k], alone["item_id"][0])
+        assert (together["item_id"][row, k:] == -1).all()
+
+
+def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
+    from serving.index import build_index
+    from serving.operators import FaissTopK
+    from serving.runtime import steps
+    from serving.runtime.seen import SeenItems
+
+    ids = np.array([9, 4, 7, 1, 3, 8])
+    build_index(ids, np.ones((6, 2), np.float32), tmp_path / "index", "ab")
+    names = {"user_id": "user", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
+    (tmp_path / "plan").mkdir()
+    seen = SeenItems.from_pairs([5, 5], [3, 8])
+    entry = FaissTopK(tmp_path / "index", seen, **names).compile(tmp_path / "plan", None)
+    answer = steps.FaissTopK(tmp_path / "plan", entry, threads=1).run(
+        {
+            "user": np.array([5, 6]),
+            "vector": np.ones((2, 2), np.float32),
+            "k": np.array([3, 6]),
+            "filter_seen": np.array([True, True]),
+        }
+    )
+    assert answer["item"].tolist() == [[1, 4, 7, -1, -1, -1], [1, 3, 4, 7, 8, 9]]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"columns": "city"}, "lacks the column 'city'"),
+        ({"rows": 0}, "empty"),
+        ({"twice": True}, "occurs more than once"),
+        ({"age": [[1, 2]]}, "'age' is mixed|'age' is"),
+        ({"age": [True]}, "'age' is bool"),
+        ({"user_id": ["a"]}, "'user_id' of the user table must be int64"),
+        ({"user_id": [None]}, "'user_id' of the user table must be int64"),
+    ],
+)
+def test_a_bad_user_table_is_refused(change, message):
+    from serving.operators import UserFeatures
+
+    users = pd.DataFrame({"user_id": [1], "city": ["x"], "age": [3]})
+    if "columns" in change:
+        users = users.drop(columns=change["columns"])
+    elif "rows" in change:
+        users = users.head(0)
+    elif "twice" in change:
+        users = pd.concat([users, users])
+    else:
+        users = users.assign(**change)
+    with pytest.raises(ServingError, match=message):
+        UserFeatures(users, "user_id", ["city", "age"])
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"num_buckets": 2, "max_size": 4}, "num_buckets"),
+        ({"single_table": True}, "single_table"),
+        ({"lambda": True}, "holds UDF"),
+        ({"joint": True}, "shared by several columns"),
+        ({"list": True}, "list column"),
+        ({"raw": True}, "passes 'age' on without Categorify"),
+    ],
+)
+def test_a_workflow_that_cannot_be_compiled_is_refused(option, message, tmp_path):
+    import nvtabular as nvt
+    from nvtabular import ops
+
+    from serving.operators import vocabulary_files
+
+    frame = pd.DataFrame({"city": ["a", "b"], "age": [1, 2], "tags": [["a"], ["b", "a"]]})
+    graph = {
+        "lambda": lambda: ["age"] >> ops.LambdaOp(lambda age: age + 1),
+        "joint": lambda: [["city", "age"]] >> ops.Categorify(out_path=str(tmp_path)),
+        "list": lambda: ["tags"] >> ops.Categorify(out_path=str(tmp_path)),
+        "raw": lambda: (["city"] >> ops.Categorify(out_path=str(tmp_path))) + ["age"],
+    }.get(next(iter(option)))
+    if graph is None:
+        graph = lambda: ["city"] >> ops.Categorify(out_path=str(tmp_path), **option)  # noqa: E731
+    if "joint" in option:
+        frame["age"] = frame["age"].astype(str)
+    workflow = nvt.Workflow(graph())
+    workflow.fit(nvt.Dataset(frame))
+    with pytest.raises(ServingError, match=message):
+        vocabulary_files(workflow)
+
+
+def test_a_vocabulary_of_another_kind_than_the_user_table_is_refused(tmp_path):
+    from serving.operators import _read_vocabulary
+
+    path = tmp_path / "unique.age.parquet"
+    pd.DataFrame({"age": ["18", "25"]}, index=[3, 4]).to_parquet(path)
+    with pytest.raises(ServingError, match="of 'age' is object, in the user table it is a number"):
+        _read_vocabulary("age", path, is_text=False)
+    assert _read_vocabulary("age", path, is_text=True)[0].tolist() == ["18", "25"]

@@ -1,0 +1,172 @@
+"""The served model, asked over HTTP and gRPC, against brute force; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import psutil
+import pytest
+
+from serving.client import RetrievalClient
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(request, server):
+    with RetrievalClient(getattr(server, request.param), request.param) as client:
+        yield client
+
+
+def columns(answer):
+    return answer.item_ids, answer.scores
+
+
+def test_answers_equal_brute_force(world, client, assert_same):
+    users = [*world.users["user_id"], world.unknown_user]
+    answer = client.recommend(users, k=10)
+    assert_same(columns(answer), world.brute_force(users, 10))
+    assert (answer.item_ids.dtype, answer.scores.dtype) == (np.int64, np.float32)
+
+
+def test_a_batch_answers_like_its_rows(world, client, assert_same):
+    users = world.users["user_id"].iloc[:64].tolist()
+    alone = [client.recommend([user], k=20) for user in users]
+    items, scores = (np.concatenate(part) for part in zip(*map(columns, alone), strict=True))
+    assert_same(columns(client.recommend(users, k=20)), (items, scores))
+
+
+def test_seen_items_are_kept_on_request(world, client, assert_same):
+    users = world.users["user_id"].iloc[:9].tolist()
+    answer = client.recommend(users, k=300, filter_seen=False)
+    assert_same(columns(answer), world.brute_force(users, 300, filter_seen=False))
+    assert (np.sort(answer.item_ids) == np.sort(world.item_ids)).all()
+
+
+def test_an_exhausted_catalogue_ends_in_fillers(world, client, assert_same):
+    users = [world.exhausted_user, world.sated_user, int(world.users["user_id"][0])]
+    answer = client.recommend(users, k=400)
+    assert (answer.item_ids >= 0).sum(axis=1)[:2].tolist() == [3, 0]
+    assert (np.isneginf(answer.scores) == (answer.item_ids == -1)).all()
+    assert_same(columns(answer), world.brute_force(users, 400))
+
+
+def test_features_of_the_request_override_the_known_ones(world, client, assert_same):
+    users = world.users["user_id"].iloc[20:26].tolist()
+    features = {
+        "city": ["東京", "Oslo", "", "nowhere", "Oslo\0", "Zürich"],
+        "age": [18, 59, -(2**63), 30, 2**63 - 1, 31],
+        "income": [12.5, np.nan, 50.0, -1.0, 1e300, 25.0],
+    }
+    plain = columns(client.recommend(users))
+    for asked in (features, *({name: values} for name, values in features.items())):
+        answer = columns(client.recommend(users, features=asked))
+        assert_same(answer, world.brute_force(users, 10, features=asked))
+        assert not np.array_equal(answer[0], plain[0])
+
+
+def test_unknown_users_go_through_the_out_of_vocabulary_embedding(world, client, assert_same):
+    strangers = [world.unknown_user, -(2**63), 2**63 - 1, world.huge_user + 1]
+    answer = columns(client.recommend(strangers))
+    assert_same(answer, world.brute_force(strangers, 10))
+    assert (answer[0] == answer[0][0]).all()
+    features = {"city": ["東京"], "age": [30], "income": [25.0]}
+    known_tastes = columns(client.recommend([world.unknown_user], features=features))
+    assert_same(known_tastes, world.brute_force([world.unknown_user], 10, features=features))
+    # In the user table, but never in the training data: features known, the id is not.
+    cold = columns(client.recommend([world.cold_user]))
+    assert_same(cold, world.brute_force([world.cold_user], 10))
+
+
+def test_k_has_a_default(server, post):
+    status, text = post(server.http, {"inputs": [ids(5)]})
+    assert status == 200
+    assert [output["shape"] for output in json.loads(text)["outputs"]] == [[1, 10], [1, 10]]
+
+
+def ids(*values, **changes):
+    tensor = {"name": "user_id", "datatype": "INT64", "shape": [len(values), 1], "data": values}
+    return {**tensor, **changes}
+
+
+def feature(name, datatype, *values, **changes):
+    return ids(*values, name=name, datatype=datatype, **changes)
+
+
+def binary(name, datatype, content):
+    tensor = ids(name=name, datatype=datatype, shape=[1, 1])
+    del tensor["data"]
+    return {**tensor, "parameters": {"binary_data_size": len(content)}}
+
+
+NOT_UTF8 = struct.pack("<I", 1) + b"\xff"
+INFINITE = struct.pack("<d", np.inf)
+
+# name: (body, what the message must name, bytes after the JSON)
+BAD_REQUESTS = {
+    "dtype": ({"inputs": [ids(5, datatype="INT32")]}, "user_id"),
+    "dtype of a feature": ({"inputs": [ids(5), feature("age", "FP64", 1.0)]}, "age"),
+    "rank": ({"inputs": [ids(5, shape=[1])]}, "user_id"),
+    "width": ({"inputs": [ids(5, 6, shape=[1, 2])]}, "user_id"),
+    "missing input": ({"inputs": [feature("age", "INT64", 30)]}, "user_id"),
+    "no input": ({"inputs": []}, "user_id"),
+    "unknown input": ({"inputs": [ids(5), feature("zip", "INT64", 1)]}, "zip"),
+    "rows differ": ({"inputs": [ids(5), feature("age", "INT64", 1, 2)]}, "batch size"),
+    "empty batch": ({"inputs": [ids()]}, "user_id"),
+    "batch over the limit": ({"inputs": [ids(*range(257))]}, "256"),
+    "too few bytes": ({"inputs": [binary("user_id", "INT64", b"1234")]}, "user_id", b"1234"),
+    "k = 0": ({"inputs": [ids(5)], "parameters": {"k": 0}}, "'k' is 0;"),
+    "k negative": ({"inputs": [ids(5)], "parameters": {"k": -3}}, "'k' is -3;"),
+    "k too large": ({"inputs": [ids(5)], "parameters": {"k": 401}}, "from 1 to 400"),
+    "k string": ({"inputs": [ids(5)], "parameters": {"k": "10"}}, "'k' is '10';"),
+    "k float": ({"inputs": [ids(5)], "parameters": {"k": 2.5}}, "'k' is 2.5;"),
+    "k boolean": ({"inputs": [ids(5)], "parameters": {"k": True}}, "'k' is True;"),
+    "k list": ({"inputs": [ids(5)], "parameters": {"k": [10]}}, "'k'"),
+    "filter_seen": ({"inputs": [ids(5)], "parameters": {"filter_seen": "yes"}}, "'filter_seen'"),
+    "unknown parameter": ({"inputs": [ids(5)], "parameters": {"top": 3}}, "'top'"),
+    "infinite": (
+        {"inputs": [ids(5), binary("income", "FP64", INFINITE)]},
+        "input 'income', row 0: infinite",
+        INFINITE,
+    ),
+    "not UTF-8": (
+        {"inputs": [ids(5), binary("city", "BYTES", NOT_UTF8)]},
+        "input 'city', row 0: not UTF-8",
+        NOT_UTF8,
+    ),
+    "unknown output": ({"inputs": [ids(5)], "outputs": [{"name": "title"}]}, "title"),
+}
+# What Triton's HTTP front end cannot read as an inference request it answers itself, with 500.
+FRONT_END = {
+    "too few values": ({"inputs": [ids(5, shape=[2, 1])]}, "data"),
+    "malformed JSON": (b'{"inputs": [', "JSON"),
+    "no inputs": ({}, "inputs"),
+    "text for a number": ({"inputs": [ids("five")]}, "data"),
+    "negative shape": ({"inputs": [ids(5, shape=[-1, 1])]}, "shape"),
+    "id too large": ({"inputs": [ids(10**30)]}, "data"),
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_REQUESTS, *FRONT_END])
+def test_a_bad_request_is_answered_by_its_culprit(name, world, server, post, assert_same):
+    body, culprit, *content = {**BAD_REQUESTS, **FRONT_END}[name]
+    status, text = post(server.http, body, *content)
+    assert 400 <= status < 500 or (name in FRONT_END and status == 500), text
+    assert culprit in json.loads(text)["error"]
+    assert "Traceback" not in text
+    assert ".py" not in text
+    with RetrievalClient(server.http) as client:
+        assert client.ready()
+        user = int(world.users["user_id"][0])
+        assert_same(columns(client.recommend([user])), world.brute_force([user], 10))
+
+
+def test_the_compiled_model_needs_no_training_libraries(servers):
+    """By what is mapped into the model's process; the merlin runtime shows the test can fail."""
+    heavy = ("tensorflow", "pandas", "nvtabular", "numba", "merlin")
+    for runtime in ("compiled", "merlin"):
+        (model,) = psutil.Process(servers(runtime).pid).children()
+        mapped = {mapping.path for mapping in model.memory_maps()}
+        loaded = {name for name in heavy if any(f"site-packages/{name}" in m for m in mapped)}
+        assert any("onnxruntime" in path or "tensorflow" in path for path in mapped)
+        assert loaded >= {"tensorflow", "pandas"} if runtime == "merlin" else not loaded
