@@ -1,0 +1,193 @@
+"""`twotower`: each verb calls one function that a notebook or a test can call too.
+
+Nothing heavy is imported here: `--help` answers at once, a verb imports what it needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Commands(click.Group):
+    """Prints the project's own errors as one message, without a traceback."""
+
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; finished steps are kept, the step in progress left nothing")
+            context.exit(130)
+        except Exception as error:
+            if not _is_ours(error):
+                raise
+            click.secho(f"error: {error}", fg="red", err=True)
+            context.exit(1)
+
+
+def quiet() -> None:
+    """Keep TensorFlow's and Merlin's greetings and warnings off the console.
+
+    They warn of their own deprecated imports, of being untraced, of a missing GPU. Has to happen
+    before they are imported; set TF_CPP_MIN_LOG_LEVEL yourself to hear TensorFlow again.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    warnings.filterwarnings("ignore")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is one of the errors this project words for people."""
+    home = type(error).__module__
+    return home in {f"{p}.errors" for p in ("workflows", "models", "serving", "pipelines")}
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
+def main() -> None:
+    """Two-tower retrieval on NVIDIA Merlin, from interactions to a Triton server's answers."""
+    quiet()
+
+
+run_option = click.option(
+    "--run", "folder", type=click.Path(path_type=Path), help="Run folder; default: the last run."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any config key."
+)
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="YAML file, see configs/."
+)
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder or zip of MovieLens-1M or -100K."
+)
+
+
+def _open(folder: Path | None, overrides: tuple[str, ...] = ()):
+    from pipelines.run import Run
+
+    run = Run(folder) if folder else Run.last()
+    run.override(overrides)
+    run.remember()
+    return run
+
+
+@main.command()
+@config_option
+@data_option
+@click.option("--run", "folder", type=click.Path(path_type=Path), help="Default: runs/<name>.")
+@set_option
+def run(config, data, folder, overrides) -> None:
+    """The main job: every step, then recommendations from a real Triton."""
+    from pipelines.main import choose, main_job
+
+    chosen, line = choose(config, data, overrides)
+    click.echo(line)
+    main_job(chosen, folder)
+
+
+@main.command()
+@config_option
+@data_option
+@click.option("--run", "folder", type=click.Path(path_type=Path), help="Default: runs/<name>.")
+@set_option
+def ingest(config, data, folder, overrides) -> None:
+    """Read and check the data; makes the run folder when --config or --data is given."""
+    from pipelines.ingest import ingest as step
+
+    if config is None and data is None:
+        step(_open(folder, overrides))
+        return
+    from pipelines.main import choose
+    from pipelines.run import Run
+
+    chosen, line = choose(config, data, overrides)
+    click.echo(line)
+    step(Run.create(chosen, folder))
+
+
+@main.command()
+@run_option
+@set_option
+def preprocess(folder, overrides) -> None:
+    """Filter positives, split, fit the NVTabular workflow, encode."""
+    from pipelines.preprocess import preprocess as step
+
+    step(_open(folder, overrides))
+
+
+@main.command()
+@run_option
+@set_option
+@click.option("--resume", is_flag=True, help="Fit the saved model further.")
+def train(folder, overrides, resume) -> None:
+    """Fit the two towers."""
+    from pipelines.train import train as step
+
+    step(_open(folder, overrides), resume)
+
+
+@main.command()
+@run_option
+@set_option
+def evaluate(folder, overrides) -> None:
+    """Measure the towers beside the baselines on test."""
+    from pipelines.evaluate import evaluate as step
+
+    step(_open(folder, overrides))
+
+
+@main.command()
+@run_option
+@set_option
+def export(folder, overrides) -> None:
+    """Index the items and write the Triton model repository."""
+    from pipelines.export import export as step
+
+    step(_open(folder, overrides))
+
+
+@main.command()
+@run_option
+@set_option
+def serve(folder, overrides) -> None:
+    """Serve the run with Triton until Ctrl-C."""
+    from pipelines.serve import serve as step
+
+    step(_open(folder, overrides))
+
+
+@main.command()
+@run_option
+@click.option("--user", "users", type=int, multiple=True, required=True, help="Repeatable.")
+@click.option("-k", type=int, default=10, show_default=True, help="Items a user.")
+@click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
+@click.option("--seen/--no-seen", default=False, help="Also items the user has already seen.")
+def query(folder, users, k, protocol, seen) -> None:
+    """Ask the run's server (starting one if none runs) and print the answer."""
+    from pipelines.serve import query as step
+
+    step(_open(folder), users, k, protocol, filter_seen=not seen)
+
+
+@main.command()
+def doctor() -> None:
+    """Versions, GPU, Triton: what is there, what is missing, how to get it."""
+    from pipelines.doctor import doctor as step
+
+    sys.exit(0 if step() else 1)
+
+
+if __name__ == "__main__":
+    main()

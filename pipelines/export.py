@@ -1,0 +1,74 @@
+"""Trained towers -> FAISS index -> ensemble -> one version of a Triton model repository."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pipelines.console import stage
+from pipelines.preprocess import ITEMS, USERS, load_split, load_tables
+from pipelines.run import Run
+
+
+def export(run: Run) -> dict:
+    """Write index/ (FAISS, raw ids) and triton/ (the model repository Triton serves)."""
+    run.verified("ingest", "preprocess", "train")
+    with stage("export") as (report, result), run.step("export") as (out, notes):
+        report(0, 4, "load the towers")
+        from models.training import CANDIDATE_TOWER, QUERY_TOWER
+        from models.two_tower import embed
+        from serving.ensemble import build_ensemble
+        from serving.index import build_index
+        from serving.repository import export_repository
+        from serving.runtime.seen import SeenItems
+        from workflows.features import load_workflow
+
+        names = run.config.features
+        raw_items = pd.read_parquet(run.path / "data" / ITEMS, columns=[names.item_id])
+        raw_users = pd.read_parquet(run.path / "data" / USERS, columns=[names.user_id, *names.user])
+        _, items = load_tables(run)
+        towers = run.identity("train")
+        report(1, 4, "index the items")
+        vectors = embed(load_tower(run, CANDIDATE_TOWER), items)
+        build_index(raw_items[names.item_id].to_numpy(np.int64), vectors, out / "index", towers)
+        report(2, 4, "compile the ensemble")
+        seen_users, seen_items = seen_pairs(run)
+        ensemble = build_ensemble(
+            raw_users,
+            load_workflow(run.path / "workflow").get_subworkflow("user"),
+            run.path / "model" / QUERY_TOWER,
+            out / "index",
+            SeenItems.from_pairs(seen_users, seen_items),
+            item_id=names.item_id,
+            towers_sha256=towers,
+        )
+        version = export_repository(ensemble, out / "triton", run.config.serving)
+        size = sum(f.stat().st_size for f in version.rglob("*") if f.is_file())
+        notes |= {"items": len(raw_items), "seen_pairs": len(seen_users), "bytes": size}
+        result(
+            f"{run.config.serving.runtime} runtime, {len(raw_items):,} items indexed, "
+            f"{size / 1e6:.1f} MB"
+        )
+    return notes
+
+
+def load_tower(run: Run, name: str):
+    """A saved tower, callable on a dict of int32 columns."""
+    import tensorflow as tf
+
+    return tf.keras.models.load_model(str(run.path / "model" / name), compile=False)
+
+
+def seen_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Raw (user ids, item ids) int64 that the server leaves out with filter_seen."""
+    names = run.config.features
+    if run.config.serving.seen == "interactions":
+        columns = [names.user_id, names.item_id]
+        pairs = pd.read_parquet(run.path / "data" / "interactions.parquet", columns=columns)
+    else:
+        parts = load_split(run.path / "processed")
+        kept = ("train", "valid", "test")
+        if run.config.serving.seen == "train_valid":
+            kept = ("train", "valid")
+        pairs = pd.concat([parts[part] for part in kept])
+    return pairs[names.user_id].to_numpy(np.int64), pairs[names.item_id].to_numpy(np.int64)

@@ -1,0 +1,17 @@
+"""Read and check the source, write the tidy tables."""
+
+from __future__ import annotations
+
+from pipelines.console import stage
+from pipelines.run import Run
+
+
+def ingest(run: Run) -> dict:
+    """Source -> data/interactions.parquet, users.parquet, items.parquet."""
+    from workflows.ingest import ingest as read
+
+    with stage("ingest") as (report, result), run.step("ingest") as (out, notes):
+        summary = read(run.config.ingest, out / "data", report)
+        notes |= {**summary.dict(), "summary": str(summary)}
+        result(str(summary))
+    return notes

@@ -1,0 +1,246 @@
+"""The run folder: the only thing that passes between steps.
+
+    runs/<name>/
+      config.yaml    what the run was made with
+      manifest.json  per step: its files with their sha256, what it was made from, its time
+      data/ workflow/ processed/ model/ reports/ index/ triton/    one step's output each
+      logs/          TensorBoard, Triton
+
+A step writes into a staging folder; only when it is complete is it fsynced, renamed into place
+and entered in the manifest, so a run interrupted anywhere holds whole steps only. Before a step
+reads another's files they are checked against the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.config import Config, apply_overrides, parse_config, to_yaml
+from pipelines.errors import RunError
+
+RUNS = Path("runs")
+PACKAGES = (
+    *("merlin-models", "nvtabular", "merlin-systems", "merlin-core"),
+    *("tensorflow-cpu", "tensorflow", "numpy", "pandas", "faiss-cpu"),
+    *("onnxruntime", "tf2onnx", "nvidia-pytriton", "tritonclient"),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's name, the folders it writes and the steps whose output it reads."""
+
+    name: str
+    folders: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step("ingest", ("data",), ()),
+        Step("preprocess", ("workflow", "processed"), ("ingest",)),
+        Step("train", ("model",), ("preprocess",)),
+        Step("evaluate", ("reports",), ("preprocess", "train")),
+        Step("export", ("index", "triton"), ("ingest", "preprocess", "train")),
+    )
+}
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not (path / "config.yaml").is_file():
+            raise RunError(
+                f"{path}: not a run folder (it has no config.yaml); make one with "
+                f"`twotower run` or `twotower ingest --config <file>`"
+            )
+        self.config = parse_config(
+            yaml.safe_load((path / "config.yaml").read_text()), str(path / "config.yaml")
+        )
+
+    @classmethod
+    def create(cls, config: Config, path: Path | None = None) -> Run:
+        """The folder for `config` (default runs/<name>); an existing one gets the new config."""
+        path = path or RUNS / config.name
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "config.yaml", to_yaml(config))
+        run = cls(path)
+        run.remember()
+        return run
+
+    @classmethod
+    def last(cls) -> Run:
+        """The run made or used last."""
+        pointer = RUNS / "last"
+        if not pointer.is_file():
+            raise RunError("no run yet; `make run` makes one, or name one with --run <folder>")
+        return cls(Path(pointer.read_text().strip()))
+
+    def remember(self) -> None:
+        """Make this the run that commands without --run work on."""
+        RUNS.mkdir(exist_ok=True)
+        write_atomically(RUNS / "last", f"{self.path}\n")
+
+    def override(self, overrides: tuple[str, ...]) -> None:
+        """Change the run's configuration by "section.key=value" strings, for good."""
+        if overrides:
+            tree = apply_overrides(json.loads(self.config.json()), overrides)
+            self.config = parse_config(tree, "--set")
+            write_atomically(self.path / "config.yaml", to_yaml(self.config))
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says; an empty one when there is none yet."""
+        path = self.path / "manifest.json"
+        if not path.is_file():
+            return {"steps": {}}
+        return json.loads(path.read_text())
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Stage a step: yields (staging folder with the step's subfolders, its notes).
+
+        On success the subfolders replace the old ones and the manifest gets the step with its
+        notes. On any error or Ctrl-C nothing has changed.
+        """
+        step = STEPS[name]
+        made_from = {upstream: self.identity(upstream) for upstream in step.after}
+        staging = self.path / f".{name}-{os.getpid()}"
+        notes: dict[str, Any] = {}
+        started = time.perf_counter()
+        try:
+            for folder in step.folders:
+                (staging / folder).mkdir(parents=True)
+            yield staging, notes
+            files = {f: digest for d in step.folders for f, digest in _digests(staging, d)}
+            for folder in step.folders:
+                _replace(staging / folder, self.path / folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        manifest = self.manifest
+        manifest["steps"][name] = {
+            "seconds": round(time.perf_counter() - started, 1),
+            "made_from": made_from,
+            "notes": notes,
+            "files": files,
+        }
+        manifest |= {"versions": versions(), "commit": git_commit()}
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+    def verified(self, *names: str) -> Path:
+        """The run folder, once the files of the steps `names` are what the manifest says.
+
+        Raises RunError when a step is missing, older than what it was made from, or when a file
+        was changed: some of these files are unpickled, so nothing unvouched for is opened.
+        """
+        for name in names:
+            recorded = self._recorded(name)
+            for upstream, identity in recorded["made_from"].items():
+                if self.identity(upstream) != identity:
+                    raise RunError(
+                        f"{self.path}: `{name}` was made from another `{upstream}`; "
+                        f"run `twotower {name}` again"
+                    )
+            for file, digest in recorded["files"].items():
+                path = self.path / file
+                if not path.is_file():
+                    raise RunError(f"{path}: missing; run `twotower {name}` again")
+                if sha256(path) != digest:
+                    raise RunError(
+                        f"{path}: not the file the manifest vouches for; it was changed or "
+                        f"damaged. Run `twotower {name}` again"
+                    )
+        return self.path
+
+    def notes(self, name: str) -> dict[str, Any]:
+        """What the step `name` noted in the manifest."""
+        return self._recorded(name)["notes"]
+
+    def _recorded(self, name: str) -> dict[str, Any]:
+        steps = self.manifest["steps"]
+        if name not in steps:
+            raise RunError(f"{self.path}: `{name}` has not run yet; run `twotower {name}`")
+        return steps[name]
+
+    def identity(self, name: str) -> str:
+        """One hash for everything the step `name` wrote."""
+        files = self._recorded(name)["files"]
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Python, platform and the packages whose versions matter, as installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def git_commit() -> str | None:
+    """The project's commit, with "+changes" when the tree differs from it; None without git."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _digests(root: Path, folder: str) -> Iterator[tuple[str, str]]:
+    """(path relative to root, sha256) of every file, each fsynced first."""
+    for path in sorted((root / folder).rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            yield str(path.relative_to(root)), sha256(path)
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Put the folder `new` in the place of `old`."""
+    away = old.with_name(f".{old.name}.old-{os.getpid()}")
+    if old.exists():
+        old.rename(away)
+    new.rename(old)
+    shutil.rmtree(away, ignore_errors=True)

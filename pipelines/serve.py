@@ -1,0 +1,181 @@
+"""Serve a run's repository, and ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from pipelines.console import console, stage
+from pipelines.errors import RunError
+from pipelines.preprocess import ITEMS
+from pipelines.run import Run, write_atomically
+
+if TYPE_CHECKING:
+    from serving.client import Recommendations
+
+ADDRESSES = "server.json"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server answers: host:port each."""
+
+    http: str
+    grpc: str
+    metrics: str
+
+
+@contextlib.contextmanager
+def serving(run: Run, **ports: int) -> Iterator[Addresses]:
+    """Triton on the run's repository while the block runs; free ports unless given."""
+    run.verified("export")
+    from serving.server import TritonServer
+
+    (run.path / "logs").mkdir(exist_ok=True)
+    config = run.config.serving
+    server = TritonServer(
+        run.path / "triton",
+        http_port=ports.get("http", config.http_port),
+        grpc_port=ports.get("grpc", config.grpc_port),
+        metrics_port=ports.get("metrics", config.metrics_port),
+        log=run.path / "logs" / "triton.log",
+        host=config.host,
+        timeout=config.startup_seconds,
+    )
+    with server:
+        yield Addresses(server.http, server.grpc, server.metrics)
+
+
+def serve(run: Run) -> None:
+    """Serve until Ctrl-C or SIGTERM; `query` finds the address in the run folder."""
+    import signal
+    import threading
+
+    # Both signals end the wait, and the context manager then stops Triton.
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    path = run.path / ADDRESSES
+    with stage("serve") as (report, result):
+        report(0, 1, "start Triton")
+        context = serving(run)
+        addresses = context.__enter__()
+        result(f"model `retrieval`: http {addresses.http}, grpc {addresses.grpc}")
+    try:
+        write_atomically(path, json.dumps(addresses.__dict__) + "\n")
+        console.print(f"metrics http://{addresses.metrics}/metrics; Ctrl-C stops the server")
+        stopped.wait()
+    finally:
+        path.unlink(missing_ok=True)
+        context.__exit__(None, None, None)
+        console.print("stopped")
+
+
+def query(
+    run: Run, users: Sequence[int], k: int, protocol: str = "http", filter_seen: bool = True
+) -> dict[str, Recommendations]:
+    """Ask a running server of this run, or start one for the question; print the answer."""
+    with _server_for(run) as addresses:
+        answers = ask(addresses, users, k, [protocol], filter_seen)
+    print_recommendations(run, users, answers[protocol])
+    return answers
+
+
+@contextlib.contextmanager
+def _server_for(run: Run) -> Iterator[Addresses]:
+    from serving.client import RetrievalClient
+
+    path = run.path / ADDRESSES
+    if path.is_file():
+        addresses = Addresses(**json.loads(path.read_text()))
+        with RetrievalClient(addresses.http) as client:
+            running = client.ready()
+        if running:
+            yield addresses
+            return
+    console.print("no server is running for this run: starting one for this question")
+    with serving(run, http=0, grpc=0, metrics=0) as addresses:
+        yield addresses
+
+
+def ask(
+    addresses: Addresses,
+    users: Sequence[int],
+    k: int,
+    protocols: Sequence[str] = ("http", "grpc"),
+    filter_seen: bool = True,
+) -> dict[str, Recommendations]:
+    """The server's answer for `users` by each protocol."""
+    from serving.client import RetrievalClient
+
+    answers = {}
+    for protocol in protocols:
+        with RetrievalClient(getattr(addresses, protocol), protocol=protocol) as client:
+            answers[protocol] = client.recommend(users, k=k, filter_seen=filter_seen)
+    return answers
+
+
+def demonstrate(run: Run, k: int = 10) -> dict[str, Any]:
+    """Start Triton on free ports, ask for three users over HTTP and gRPC, print, stop."""
+    with stage("serve") as (report, result):
+        users = example_users(run)
+        report(0, 2, "start Triton")
+        with serving(run, http=0, grpc=0, metrics=0) as addresses:
+            report(1, 2, "ask over HTTP and gRPC")
+            answers = ask(addresses, users, k)
+        http, grpc = answers["http"], answers["grpc"]
+        equal = np.array_equal(http.item_ids, grpc.item_ids) and np.array_equal(
+            http.scores, grpc.scores
+        )
+        if not equal:
+            raise RunError(f"HTTP and gRPC answered differently:\n{http}\n{grpc}")
+        result(
+            f"Triton answered over HTTP ({addresses.http}) and gRPC ({addresses.grpc}), "
+            "equal; stopped"
+        )
+    print_recommendations(run, users, http)
+    return {"users": users, "equal": equal}
+
+
+def example_users(run: Run, count: int = 3) -> list[int]:
+    """The first users of the test part."""
+    from pipelines.preprocess import load_split
+
+    test = load_split(run.path / "processed")["test"]
+    return np.unique(test[run.config.features.user_id])[:count].tolist()
+
+
+def print_recommendations(run: Run, users: Sequence[int], answer: Recommendations) -> None:
+    """A table per user: rank, item id, the config's `show` columns, score."""
+    item_id = run.config.features.item_id
+    items = pd.read_parquet(run.path / "data" / ITEMS).set_index(item_id)
+    synthetic = " (synthetic data)" if run.notes("ingest")["synthetic"] else ""
+    for row, user in enumerate(users):
+        rendered = Table(title=f"user {user}{synthetic}", title_justify="left")
+        rendered.add_column("#", justify="right")
+        rendered.add_column(item_id, justify="right")
+        for column in run.config.show:
+            rendered.add_column(column)
+        rendered.add_column("score", justify="right")
+        for rank, (item, score) in enumerate(
+            zip(answer.item_ids[row].tolist(), answer.scores[row].tolist(), strict=True), start=1
+        ):
+            if item == -1:
+                rendered.add_row(str(rank), "-", *["no item left"] * len(run.config.show), "-")
+                continue
+            shown = [_text(items.at[item, column]) for column in run.config.show]
+            rendered.add_row(str(rank), str(item), *shown, f"{score:.4f}")
+        console.print(rendered)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, np.ndarray)):
+        return ", ".join(str(v) for v in value)
+    return str(value)

@@ -1,0 +1,61 @@
+"""Fit the two towers, choose the epoch on the full-catalogue validation metric."""
+
+from __future__ import annotations
+
+import shutil
+
+from pipelines.console import stage
+from pipelines.evaluate import Judge
+from pipelines.preprocess import SCHEMA, load_training_data
+from pipelines.run import Run
+
+
+def train(run: Run, resume: bool = False) -> dict:
+    """Fit, keep the best epoch, save both towers to model/.
+
+    With `resume` the saved model is fitted further on the same data instead of a new one.
+    """
+    run.verified("ingest", "preprocess", *(["train"] if resume else []))
+    with stage("train") as (report, result), run.step("train") as (out, notes):
+        report(0, 1, "import TensorFlow and Merlin")
+        from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+        from models.training import create, fit, load, save
+        from models.two_tower import TowerScorer, embed
+
+        data = load_training_data(run)
+        config = run.config.training
+        if resume:
+            tower = load(run.path / "model", config)
+        else:
+            schema = TensorflowMetadata.from_proto_text_file(
+                str(run.path / "processed"), SCHEMA
+            ).to_merlin_schema()
+            tower = create(schema, data, run.config.model, config.seed)
+        judge = Judge(run, "valid")
+
+        def validate(model) -> dict[str, float]:
+            scorer = TowerScorer(
+                embed(model.query_encoder, data.users), embed(model.candidate_encoder, data.items)
+            )
+            return judge.judge(scorer).values
+
+        logs = run.path / "logs" / "tensorboard"
+        if not resume:
+            shutil.rmtree(logs, ignore_errors=True)
+        history = fit(tower, data, config, validate, out / "model", logs, report)
+        save(tower, history, out / "model")
+        scores = history[f"val_{config.monitor}"]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        rows = len(data.user_rows)
+        notes |= {
+            "epochs": len(scores),
+            "best_epoch": best + 1,
+            f"valid_{config.monitor}": scores[best],
+            "rows_per_second": round(rows * len(scores) / sum(history["seconds"])),
+        }
+        result(
+            f"{len(scores)} epochs, best {best + 1} with valid {config.monitor} "
+            f"{scores[best]:.4f}; {notes['rows_per_second']:,} rows/s"
+        )
+    return notes

@@ -1,0 +1,101 @@
+"""The run folder: whole steps or nothing, and nothing unvouched for is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.config import CONFIGS, load_config
+from pipelines.errors import RunError
+from pipelines.run import Run, write_atomically
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return Run.create(load_config(CONFIGS / "synthetic.yaml"))
+
+
+def write_step(run: Run, name: str, folder: str, text: str = "x") -> None:
+    with run.step(name) as (out, notes):
+        (out / folder / "file").write_text(text)
+        notes["text"] = text
+
+
+def test_a_step_leaves_its_files_and_an_entry(run):
+    write_step(run, "ingest", "data", "hello")
+    assert (run.path / "data" / "file").read_text() == "hello"
+    entry = json.loads((run.path / "manifest.json").read_text())["steps"]["ingest"]
+    assert entry["notes"] == {"text": "hello"}
+    assert list(entry["files"]) == ["data/file"]
+    assert run.verified("ingest") == run.path
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_step_changes_nothing(run, error):
+    write_step(run, "ingest", "data", "old")
+    before = (run.path / "manifest.json").read_text()
+    with pytest.raises(error), run.step("ingest") as (out, _):
+        (out / "data" / "file").write_text("half")
+        raise error
+    assert (run.path / "data" / "file").read_text() == "old"
+    assert (run.path / "manifest.json").read_text() == before
+    assert {p.name for p in run.path.iterdir()} == {"config.yaml", "data", "manifest.json"}
+
+
+def test_a_changed_file_is_not_vouched_for(run):
+    write_step(run, "ingest", "data")
+    (run.path / "data" / "file").write_text("y")
+    with pytest.raises(RunError, match=r"data/file: not the file the manifest vouches for"):
+        run.verified("ingest")
+
+
+def test_a_missing_file_says_which_step_makes_it(run):
+    write_step(run, "ingest", "data")
+    (run.path / "data" / "file").unlink()
+    with pytest.raises(RunError, match=r"data/file: missing; run `twotower ingest` again"):
+        run.verified("ingest")
+
+
+def test_a_step_made_from_older_data_is_refused(run):
+    write_step(run, "ingest", "data", "one")
+    write_step(run, "preprocess", "processed")
+    run.verified("preprocess")
+    write_step(run, "ingest", "data", "two")
+    with pytest.raises(RunError, match="`preprocess` was made from another `ingest`"):
+        run.verified("preprocess")
+
+
+def test_the_same_data_again_is_not_another_data(run):
+    write_step(run, "ingest", "data", "one")
+    write_step(run, "preprocess", "processed")
+    write_step(run, "ingest", "data", "one")
+    assert run.verified("preprocess") == run.path
+
+
+def test_a_step_out_of_order_says_what_to_run(run):
+    with pytest.raises(RunError, match="`ingest` has not run yet; run `twotower ingest`"):
+        write_step(run, "preprocess", "processed")
+
+
+def test_the_last_run_is_found_and_no_run_is_explained(run, tmp_path, monkeypatch):
+    assert Run.last().path == run.path
+    monkeypatch.chdir(tmp_path / "runs")
+    with pytest.raises(RunError, match="no run yet; `make run` makes one"):
+        Run.last()
+    with pytest.raises(RunError, match="not a run folder"):
+        Run(tmp_path)
+
+
+def test_overrides_are_kept_in_the_run(run):
+    run.override(("training.epochs=3",))
+    assert Run(run.path).config.training.epochs == 3
+
+
+def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "one")
+    write_atomically(path, "two")
+    assert path.read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
