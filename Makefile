@@ -5,6 +5,7 @@ PYTHON ?=
 DATA ?=
 CONFIG ?=
 SET ?=
+PARTS ?=
 USER_ID = $(if $(filter command,$(firstword $(origin USER))),$(USER),)
 K ?= 10
 
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help env run test lint format test-slow serve query lab doctor lock clean
+.PHONY: help env run test lint format test-slow serve query lab doctor lock bench-main checks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +50,8 @@ query: $(READY) ## ask it: make query USER=42
 	@test -n "$(USER_ID)" || { echo "usage: make query USER=42 [K=10]"; exit 2; }
 	@$(TWOTOWER) query $(foreach u,$(USER_ID),--user $(u)) -k $(K)
 
-lab: $(READY) ## Jupyter Lab on the notebooks, loopback only
-	@$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+lab: $(READY) ## Jupyter Lab on the notebooks, loopback only; DATA=<folder> as for run
+	@$(if $(DATA),TWOTOWER_DATA="$(abspath $(DATA))") $(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
 doctor: $(READY) ## versions, what is missing, how to get it
 	@$(TWOTOWER) doctor
@@ -61,6 +62,12 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
 	    --python-version 3.10 --override container-py310.override container-py310.in \
 	    -o container-py310.txt
+
+bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<folder> [PARTS=run]
+	@$(BIN)/python -m benchmarks.main_job --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
+
+checks: $(READY) ## every figure the benchmarks wrote, and what falls short
+	@$(BIN)/python -m benchmarks.report
 
 clean: ## remove environments and caches (runs and data stay)
 	rm -rf .venv .venv-* .ruff_cache .pytest_cache *.egg-info

@@ -160,6 +160,17 @@ def export(folder, overrides) -> None:
 
 @main.command()
 @run_option
+@click.option("--users", default=500, show_default=True, help="How many to compare.")
+@click.option("-k", default=100, show_default=True, help="Items a user.")
+def verify(folder, users, k) -> None:
+    """Compare what Triton answers with brute force over the reloaded towers."""
+    from pipelines.verify import verify as step
+
+    step(_open(folder), users, k)
+
+
+@main.command()
+@run_option
 @set_option
 def serve(folder, overrides) -> None:
     """Serve the run with Triton until Ctrl-C."""

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pipelines.console import stage
 from pipelines.evaluate import Judge
 from pipelines.preprocess import SCHEMA, load_training_data
 from pipelines.run import Run
+
+if TYPE_CHECKING:
+    from models.training import TrainingData
+
+
+def validation(run: Run, data: TrainingData) -> Callable[[Any], dict[str, float]]:
+    """A function from a model to its full-catalogue metrics on the valid part."""
+    from models.two_tower import TowerScorer, embed
+
+    judge = Judge(run, "valid")
+
+    def validate(model: Any) -> dict[str, float]:
+        users = embed(model.query_encoder, data.users)
+        items = embed(model.candidate_encoder, data.items)
+        return judge.judge(TowerScorer(users, items)).values
+
+    return validate
 
 
 def train(run: Run, resume: bool = False) -> dict:
@@ -21,7 +40,6 @@ def train(run: Run, resume: bool = False) -> dict:
         from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
         from models.training import create, fit, load, save
-        from models.two_tower import TowerScorer, embed
 
         data = load_training_data(run)
         config = run.config.training
@@ -32,18 +50,10 @@ def train(run: Run, resume: bool = False) -> dict:
                 str(run.path / "processed"), SCHEMA
             ).to_merlin_schema()
             tower = create(schema, data, run.config.model, config.seed)
-        judge = Judge(run, "valid")
-
-        def validate(model) -> dict[str, float]:
-            scorer = TowerScorer(
-                embed(model.query_encoder, data.users), embed(model.candidate_encoder, data.items)
-            )
-            return judge.judge(scorer).values
-
         logs = run.path / "logs" / "tensorboard"
         if not resume:
             shutil.rmtree(logs, ignore_errors=True)
-        history = fit(tower, data, config, validate, out / "model", logs, report)
+        history = fit(tower, data, config, validation(run, data), out / "model", logs, report)
         save(tower, history, out / "model")
         scores = history[f"val_{config.monitor}"]
         best = max(range(len(scores)), key=scores.__getitem__)

@@ -1,0 +1,216 @@
+"""The main job measured as a newcomer meets it: fresh clones, the README's commands.
+
+    make bench-main DATA=<folder with ml-1m/ and ml-100k/> [PARTS='run quality ...']
+
+Every part works in a temporary folder and merges its figures into results/main_job.json. Parts
+that install packages use an empty cache, so set-up is what it is on a fresh machine with this
+network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import psutil
+
+from benchmarks.report import Check, merge
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = "main_job"
+
+
+@contextmanager
+def clone():
+    """A fresh clone of the committed project, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
+        project = Path(folder) / "project"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project)], check=True)
+        yield project
+
+
+def call(project: Path, *command: str, log: str) -> tuple[float, str]:
+    """Run a command in `project` with an empty package cache; (seconds, output)."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("VIRTUAL_ENV", "MAKE"))}
+    environment |= {"UV_CACHE_DIR": str(project.parent / "cache"), "COLUMNS": "120"}
+    path = ROOT / "runs" / "benchmarks" / f"{log}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with path.open("w") as output:
+        done = subprocess.run(
+            command,
+            cwd=project,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise click.ClickException(f"{' '.join(command)} ended with {done.returncode}: see {path}")
+    return seconds, path.read_text()
+
+
+def processes_of(project: Path) -> int:
+    """Processes still running out of `project`."""
+    count = 0
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
+        count += any(str(project) in word for word in words)
+    return count
+
+
+def answered(output: str) -> int:
+    """1 when the run printed that HTTP and gRPC answered equally."""
+    return int(bool(re.search(r"Triton answered over HTTP .* and gRPC .*equal", output)))
+
+
+def run(data: Path) -> tuple[dict, list[Check]]:
+    """Fresh clone, `make run` on ML-1M, then again: time, equal answers, equal metrics, verify."""
+    with clone() as project:
+        ml_1m = f"DATA={data / 'ml-1m'}"
+        first, output = call(project, "make", "run", ml_1m, log="run-1")
+        folder = project / "runs" / "ml-1m"
+        metrics = (folder / "reports" / "metrics.json").read_text()
+        manifest = json.loads((folder / "manifest.json").read_text())
+        served = call(project, ".venv/bin/twotower", "verify", log="verify-ml-1m")[1]
+        second, again = call(project, "make", "run", ml_1m, log="run-2")
+        same = metrics == (folder / "reports" / "metrics.json").read_text()
+        call(project, "make", "run", f"DATA={data / 'ml-100k'}", log="run-ml-100k")
+        served_100k = call(project, ".venv/bin/twotower", "verify", log="verify-ml-100k")[1]
+        left = processes_of(project)
+    rows = {
+        "make run on ML-1M": {
+            "seconds with set-up": round(first, 1),
+            "seconds with the environment present": round(second, 1),
+            "seconds per step": {n: s["seconds"] for n, s in manifest["steps"].items()},
+            "metrics": json.loads(metrics),
+        },
+        "verify": {"ml-1m": served.strip(), "ml-100k": served_100k.strip()},
+    }
+    return rows, [
+        Check("make run on ML-1M with set-up, seconds", round(first, 1), "<=", 600),
+        Check("ML-1M: HTTP and gRPC answered, equal", answered(output), "==", 1),
+        Check("ML-1M: second run answered too", answered(again), "==", 1),
+        Check("ML-1M: two runs, same metrics", int(same), "==", 1),
+        Check("ML-1M: 500 users, k 100, equal to brute force", _verified(served), "==", 1),
+        Check("ML-100K: 500 users, k 100, equal to brute force", _verified(served_100k), "==", 1),
+        Check("make run leaves processes", left, "==", 0),
+    ]
+
+
+def _verified(output: str) -> int:
+    return int("500 users, k = 100: every id as brute force has it" in output)
+
+
+def synthetic(data: Path) -> tuple[dict, list[Check]]:
+    """Fresh clone, `make run` without data: the download fails here, synthetic data it is."""
+    with clone() as project:
+        seconds, output = call(project, "make", "run", log="run-synthetic")
+        noticed = int("SYNTHETIC DATA" in output and (project / "runs" / "synthetic").is_dir())
+    return {"make run without data": {"seconds with set-up": round(seconds, 1)}}, [
+        Check("make run on synthetic data with set-up, seconds", round(seconds, 1), "<=", 360),
+        Check("synthetic: the notice is there", noticed, "==", 1),
+        Check("synthetic: HTTP and gRPC answered, equal", answered(output), "==", 1),
+    ]
+
+
+def tests(data: Path) -> tuple[dict, list[Check]]:
+    """Fresh clone, `make test` with data, on the default Python and on the container's pins."""
+    rows, checks = {}, []
+    for name, arguments in (
+        ("make test DATA", [f"DATA={data}"]),
+        ("make test", []),
+        ("make test DATA PYTHON=python3.10", [f"DATA={data}", "PYTHON=python3.10"]),
+    ):
+        with clone() as project:
+            log = name.replace(" ", "-").replace("=", "-")
+            seconds, output = call(project, "make", "test", *arguments, log=log)
+            left = processes_of(project)
+        summary = output.strip().splitlines()[-1].strip("= ")
+        rows[name] = {"seconds with set-up": round(seconds, 1), "result": summary}
+        checks += [
+            Check(f"{name} with set-up, seconds", round(seconds, 1), "<=", 720),
+            Check(f"{name} leaves processes", left, "==", 0),
+        ]
+    return rows, checks
+
+
+def quality(data: Path) -> tuple[dict, list[Check]]:
+    """The frozen split of ML-1M: the evaluator on EASE and popularity, and our model."""
+    with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
+        split = data / "ml-1m" / "recbole_split.parquet"
+        overrides = (
+            *("split.method=file", f"split.path={split}", "split.k_core=0"),
+            "evaluation.baselines=[popularity,random,itemknn,ease]",
+        )
+        command = [str(ROOT / "configs/ml-1m.yaml"), "--data", str(data / "ml-1m")]
+        flags = [word for override in overrides for word in ("--set", override)]
+        twotower = str(ROOT / ".venv/bin/twotower")
+        call(Path(folder), twotower, "run", "--config", *command, *flags, log="frozen-split")
+        run_folder = Path(folder) / "runs" / "ml-1m"
+        report = json.loads((run_folder / "reports" / "metrics.json").read_text())
+        notes = json.loads((run_folder / "manifest.json").read_text())["steps"]["train"]["notes"]
+    values = report["metrics"]
+    report["protocol"]["split"] = "frozen split of ML-1M, read from file"
+    checks = [
+        Check(f"frozen split: {name} {metric}", round(values[name][metric], 4), "==", limit)
+        for name, metric, limit in (
+            ("ease", "recall@10", 0.2100),
+            ("ease", "ndcg@10", 0.2870),
+            ("popularity", "recall@10", 0.0771),
+            ("popularity", "ndcg@10", 0.1181),
+        )
+    ]
+    ours = round(values["two-tower"]["ndcg@10"], 4)
+    checks.append(Check("frozen split: two-tower test ndcg@10", ours, ">=", 0.2407))
+    return {"frozen split": {**report, "training": notes}}, checks
+
+
+def bad_input(data: Path) -> tuple[dict, list[Check]]:
+    """The tables of bad files and bad requests: how many kinds, all answered as documented."""
+    seconds, output = call(
+        ROOT,
+        *(str(ROOT / ".venv/bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("tests/workflows/test_bad_files.py", "tests/serving/test_bad_requests.py"),
+        log="bad-input",
+    )
+    kinds = int(re.search(r"(\d+) passed", output).group(1))
+    return {"bad input": {"kinds": kinds, "seconds": round(seconds, 1)}}, [
+        Check("kinds of bad input refused with a clear error", kinds, ">=", 20)
+    ]
+
+
+PARTS = {
+    "run": run,
+    "synthetic": synthetic,
+    "tests": tests,
+    "quality": quality,
+    "bad_input": bad_input,
+}
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)))
+def main(data: Path, parts: tuple[str, ...]) -> None:
+    """Measure the parts (default: all) one after another; nothing else should run meanwhile."""
+    for name in parts or PARTS:
+        click.echo(f"{name} ...")
+        rows, checks = PARTS[name](data.resolve())
+        path = merge(RESULT, rows, checks)
+        for check in checks:
+            click.echo(f"  {check.name}: {check.value:g} ({check.relation} {check.limit:g})")
+    click.echo(f"written to {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

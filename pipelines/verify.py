@@ -1,0 +1,124 @@
+"""Is what the server answers what the towers say? Ask it and compare with brute force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipelines.console import stage
+from pipelines.errors import RunError
+from pipelines.export import load_tower, seen_pairs
+from pipelines.preprocess import ITEMS, USERS, load_tables
+from pipelines.run import Run
+from pipelines.serve import ask, serving
+
+SCORE_TOLERANCE, TIE = 1e-5, 1e-6
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and how it came out."""
+
+    users: int
+    k: int
+    wrong_ids: int  # places with another item, ties apart
+    largest_score_difference: float
+    one_request_equals_many: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether server and brute force agree everywhere."""
+        return (
+            self.wrong_ids == 0
+            and self.largest_score_difference <= SCORE_TOLERANCE
+            and self.one_request_equals_many
+        )
+
+
+def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Verification:
+    """Compare Triton's answers for `count` users with NumPy over the reloaded towers.
+
+    Ids must be identical place by place; where scores tie to 1e-6 the order may differ. The first
+    `together` users are also asked in one request and one by one. Raises RunError on a difference.
+    """
+    run.verified("ingest", "preprocess", "train", "export")
+    with stage("verify") as (report, result):
+        report(0, 3, "start Triton")
+        users = pd.read_parquet(run.path / "data" / USERS)[run.config.features.user_id]
+        users = users.sample(min(count, len(users)), random_state=1).to_numpy()
+        first = users[:together].tolist()
+        with serving(run, http=0, grpc=0, metrics=0) as addresses:
+            report(1, 3, "ask")
+            answer = ask(addresses, users.tolist(), k, ["http"])["http"]
+            many = ask(addresses, first, k, ["grpc"])["grpc"]
+            each = [ask(addresses, [user], k, ["http"])["http"].item_ids[0] for user in first]
+        report(2, 3, "brute force")
+        ids, scores = brute_force(run, users, k)
+        found = Verification(
+            users=len(users),
+            k=k,
+            wrong_ids=count_wrong(answer.item_ids, ids, scores),
+            largest_score_difference=_largest_difference(answer.scores, scores),
+            one_request_equals_many=np.array_equal(many.item_ids, np.stack(each)),
+        )
+        if not found.holds:
+            raise RunError(f"{run.path}: the server does not answer what the towers say: {found}")
+        result(
+            f"{found.users} users, k = {k}: every id as brute force has it, scores within "
+            f"{found.largest_score_difference:.1e}; {len(first)} users in one request as in "
+            f"{len(first)} requests"
+        )
+    return found
+
+
+def brute_force(run: Run, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best unseen items by NumPy over the reloaded TensorFlow towers.
+
+    Returns
+    -------
+    (raw item ids int64 [n, k'], scores float32 [n, k']) with k' = min(k, items), best first; a
+    row with fewer than k' unseen items ends in -1 / -inf.
+    """
+    from models.training import CANDIDATE_TOWER, QUERY_TOWER
+    from models.two_tower import embed
+
+    names = run.config.features
+    user_ids = pd.read_parquet(run.path / "data" / USERS)[names.user_id].to_numpy()
+    item_ids = pd.read_parquet(run.path / "data" / ITEMS)[names.item_id].to_numpy()
+    user_table, item_table = load_tables(run)
+    rows = np.searchsorted(user_ids, users)
+    queries = embed(load_tower(run, QUERY_TOWER), {c: v[rows] for c, v in user_table.items()})
+    scores = queries @ embed(load_tower(run, CANDIDATE_TOWER), item_table).T
+    seen = pd.DataFrame(dict(zip(("user", "item"), seen_pairs(run), strict=True)))
+    seen = seen.merge(pd.DataFrame({"user": users, "row": np.arange(len(users))}), on="user")
+    scores[seen["row"], np.searchsorted(item_ids, seen["item"])] = -np.inf
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best_scores = np.take_along_axis(scores, best, axis=1)
+    return np.where(np.isneginf(best_scores), -1, item_ids[best]), best_scores
+
+
+def count_wrong(ids: np.ndarray, expected: np.ndarray, scores: np.ndarray) -> int:
+    """Places of `ids` [n, k] that hold another id than `expected`, unless their scores tie.
+
+    `scores` [n, k] are those of `expected`, descending. Within a run of scores closer than 1e-6
+    any order will do; a run that reaches the last place may also hold items tied with those cut
+    off.
+    """
+    wrong = 0
+    for row in np.flatnonzero((ids != expected).any(axis=1)):
+        group = np.concatenate([[0], np.cumsum(scores[row, :-1] - scores[row, 1:] > TIE)])
+        for number in np.unique(group[ids[row] != expected[row]]):
+            here = group == number
+            if not here[-1]:
+                wrong += len(set(ids[row, here]) ^ set(expected[row, here])) // 2
+    return wrong
+
+
+def _largest_difference(scores: np.ndarray, expected: np.ndarray) -> float:
+    """Largest absolute difference; an exhausted place must be exhausted in both."""
+    if not np.array_equal(np.isneginf(scores), np.isneginf(expected)):
+        return float("inf")
+    finite = np.isfinite(expected)
+    return float(np.abs(scores[finite] - expected[finite]).max(initial=0))

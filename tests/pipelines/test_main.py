@@ -1,0 +1,99 @@
+"""The main job: what it leaves, that it is right, that it is repeatable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from pipelines.config import CONFIGS, load_config
+from pipelines.errors import ConfigError
+from pipelines.evaluate import evaluate
+from pipelines.main import choose, main_job
+from pipelines.preprocess import load_split, preprocess
+from pipelines.run import Run
+from pipelines.train import train
+from pipelines.verify import brute_force
+
+
+def test_the_run_folder_is_whole(small_run):
+    folders = {p.name for p in small_run.path.iterdir() if p.is_dir()}
+    assert folders == {
+        *("data", "workflow", "processed", "model", "reports", "index", "triton", "logs")
+    }
+    small_run.verified("ingest", "preprocess", "train", "evaluate", "export")
+
+
+def test_the_model_beats_popularity_and_the_report_says_synthetic(small_run):
+    report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
+    ndcg = {name: values["ndcg@10"] for name, values in report["metrics"].items()}
+    assert ndcg["two-tower"] > 1.5 * ndcg["popularity"] > ndcg["random"]
+    assert report["protocol"]["synthetic"] is True
+    assert "synthetic" in report["protocol"]["data"]
+    assert report["protocol"]["split"].startswith("10-core, random per user 80:10:10")
+
+
+def test_two_runs_with_one_seed_give_the_same_metrics(small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    again = Run.create(small_run.config)
+    shutil.copytree(small_run.path / "data", again.path / "data")
+    manifest = small_run.manifest
+    manifest["steps"] = {"ingest": manifest["steps"]["ingest"]}
+    (again.path / "manifest.json").write_text(json.dumps(manifest))
+    preprocess(again)
+    train(again)
+    evaluate(again)
+    reports = [(r.path / "reports" / "metrics.json").read_text() for r in (small_run, again)]
+    assert reports[0] == reports[1]
+
+
+def test_items_without_positives_are_served_but_do_not_lead(small_run):
+    """All items are indexed; those nobody took must not crowd out those that people take."""
+    items = pd.read_parquet(small_run.path / "data" / "items.parquet")["item_id"]
+    known = load_split(small_run.path / "processed")["train"]["item_id"].unique()
+    cold = np.setdiff1d(items, known)
+    assert 0 < len(cold) < len(items)
+    users = pd.read_parquet(small_run.path / "data" / "users.parquet")["user_id"].to_numpy()
+    ids, _ = brute_force(small_run, users, len(items))
+    assert set(cold) <= set(ids.ravel().tolist())
+    assert np.isin(ids[:, :10], cold).mean() < len(cold) / len(items) / 2
+
+
+def test_ali_ccp_parquet_runs_end_to_end(ali_ccp_parquet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = ("training.batch_size=4", "training.epochs=2", "evaluation.ks=[2]")
+    config, _ = choose(
+        CONFIGS / "ali-ccp.yaml", ali_ccp_parquet, (*overrides, "training.monitor=ndcg@2")
+    )
+    run = main_job(config)
+    assert run.notes("ingest")["interactions"] == 200
+    assert run.notes("preprocess")["positives"] == 12
+    run.verified("evaluate", "export")
+
+
+def test_nothing_is_left_running(small_run):
+    assert small_run.path.is_dir()
+    names = [p.name() for p in psutil.Process().children(recursive=True)]
+    assert not [n for n in names if "triton" in n], names
+
+
+def test_data_in_an_unknown_layout_is_explained(tmp_path):
+    with pytest.raises(ConfigError, match=r"neither MovieLens-1M \(ratings.dat.*pass --config"):
+        choose(None, tmp_path)
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        choose(None, tmp_path / "nowhere")
+
+
+def test_the_layout_chooses_the_configuration(data_dir):
+    config, _ = choose(None, data_dir / "ml-100k")
+    assert (config.name, config.ingest.path) == ("ml-100k", data_dir / "ml-100k")
+    assert choose(None, data_dir)[0].name == "ml-1m"
+    assert choose(CONFIGS / "ml-100k.yaml", data_dir)[0].name == "ml-100k"
+
+
+def test_a_named_configuration_without_data_needs_none():
+    assert choose(CONFIGS / "synthetic.yaml", None)[0] == load_config(CONFIGS / "synthetic.yaml")
