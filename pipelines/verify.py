@@ -107,6 +107,7 @@ def count_wrong(ids: np.ndarray, expected: np.ndarray, scores: np.ndarray) -> in
     off.
     """
     wrong = 0
+    scores = np.nan_to_num(scores, neginf=np.finfo(np.float32).min)  # exhausted places tie
     for row in np.flatnonzero((ids != expected).any(axis=1)):
         group = np.concatenate([[0], np.cumsum(scores[row, :-1] - scores[row, 1:] > TIE)])
         for number in np.unique(group[ids[row] != expected[row]]):

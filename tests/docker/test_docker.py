@@ -1,0 +1,182 @@
+"""The container files: what can be checked about them without a container engine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILES = ("Dockerfile", "Dockerfile.cpu")
+TRITON, LAB = ("8000", "8001", "8002"), ("8888",)
+
+
+def pins(file: str) -> dict[str, str]:
+    """name -> version of a requirements file of nothing but pins."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
+    return dict(line.split("==") for line in lines if line)
+
+
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """(instruction, arguments) in order, continuation lines joined, comments left out."""
+    text = (ROOT / "docker" / dockerfile).read_text()
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
+
+
+def compose(*files: str) -> dict:
+    return {
+        service: content
+        for file in files
+        for service, content in yaml.safe_load((ROOT / "docker" / file).read_text())[
+            "services"
+        ].items()
+    }
+
+
+def dry_run(target: str, *variables: str) -> str:
+    """What `make target` would run, words separated by single spaces."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    command = ["make", "--no-print-directory", "-n", target, *variables]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return " ".join(done.stdout.replace("\\\n", " ").split())
+
+
+def published(command: str) -> list[str]:
+    """The ports the engine is told to publish; what follows the image's name is not for it."""
+    return re.findall(r" (?:-p|--publish)[ =](\S+)", command.partition(" two-tower:cpu ")[0])
+
+
+def loopback(*ports: str) -> list[str]:
+    return [f"127.0.0.1:{port}:{port}" for port in ports]
+
+
+def test_container_gets_only_versions_the_tests_run_with():
+    extra, lock = pins("requirements/container-extra.txt"), pins("requirements/container-py310.txt")
+    assert extra.items() <= lock.items()
+    # What the image's own TensorFlow, cuDF and Triton are built with stays as it is.
+    assert not extra.keys() & {"numpy", "pandas", "dask", "distributed", "protobuf", "grpcio"}
+    assert not {name for name in extra if name.startswith(("tensorflow", "faiss", "nvidia"))}
+
+
+def test_merlin_dockerfile_installs_nothing_with_dependencies():
+    installs = [part for _, text in instructions("Dockerfile") for part in text.split("&&")]
+    installs = [part for part in installs if "pip install" in part]
+    assert len(installs) == 2
+    assert all("--no-deps" in part for part in installs)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_image_runs_as_an_ordinary_user(dockerfile):
+    found = instructions(dockerfile)
+    last_user = [text for name, text in found if name == "USER"][-1]
+    assert last_user.split(":")[0] not in ("root", "0")
+    # Nothing is run as root after it, and what it has to write is declared.
+    assert [name for name, _ in found][-2:] == ["USER", "CMD"]
+    assert ("VOLUME", '["/twotower/runs", "/twotower/data"]') in found
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_no_server_listens_on_all_addresses_by_default(dockerfile):
+    assert "0.0.0.0" not in (ROOT / "docker" / dockerfile).read_text()
+
+
+def test_nothing_git_ignores_reaches_an_image():
+    ignored = (ROOT / ".gitignore").read_text().split()
+    kept_out = (ROOT / ".dockerignore").read_text().splitlines()
+    kept_out = {line.removeprefix("**/") for line in kept_out if not line.startswith("#")}
+    assert {line.rstrip("/") for line in ignored} <= kept_out
+    assert ".git" in kept_out
+
+
+def test_compose_publishes_to_loopback_only():
+    ports = {name: service.get("ports", []) for name, service in compose("compose.yaml").items()}
+    assert ports == {"train": [], "triton": loopback(*TRITON), "lab": loopback(*LAB)}
+
+
+def test_compose_refuses_a_lab_without_token():
+    token = compose("compose.yaml")["lab"]["environment"]["JUPYTER_TOKEN"]
+    # `:?` also refuses an empty one; Compose prints what follows it.
+    assert re.fullmatch(r"\$\{JUPYTER_TOKEN:\?.+\}", token)
+
+
+def test_compose_starts_without_a_gpu_and_gives_all_with_the_override():
+    plain, gpu = compose("compose.yaml"), compose("compose.gpu.yaml")
+    assert plain.keys() == gpu.keys() == {"train", "triton", "lab"}
+    assert not any("deploy" in service for service in plain.values())
+    for service in gpu.values():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+        assert service["ipc"] == "host"
+
+
+@pytest.mark.parametrize("files", [("compose.yaml",), ("compose.gpu.yaml",)])
+def test_compose_builds_from_the_dockerfiles_that_are_there(files):
+    for service in compose(*files).values():
+        build = service["build"]
+        assert (ROOT / "docker" / build["context"] / build["dockerfile"]).is_file()
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+@pytest.mark.parametrize(
+    ("target", "ports"),
+    [
+        ("docker-run", TRITON + LAB),
+        ("docker-serve", TRITON),
+        ("docker-lab", LAB),
+        ("docker-test", ()),
+    ],
+)
+def test_make_publishes_to_loopback_only(engine, target, ports):
+    command = dry_run(target, f"ENGINE={engine}", "CPU=1")
+    assert f"{engine} run --rm" in command
+    assert published(command) == loopback(*ports)
+    assert "--net" not in command
+
+
+def test_make_picks_image_and_gpu():
+    cpu = dry_run("docker-run", "ENGINE=docker", "CPU=1")
+    gpu = dry_run("docker-run", "ENGINE=docker", "CPU=", "TAG=23.12")
+    assert " two-tower:cpu twotower run" in cpu and "--gpus" not in cpu
+    assert " --gpus all --ipc=host " in gpu and " two-tower:23.12 twotower run" in gpu
+    build = dry_run("docker-build", "ENGINE=docker", "CPU=", "TAG=23.12")
+    assert "--file docker/Dockerfile --build-arg TAG=23.12 ." in build
+    build = dry_run("docker-build", "ENGINE=buildah", "CPU=1", "BASE=localhost/base:bookworm")
+    assert "--file docker/Dockerfile.cpu --build-arg BASE=localhost/base:bookworm ." in build
+
+
+def test_servers_listen_on_all_addresses_only_behind_published_ports():
+    for target, option in (("docker-serve", "serving.host="), ("docker-lab", "--ip=")):
+        assert f"{option}0.0.0.0 " in dry_run(target, "ENGINE=docker", "CPU=1")
+        # buildah shares the machine's network.
+        assert f"{option}127.0.0.1 " in dry_run(target, "ENGINE=buildah", "CPU=1")
+
+
+def test_data_is_mounted_read_only(tmp_path):
+    command = dry_run("docker-run", "ENGINE=docker", "CPU=1", f"DATA={tmp_path}")
+    assert f'-v "$(realpath "{tmp_path}"):/input:ro"' in command
+    assert command.endswith("twotower run --data /input")
+
+
+def test_lab_token_is_random_and_not_on_the_command_line():
+    command = dry_run("docker-lab", "ENGINE=docker", "CPU=1")
+    assert "-e JUPYTER_TOKEN two-tower:cpu" in command
+    generate = re.search(r'JUPYTER_TOKEN="(\$\{JUPYTER_TOKEN:-\$\(.*?\)\})"', command).group(1)
+    shell = ["sh", "-c", f'unset JUPYTER_TOKEN; echo "{generate}"']
+    first, second = (subprocess.check_output(shell, text=True).strip() for _ in range(2))
+    assert re.fullmatch(r"[0-9a-f]{32}", first) and first != second
+
+
+def test_missing_engine_says_what_to_install():
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    command = ["make", "docker-run", "ENGINE=no-such-engine", "CPU=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "no-such-engine is not installed" in done.stderr and "apt-get install" in done.stderr
