@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.panel import Panel
 
 from pipelines.config import CONFIGS, Config, load_config
-from pipelines.console import console
+from pipelines.console import console, stage
 from pipelines.errors import ConfigError
 from pipelines.run import Run
 
@@ -50,7 +50,9 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
     from workflows.errors import DataError
 
     try:
-        archive = fetch_movielens_1m(DOWNLOADS)
+        with stage("download") as (report, result):
+            archive = fetch_movielens_1m(DOWNLOADS, report)
+            result(str(archive))
     except DataError as error:
         if config is not None:
             raise

@@ -84,7 +84,7 @@ def query(
     """Ask a running server of this run, or start one for the question; print the answer."""
     with _server_for(run) as addresses:
         answers = ask(addresses, users, k, [protocol], filter_seen)
-    print_recommendations(run, users, answers[protocol])
+    print_recommendations(run, users, answers)
     return answers
 
 
@@ -140,7 +140,7 @@ def demonstrate(run: Run, k: int = 10) -> dict[str, Any]:
             f"Triton answered over HTTP ({addresses.http}) and gRPC ({addresses.grpc}), "
             "equal; stopped"
         )
-    print_recommendations(run, users, http)
+    print_recommendations(run, users, answers)
     return {"users": users, "equal": equal}
 
 
@@ -152,26 +152,32 @@ def example_users(run: Run, count: int = 3) -> list[int]:
     return np.unique(test[run.config.features.user_id])[:count].tolist()
 
 
-def print_recommendations(run: Run, users: Sequence[int], answer: Recommendations) -> None:
-    """A table per user: rank, item id, the config's `show` columns, score."""
+def print_recommendations(
+    run: Run, users: Sequence[int], answers: dict[str, Recommendations]
+) -> None:
+    """A table per user: rank, item id, the config's `show` columns, the score by each protocol.
+
+    The protocols' item ids must be the same.
+    """
     item_id = run.config.features.item_id
     items = pd.read_parquet(run.path / "data" / ITEMS).set_index(item_id)
     synthetic = " (synthetic data)" if run.notes("ingest")["synthetic"] else ""
+    ids = next(iter(answers.values())).item_ids
     for row, user in enumerate(users):
         rendered = Table(title=f"user {user}{synthetic}", title_justify="left")
         rendered.add_column("#", justify="right")
         rendered.add_column(item_id, justify="right")
         for column in run.config.show:
             rendered.add_column(column)
-        rendered.add_column("score", justify="right")
-        for rank, (item, score) in enumerate(
-            zip(answer.item_ids[row].tolist(), answer.scores[row].tolist(), strict=True), start=1
-        ):
+        for protocol in answers:
+            rendered.add_column(f"score, {protocol}", justify="right")
+        for place, item in enumerate(ids[row].tolist()):
             if item == -1:
-                rendered.add_row(str(rank), "-", *["no item left"] * len(run.config.show), "-")
-                continue
+                rendered.add_row(str(place + 1), "-", "no unseen item left")
+                break
             shown = [_text(items.at[item, column]) for column in run.config.show]
-            rendered.add_row(str(rank), str(item), *shown, f"{score:.4f}")
+            scores = [f"{answer.scores[row, place]:.4f}" for answer in answers.values()]
+            rendered.add_row(str(place + 1), str(item), *shown, *scores)
         console.print(rendered)
 
 

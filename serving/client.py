@@ -109,10 +109,9 @@ class RetrievalClient:
         if datatype == "BYTES":
             column = np.array([str(value).encode() for value in values], np.object_)
         else:
+            casting = "safe" if datatype == "INT64" else "same_kind"
             try:
-                column = np.asarray(values).astype(
-                    triton_to_np_dtype(datatype), casting="same_kind"
-                )
+                column = np.asarray(values).astype(triton_to_np_dtype(datatype), casting=casting)
             except (TypeError, ValueError, OverflowError) as error:
                 raise ServingError(
                     f"input '{name}' cannot be sent as {datatype}: {error}"

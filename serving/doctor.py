@@ -23,7 +23,7 @@ class Check:
 def check_serving() -> list[Check]:
     """Look for the server, the libraries and a GPU."""
     return [
-        _check("Triton", lambda: _triton()),
+        _check("Triton", _triton),
         _check("libpython for Triton's Python backend", lambda: str(find_libpython())),
         _module("faiss", "pip install faiss-cpu"),
         _module("onnxruntime", "pip install onnxruntime"),

@@ -61,10 +61,7 @@ def build_index(
     # Ascending: the order of positions is that of ids, and ids can be found by bisection.
     order = np.argsort(item_ids, kind="stable")
     index = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
-    index.add_with_ids(
-        np.ascontiguousarray(vectors[order], np.float32),
-        np.ascontiguousarray(item_ids[order], np.int64),
-    )
+    index.add_with_ids(vectors[order].astype(np.float32), item_ids[order].astype(np.int64))
     metadata = {
         "metric": "inner_product",
         "dim": int(vectors.shape[1]),

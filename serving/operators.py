@@ -16,7 +16,7 @@ import merlin.dtypes as md
 import numpy as np
 import pandas as pd
 from merlin.core.dispatch import make_df
-from merlin.dag import BaseOperator, ColumnSelector, DataFormats, postorder_iter_nodes
+from merlin.dag import BaseOperator, ColumnSelector, DataFormats
 from merlin.schema import ColumnSchema, Schema
 from merlin.table import TensorTable
 
@@ -35,6 +35,7 @@ from .runtime.contract import (
     state_of,
 )
 from .runtime.seen import SeenItems
+from .vocabularies import read_vocabulary, vocabulary_files
 
 ONNX_OPSET = 17
 TOLERANCE = 1e-5
@@ -96,6 +97,7 @@ class UserFeatures(ServedOperator):
         for name, (values, states) in self.stored.items():
             state = transformable[state_of(name)].values
             missing = state == ABSENT
+            # For an unknown user any value will do: its state says that there is none.
             completed[name] = np.where(missing, values[position], transformable[name].values)
             from_table = np.where(known, states[position], np.int8(ABSENT))
             completed[state_of(name)] = np.where(missing, from_table, state)
@@ -146,7 +148,7 @@ class EncodeFeatures(ServedOperator):
         for position, (name, path) in enumerate(vocabulary_files(self.workflow).items()):
             stems[name] = f"vocabulary_{position}"
             is_text = schema[name].dtype.without_shape == md.string
-            keys, codes = _read_vocabulary(name, path, is_text)
+            keys, codes = read_vocabulary(name, path, is_text)
             save_column(out / stems[name], keys)
             np.save(out / f"{stems[name]}.codes.npy", codes)
         return {"columns": stems}
@@ -368,76 +370,6 @@ def raw_dtype(column: pd.Series) -> str:
         f"user feature '{column.name}' is {kind}; the served model takes integers, floats and "
         "strings: convert it when the users are read"
     )
-
-
-def vocabulary_files(workflow: Any) -> dict[str, Path]:
-    """Column -> fitted vocabulary of a workflow of Categorify and metadata alone.
-
-    Raises
-    ------
-    ServingError
-        naming the operator or the option that the compiled runtime does not know
-    """
-    files: dict[str, Path] = {}
-    neutral = {
-        "SelectionOp",
-        "ConcatColumns",
-        "SubsetColumns",
-        "AddMetadata",
-        "AddTags",
-        "Subgraph",
-    }
-    for node in postorder_iter_nodes(workflow.graph.output_node, flatten_subgraphs=True):
-        operator = type(node.op).__name__
-        if operator == "Categorify":
-            _check_categorify(node.op)
-            files.update({name: Path(path) for name, path in node.op.categories.items()})
-        elif operator not in neutral and not operator.startswith("TagAs"):
-            raise ServingError(
-                f"the user workflow holds {operator}, which the compiled runtime does not know; "
-                "use `runtime: merlin`"
-            )
-    names = workflow.output_schema.column_names
-    for name in names:
-        if name not in files:
-            raise ServingError(f"the user workflow passes '{name}' on without Categorify")
-        if workflow.output_schema[name].is_list:
-            raise ServingError(f"'{name}' is a list column; the compiled runtime takes scalars")
-    return {name: files[name] for name in names}
-
-
-def _check_categorify(op: Any) -> None:
-    buckets = op.num_buckets.values() if isinstance(op.num_buckets, dict) else [op.num_buckets]
-    refused = {
-        "a vocabulary shared by several columns": bool(op.storage_name),
-        "num_buckets": any(number and number > 1 for number in buckets),
-        "single_table": op.single_table,
-    }
-    for option, used in refused.items():
-        if used:
-            raise ServingError(f"Categorify with {option} cannot be compiled; leave it out")
-
-
-def _read_vocabulary(name: str, path: Path, is_text: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Keys, numbers ascending, and their codes int64, from `unique.<name>.parquet`.
-
-    The file's index is the code.
-    """
-    keys = pd.read_parquet(path, columns=[name])[name].dropna()
-    codes = keys.index.to_numpy(np.int64)
-    # A column that is null throughout the training data leaves an empty one of any type.
-    dtype = str(keys.dtype).lower() if len(keys) else "object" if is_text else "int64"
-    if dtype not in (("object", "string") if is_text else ("int64", "float64", "float32")):
-        raise ServingError(
-            f"{path}: the vocabulary of '{name}' is {dtype}, in the user table it is "
-            f"{'text' if is_text else 'a number'}; give it one type, text, int64 or a float, where "
-            "the data is read, and fit the workflow again"
-        )
-    if is_text:
-        return keys.to_numpy(object), codes
-    keys = keys.to_numpy(dtype)
-    order = np.argsort(keys)
-    return keys[order], codes[order]
 
 
 def _column(column: pd.Series, dtype: str) -> tuple[np.ndarray, np.ndarray]:

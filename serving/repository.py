@@ -21,7 +21,9 @@ from .runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
 
 MODEL_NAME = "retrieval"
 CODE = ["__init__.py", "errors.py", "index.py", "runtime/*.py"]
-"""The files of this package that a version carries; `runtime: merlin` also needs operators.py."""
+"""The files of this package that a version carries."""
+REFERENCE_CODE = ["operators.py", "vocabularies.py"]
+"""What `runtime: merlin` needs besides."""
 
 
 def export_repository(ensemble: Ensemble, out: Path, config: ServingConfig) -> Path:
@@ -39,7 +41,7 @@ def export_repository(ensemble: Ensemble, out: Path, config: ServingConfig) -> P
         _copy_code(version, CODE)
     else:
         _save_ensemble(ensemble, version / ENSEMBLE_FOLDER)
-        _copy_code(version, [*CODE, "operators.py"])
+        _copy_code(version, [*CODE, *REFERENCE_CODE])
     served = contract(ensemble, config.default_k, config.max_k)
     model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
     (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")

@@ -117,6 +117,9 @@ class TritonServer:
                 _end_group(process)
             if scratch:
                 scratch.cleanup()
+                # What the Python backend shared with its models stays if it had to be killed.
+                for region in Path("/dev/shm").glob(f"{Path(scratch.name).name}*"):
+                    region.unlink(missing_ok=True)
 
     def wait(self) -> int:
         """Block until the server ends by itself; return its exit status."""
@@ -141,6 +144,7 @@ class TritonServer:
             f"--model-repository={self.repository}",
             "--model-control-mode=none",
             "--disable-auto-complete-config",
+            f"--backend-config=python,shm-region-prefix-name={Path(self._scratch.name).name}",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
             *(
                 argument

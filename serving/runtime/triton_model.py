@@ -30,6 +30,8 @@ class TritonPythonModel:
         self.contract = Contract(**model["contract"])
         engine = import_module(ENGINES[model["runtime"]], __package__)
         self.run = engine.load(version, model["threads"])
+        # Ready means that a request has gone through: what loads late or is broken shows here.
+        self.run(self.contract.read({self.contract.user_id: np.zeros((1, 1), np.int64)}, {}))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; a wrong one fails alone."""
@@ -39,7 +41,7 @@ class TritonPythonModel:
             try:
                 tables[position] = self._read(request)
             except RequestError as error:
-                responses[position] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+                responses[position] = _error(str(error), "INVALID_ARG")
         answers = self._answer(list(tables.values()))
         for position, answer in zip(tables, answers, strict=True):
             responses[position] = (
@@ -48,7 +50,7 @@ class TritonPythonModel:
                 else _error(
                     f"internal error (request id '{requests[position].request_id()}'); "
                     "the server's log has the cause",
-                    pb_utils.TritonError.INTERNAL,
+                    "INTERNAL",
                 )
             )
         return responses
@@ -81,5 +83,8 @@ class TritonPythonModel:
         ]
 
 
-def _error(message: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+def _error(message: str, code: str) -> Any:
+    """An error response; before 2.38 Triton has no codes and answers every error with 500."""
+    code = getattr(pb_utils.TritonError, code, None)
+    error = pb_utils.TritonError(message) if code is None else pb_utils.TritonError(message, code)
+    return pb_utils.InferenceResponse(error=error)

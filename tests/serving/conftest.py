@@ -209,7 +209,8 @@ def assert_same():
 
 def _assert_same(answer: tuple, expected: tuple) -> None:
     """Equal ids, scores within 1e-5; two ids may swap places only where scores tie to 1e-6."""
-    (items, scores), (expected_items, expected_scores) = answer, expected
+    items, scores = map(np.asarray, answer)
+    expected_items, expected_scores = expected
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
     np.testing.assert_array_equal(np.sort(items), np.sort(expected_items))
     tie = np.abs(np.diff(np.maximum(expected_scores, -1e9))) <= 1e-6

@@ -1,0 +1,144 @@
+"""The exported version folder: self-contained, vouched for, and able to batch requests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from serving.client import RetrievalClient
+from serving.errors import ServingError
+from serving.runtime.manifest import sha256, verify_manifest
+from serving.server import TritonServer
+
+
+@pytest.fixture
+def copy(repositories, tmp_path):
+    """A copy of the compiled repository, to be spoilt."""
+    return shutil.copytree(repositories["compiled"], tmp_path / "repository")
+
+
+def test_the_manifest_lists_every_file(repositories, world):
+    for repository in repositories.values():
+        version = repository / "retrieval" / "1"
+        manifest = json.loads((version / "manifest.json").read_text())
+        files = {path.relative_to(version) for path in version.rglob("*") if path.is_file()}
+        # Triton's Python caches model.py itself, before model.py can say that it should not.
+        present = {path.as_posix() for path in files if path.parts[0] != "__pycache__"}
+        assert set(manifest["files"]) == present - {"manifest.json"}
+        assert manifest["towers_sha256"] == world.towers
+        verify_manifest(version)
+
+
+def test_a_version_runs_without_this_project_and_its_libraries(copy, world, assert_same, tmp_path):
+    """Its own code, in a fresh interpreter, elsewhere, where nothing heavy can be imported."""
+    version = copy / "retrieval" / "1"
+    script = f"""
+import json, sys
+sys.modules.update(dict.fromkeys(["tensorflow", "merlin", "nvtabular", "pandas"]))
+sys.path.insert(0, {str(version)!r})
+from pathlib import Path
+from serving.runtime.contract import Contract
+from serving.runtime.plan import load
+import numpy as np, serving
+assert serving.__file__.startswith({str(version)!r}), serving.__file__
+model = json.loads(Path({str(version / "model.json")!r}).read_text())
+table = Contract(**model["contract"]).read({{"user_id": np.array([[31], [404]])}}, {{"k": 5}})
+answer = load(Path({str(version)!r}), 1)(table)
+print(json.dumps([answer["item_id"].tolist(), answer["score"].tolist()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    items, scores = json.loads(done.stdout)
+    assert items[0][3:] == [-1, -1]
+    assert_same((items, scores), world.brute_force([31, 404], 5))
+
+
+def test_export_does_not_move_the_workflow(world, repositories):
+    from serving.vocabularies import vocabulary_files
+
+    for path in vocabulary_files(world.workflow).values():
+        assert path.exists()
+        assert not path.is_relative_to(repositories["merlin"])
+
+
+def test_export_refuses_to_write_over_a_version(world, repositories):
+    from serving.config import ServingConfig
+    from serving.repository import export_repository
+
+    with pytest.raises(ServingError, match="exists; export into a new folder"):
+        export_repository(world.ensemble, repositories["compiled"], ServingConfig())
+
+
+@pytest.mark.parametrize(
+    "name", ["3_FaissTopK/index.faiss", "2_QueryTower/query_tower.onnx", "plan.json"]
+)
+def test_a_file_that_changed_is_refused_by_name(name, copy):
+    path = copy / "retrieval" / "1" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ServingError, match=f"{name}: not the file the manifest vouches for"):
+        verify_manifest(path.parents[len(path.relative_to(copy).parts) - 3])
+
+
+def test_a_corrupted_version_is_not_served(copy, tmp_path):
+    ensemble = copy / "retrieval" / "1" / "1_EncodeFeatures" / "vocabulary_0.npy"
+    ensemble.write_bytes(ensemble.read_bytes()[:-1])
+    with pytest.raises(ServingError, match=r"vocabulary_0\.npy: not the file the manifest"):
+        TritonServer(copy, log=tmp_path / "log").start()
+
+
+def test_a_planted_pickle_is_not_loaded(repositories, tmp_path):
+    repository = shutil.copytree(repositories["merlin"], tmp_path / "repository")
+    planted = tmp_path / "planted"
+    pickle = repository / "retrieval" / "1" / "ensemble" / "ensemble.pkl"
+    pickle.write_bytes(b"cos\nsystem\n(S'touch " + str(planted).encode() + b"'\ntR.")
+    with pytest.raises(ServingError, match=r"ensemble\.pkl: not the file the manifest vouches for"):
+        TritonServer(repository, log=tmp_path / "log").start()
+    assert not planted.exists()
+
+
+def test_requests_of_one_batch_are_answered_each_by_itself(copy, world, assert_same, tmp_path):
+    """Triton told to batch: different k, filters and features together, and one bad request."""
+    with (copy / "retrieval" / "config.pbtxt").open("a") as config:
+        config.write("dynamic_batching { max_queue_delay_microseconds: 300000 }\n")
+    users = world.users["user_id"].iloc[:3].tolist()
+    asked = [
+        {"user_ids": users, "k": 5},
+        {"user_ids": users[:1], "k": 400},
+        {"user_ids": users[1:], "k": 0},
+        {"user_ids": users[:1], "k": 3, "filter_seen": False},
+        {"user_ids": users, "k": 7, "features": {"city": ["東京", "Oslo", ""]}},
+    ]
+
+    def ask(arguments):
+        with RetrievalClient(server.grpc, "grpc") as client:
+            try:
+                return client.recommend(**arguments)
+            except ServingError as error:
+                return error
+
+    with TritonServer(copy, log=tmp_path / "log") as server:
+        ask(asked[0])
+        with ThreadPoolExecutor(len(asked)) as pool:
+            answers = list(pool.map(ask, asked))
+        statistics = RetrievalClient(server.http)._service.client.get_inference_statistics()
+    for arguments, answer in zip(asked, answers, strict=True):
+        if arguments["k"] == 0:
+            assert "'k' is 0;" in str(answer)
+        else:
+            assert_same((answer.item_ids, answer.scores), world.brute_force(**arguments))
+    (model,) = statistics["model_stats"]
+    assert model["execution_count"] < 1 + len(asked), "Triton did not batch: nothing was tested"
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
