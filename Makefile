@@ -38,10 +38,10 @@ format: $(READY) ## ruff: mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 test: lint ## lint and tests; DATA=<folder> adds those on real data
-	@$(PYTEST) -n 2 --dist loadfile -m "not slow" $(if $(DATA),--data "$(DATA)")
+	@$(PYTEST) -n 2 --dist loadfile -m "not slow" $(if $(DATA),--data="$(DATA)")
 
 test-slow: $(READY) ## the slow extras
-	@$(PYTEST) -m slow $(if $(DATA),--data "$(DATA)")
+	@$(PYTEST) -m slow $(if $(DATA),--data="$(DATA)")
 
 serve: $(READY) ## serve the last run until Ctrl-C
 	@$(TWOTOWER) serve

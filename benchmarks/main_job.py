@@ -180,7 +180,7 @@ def bad_input(data: Path) -> tuple[dict, list[Check]]:
     seconds, output = call(
         ROOT,
         *(str(ROOT / ".venv/bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        *("tests/workflows/test_bad_files.py", "tests/serving/test_bad_requests.py"),
+        *("tests/workflows/test_bad_files.py", "tests/serving/test_retrieval.py", "-k", "bad"),
         log="bad-input",
     )
     kinds = int(re.search(r"(\d+) passed", output).group(1))

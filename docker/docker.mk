@@ -48,7 +48,7 @@ endif
     docker-engine docker-container
 
 docker-build: docker-engine ## the container image; CPU=1 without a GPU, ENGINE=docker|podman|buildah
-	$(if $(WORKING),-@buildah rm $(WORKING) >/dev/null 2>&1)
+	$(if $(WORKING),@buildah rm $(WORKING) >/dev/null 2>&1 || true)
 	$(ENGINE) build $(BUILD_FLAGS) --tag $(IMAGE) $(if $(CPU), \
 	    --file docker/Dockerfile.cpu --build-arg BASE=$(BASE), \
 	    --file docker/Dockerfile --build-arg TAG=$(TAG)) .
@@ -58,7 +58,7 @@ docker-run: docker-container ## the main job in a container, or CMD='twotower ..
 
 docker-test: docker-container ## the tests in a container
 	$(RUN) $(CONTAINER) python -m pytest -p no:cacheprovider -n 2 --dist loadfile -m "not slow" \
-	    $(if $(DATA),--data $(INPUT))
+	    $(if $(DATA),--data=$(INPUT))
 
 docker-serve: docker-container ## serve the container's last run on 127.0.0.1:8000-8002
 	$(RUN) $(call publish,$(TRITON_PORTS)) $(CONTAINER) twotower serve --set serving.host=$(LISTEN) \

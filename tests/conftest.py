@@ -12,6 +12,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--data",
         default=os.environ.get("TWOTOWER_DATA"),
+        metavar="FOLDER",
         help="folder that holds ml-1m/, ml-100k/ and ali-ccp-sample/; "
         "without it the tests on real data are skipped",
     )

@@ -29,14 +29,9 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
     return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
 
 
-def compose(*files: str) -> dict:
-    return {
-        service: content
-        for file in files
-        for service, content in yaml.safe_load((ROOT / "docker" / file).read_text())[
-            "services"
-        ].items()
-    }
+def compose(file: str) -> dict:
+    """The services of a Compose file by name."""
+    return yaml.safe_load((ROOT / "docker" / file).read_text())["services"]
 
 
 def dry_run(target: str, *variables: str) -> str:
@@ -87,6 +82,18 @@ def test_no_server_listens_on_all_addresses_by_default(dockerfile):
     assert "0.0.0.0" not in (ROOT / "docker" / dockerfile).read_text()
 
 
+def test_cpu_environment_is_installed_before_the_code_for_all_packages():
+    """An editable install fails on a package whose folder is not there yet."""
+    declared = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.M)
+    packages = {name.replace(".", "/") for name in re.findall(r'"([^"]+)"', declared.group(1))}
+    found = instructions("Dockerfile.cpu")
+    (install,) = [i for i, (_, text) in enumerate(found) if "make_env.sh" in text]
+    assert install < found.index(("COPY", "--chown=1000:1000 . ."))
+    made = set(re.search(r"mkdir -p ([^&]+)&&", found[install][1]).group(1).split())
+    made |= {str(Path(folder).parent) for folder in made} - {"."}
+    assert packages == made
+
+
 def test_nothing_git_ignores_reaches_an_image():
     ignored = (ROOT / ".gitignore").read_text().split()
     kept_out = (ROOT / ".dockerignore").read_text().splitlines()
@@ -116,11 +123,14 @@ def test_compose_starts_without_a_gpu_and_gives_all_with_the_override():
         assert service["ipc"] == "host"
 
 
-@pytest.mark.parametrize("files", [("compose.yaml",), ("compose.gpu.yaml",)])
-def test_compose_builds_from_the_dockerfiles_that_are_there(files):
-    for service in compose(*files).values():
-        build = service["build"]
-        assert (ROOT / "docker" / build["context"] / build["dockerfile"]).is_file()
+@pytest.mark.parametrize(
+    ("file", "dockerfile"),
+    [("compose.yaml", "Dockerfile.cpu"), ("compose.gpu.yaml", "Dockerfile")],
+)
+def test_compose_builds_the_same_images_as_make(file, dockerfile):
+    for service in compose(file).values():
+        assert service["build"]["dockerfile"] == f"docker/{dockerfile}"
+        assert (ROOT / "docker" / service["build"]["context"]).resolve() == ROOT
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])

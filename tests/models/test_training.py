@@ -11,7 +11,9 @@ from models.two_tower import TwoTowerConfig, embed
 
 USERS, ITEMS = 60, 40
 CONFIG = TwoTowerConfig(dim=8)
-TRAINING = TrainingConfig(batch_size=64, epochs=12, patience=12, learning_rate=0.05)
+TRAINING = TrainingConfig(
+    batch_size=64, epochs=12, patience=12, learning_rate=0.05, learning_rate_decay=1.0
+)
 
 
 @pytest.fixture(scope="module")
