@@ -74,11 +74,11 @@ data_option = click.option(
 )
 
 
-def _open(folder: Path | None, overrides: tuple[str, ...] = ()):
+def _open(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = True):
     from pipelines.run import Run
 
     run = Run(folder) if folder else Run.last()
-    run.override(overrides)
+    run.override(overrides, keep)
     run.remember()
     return run
 
@@ -176,7 +176,8 @@ def serve(folder, overrides) -> None:
     """Serve the run with Triton until Ctrl-C."""
     from pipelines.serve import serve as step
 
-    step(_open(folder, overrides))
+    # Not kept: an address to listen on is of this server, not of the run.
+    step(_open(folder, overrides, keep=False))
 
 
 @main.command()

@@ -98,12 +98,13 @@ class Run:
         RUNS.mkdir(exist_ok=True)
         write_atomically(RUNS / "last", f"{self.path}\n")
 
-    def override(self, overrides: tuple[str, ...]) -> None:
-        """Change the run's configuration by "section.key=value" strings, for good."""
+    def override(self, overrides: tuple[str, ...], keep: bool = True) -> None:
+        """Change the configuration by "section.key=value" strings; with `keep` also the file's."""
         if overrides:
             tree = apply_overrides(json.loads(self.config.json()), overrides)
             self.config = parse_config(tree, "--set")
-            write_atomically(self.path / "config.yaml", to_yaml(self.config))
+            if keep:
+                write_atomically(self.path / "config.yaml", to_yaml(self.config))
 
     @property
     def manifest(self) -> dict[str, Any]:

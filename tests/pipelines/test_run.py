@@ -88,9 +88,12 @@ def test_the_last_run_is_found_and_no_run_is_explained(run, tmp_path, monkeypatc
         Run(tmp_path)
 
 
-def test_overrides_are_kept_in_the_run(run):
+def test_overrides_are_kept_in_the_run_unless_told_otherwise(run):
     run.override(("training.epochs=3",))
-    assert Run(run.path).config.training.epochs == 3
+    run.override(("serving.http_port=8000",), keep=False)
+    assert (run.config.training.epochs, run.config.serving.http_port) == (3, 8000)
+    kept = Run(run.path).config
+    assert (kept.training.epochs, kept.serving.http_port) == (3, 0)
 
 
 def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path):
