@@ -64,6 +64,7 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 	    -o container-py310.txt
 
 bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<folder> [PARTS=run]
+	@test -n "$(DATA)" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
 	@$(BIN)/python -m benchmarks.main_job --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
 
 checks: $(READY) ## every figure the benchmarks wrote, and what falls short

@@ -93,6 +93,9 @@ def print_checks() -> bool:
             short += not check["holds"]
             table.add_row(path.stem, check["name"], f"{check['value']:g}", check["limit"], mark)
     console = Console()
+    if not table.row_count:
+        console.print("no results yet: make bench-main DATA=<folder>")
+        return False
     console.print(table)
     console.print(f"{short} of {table.row_count} fall short" if short else "all hold")
     return not short

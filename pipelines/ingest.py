@@ -14,4 +14,5 @@ def ingest(run: Run) -> dict:
         summary = read(run.config.ingest, out / "data", report)
         notes |= {**summary.dict(), "summary": str(summary)}
         result(str(summary))
+    run.remember()
     return notes

@@ -81,9 +81,7 @@ class Run:
         path = path or RUNS / config.name
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", to_yaml(config))
-        run = cls(path)
-        run.remember()
-        return run
+        return cls(path)
 
     @classmethod
     def last(cls) -> Run:

@@ -22,10 +22,13 @@ for name in ${wanted:-python3.11 python3.10 python3}; do
         if [ -z "$python" ] && fits "$candidate"; then python=$candidate; fi
     done
 done
-if [ -z "$python" ] && [ -n "$wanted" ] && "$wanted" --version >/dev/null 2>&1; then
-    echo "$wanted is $("$wanted" --version 2>&1); this project needs Python 3.10 or 3.11" >&2
+case ${python:+found}$wanted in
+found* | "" | python3.10 | python3.11) ;; # what is not installed here, uv knows where to get
+*)
+    echo "PYTHON=$wanted: this project needs Python 3.10 or 3.11, see requirements/" >&2
     exit 1
-fi
+    ;;
+esac
 
 # uv goes into an environment of its own, made by whatever Python 3 there is.
 tools=$folder-tools
@@ -45,6 +48,8 @@ case $("$folder/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2]
 *) lock=cpu-py311.txt ;;
 esac
 echo "installing $lock into $folder (about 200 packages, 2.5 GB)"
-"$uv" pip install --quiet --python "$folder/bin/python" --no-deps --requirement "$here/$lock"
+quiet=--quiet
+if [ -t 2 ]; then quiet=; fi # people see progress, logs do not
+"$uv" pip install $quiet --python "$folder/bin/python" --no-deps --requirement "$here/$lock"
 "$uv" pip install --quiet --python "$folder/bin/python" --no-deps --no-build-isolation \
     --editable "$here/.."

@@ -18,16 +18,19 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    folder = config.getoption("--data")
+    if folder and not Path(folder).expanduser().is_dir():
+        raise pytest.UsageError(f"--data {folder}: no such folder")
+
+
 @pytest.fixture(scope="session")
 def data_dir(request) -> Path:
     """The folder with the real data sets, or a skip that says how to set it."""
     folder = request.config.getoption("--data")
     if not folder:
         pytest.skip("needs real data: make test DATA=<folder with ml-1m/, ml-100k/, ...>")
-    path = Path(folder).expanduser().resolve()
-    if not path.is_dir():
-        pytest.fail(f"--data {folder}: no such folder")
-    return path
+    return Path(folder).expanduser().resolve()
 
 
 # Ali-CCP's field numbers (Ma et al. 2018, https://tianchi.aliyun.com/dataset/408) and the names

@@ -80,6 +80,7 @@ def test_a_step_out_of_order_says_what_to_run(run):
 
 
 def test_the_last_run_is_found_and_no_run_is_explained(run, tmp_path, monkeypatch):
+    run.remember()
     assert Run.last().path == run.path
     monkeypatch.chdir(tmp_path / "runs")
     with pytest.raises(RunError, match="no run yet; `make run` makes one"):
