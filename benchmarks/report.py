@@ -72,11 +72,12 @@ def merge(name: str, rows: dict[str, Any], checks: list[Check]) -> Path:
     old = json.loads(path.read_text()) if path.is_file() else {"rows": {}, "checks": []}
     new = [check.record() for check in checks]
     names = {check["name"] for check in new}
+    commit = git_commit()
     record = {
         "machine": machine(),
         "versions": versions(),
-        "commit": git_commit(),
-        "rows": {**old["rows"], **rows},
+        "commit": commit,
+        "rows": {**old["rows"], **{n: {**row, "commit": commit} for n, row in rows.items()}},
         "checks": [c for c in old["checks"] if c["name"] not in names] + new,
     }
     write_atomically(path, json.dumps(record, indent=1) + "\n")

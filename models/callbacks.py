@@ -33,16 +33,20 @@ class FullCatalogueValidation(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs):
         logs["seconds"] = time.perf_counter() - self.started
+        logs.update({f"val_{name}": value for name, value in self.measure().items()})
+
+    def measure(self) -> Mapping[str, float]:
+        """Validate the model as it is; checkpoint it when it is the best so far."""
         metrics = self.validate(self.model)
         if self.monitor not in metrics:
             raise ModelError(
                 f"training.monitor: {self.monitor!r} is not measured; choose one of "
                 f"{', '.join(sorted(metrics))}"
             )
-        logs.update({f"val_{name}": value for name, value in metrics.items()})
         if metrics[self.monitor] > self.best:
             self.best = metrics[self.monitor]
             self._checkpoint().write(self.path)
+        return metrics
 
     def restore_best(self) -> None:
         """Put the best epoch's weights and optimizer state back."""
@@ -55,9 +59,11 @@ class FullCatalogueValidation(tf.keras.callbacks.Callback):
 class ReportProgress(tf.keras.callbacks.Callback):
     """Calls `progress(step, steps, text)` about four times a second."""
 
-    def __init__(self, progress: Callable[[int, int, str], None], steps: int, epochs: int):
+    def __init__(
+        self, progress: Callable[[int, int, str], None], steps: int, epochs: int, first: int
+    ):
         super().__init__()
-        self.progress, self.steps, self.epochs = progress, steps, epochs
+        self.progress, self.steps, self.epochs, self.first = progress, steps, epochs, first
         self.epoch, self.told, self.text = 0, 0.0, ""
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -66,7 +72,7 @@ class ReportProgress(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if time.perf_counter() - self.told > 0.25:
             self.told = time.perf_counter()
-            done = self.epoch * self.steps + batch + 1
+            done = (self.epoch - self.first) * self.steps + batch + 1
             text = f"epoch {self.epoch + 1}, loss {logs['loss']:.3f}{self.text}"
             self.progress(done, self.steps * self.epochs, text)
 

@@ -17,18 +17,22 @@ class MultiHotEmbedding(mm.EmbeddingTable):
     """An embedding table whose padded rows are averaged over the values that are there.
 
     Input int [n, 1] -> float32 [n, dim], one value a row; input int [n, length, 1] (what Merlin
-    makes of [n, length]), padded with 0 -> float32 [n, dim], the mean over the non-zero values,
+    makes of [n, length]), padded with 0 -> float32 [n, dim], the mean over the known values,
     zeros when there are none. Merlin's own combiner for dense rows would average the padding in;
-    its ragged path is slow on a CPU.
+    its ragged path is slow on a CPU. Unknown values are left out: they were never trained.
     """
 
     def _call_table(self, inputs, **kwargs):
         if inputs.shape.rank < 3:
             return super()._call_table(inputs, **kwargs)
         inputs = tf.squeeze(inputs, axis=-1)
-        present = tf.cast(tf.not_equal(inputs, PADDING), self.table.embeddings.dtype)[..., None]
-        vectors = tf.gather(self.table.embeddings, inputs) * present
-        return tf.reduce_sum(vectors, axis=1) / tf.maximum(tf.reduce_sum(present, axis=1), 1.0)
+        known = tf.logical_and(inputs != PADDING, inputs != OUT_OF_VOCABULARY)
+        known = tf.cast(known, self.table.embeddings.dtype)[..., None]
+        vectors = tf.gather(self.table.embeddings, inputs) * known
+        mean = tf.reduce_sum(vectors, axis=1) / tf.maximum(tf.reduce_sum(known, axis=1), 1.0)
+        if self.l2_batch_regularization_factor > 0:
+            self.add_loss(self.l2_batch_regularization_factor * tf.reduce_sum(tf.square(mean)))
+        return mean
 
 
 class FeatureLookup(tf.keras.layers.Layer):

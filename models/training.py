@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -63,6 +63,7 @@ class TwoTower:
     schema: Schema
     config: TwoTowerConfig
     item_counts: np.ndarray
+    history: dict[str, list[float]] = field(default_factory=dict)  # of the epochs before
 
 
 def create(schema: Schema, data: TrainingData, config: TwoTowerConfig, seed: int) -> TwoTower:
@@ -88,6 +89,9 @@ def fit(
 ) -> dict[str, list[float]]:
     """Fit with in-batch negatives until `config.monitor` stops rising; keep the best epoch.
 
+    A loaded model goes on where it stopped: epochs count on from its history, the learning rate
+    with them, and its weights stay unless an epoch is better.
+
     Parameters
     ----------
     validate
@@ -99,7 +103,8 @@ def fit(
 
     Returns
     -------
-    The history: per epoch the loss, the seconds and every validation metric as `val_<name>`.
+    The history, earlier epochs included: per epoch the loss, the seconds and every validation
+    metric as `val_<name>`.
     """
     import merlin.models.tf as mm
     import pandas as pd
@@ -130,10 +135,17 @@ def fit(
     model = tower.model
     model.compile(optimizer=_optimizer(model, config), metrics=[])
     validation = FullCatalogueValidation(validate, config.monitor, out / CHECKPOINT)
+    validation.set_model(model)
+    done = len(tower.history.get("loss", []))
+    if done:
+        validation.measure()
     callbacks = [
         validation,
         tf.keras.callbacks.EarlyStopping(
-            f"val_{config.monitor}", mode="max", patience=config.patience
+            f"val_{config.monitor}",
+            mode="max",
+            patience=config.patience,
+            baseline=validation.best if done else None,
         ),
         tf.keras.callbacks.LearningRateScheduler(
             lambda epoch: config.learning_rate * config.learning_rate_decay**epoch
@@ -142,17 +154,22 @@ def fit(
     if tensorboard is not None:
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
     if progress is not None:
-        callbacks.append(ReportProgress(progress, len(loader), config.epochs))
+        callbacks.append(ReportProgress(progress, len(loader), config.epochs, done))
     history = model.fit(
         loader,
-        epochs=config.epochs,
+        initial_epoch=done,
+        epochs=done + config.epochs,
         pre=FeatureLookup(data.users, data.items, item_id, hide, tower.config.feature_dropout),
         callbacks=callbacks,
         verbose=0,
         train_metrics_steps=0,
     )
     validation.restore_best()
-    return {name: [float(v) for v in values] for name, values in history.history.items()}
+    tower.history = {
+        name: tower.history.get(name, []) + [float(value) for value in values]
+        for name, values in history.history.items()
+    }
+    return tower.history
 
 
 def _hidden_item_ids(
@@ -215,11 +232,19 @@ def load(path: Path, training: TrainingConfig) -> TwoTower:
     config = TwoTowerConfig.parse_raw((path / "two_tower.json").read_text())
     schema = TensorflowMetadata.from_proto_text_file(str(path), "schema.pbtxt").to_merlin_schema()
     counts = np.load(path / "item_counts.npy")
-    tower = TwoTower(build_two_tower(schema, counts, config), schema, config, counts)
+    history = json.loads((path / "history.json").read_text())
+    tower = TwoTower(build_two_tower(schema, counts, config), schema, config, counts, history)
     width = {c.name: int(c.value_count.max) if c.is_list else 1 for c in schema}
     tower.model({name: tf.zeros([2, w], tf.int32) for name, w in width.items()})
     optimizer = _optimizer(tower.model, training)
     tower.model.compile(optimizer=optimizer, metrics=[])
     checkpoint = tf.train.Checkpoint(model=tower.model, optimizer=optimizer)
-    checkpoint.read(str(path / CHECKPOINT)).expect_partial().assert_existing_objects_matched()
+    try:
+        status = checkpoint.read(str(path / CHECKPOINT)).expect_partial()
+        status.assert_existing_objects_matched()
+    except (AssertionError, ValueError) as error:
+        raise ModelError(
+            f"{path}: the checkpoint does not fit training.optimizer={training.optimizer}; "
+            "set it to the one the model was fitted with"
+        ) from error
     return tower

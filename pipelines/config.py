@@ -35,8 +35,10 @@ class Config(BaseModel, extra=Extra.forbid):
     show: list[str] = Field([], description="item columns printed beside a recommendation")
 
 
-def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration in `path` with `overrides` ("section.key=value", values in YAML).
+def load_config(path: Path, overrides: tuple[str, ...] = (), data: Path | None = None) -> Config:
+    """The configuration in `path`, its ingest.path replaced by `data` where there is one.
+
+    `overrides` are "section.key=value", values in YAML.
 
     Raises ConfigError naming the file and the key.
     """
@@ -49,6 +51,8 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
+    if data is not None:
+        tree["ingest"] = {**(tree.get("ingest") or {}), "path": str(data)}
     return parse_config(apply_overrides(tree, overrides), str(path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from rich.markup import escape
 from rich.panel import Panel
 
 from pipelines.config import CONFIGS, Config, load_config
@@ -36,7 +37,7 @@ def choose(
                 f"MovieLens-100K (u.data, u.user, u.item) is there; for other data pass --config"
             )
         path = config or CONFIGS / f"{found[0]}.yaml"
-        chosen = load_config(path, (f"ingest.path={data}", *overrides))
+        chosen = load_config(path, overrides, data)
         return chosen, f"data: {data}"
     if config is not None:
         chosen = load_config(config, overrides)
@@ -58,7 +59,7 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
             raise
         console.print(
             Panel(
-                f"MovieLens-1M could not be had: {error}\n\n"
+                f"MovieLens-1M could not be had: {escape(str(error))}\n\n"
                 "Going on with [bold]SYNTHETIC DATA[/]: made-up users, films and ratings.\n"
                 "It shows that everything runs; its metrics and recommendations mean nothing.\n"
                 "For the real thing: make run DATA=<folder or zip of MovieLens-1M>",
@@ -68,7 +69,7 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
         )
         return load_config(CONFIGS / "synthetic.yaml", overrides), "data: synthetic"
     path = config or CONFIGS / "ml-1m.yaml"
-    return load_config(path, (f"ingest.path={archive}", *overrides)), f"data: {archive}"
+    return load_config(path, overrides, archive), f"data: {archive}"
 
 
 def main_job(config: Config, path: Path | None = None) -> Run:

@@ -7,8 +7,9 @@
       logs/          TensorBoard, Triton
 
 A step writes into a staging folder; only when it is complete is it fsynced, renamed into place
-and entered in the manifest, so a run interrupted anywhere holds whole steps only. Before a step
-reads another's files they are checked against the manifest.
+and entered in the manifest. Before a step reads another's files, they, the settings they were made
+with and the steps they were made from are checked against the manifest: what a kill between two
+renames, a changed file or a changed setting left is refused by name, never read.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from pipelines.config import Config, apply_overrides, parse_config, to_yaml
 from pipelines.errors import RunError
 
 RUNS = Path("runs")
+# Where a server listens is no property of what it serves.
+NOT_EXPORTED = ("host", "http_port", "grpc_port", "metrics_port", "startup_seconds")
 PACKAGES = (
     *("merlin-models", "nvtabular", "merlin-systems", "merlin-core"),
     *("tensorflow-cpu", "tensorflow", "numpy", "pandas", "faiss-cpu"),
@@ -42,21 +46,27 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Step:
-    """A step's name, the folders it writes and the steps whose output it reads."""
+    """A step: the folders it writes, the steps whose output and the settings that it reads."""
 
     name: str
     folders: tuple[str, ...]
     after: tuple[str, ...]
+    settings: tuple[str, ...]
 
 
 STEPS = {
     step.name: step
     for step in (
-        Step("ingest", ("data",), ()),
-        Step("preprocess", ("workflow", "processed"), ("ingest",)),
-        Step("train", ("model",), ("preprocess",)),
-        Step("evaluate", ("reports",), ("preprocess", "train")),
-        Step("export", ("index", "triton"), ("ingest", "preprocess", "train")),
+        Step("ingest", ("data",), (), ("ingest",)),
+        Step(
+            "preprocess",
+            ("workflow", "processed"),
+            ("ingest",),
+            ("positives", "split", "features"),
+        ),
+        Step("train", ("model",), ("preprocess",), ("model", "training")),
+        Step("evaluate", ("reports",), ("preprocess", "train"), ("evaluation",)),
+        Step("export", ("index", "triton"), ("ingest", "preprocess", "train"), ("serving",)),
     )
 }
 
@@ -121,6 +131,8 @@ class Run:
         """
         step = STEPS[name]
         made_from = {upstream: self.identity(upstream) for upstream in step.after}
+        made_with = self._settings(name)
+        _sweep(self.path)
         staging = self.path / f".{name}-{os.getpid()}"
         notes: dict[str, Any] = {}
         started = time.perf_counter()
@@ -137,20 +149,27 @@ class Run:
         manifest["steps"][name] = {
             "seconds": round(time.perf_counter() - started, 1),
             "made_from": made_from,
+            "made_with": made_with,
             "notes": notes,
             "files": files,
         }
         manifest |= {"versions": versions(), "commit": git_commit()}
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
-    def verified(self, *names: str) -> Path:
+    def verified(self, *names: str, settings: bool = True) -> Path:
         """The run folder, once the files of the steps `names` are what the manifest says.
 
-        Raises RunError when a step is missing, older than what it was made from, or when a file
-        was changed: some of these files are unpickled, so nothing unvouched for is opened.
+        Raises RunError when a step is missing, older than what it was made from, made with other
+        `settings` than the configuration now has, or when a file was changed: some of these files
+        are unpickled, so nothing unvouched for is opened.
         """
         for name in names:
             recorded = self._recorded(name)
+            if settings and (changed := _changed(recorded["made_with"], self._settings(name))):
+                raise RunError(
+                    f"{self.path}: `{name}` was made with another {', '.join(changed)}; "
+                    f"run `twotower {name}` again"
+                )
             for upstream, identity in recorded["made_from"].items():
                 if self.identity(upstream) != identity:
                     raise RunError(
@@ -171,6 +190,14 @@ class Run:
     def notes(self, name: str) -> dict[str, Any]:
         """What the step `name` noted in the manifest."""
         return self._recorded(name)["notes"]
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """The configuration's sections that the step `name` reads, as plain values."""
+        tree = json.loads(self.config.json())
+        sections = {section: tree[section] for section in STEPS[name].settings}
+        for key in NOT_EXPORTED:
+            sections.get("serving", {}).pop(key, None)
+        return sections
 
     def _recorded(self, name: str) -> dict[str, Any]:
         steps = self.manifest["steps"]
@@ -225,6 +252,24 @@ def git_commit() -> str | None:
         return commit + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The keys "section.key" whose values differ."""
+    return [
+        f"{section}.{key}"
+        for section in new
+        for key in sorted({*old.get(section, {}), *new[section]})
+        if old.get(section, {}).get(key) != new[section].get(key)
+    ]
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed steps have left: `.<name>-<pid>` of processes no longer there."""
+    for left in path.glob(".*-*"):
+        pid = left.name.rpartition("-")[2]
+        if left.is_dir() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _digests(root: Path, folder: str) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ class Verification:
 
     users: int
     k: int
-    wrong_ids: int  # places with another item, ties apart
+    wrong_ids: int  # places with another item than brute force has, ties apart
     largest_score_difference: float
     one_request_equals_many: bool
 
@@ -55,12 +55,13 @@ def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Veri
             many = ask(addresses, first, k, ["grpc"])["grpc"]
             each = [ask(addresses, [user], k, ["http"])["http"].item_ids[0] for user in first]
         report(2, 3, "brute force")
-        ids, scores = brute_force(run, users, k)
+        item_ids, scores = score_unseen(run, users)
+        _, expected = best_of(item_ids, scores, k)
         found = Verification(
             users=len(users),
             k=k,
-            wrong_ids=count_wrong(answer.item_ids, ids, scores),
-            largest_score_difference=_largest_difference(answer.scores, scores),
+            wrong_ids=count_wrong(answer.item_ids, item_ids, scores),
+            largest_score_difference=_largest_difference(answer.scores, expected),
             one_request_equals_many=np.array_equal(many.item_ids, np.stack(each)),
         )
         if not found.holds:
@@ -74,12 +75,16 @@ def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Veri
 
 
 def brute_force(run: Run, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Best unseen items by NumPy over the reloaded TensorFlow towers.
+    """Best unseen items by NumPy over the reloaded TensorFlow towers, as `best_of` gives them."""
+    return best_of(*score_unseen(run, users), k)
+
+
+def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every item's score for `users` [n] by the reloaded TensorFlow towers.
 
     Returns
     -------
-    (raw item ids int64 [n, k'], scores float32 [n, k']) with k' = min(k, items), best first; a
-    row with fewer than k' unseen items ends in -1 / -inf.
+    (raw item ids int64 [items], ascending; scores float32 [n, items], -inf for a seen item)
     """
     from models.training import CANDIDATE_TOWER, QUERY_TOWER
     from models.two_tower import embed
@@ -94,27 +99,53 @@ def brute_force(run: Run, users: np.ndarray, k: int) -> tuple[np.ndarray, np.nda
     seen = pd.DataFrame(dict(zip(("user", "item"), seen_pairs(run), strict=True)))
     seen = seen.merge(pd.DataFrame({"user": users, "row": np.arange(len(users))}), on="user")
     scores[seen["row"], np.searchsorted(item_ids, seen["item"])] = -np.inf
+    return item_ids, scores
+
+
+def best_of(item_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of the items [items] by `scores` [n, items].
+
+    Returns
+    -------
+    (item ids int64 [n, k], scores float32 [n, k]), best first; a row with fewer than k unseen
+    items, be it because the catalogue is smaller, ends in -1 / -inf.
+    """
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     best_scores = np.take_along_axis(scores, best, axis=1)
-    return np.where(np.isneginf(best_scores), -1, item_ids[best]), best_scores
+    ids = np.where(np.isneginf(best_scores), -1, item_ids[best])
+    missing = ((0, 0), (0, k - best.shape[1]))
+    return (
+        np.pad(ids, missing, constant_values=-1),
+        np.pad(best_scores, missing, constant_values=-np.inf),
+    )
 
 
-def count_wrong(ids: np.ndarray, expected: np.ndarray, scores: np.ndarray) -> int:
-    """Places of `ids` [n, k] that hold another id than `expected`, unless their scores tie.
+def count_wrong(ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> int:
+    """Places of the answer `ids` [n, k] that hold a wrong item.
 
-    `scores` [n, k] are those of `expected`, descending. Within a run of scores closer than 1e-6
-    any order will do; a run that reaches the last place may also hold items tied with those cut
-    off.
+    A place is right if it holds the id that `best_of` has there, or an unseen item that the row
+    holds only once and whose own score is within 1e-6 of the one expected there. `item_ids`
+    [items] and `scores` [n, items] are those of `score_unseen`.
     """
-    wrong = 0
-    scores = np.nan_to_num(scores, neginf=np.finfo(np.float32).min)  # exhausted places tie
-    for row in np.flatnonzero((ids != expected).any(axis=1)):
-        group = np.concatenate([[0], np.cumsum(scores[row, :-1] - scores[row, 1:] > TIE)])
-        for number in np.unique(group[ids[row] != expected[row]]):
-            here = group == number
-            if not here[-1]:
-                wrong += len(set(ids[row, here]) ^ set(expected[row, here])) // 2
-    return wrong
+    expected, expected_scores = best_of(item_ids, scores, ids.shape[1])
+    positions = np.searchsorted(item_ids, ids).clip(max=len(item_ids) - 1)
+    own = np.take_along_axis(scores, positions, axis=1)
+    difference = np.full_like(own, np.inf)  # stays where the expected place is exhausted
+    np.subtract(own, expected_scores, out=difference, where=np.isfinite(expected_scores))
+    known = item_ids[positions] == ids
+    tied = known & (np.abs(difference) <= TIE) & ~_repeated(ids)
+    return int(((ids != expected) & ~tied).sum())
+
+
+def _repeated(ids: np.ndarray) -> np.ndarray:
+    """Bool [n, k]: whether the row of `ids` [n, k] holds the id at another place, too."""
+    order = np.argsort(ids, axis=1)
+    ascending = np.take_along_axis(ids, order, axis=1)
+    same = ascending[:, 1:] == ascending[:, :-1]
+    repeated = np.zeros(ids.shape, bool)
+    either = np.pad(same, ((0, 0), (1, 0))) | np.pad(same, ((0, 0), (0, 1)))
+    np.put_along_axis(repeated, order, either, axis=1)
+    return repeated
 
 
 def _largest_difference(scores: np.ndarray, expected: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -37,8 +37,10 @@ class PositivesConfig(BaseModel, extra=Extra.forbid):
 class FeaturesConfig(BaseModel, extra=Extra.forbid):
     """Which columns the towers see."""
 
-    user_id: str = Field("user_id", description="id column of the user side")
-    item_id: str = Field("item_id", description="id column of the item side")
+    # What the tidy tables call the ids; other names are mapped when the data is read.
+    user_id: ClassVar[str] = "user_id"
+    item_id: ClassVar[str] = "item_id"
+
     user: list[str] = Field([], description="categorical user columns")
     item: list[str] = Field([], description="categorical item columns")
     item_multi_hot: dict[str, int] = Field(

@@ -103,8 +103,26 @@ def test_continuing_goes_on_from_the_saved_state(fitted, data, tmp_path):
     _, history, out = fitted
     reloaded = load(out, TRAINING)
     more = fit(reloaded, data, TRAINING.copy(update={"epochs": 1}), own_colour(data), tmp_path)
-    assert more["loss"][0] < history["loss"][1], "a fresh model would start at its first loss"
+    assert more["loss"][:-1] == history["loss"], "the history goes on"
+    assert more["loss"][-1] < history["loss"][1], "a fresh model would start at its first loss"
     assert int(reloaded.model.optimizer.iterations) > len(data.user_rows) // TRAINING.batch_size
+
+
+def test_continuing_never_replaces_a_model_by_a_worse_one(fitted, data, tmp_path):
+    _, _, out = fitted
+    reloaded = load(out, TRAINING)
+    before = vectors(reloaded.model, data)[0]
+    scores = iter([0.9, 0.5, 0.4])  # as loaded, then after each epoch
+    config = TRAINING.copy(update={"epochs": 2})
+    fit(reloaded, data, config, lambda model: {"ndcg@10": next(scores)}, tmp_path)
+    np.testing.assert_array_equal(vectors(reloaded.model, data)[0], before)
+
+
+def test_another_optimizer_cannot_go_on(fitted):
+    _, _, out = fitted
+    adagrad = TRAINING.copy(update={"optimizer": "adagrad"})
+    with pytest.raises(ModelError, match=r"does not fit training\.optimizer=adagrad"):
+        load(out, adagrad)
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_fit(schema, data, tmp_path):

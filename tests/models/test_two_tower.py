@@ -75,15 +75,16 @@ def test_a_tower_without_hidden_layers_is_the_normalised_sum_of_its_embeddings(s
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
-def test_multi_hot_is_the_mean_of_the_values_that_are_there(schema):
+def test_multi_hot_is_the_mean_of_the_known_values_that_are_there(schema):
     model = build(schema, TwoTowerConfig(dim=4))
     batch = {
-        "film": np.full((3, 1), 4, np.int32),
-        "genres": np.array([[5, 0, 0], [5, 6, 0], [0, 0, 0]], np.int32),
+        "film": np.full((4, 1), 4, np.int32),
+        "genres": np.array([[5, 0, 0], [5, 6, 0], [0, 0, 0], [2, 5, 0]], np.int32),
     }
     weights = tables(model.candidate_encoder)
     film, genres = weights["film"][4], weights["genres"]
-    expected = np.stack([film + genres[5], film + (genres[5] + genres[6]) / 2, film])
+    both = (genres[5] + genres[6]) / 2
+    expected = np.stack([film + genres[5], film + both, film, film + genres[5]])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(embed(model.candidate_encoder, batch), expected, atol=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -77,6 +78,32 @@ def test_the_same_data_again_is_not_another_data(run):
 def test_a_step_out_of_order_says_what_to_run(run):
     with pytest.raises(RunError, match="`ingest` has not run yet; run `twotower ingest`"):
         write_step(run, "preprocess", "processed")
+
+
+def test_a_changed_setting_is_named_with_the_step_that_reads_it(run):
+    write_step(run, "ingest", "data")
+    write_step(run, "preprocess", "processed")
+    run.override(("split.seed=7", "positives.at_least=4"))
+    run.verified("ingest")
+    with pytest.raises(RunError, match=r"with another positives\.at_least, split\.seed; run"):
+        run.verified("preprocess")
+    assert run.verified("preprocess", settings=False) == run.path
+
+
+def test_where_a_server_listens_does_not_age_an_export(run):
+    for name, folder in (("ingest", "data"), ("preprocess", "processed"), ("train", "model")):
+        write_step(run, name, folder)
+    write_step(run, "export", "index")
+    run.override(("serving.http_port=8000",))
+    assert run.verified("export") == run.path
+
+
+def test_what_a_killed_step_left_is_swept_away(run):
+    dead, alive = run.path / ".train-999999999", run.path / f".ingest-{os.getppid()}"
+    dead.mkdir()
+    alive.mkdir()
+    write_step(run, "ingest", "data")
+    assert not dead.exists() and alive.exists()
 
 
 def test_the_last_run_is_found_and_no_run_is_explained(run, tmp_path, monkeypatch):

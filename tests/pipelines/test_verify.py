@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.verify import count_wrong, verify
+from pipelines.verify import best_of, count_wrong, verify
 
 
 def test_served_equals_brute_force_on_synthetic_data(small_run):
@@ -13,21 +13,57 @@ def test_served_equals_brute_force_on_synthetic_data(small_run):
     assert found.holds and found.users == 400
 
 
+def test_more_items_may_be_asked_for_than_the_catalogue_has(small_run):
+    found = verify(small_run, count=20, k=310, together=4)  # 300 items
+    assert found.holds and found.k == 310
+
+
 def test_served_equals_brute_force_on_movielens_100k(ml_100k_run):
     assert verify(ml_100k_run, count=500, k=100).holds
+
+
+ITEM_IDS = np.array([10, 20, 30, 40, 50, 60])
+SCORES = np.array([[0.9, 0.5, 0.5 - 5e-7, 0.3, 0.1, -np.inf]], np.float32)  # 60 is seen
+
+
+def test_best_items_and_the_exhausted_tail():
+    ids, scores = best_of(ITEM_IDS, SCORES[:, [4, 3, 2, 1, 0, 5]], 8)
+    assert ids.tolist() == [[50, 40, 30, 20, 10, -1, -1, -1]]
+    assert np.array_equal(scores[:, :5], SCORES[:, :5])
+    assert np.isneginf(scores[:, 5:]).all()
+    assert ids.dtype == np.int64 and scores.dtype == np.float32
+    assert best_of(ITEM_IDS, SCORES, 2)[0].tolist() == [[10, 20]]
 
 
 @pytest.mark.parametrize(
     "ids, wrong",
     [
-        ([[1, 2, 3, 4]], 0),
-        ([[1, 3, 2, 4]], 0),  # 2 and 3 tie
-        ([[2, 1, 3, 4]], 2),  # 1 and 2 do not
-        ([[1, 2, 9, 4]], 1),  # 9 is not there at all
-        ([[1, 2, 3, 9]], 0),  # tied at the cut: 9 may have the same score as 4
+        pytest.param([10, 20, 30, 40, 50], 0, id="right"),
+        pytest.param([10, 30, 20, 40, 50], 0, id="a tie swapped"),
+        pytest.param([20, 10, 30, 40, 50], 2, id="no tie swapped"),
+        pytest.param([10, 20, 30, 50, 40], 2, id="no tie swapped at the end"),
+        pytest.param([10, 99, 30, 40, 50], 1, id="a foreign item in a tie"),
+        pytest.param([10, 20, 99], 1, id="a foreign item in the last place"),
+        pytest.param([10, 20, 5], 1, id="a foreign item below every known one"),
+        pytest.param([10, 20, 25], 1, id="a foreign item that sorts next to a tied one"),
+        pytest.param([10, 20, 20, 40], 1, id="an item repeated in a tie"),
+        pytest.param([10, 30, 30, 40], 1, id="an item repeated in a tie, the other one"),
+        pytest.param([10, 20, 30, 20], 1, id="an item repeated beyond its tie"),
+        pytest.param([10, 20, 30, 40, 60], 1, id="a seen item"),
+        pytest.param([10, 20, 30, -1], 1, id="exhausted too early"),
+        pytest.param([10, 20, 30, 40, 50, -1, -1, -1], 0, id="exhausted, and beyond the catalogue"),
+        pytest.param([10, 20, 30, 40, 50, 60, -1, -1], 1, id="a seen item where exhausted"),
+        pytest.param([10, 20, 30, 40, 50, -1, 50, 99], 2, id="items where exhausted"),
+        pytest.param([10, 30], 0, id="tied at the cut"),
+        pytest.param([10, 40], 1, id="not tied at the cut"),
     ],
 )
-def test_only_ties_may_differ(ids, wrong):
-    expected = np.array([[1, 2, 3, 4]])
-    scores = np.array([[0.9, 0.5, 0.5, 0.1]])
-    assert count_wrong(np.array(ids), expected, scores) == wrong
+def test_places_that_are_wrong(ids, wrong):
+    assert count_wrong(np.array([ids]), ITEM_IDS, SCORES) == wrong
+
+
+def test_rows_are_judged_apart():
+    scores = np.concatenate([SCORES, SCORES[:, ::-1]])
+    right = np.array([[10, 30, 20], [60, 40, 50]])
+    assert count_wrong(right, ITEM_IDS, scores) == 0
+    assert count_wrong(right[::-1], ITEM_IDS, scores) == 6
