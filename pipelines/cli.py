@@ -5,6 +5,7 @@ Nothing heavy is imported here: `--help` answers at once, a verb imports what it
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -43,9 +44,10 @@ def quiet() -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     warnings.filterwarnings("ignore")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    from absl import logging as absl_logging
+    with contextlib.suppress(ImportError):  # `doctor` works where TensorFlow is missing
+        from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.ERROR)
+        absl_logging.set_verbosity(absl_logging.ERROR)
 
 
 def _is_ours(error: Exception) -> bool:

@@ -2,34 +2,77 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+import subprocess
+
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.console import console
-from pipelines.run import versions
+
+MODULES = (
+    *("pandas", "pydantic", "nvtabular", "merlin.models", "merlin.systems"),
+    *("tensorflow", "tf2onnx"),
+)
+"""What training and export import besides what `check_serving` looks for; not imported here."""
 
 
 def doctor() -> bool:
     """Print versions and checks; True when everything needed is there."""
     from serving.doctor import check_serving
 
-    installed = Table(title="versions", title_justify="left", show_header=False)
-    for name, version in versions().items():
-        installed.add_row(name, version)
-    console.print(installed)
-
+    missing = [name for name in MODULES if not _installed(name)]
+    if "pydantic" not in missing:
+        _print_versions()
     checks = Table("check", "", "found", "how to get it", title="checks", title_justify="left")
+    for name in MODULES:
+        if name in missing:
+            checks.add_row(name, "[red]missing[/]", "", "make env")
+        else:
+            checks.add_row(name, "[green]ok[/]", "installed", "")
     found = check_serving()
     for check in found:
         mark = "[green]ok[/]" if check.ok else "[red]missing[/]"
-        checks.add_row(check.name, mark, check.value, "" if check.ok else check.advice)
+        if check.ok and check.advice:  # it can be used, but is not needed
+            mark = "-"
+        checks.add_row(check.name, mark, Text(check.value), Text(check.advice))
+    gpu = _gpu()
+    checks.add_row("GPU", "[green]ok[/]" if gpu else "-", Text(gpu or "none; CPU"), "")
     checks.add_row("GPU for NVTabular", *_cudf())
     console.print(checks)
-    return all(check.ok for check in found)
+    return not missing and all(check.ok for check in found)
+
+
+def _print_versions() -> None:
+    from pipelines.run import versions
+
+    installed = Table(title="versions", title_justify="left", show_header=False)
+    for name, version in versions().items():
+        installed.add_row(name, Text(version))
+    console.print(installed)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package it lies in
+        return False
+
+
+def _gpu() -> str:
+    """The names nvidia-smi gives, or nothing."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):  # installed, but without a driver or a device
+        return ""
+    return ", ".join(done.stdout.split("\n")).strip(", ")
 
 
 def _cudf() -> tuple[str, str, str]:
-    import importlib.util
-
-    if importlib.util.find_spec("cudf"):
+    if _installed("cudf"):
         return "[green]ok[/]", "cuDF", ""
     return "-", "pandas on the CPU", "the merlin-tensorflow container: make docker-build"

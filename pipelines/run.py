@@ -241,7 +241,7 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The project's commit, with "+changes" when the tree differs from it; None without git."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here), *arguments]
@@ -249,7 +249,8 @@ def git_commit() -> str | None:
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain") else "")
+        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+        return commit + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

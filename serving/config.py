@@ -15,7 +15,6 @@ class ServingConfig(BaseModel):
         description="compiled: a plan run with NumPy, ONNX Runtime and FAISS alone; "
         "merlin: the stock merlin-systems executor with TensorFlow and NVTabular inside",
     )
-    index: Literal["flat"] = Field("flat", description="FAISS index: flat is exact inner product")
     seen: Literal["train_valid", "positives", "interactions"] = Field(
         "train_valid", description="which interactions make an item one that the user has seen"
     )

@@ -25,9 +25,9 @@ def check_serving() -> list[Check]:
     return [
         _check("Triton", _triton),
         _check("libpython for Triton's Python backend", lambda: str(find_libpython())),
-        _module("faiss", "pip install faiss-cpu"),
-        _module("onnxruntime", "pip install onnxruntime"),
-        _module("tritonclient", "pip install tritonclient[all]"),
+        _module("faiss", "make env, or pip install faiss-cpu"),
+        _module("onnxruntime", "make env, or pip install onnxruntime"),
+        _module("tritonclient", "make env, or pip install tritonclient[all]"),
         _gpu_faiss(),
     ]
 

@@ -65,11 +65,13 @@ def model_config(served: Contract, config: ServingConfig) -> str:
     ]
     # KIND_CPU is where Triton puts the tensors; TensorFlow finds a GPU by itself.
     instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
+    # Requests that wait while the model is busy are answered together; none waits for others.
     return text_format.MessageToString(
         triton.ModelConfig(
             name=MODEL_NAME,
             backend="python",
             max_batch_size=config.max_batch_size,
+            dynamic_batching=triton.ModelDynamicBatching(),
             input=inputs,
             output=outputs,
             instance_group=[instance],

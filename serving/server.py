@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ class TritonServer:
     host : address to listen on. Triton asks nobody who they are: only loopback is safe.
     timeout : seconds the models may take to load
 
+    Raises ServingError when a port that is asked for is in use or the host is not one of ours.
+
     Attributes
     ----------
     http, grpc, metrics : "host:port" of each service
@@ -56,7 +59,9 @@ class TritonServer:
     ) -> None:
         self.repository, self.log = Path(repository).resolve(), Path(log)
         self.host, self.timeout = host, timeout
-        self._ports = _free_ports(host, [http_port, grpc_port, metrics_port])
+        self._ports = _free_ports(
+            host, {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+        )
         self.http, self.grpc, self.metrics = (f"{host}:{port}" for port in self._ports)
         self._process: subprocess.Popen | None = None
         self._scratch: tempfile.TemporaryDirectory | None = None
@@ -127,6 +132,14 @@ class TritonServer:
             raise ServingError("the server does not run")
         return self._process.wait()
 
+    def ended(self) -> str | None:
+        """Why the server that was started runs no more; None while it runs."""
+        status = self._process.poll() if self._process else None
+        if status is None:
+            return None
+        how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
+        return f"Triton ended {how}: {failure(self.log)} (log: {self.log})"
+
     def __enter__(self) -> TritonServer:
         return self.start()
 
@@ -155,12 +168,13 @@ class TritonServer:
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + self.timeout
-        while not _answers(f"http://{self.http}/v2/health/ready"):
-            status = self._process.poll()
-            if status is not None:
-                raise ServingError(
-                    f"Triton ended with status {status}: {failure(self.log)} (log: {self.log})"
-                )
+        while True:
+            ready = _answers(f"http://{self.http}/v2/health/ready")
+            # Also when something answers: it may be somebody else's server.
+            if reason := self.ended():
+                raise ServingError(reason)
+            if ready:
+                return
             if time.monotonic() > deadline:
                 raise ServingError(
                     f"Triton was not ready within {self.timeout:g} s: {failure(self.log)} "
@@ -205,19 +219,32 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _free_ports(host: str, ports: list[int]) -> list[int]:
-    """The ports asked for; in place of each 0 one that is free now."""
-    sockets = []
+def _free_ports(host: str, ports: dict[str, int]) -> list[int]:
+    """The ports asked for, once each is seen to be free; in place of each 0 a free one."""
+    with ExitStack() as stack:
+        taken = [_listen(stack, host, name, port) for name, port in ports.items()]
+        return [each.getsockname()[1] for each in taken]
+
+
+def _listen(stack: ExitStack, host: str, name: str, port: int) -> socket.socket:
+    """A socket that listens on the port until the stack closes it."""
+    listener = stack.enter_context(socket.socket())
+    # As Triton does: connections of a server that has just stopped do not hold the port.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        for position, port in enumerate(ports):
-            if port == 0:
-                sockets.append(socket.socket())
-                sockets[-1].bind((host, 0))
-                ports[position] = sockets[-1].getsockname()[1]
-    finally:
-        for each in sockets:
-            each.close()
-    return ports
+        listener.bind((host, port))
+        listener.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ServingError(
+                f"port {port} is in use on {host}; set serving.{name} to another, "
+                "or to 0 for any free one"
+            ) from error
+        raise ServingError(
+            f"cannot listen on {host}, port {port} ({error.strerror}); "
+            f"see serving.host and serving.{name}"
+        ) from error
+    return listener
 
 
 def _die_with(parent: int) -> None:

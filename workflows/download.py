@@ -23,9 +23,10 @@ def fetch_movielens_1m(
 ) -> Path:
     """Download ml-1m.zip into `folder` unless it is there already with the right checksum.
 
-    `progress` is called with (bytes so far, bytes). The zip appears under its name only when it
-    is complete and its md5 is right. Raises DataError when the server cannot be reached (within
-    about ten seconds), answers with an error, or sends something else.
+    An earlier download is used without asking the network. `progress` is called with (bytes so
+    far, bytes). The zip appears under its name only when it is complete and its md5 is right.
+    Raises DataError when the server cannot be reached (within about ten seconds), answers with
+    an error, or sends something else.
     """
     import pooch
     import requests
@@ -35,13 +36,16 @@ def fetch_movielens_1m(
         f"Download {url} by hand and give its folder or the zip as the data path, "
         "or use the synthetic data"
     )
+    earlier = folder / "ml-1m.zip"
     try:
+        if earlier.is_file() and pooch.file_hash(str(earlier), alg="md5") == md5:
+            return earlier
         _resolve(url)
         folder.mkdir(parents=True, exist_ok=True)
         path = pooch.retrieve(
             url,
             known_hash=f"md5:{md5}",
-            fname="ml-1m.zip",
+            fname=earlier.name,
             path=folder,
             downloader=pooch.HTTPDownloader(
                 timeout=(TIMEOUT_S, 30.0), progressbar=_Bar(progress) if progress else False

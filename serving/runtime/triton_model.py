@@ -42,16 +42,15 @@ class TritonPythonModel:
                 tables[position] = self._read(request)
             except RequestError as error:
                 responses[position] = _error(str(error), "INVALID_ARG")
+            except Exception:
+                pb_utils.Logger.log_error(traceback.format_exc())
+                responses[position] = _internal_error(request)
         answers = self._answer(list(tables.values()))
         for position, answer in zip(tables, answers, strict=True):
             responses[position] = (
                 pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in answer.items()])
                 if answer is not None
-                else _error(
-                    f"internal error (request id '{requests[position].request_id()}'); "
-                    "the server's log has the cause",
-                    "INTERNAL",
-                )
+                else _internal_error(requests[position])
             )
         return responses
 
@@ -81,6 +80,13 @@ class TritonPythonModel:
             }
             for i, table in enumerate(tables)
         ]
+
+
+def _internal_error(request: Any) -> Any:
+    return _error(
+        f"internal error (request id '{request.request_id()}'); the server's log has the cause",
+        "INTERNAL",
+    )
 
 
 def _error(message: str, code: str) -> Any:

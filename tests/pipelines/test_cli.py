@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +61,37 @@ def test_doctor_prints_versions_and_finds_everything(tmp_path):
     done = twotower("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "merlin-models" in done.stdout and "missing" not in done.stdout
+
+
+@pytest.mark.parametrize("module", ["tf2onnx", "merlin.models", "faiss"])
+def test_doctor_names_a_missing_package_and_how_to_get_it(tmp_path, module):
+    """None in sys.modules is how Python itself marks what cannot be imported."""
+    script = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from pipelines.cli import main; main(['doctor'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    (line,) = [
+        line for line in done.stdout.splitlines() if f"{module} " in line and "missing" in line
+    ]
+    assert "make env" in line
+
+
+def test_doctor_says_of_optional_things_that_they_are_not_there():
+    done = twotower("doctor", cwd=ROOT)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    rows = {row[0]: row[1:] for row in rows if len(row) == 4}
+    mark, found, _ = rows["GPU"]
+    assert (mark, found) == ("-", "none; CPU") if mark != "ok" else found
+    mark, found, _ = rows["faiss on GPU"]
+    assert (mark == "-") == (found == "no")
 
 
 @pytest.fixture
@@ -118,6 +151,77 @@ def test_serve_answers_queries_and_stops_cleanly(server, small_run, number):
     _, alive = psutil.wait_procs(triton, timeout=10)
     assert not alive
     assert not (small_run.path / "server.json").exists()
+
+
+def test_serve_tells_that_triton_died(server, small_run):
+    triton = psutil.Process(server.pid).children(recursive=True)
+    next(p for p in triton if "tritonserver" in p.name()).kill()
+    assert server.wait(timeout=20) == 1
+    output = server.stdout.read()
+    assert "error: Triton ended by SIGKILL" in output and "Traceback" not in output
+    assert not (small_run.path / "server.json").exists()
+    _, alive = psutil.wait_procs(triton, timeout=10)
+    assert not alive
+
+
+def test_a_server_of_an_older_export_is_not_asked(server, small_run):
+    manifest = small_run.path / "manifest.json"
+    before = manifest.read_text()
+    tree = json.loads(before)
+    files = tree["steps"]["export"]["files"]
+    tree["steps"]["export"]["files"] = dict(list(files.items())[1:])
+    manifest.write_text(json.dumps(tree))
+    try:
+        asked = twotower(
+            "query", "--run", str(small_run.path), "--user", "999999", cwd=small_run.path.parents[1]
+        )
+    finally:
+        manifest.write_text(before)
+    assert asked.returncode == 0, asked.stderr
+    assert "serves an older export; restart `twotower serve`: starting one" in asked.stdout
+    assert "user 999999" in asked.stdout
+
+
+@pytest.fixture
+def titled_run(small_run, tmp_path):
+    """A copy of the run without its files but the item table, with titles rich might read."""
+    import pandas as pd
+
+    from pipelines.run import Run
+
+    shutil.copy(small_run.path / "config.yaml", tmp_path)
+    shutil.copy(small_run.path / "manifest.json", tmp_path)
+    (tmp_path / "data").mkdir()
+    items = pd.read_parquet(small_run.path / "data" / "items.parquet")
+    items.loc[:2, "title"] = ["[rec] (2007)", "[/b]", ":heart: \\"]
+    items.to_parquet(tmp_path / "data" / "items.parquet")
+    return Run(tmp_path), items["item_id"].to_numpy()[:3]
+
+
+def test_data_is_printed_as_it_is(titled_run, capsys):
+    import numpy as np
+
+    from pipelines.serve import print_recommendations
+    from serving.client import Recommendations
+
+    run, item_ids = titled_run
+    answer = Recommendations(item_ids[None], np.ones((1, 3), np.float32))
+    print_recommendations(run, [1], {"http": answer})
+    printed = capsys.readouterr().out
+    for title in ("[rec] (2007)", "[/b]", ":heart: \\"):
+        assert f" {title} " in printed
+
+
+def test_a_column_to_show_that_is_not_there_is_named(titled_run):
+    run, _ = titled_run
+    run.override(("show=[title, director]",))
+    asked = twotower("query", "--run", str(run.path), "--user", "1", cwd=run.path)
+    assert asked.returncode == 1
+    assert "error: show: the item table has no column director; it has item_id, " in asked.stderr
+    run.override(("show=[item_id]",))
+    from pipelines.serve import shown_items
+
+    assert list(shown_items(run)) == ["item_id"]
 
 
 def test_ctrl_c_in_a_step_leaves_the_run_as_it_was(small_run):

@@ -21,7 +21,6 @@ def test_defaults_are_safe():
         ({"default_k": 0}, "default_k"),
         ({"default_k": 11, "max_k": 10}, "default_k = 11 is above max_k = 10"),
         ({"http_port": 70000}, "http_port"),
-        ({"index": "hnsw"}, "index"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from serving.client import RetrievalClient
 from serving.errors import ServingError
-from serving.runtime.manifest import sha256, verify_manifest
+from serving.runtime.manifest import sha256, verify_manifest, write_manifest
 from serving.server import TritonServer
 
 
@@ -105,38 +106,74 @@ def test_a_planted_pickle_is_not_loaded(repositories, tmp_path):
     assert not planted.exists()
 
 
-def test_requests_of_one_batch_are_answered_each_by_itself(copy, world, assert_same, tmp_path):
-    """Triton told to batch: different k, filters and features together, and one bad request."""
-    with (copy / "retrieval" / "config.pbtxt").open("a") as config:
-        config.write("dynamic_batching { max_queue_delay_microseconds: 300000 }\n")
-    users = world.users["user_id"].iloc[:3].tolist()
+def ask(server, arguments):
+    with RetrievalClient(server.grpc, "grpc") as client:
+        try:
+            return client.recommend(**arguments)
+        except ServingError as error:
+            return error
+
+
+def statistics(server):
+    """(calls of the model, requests that were answered or failed)."""
+    with RetrievalClient(server.http) as client:
+        (model,) = client._service.client.get_inference_statistics()["model_stats"]
+    stats = model["inference_stats"]
+    return model["execution_count"], stats["success"]["count"] + stats["fail"]["count"]
+
+
+def test_requests_at_the_same_time_are_answered_together_each_by_itself(
+    repositories, world, assert_same, tmp_path
+):
+    """As exported: different k, filters and features together, and one bad request."""
+    users = world.users["user_id"].tolist()
     asked = [
-        {"user_ids": users, "k": 5},
+        {"user_ids": users * 2, "k": 400},  # keeps the model busy while the others arrive
+        {"user_ids": users[:3], "k": 5},
         {"user_ids": users[:1], "k": 400},
-        {"user_ids": users[1:], "k": 0},
+        {"user_ids": users[1:3], "k": 0},
         {"user_ids": users[:1], "k": 3, "filter_seen": False},
-        {"user_ids": users, "k": 7, "features": {"city": ["東京", "Oslo", ""]}},
+        {"user_ids": users[:3], "k": 7, "features": {"city": ["東京", "Oslo", ""]}},
     ]
+    expected = [world.brute_force(**each) if each["k"] else None for each in asked]
+    with TritonServer(repositories["compiled"], log=tmp_path / "log") as server:
+        calls = requests = 0
+        for _ in range(50):
+            with ThreadPoolExecutor(len(asked)) as pool:
+                answers = list(pool.map(partial(ask, server), asked))
+            for answer, wanted in zip(answers, expected, strict=True):
+                if wanted is None:
+                    assert "'k' is 0;" in str(answer)
+                else:
+                    assert_same((answer.item_ids, answer.scores), wanted)
+            calls, requests = statistics(server)
+            if requests - calls >= 5:
+                break
+    assert requests - calls >= 5, "Triton did not batch: nothing was tested"
 
-    def ask(arguments):
-        with RetrievalClient(server.grpc, "grpc") as client:
-            try:
-                return client.recommend(**arguments)
-            except ServingError as error:
-                return error
 
-    with TritonServer(copy, log=tmp_path / "log") as server:
-        ask(asked[0])
-        with ThreadPoolExecutor(len(asked)) as pool:
-            answers = list(pool.map(ask, asked))
-        statistics = RetrievalClient(server.http)._service.client.get_inference_statistics()
-    for arguments, answer in zip(asked, answers, strict=True):
-        if arguments["k"] == 0:
-            assert "'k' is 0;" in str(answer)
-        else:
-            assert_same((answer.item_ids, answer.scores), world.brute_force(**arguments))
-    (model,) = statistics["model_stats"]
-    assert model["execution_count"] < 1 + len(asked), "Triton did not batch: nothing was tested"
+def test_a_request_that_breaks_the_reader_fails_alone(copy, world, assert_same, tmp_path):
+    version = copy / "retrieval" / "1"
+    with (version / "serving" / "runtime" / "contract.py").open("a") as code:
+        code.write(
+            "\n\ndef read(self, inputs, parameters, read=Contract.read):\n"
+            "    table = read(self, inputs, parameters)\n"
+            "    return table if (table['user_id'] != 13).all() else {}['a bug']\n"
+            "\n\nContract.read = read\n"
+        )
+    write_manifest(version)
+    config = copy / "retrieval" / "config.pbtxt"
+    wait = "max_queue_delay_microseconds: 500000"  # so that both lie in one call
+    config.write_text(
+        config.read_text().replace("dynamic_batching {", "dynamic_batching { " + wait)
+    )
+    with TritonServer(copy, log=tmp_path / "log") as server, ThreadPoolExecutor(2) as pool:
+        broken, sound = pool.map(partial(ask, server), [{"user_ids": [13]}, {"user_ids": [404]}])
+        assert statistics(server) == (1, 2)
+    assert "internal error (request id" in str(broken)
+    assert "a bug" not in str(broken)
+    assert_same((sound.item_ids, sound.scores), world.brute_force([404], 10))
+    assert "KeyError: 'a bug'" in (tmp_path / "log").read_text()
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

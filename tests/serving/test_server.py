@@ -111,10 +111,12 @@ def test_a_server_that_dies_says_so_and_can_start_again(repositories, tmp_path, 
     try:
         with pytest.raises(ServingError, match="already runs"):
             server.start()
+        assert server.ended() is None
         pids, shared = family(server.pid), shared_memory(server.pid)
         for pid in pids:
             psutil.Process(pid).kill()
         assert server.wait() == -signal.SIGKILL
+        assert "Triton ended by SIGKILL" in server.ended()
         server.stop()
         assert not any(path.exists() for path in shared)
         server.start()
@@ -163,13 +165,44 @@ def test_a_broken_repository_gives_a_readable_reason(spoil, reason, repositories
     assert "At:" not in str(raised.value)
 
 
-def test_a_port_in_use_and_a_time_out_are_told(repositories, tmp_path):
+@pytest.mark.parametrize("name", ["http_port", "grpc_port", "metrics_port"])
+def test_a_port_in_use_is_named_before_anything_starts(name, repositories, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ServingError, match=f"{port}.*in use"):
-            TritonServer(repositories["compiled"], log=tmp_path / "log", http_port=port).start()
+        before = [child.name() for child in psutil.Process().children()]
+        message = rf"port {port} is in use on 127\.0\.0\.1; set serving\.{name} "
+        with pytest.raises(ServingError, match=message):
+            TritonServer(repositories["compiled"], log=tmp_path / "log", **{name: port}).start()
+    assert not (tmp_path / "log").exists()
+    started = [child.name() for child in psutil.Process().children()]
+    assert started == before
+
+
+def test_two_services_on_one_port_and_a_foreign_host_are_refused(repositories, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ServingError, match=rf"port {port} is in use .* serving\.grpc_port"):
+        TritonServer(repositories["compiled"], log=tmp_path, http_port=port, grpc_port=port)
+    with pytest.raises(ServingError, match=r"cannot listen on 192\.0\.2\.1.*serving\.host"):
+        TritonServer(repositories["compiled"], log=tmp_path, host="192.0.2.1")
+
+
+def test_a_fixed_port_can_be_used_again_at_once(repositories, tmp_path, world):
+    with TritonServer(repositories["compiled"], log=tmp_path / "log") as server:
+        client = RetrievalClient(server.http)
+        client.recommend([world.unknown_user])
+        port = int(server.http.split(":")[1])
+    # The server closed a live connection, which the kernel remembers for a minute.
+    again = TritonServer(repositories["compiled"], log=tmp_path / "log", http_port=port)
+    assert again.http == f"127.0.0.1:{port}"
+    with again, RetrievalClient(again.http) as client:
+        assert client.ready()
+
+
+def test_a_time_out_is_told(repositories, tmp_path):
     with pytest.raises(ServingError, match=r"not ready within 0\.01 s"):
         TritonServer(repositories["compiled"], log=tmp_path / "log", timeout=0.01).start()
 

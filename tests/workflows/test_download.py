@@ -50,6 +50,17 @@ def test_a_download_is_checked_kept_and_not_repeated(served, tmp_path):
     assert fetch_movielens_1m(folder, url="http://127.0.0.1:9/gone.zip", md5=md5) == path
 
 
+def test_an_earlier_download_needs_no_network(tmp_path):
+    path = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ml-1m/users.dat", "1::F::1::10::48067\n")
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    url = "http://no-such-host.invalid/ml-1m.zip"
+    assert fetch_movielens_1m(tmp_path, url=url, md5=md5) == path
+    with pytest.raises(DataError, match=r"cannot find the address|no answer for the name"):
+        fetch_movielens_1m(tmp_path, url=url, md5="0" * 32)
+
+
 def test_a_wrong_checksum_leaves_nothing(served, tmp_path):
     folder = tmp_path / "data"
     with pytest.raises(DataError, match=r"md5 is not 0{32}"):
