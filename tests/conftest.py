@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that:
+    # the tests that interrupt a child need it as a person's terminal has it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = config.getoption("--data")
     if folder and not Path(folder).expanduser().is_dir():
         raise pytest.UsageError(f"--data {folder}: no such folder")
