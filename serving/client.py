@@ -167,8 +167,10 @@ class _Grpc:
         from tritonclient import grpc as triton
 
         self.triton, self.grpc, self.timeout = triton, grpc, timeout
-        self.client = triton.InferenceServerClient(address)
-        self.channel = grpc.insecure_channel(address)
+        # gRPC would take the web proxy that the environment may name, which speaks no gRPC.
+        options = [("grpc.enable_http_proxy", 0)]
+        self.client = triton.InferenceServerClient(address, channel_args=options)
+        self.channel = grpc.insecure_channel(address, options)
         self.stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     def ready(self) -> bool:

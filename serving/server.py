@@ -23,6 +23,8 @@ from .errors import ServingError
 from .triton import find_triton
 
 STOP_SECONDS = 15.0
+# Not through the web proxy that the environment may name: the server is on this machine.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
 
@@ -213,7 +215,7 @@ def _check_repository(repository: Path) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1.0) as response:
+        with DIRECT.open(url, timeout=1.0) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False

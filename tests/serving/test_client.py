@@ -13,6 +13,7 @@ import pytest
 import serving
 from serving.client import RetrievalClient
 from serving.errors import ServingError
+from serving.server import _answers
 
 ROOT = str(Path(serving.__file__).parents[1])
 
@@ -77,3 +78,16 @@ def test_nothing_heavy_is_imported(module):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_web_proxy_in_the_environment_is_not_asked(servers, monkeypatch):
+    """Many offices set http_proxy for all; nothing answers at this one."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    compiled = servers("compiled")
+    for protocol in ("http", "grpc"):
+        address = getattr(compiled, protocol)
+        with RetrievalClient(address, protocol=protocol) as client:
+            assert client.ready() and client.recommend([1], k=1).item_ids.shape == (1, 1)
+    assert _answers(f"http://{compiled.http}/v2/health/ready")
