@@ -204,6 +204,16 @@ class TowerScorer:
     def __init__(self, users: np.ndarray, items: np.ndarray):
         self.users, self.items = users, items
 
+    @classmethod
+    def of(
+        cls,
+        model: mm.RetrievalModelV2,
+        users: Mapping[str, np.ndarray],
+        items: Mapping[str, np.ndarray],
+    ) -> TowerScorer:
+        """The scores of `model` for the encoded tables (see `embed`)."""
+        return cls(embed(model.query_encoder, users), embed(model.candidate_encoder, items))
+
     def score(self, users: np.ndarray) -> np.ndarray:
         """Float32 [len(users), n_items] for integer positions in the user table."""
         return self.users[users] @ self.items.T

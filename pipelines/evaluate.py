@@ -14,8 +14,6 @@ from pipelines.preprocess import load_split, load_tables
 from pipelines.run import Run
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from models.evaluation import Metrics, Scorer
 
 MODEL = "two-tower"
@@ -79,21 +77,19 @@ def evaluate(run: Run) -> dict[str, dict]:
     from models.baselines import fit_baseline
     from models.evaluation import metrics_table
     from models.training import load
-    from models.two_tower import TowerScorer, embed
+    from models.two_tower import TowerScorer
 
     with stage("evaluate") as (report, result), run.step("evaluate") as (out, notes):
         report(0, 1, "load the towers")
         judge = Judge(run, "test")
         tower = load(run.path / "model", run.config.training)
-        users, items = load_tables(run)
-        scorers = {
-            MODEL: TowerScorer(
-                embed(tower.model.query_encoder, users), embed(tower.model.candidate_encoder, items)
-            )
-        }
         metrics = {}
         for name in (MODEL, *run.config.evaluation.baselines):
-            scorer = scorers.get(name) or fit_baseline(name, judge.train, run.config.training.seed)
+            scorer = (
+                TowerScorer.of(tower.model, *load_tables(run))
+                if name == MODEL
+                else fit_baseline(name, judge.train, run.config.training.seed)
+            )
             metrics[name] = judge.judge(
                 scorer, lambda done, total, name=name: report(done, total, name)
             )
@@ -111,20 +107,13 @@ def evaluate(run: Run) -> dict[str, dict]:
         report_path.write_text(json.dumps({"protocol": protocol, "metrics": values}, indent=1))
         notes |= {"protocol": protocol, "metrics": values}
         result(protocol["ranking"])
-    console.print(table(notes, metrics_table(metrics, _title(protocol), _shown(run))))
+    table = metrics_table(metrics, _title(protocol), run.config.evaluation.ks[:2])
+    table.caption = f"test part of: {protocol['split']}"
+    console.print(table)
     return values
 
 
-def table(notes: dict, rendered: Table) -> Table:
-    """The metrics table with the split as caption; synthetic data says so in the title."""
-    rendered.caption = f"test part of: {notes['protocol']['split']}"
-    return rendered
-
-
 def _title(protocol: dict) -> str:
+    """The data set's line; synthetic data says so."""
     label = "SYNTHETIC DATA: these numbers say nothing about real people\n"
     return (label if protocol["synthetic"] else "") + protocol["data"]
-
-
-def _shown(run: Run) -> list[int]:
-    return run.config.evaluation.ks[:2]

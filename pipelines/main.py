@@ -78,7 +78,7 @@ def main_job(config: Config, path: Path | None = None) -> Run:
     from pipelines.export import export
     from pipelines.ingest import ingest
     from pipelines.preprocess import preprocess
-    from pipelines.serve import demonstrate
+    from pipelines.serve import demonstrate, example_users
     from pipelines.train import train
 
     started = time.perf_counter()
@@ -88,12 +88,6 @@ def main_job(config: Config, path: Path | None = None) -> Run:
         step(run)
     console.print(
         f"[bold]done[/] in {time.perf_counter() - started:.0f} s. Next: "
-        f"make serve | make query USER={_example(run)} | make lab"
+        f"make serve | make query USER={example_users(run, 1)[0]} | make lab"
     )
     return run
-
-
-def _example(run: Run) -> int:
-    from pipelines.serve import example_users
-
-    return example_users(run, 1)[0]

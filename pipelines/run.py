@@ -33,6 +33,7 @@ import yaml
 
 from pipelines.config import Config, apply_overrides, parse_config, to_yaml
 from pipelines.errors import RunError
+from serving.runtime.manifest import sha256
 
 RUNS = Path("runs")
 # Where a server listens is no property of what it serves.
@@ -219,15 +220,6 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

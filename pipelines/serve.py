@@ -15,11 +15,12 @@ from rich.text import Text
 
 from pipelines.console import console, stage
 from pipelines.errors import ConfigError, RunError
-from pipelines.preprocess import ITEMS
+from pipelines.preprocess import ITEMS, load_split
 from pipelines.run import Run, write_atomically
 
 if TYPE_CHECKING:
     from serving.client import Recommendations
+    from serving.config import ServingConfig
     from serving.server import TritonServer
 
 ADDRESSES = "server.json"
@@ -39,24 +40,24 @@ class Addresses:
 
 
 @contextlib.contextmanager
-def serving(run: Run, **ports: int) -> Iterator[Addresses]:
-    """Triton on the run's repository while the block runs; free ports unless given."""
-    with _triton(run, "triton.log", **ports) as server:
+def serving(run: Run) -> Iterator[Addresses]:
+    """Triton on the run's repository, on free ports, while the block runs."""
+    free = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    with _triton(run, run.config.serving.copy(update=free), "triton.log") as server:
         yield Addresses.of(server)
 
 
-def _triton(run: Run, log: str, **ports: int) -> TritonServer:
-    """The run's server, not started yet; it writes logs/`log`."""
+def _triton(run: Run, config: ServingConfig, log: str) -> TritonServer:
+    """The run's server by `config`, not started yet; it writes logs/`log`."""
     run.verified("export")
     from serving.server import TritonServer
 
     (run.path / "logs").mkdir(exist_ok=True)
-    config = run.config.serving
     return TritonServer(
         run.path / "triton",
-        http_port=ports.get("http", config.http_port),
-        grpc_port=ports.get("grpc", config.grpc_port),
-        metrics_port=ports.get("metrics", config.metrics_port),
+        http_port=config.http_port,
+        grpc_port=config.grpc_port,
+        metrics_port=config.metrics_port,
         log=run.path / "logs" / log,
         host=config.host,
         timeout=config.startup_seconds,
@@ -81,7 +82,7 @@ def serve(run: Run) -> None:
             report(0, 1, "start Triton")
             export = run.identity("export")
             # A log of its own: a server for one question may run beside it.
-            server = stack.enter_context(_triton(run, "serve.log"))
+            server = stack.enter_context(_triton(run, run.config.serving, "serve.log"))
             addresses = Addresses.of(server)
             result(f"model `retrieval`: http {addresses.http}, grpc {addresses.grpc}")
         stack.callback(path.unlink, missing_ok=True)
@@ -112,7 +113,7 @@ def _server_for(run: Run) -> Iterator[Addresses]:
         yield addresses
         return
     console.print(f"{reason}: starting one for this question")
-    with serving(run, http=0, grpc=0, metrics=0) as addresses:
+    with serving(run) as addresses:
         yield addresses
 
 
@@ -157,7 +158,7 @@ def demonstrate(run: Run, k: int = 10) -> dict[str, Any]:
         users = example_users(run)
         shown_items(run)
         report(0, 2, "start Triton")
-        with serving(run, http=0, grpc=0, metrics=0) as addresses:
+        with serving(run) as addresses:
             report(1, 2, "ask over HTTP and gRPC")
             answers = ask(addresses, users, k)
         http, grpc = answers["http"], answers["grpc"]
@@ -176,8 +177,6 @@ def demonstrate(run: Run, k: int = 10) -> dict[str, Any]:
 
 def example_users(run: Run, count: int = 3) -> list[int]:
     """The first users of the test part."""
-    from pipelines.preprocess import load_split
-
     test = load_split(run.path / "processed")["test"]
     return np.unique(test[run.config.features.user_id])[:count].tolist()
 

@@ -17,16 +17,10 @@ if TYPE_CHECKING:
 
 def validation(run: Run, data: TrainingData) -> Callable[[Any], dict[str, float]]:
     """A function from a model to its full-catalogue metrics on the valid part."""
-    from models.two_tower import TowerScorer, embed
+    from models.two_tower import TowerScorer
 
     judge = Judge(run, "valid")
-
-    def validate(model: Any) -> dict[str, float]:
-        users = embed(model.query_encoder, data.users)
-        items = embed(model.candidate_encoder, data.items)
-        return judge.judge(TowerScorer(users, items)).values
-
-    return validate
+    return lambda model: judge.judge(TowerScorer.of(model, data.users, data.items)).values
 
 
 def train(run: Run, resume: bool = False) -> dict:

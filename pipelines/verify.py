@@ -49,7 +49,7 @@ def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Veri
         users = pd.read_parquet(run.path / "data" / USERS)[run.config.features.user_id]
         users = users.sample(min(count, len(users)), random_state=1).to_numpy()
         first = users[:together].tolist()
-        with serving(run, http=0, grpc=0, metrics=0) as addresses:
+        with serving(run) as addresses:
             report(1, 3, "ask")
             answer = ask(addresses, users.tolist(), k, ["http"])["http"]
             many = ask(addresses, first, k, ["grpc"])["grpc"]

@@ -31,6 +31,18 @@ def twotower(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+def started(verb: str, run) -> subprocess.Popen:
+    """`twotower <verb>` on a run, going on; its output, errors included, is piped."""
+    return subprocess.Popen(
+        [*TWOTOWER, verb, "--run", str(run.path)],
+        cwd=run.path.parents[1],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -97,14 +109,7 @@ def test_doctor_says_of_optional_things_that_they_are_not_there():
 @pytest.fixture
 def server(small_run):
     """`twotower serve` of the small run, once it answers."""
-    process = subprocess.Popen(
-        [*TWOTOWER, "serve", "--run", str(small_run.path)],
-        cwd=small_run.path.parents[1],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started("serve", small_run)
     deadline = time.monotonic() + 60
     while not (small_run.path / "server.json").is_file():
         assert process.poll() is None, process.stdout.read()
@@ -226,14 +231,7 @@ def test_a_column_to_show_that_is_not_there_is_named(titled_run):
 
 def test_ctrl_c_in_a_step_leaves_the_run_as_it_was(small_run):
     before = (small_run.path / "manifest.json").read_text()
-    process = subprocess.Popen(
-        [*TWOTOWER, "train", "--run", str(small_run.path)],
-        cwd=small_run.path.parents[1],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started("train", small_run)
     deadline = time.monotonic() + 60
     while not list(small_run.path.glob(".train-*")):
         assert process.poll() is None and time.monotonic() < deadline
