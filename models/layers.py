@@ -36,14 +36,15 @@ class MultiHotEmbedding(mm.EmbeddingTable):
 
 
 class FeatureLookup(tf.keras.layers.Layer):
-    """Rows in, features out: {user_row, item_row} int [n] -> every encoded column int32 [n, w].
+    """Rows in, features out: {user_row, item_row} int [n] -> every encoded column [n, w].
 
     Passed to `fit(pre=...)`, so that batches carry two integers an interaction and features cost
     a gather in the training graph; the saved towers know nothing of it.
 
     So that what answers for unknown users, cold items and unseen values is trained, values become
     out-of-vocabulary at random: the item id with its row's probability in `hide_item_id`, every
-    other single value with probability `dropout`.
+    other single code with probability `dropout`. Numbers (float32) stay: an unknown one is 0, the
+    mean.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class FeatureLookup(tf.keras.layers.Layer):
             positions = tf.reshape(inputs[rows], [-1])
             for name, table in tables.items():
                 values = tf.gather(table, positions)
-                if training and values.shape[-1] == 1:
+                if training and values.dtype.is_integer and values.shape[-1] == 1:
                     rate = (
                         tf.gather(self.hide_item_id, positions)
                         if name == self.item_id

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Extra, Field
 
 from models.errors import ModelError
-from models.two_tower import TwoTowerConfig, build_two_tower, hide_item_ids
+from models.two_tower import TwoTowerConfig, build_two_tower, example_input, hide_item_ids
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
@@ -43,7 +43,10 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What `fit` needs: int32 [n, 1] (or [n, length]) tables and the positives as rows of them."""
+    """What `fit` needs: the two encoded tables and the positives as rows of them.
+
+    A table's columns are int32 [n, 1], int32 [n, length] (multi-hot) or float32 [n, 1] (numbers).
+    """
 
     users: Mapping[str, np.ndarray]
     items: Mapping[str, np.ndarray]
@@ -234,8 +237,7 @@ def load(path: Path, training: TrainingConfig) -> TwoTower:
     counts = np.load(path / "item_counts.npy")
     history = json.loads((path / "history.json").read_text())
     tower = TwoTower(build_two_tower(schema, counts, config), schema, config, counts, history)
-    width = {c.name: int(c.value_count.max) if c.is_list else 1 for c in schema}
-    tower.model({name: tf.zeros([2, w], tf.int32) for name, w in width.items()})
+    tower.model({column.name: tf.constant(example_input(column, rows=2)) for column in schema})
     optimizer = _optimizer(tower.model, training)
     tower.model.compile(optimizer=optimizer, metrics=[])
     checkpoint = tf.train.Checkpoint(model=tower.model, optimizer=optimizer)

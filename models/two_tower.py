@@ -12,7 +12,7 @@ from models.errors import ModelError
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
-    from merlin.schema import Schema
+    from merlin.schema import ColumnSchema, Schema
 
 
 class TwoTowerConfig(BaseModel, extra=Extra.forbid):
@@ -21,8 +21,9 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     dim: int = Field(64, gt=0, description="output dimension of both towers")
     hidden: list[int] = Field(
         [],
-        description="none: a tower is the sum of its embeddings, each of size dim; otherwise the "
-        "embeddings are concatenated and pass these ReLU layers and a projection to dim",
+        description="none: a tower is the sum of its embeddings, each of size dim, and of each "
+        "number times a vector; otherwise embeddings and numbers are concatenated and pass these "
+        "ReLU layers and a projection to dim",
     )
     feature_dim: int = Field(
         16, gt=0, description="size of the embeddings beside the id's, when there are hidden layers"
@@ -143,26 +144,38 @@ def hide_item_ids(
 
 
 def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
-    """Embeddings, summed or through hidden layers, then L2 norm: int [n, w] -> float32 [n, dim].
+    """Features, summed or through hidden layers, then L2 norm: [n, w] each -> float32 [n, dim].
 
     The sum is matrix factorisation with side features; it needs fewer epochs than a projection of
     the concatenation and ends higher on MovieLens.
     """
     import merlin.models.tf as mm
+    import tensorflow as tf
     from merlin.models.tf.transforms.regularization import L2Norm
+    from merlin.schema import Tags
 
     from models.layers import MultiHotEmbedding
 
     id_name = schema.select_by_tag(id_tag).first.name
-    sizes = {c.name: config.feature_dim for c in schema} | {id_name: config.dim}
+    categorical = schema.select_by_tag(Tags.CATEGORICAL)
+    sizes = {c.name: config.feature_dim for c in categorical} | {id_name: config.dim}
     embeddings = mm.Embeddings(
-        schema,
+        categorical,
         dim=sizes if config.hidden else config.dim,
         table_cls=MultiHotEmbedding,
         l2_batch_regularization_factor=config.embedding_l2,
     )
     if not config.hidden:
-        inputs = mm.InputBlockV2(schema, categorical=embeddings, aggregation="element-wise-sum")
+        numbers = {}
+        if numeric := schema.select_by_tag(Tags.CONTINUOUS):
+            # As small at the start as an embedding: Keras's default would outweigh the id.
+            vectors = tf.keras.layers.Dense(
+                config.dim, use_bias=False, kernel_initializer="uniform"
+            )
+            numbers = {"continuous": mm.ContinuousProjection(numeric, vectors)}
+        inputs = mm.InputBlockV2(
+            schema, categorical=embeddings, aggregation="element-wise-sum", **numbers
+        )
         return mm.Encoder(inputs, post=L2Norm())
     layers = mm.MLPBlock(
         [*config.hidden, config.dim],
@@ -184,10 +197,18 @@ def _dense(column):
     )
 
 
+def example_input(column: ColumnSchema, rows: int) -> np.ndarray:
+    """Zeros of the shape and dtype that a tower reads of `column`."""
+    from merlin.schema import Tags
+
+    width = int(column.value_count.max) if column.is_list else 1
+    return np.zeros([rows, width], np.float32 if Tags.CONTINUOUS in column.tags else np.int32)
+
+
 def embed(
     encoder: mm.Encoder, features: Mapping[str, np.ndarray], batch_size: int = 4096
 ) -> np.ndarray:
-    """Tower outputs float32 [n, dim] for encoded columns int32 [n, w], in row order."""
+    """Tower outputs float32 [n, dim] for encoded columns [n, w], in row order."""
     import tensorflow as tf
 
     rows = len(next(iter(features.values())))

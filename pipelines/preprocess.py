@@ -75,14 +75,13 @@ def load_split(processed: Path) -> dict[str, pd.DataFrame]:
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The encoded user and item table as int32 arrays, one row per user and per item."""
+    """The encoded user and item table as arrays (see `as_arrays`), a row per user and item."""
     from workflows.features import as_arrays
 
-    lengths = run.config.features.item_multi_hot
-    processed = run.path / "processed"
+    features, processed = run.config.features, run.path / "processed"
     return (
-        as_arrays(pd.read_parquet(processed / USERS), {}),
-        as_arrays(pd.read_parquet(processed / ITEMS), lengths),
+        as_arrays(pd.read_parquet(processed / USERS), features.user_multi_hot),
+        as_arrays(pd.read_parquet(processed / ITEMS), features.item_multi_hot),
     )
 
 

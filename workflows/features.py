@@ -6,18 +6,20 @@ needs the rating column; a Filter in the served graph would ask every request fo
 evaluates for a request, the item side encodes the catalogue.
 
 Integers follow NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary, then the
-vocabulary by descending frequency in the training part.
+vocabulary by descending frequency in the training part. Within a list a null is out of
+vocabulary; a list that is null is an empty one. Numbers become float32 of mean 0 and variance 1
+over the training part; a null becomes the mean, 0.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Extra, Field
+from pydantic import BaseModel, Extra, Field, PositiveInt, root_validator
 
 from workflows.errors import DataError
 
@@ -34,6 +36,21 @@ class PositivesConfig(BaseModel, extra=Extra.forbid):
     at_least: float = Field(1.0, description="a row is positive when column >= this")
 
 
+class Side(NamedTuple):
+    """The columns of one tower, all of one table."""
+
+    name: str  # "user" or "item"
+    id: str
+    categorical: list[str]
+    multi_hot: dict[str, int]
+    numeric: list[str]
+
+    @property
+    def columns(self) -> list[str]:
+        """The id, then the features by kind."""
+        return [self.id, *self.categorical, *self.multi_hot, *self.numeric]
+
+
 class FeaturesConfig(BaseModel, extra=Extra.forbid):
     """Which columns the towers see."""
 
@@ -43,12 +60,37 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
 
     user: list[str] = Field([], description="categorical user columns")
     item: list[str] = Field([], description="categorical item columns")
-    item_multi_hot: dict[str, int] = Field(
+    user_multi_hot: dict[str, PositiveInt] = Field(
+        {}, description="list columns of the user table -> how many values of a row are kept"
+    )
+    item_multi_hot: dict[str, PositiveInt] = Field(
         {}, description="list columns of the item table -> how many values of a row are kept"
     )
+    user_numeric: list[str] = Field([], description="columns of the user table used as numbers")
+    item_numeric: list[str] = Field([], description="columns of the item table used as numbers")
     min_frequency: int = Field(
         0, ge=0, description="a value rarer than this in the training part is out of vocabulary"
     )
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """The user's columns and the item's."""
+        return (
+            Side("user", self.user_id, self.user, self.user_multi_hot, self.user_numeric),
+            Side("item", self.item_id, self.item, self.item_multi_hot, self.item_numeric),
+        )
+
+    @root_validator(skip_on_failure=True)
+    def _one_use_a_column(cls, values: dict) -> dict:
+        sides = cls.construct(**values).sides
+        columns = [column for side in sides for column in side.columns]
+        repeated = sorted({column for column in columns if columns.count(column) > 1})
+        if repeated:
+            raise ValueError(
+                f"{', '.join(repeated)}: named twice; a column is used once, on one side and as "
+                "one kind. Copy it under another name to use it again"
+            )
+        return values
 
 
 class AtLeast:
@@ -101,30 +143,37 @@ def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.
 def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
     """The unfitted feature graph with Subgraphs "user" and "item".
 
-    Column tags: USER_ID, ITEM_ID, USER, ITEM; Categorify adds CATEGORICAL. `categories` is where
-    NVTabular keeps the vocabularies until the workflow is saved.
+    Column tags: USER_ID, ITEM_ID, USER, ITEM; Categorify adds CATEGORICAL, Normalize CONTINUOUS.
+    `categories` is where NVTabular keeps the vocabularies until the workflow is saved.
     """
     import nvtabular as nvt
     from merlin.dag.ops.subgraph import Subgraph
     from merlin.schema import Tags
     from nvtabular import ops
 
-    def categorify(columns: list[str], *tags, min_frequency: int = config.min_frequency):
+    def categorify(columns: list[str], *tags):
         encoded = columns >> ops.Categorify(
-            out_path=str(categories), freq_threshold=min_frequency, dtype="int32"
+            out_path=str(categories), freq_threshold=config.min_frequency, dtype="int32"
         )
         return encoded >> ops.AddMetadata(tags=list(tags))
 
-    user = categorify([config.user_id], Tags.USER_ID, Tags.USER)
-    if config.user:
-        user += categorify(config.user, Tags.USER)
-    item = categorify([config.item_id], Tags.ITEM_ID, Tags.ITEM)
-    if config.item:
-        item += categorify(config.item, Tags.ITEM)
-    for column, length in config.item_multi_hot.items():
-        kept = categorify([column], Tags.ITEM) >> ops.ListSlice(0, length)
-        item += kept
-    return nvt.Workflow(Subgraph("user", user) + Subgraph("item", item))
+    def subgraph(side: Side, id_tag, tag):
+        nodes = categorify([side.id], id_tag, tag)
+        if side.categorical:
+            nodes += categorify(side.categorical, tag)
+        for column, length in side.multi_hot.items():
+            nodes += categorify([column], tag) >> ops.ListSlice(0, length)
+        if side.numeric:
+            # Normalize leaves nulls out of the moments and as they are: filled before it, they
+            # would shift the mean.
+            scaled = side.numeric >> ops.Normalize(out_dtype="float32") >> ops.FillMissing(0)
+            nodes += scaled >> ops.AddMetadata(tags=[tag])
+        return Subgraph(side.name, nodes)
+
+    user, item = config.sides
+    return nvt.Workflow(
+        subgraph(user, Tags.USER_ID, Tags.USER) + subgraph(item, Tags.ITEM_ID, Tags.ITEM)
+    )
 
 
 def fit_features(
@@ -137,25 +186,18 @@ def fit_features(
     """Fit the feature graph on the training part and save it to `out`.
 
     `train` has the two id columns; features are joined from `users` and `items`, so a value is
-    counted as often as it is trained on.
+    counted as often as it is trained on. Raises DataError naming a column that is missing, has
+    another kind of values than it is configured for, or says nothing in the training part.
     """
     import nvtabular as nvt
 
-    for table, name, columns in (
-        (users, "users", [config.user_id, *config.user]),
-        (items, "items", [config.item_id, *config.item, *config.item_multi_hot]),
-    ):
-        missing = [column for column in columns if column not in table]
-        if missing:
-            raise DataError(
-                f"features: the {name} table has no column {', '.join(missing)}; "
-                f"it has {', '.join(table.columns)}"
-            )
-    wide = (
-        train[[config.user_id, config.item_id]]
-        .merge(users[[config.user_id, *config.user]], on=config.user_id)
-        .merge(items[[config.item_id, *config.item, *config.item_multi_hot]], on=config.item_id)
-    )
+    wide = train[[config.user_id, config.item_id]]
+    for side, table in zip(config.sides, (users, items), strict=True):
+        _check_table(table, side)
+        rows = _typed(table[side.columns], list(side.multi_hot), side.numeric)
+        wide = wide.merge(rows, on=side.id)
+    for side in config.sides:
+        _check_training(wide, side)
     # Not a substring of any file name: NVTabular rewrites this path inside the saved graph.
     fitted = out / "fit.tmp"
     workflow = feature_workflow(config, fitted)
@@ -163,6 +205,61 @@ def fit_features(
     workflow.save(str(out))
     shutil.rmtree(fitted, ignore_errors=True)
     return load_workflow(out)
+
+
+def _check_table(table: pd.DataFrame, side: Side) -> None:
+    """Every column is there and has the kind of values that its place in the config promises."""
+    missing = [column for column in side.columns if column not in table]
+    if missing:
+        raise DataError(
+            f"features: the {side.name}s table has no column {', '.join(missing)}; "
+            f"it has {', '.join(table.columns)}"
+        )
+    for column in side.multi_hot:
+        values = table[column].dropna()
+        bad = [value for value in values if not isinstance(value, (list, np.ndarray))]
+        if bad:
+            raise DataError(
+                f"features.{side.name}_multi_hot: column {column} has {bad[0]!r}, not a list; "
+                f"store lists, or name it under features.{side.name}"
+            )
+    for column in side.numeric:
+        where, values = f"features.{side.name}_numeric: column {column}", table[column].dropna()
+        if not pd.api.types.is_numeric_dtype(values):
+            example = f"{values.iloc[0]!r}, not a number" if len(values) else "no value"
+            raise DataError(
+                f"{where} has {example}; store numbers, or name it under features.{side.name}"
+            )
+        infinite = values[np.isinf(values.to_numpy(np.float64))]
+        if len(infinite):
+            raise DataError(f"{where} has {infinite.iloc[0]}; use null for an unknown value")
+
+
+def _check_training(wide: pd.DataFrame, side: Side) -> None:
+    """Every list column has a value, every numeric one two, else there is nothing to learn."""
+    for column in side.multi_hot:
+        if not any(len(row) for row in wide[column]):
+            raise DataError(
+                f"features.{side.name}_multi_hot: column {column} has only empty lists in the "
+                "training part; leave it out"
+            )
+    for column in side.numeric:
+        # By rounding, Normalize may find a tiny deviation and blow other values up with it.
+        if wide[column].nunique() < 2:
+            raise DataError(
+                f"features.{side.name}_numeric: column {column} has no two different values in "
+                "the training part; leave it out"
+            )
+
+
+def _typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataFrame:
+    """`table` with null lists as empty lists, which NVTabular wants, and numbers as float64."""
+    typed = {column: table[column].astype(np.float64) for column in numbers}
+    for column in lists:
+        null = table[column].isna()
+        if null.any():
+            typed[column] = table[column].where(~null, pd.Series([[]] * len(table), table.index))
+    return table.assign(**typed)
 
 
 def load_workflow(path: Path) -> nvt.Workflow:
@@ -175,16 +272,23 @@ def load_workflow(path: Path) -> nvt.Workflow:
 def encode(workflow: nvt.Workflow, side: str, table: pd.DataFrame) -> pd.DataFrame:
     """`table` through the Subgraph `side` ("user" or "item"); rows keep their order."""
     import nvtabular as nvt
+    from merlin.schema import Tags
 
     graph = workflow.get_subworkflow(side)
-    rows = table[graph.input_schema.column_names].reset_index(drop=True)
+    rows = _typed(
+        table[graph.input_schema.column_names].reset_index(drop=True),
+        [column.name for column in graph.output_schema if column.is_list],
+        graph.output_schema.select_by_tag(Tags.CONTINUOUS).column_names,
+    )
     encoded = graph.transform(nvt.Dataset(rows)).compute()
     encoded = encoded.to_pandas() if hasattr(encoded, "to_pandas") else encoded
     return encoded.reset_index(drop=True)
 
 
 def as_arrays(encoded: pd.DataFrame, lengths: dict[str, int]) -> dict[str, np.ndarray]:
-    """Columns of an encoded table as int32 arrays: [n, 1], or [n, length] for multi-hot columns.
+    """Columns of an encoded table as arrays [n, 1], or [n, length] for multi-hot columns.
+
+    Codes are int32, numbers float32.
 
     Multi-hot rows are padded with 0 to the fixed length, so that a batch never holds a ragged
     list: Merlin's loader is 60 times slower with one, and the mean over a padded row is a dense
@@ -195,7 +299,8 @@ def as_arrays(encoded: pd.DataFrame, lengths: dict[str, int]) -> dict[str, np.nd
         if column in lengths:
             arrays[column] = _pad(encoded[column].tolist(), lengths[column])
         else:
-            arrays[column] = encoded[column].to_numpy(dtype=np.int32)[:, None]
+            dtype = np.float32 if encoded[column].dtype.kind == "f" else np.int32
+            arrays[column] = encoded[column].to_numpy(dtype=dtype)[:, None]
     return arrays
 
 

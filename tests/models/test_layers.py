@@ -10,7 +10,10 @@ import pytest
 def lookup():
     from models.layers import FeatureLookup
 
-    users = {"user": np.arange(3, 13, dtype=np.int32)[:, None]}
+    users = {
+        "user": np.arange(3, 13, dtype=np.int32)[:, None],
+        "height": np.linspace(-1, 1, 10, dtype=np.float32)[:, None],
+    }
     items = {
         "film": np.arange(3, 7, dtype=np.int32)[:, None],
         "genres": np.array([[3, 4], [5, 0], [6, 7], [0, 0]], np.int32),
@@ -25,6 +28,8 @@ def test_features_are_the_rows_of_the_tables(lookup):
     rows = {"user_row": tf.constant([2, 0]), "item_row": tf.constant([3, 1])}
     out = {name: values.numpy() for name, values in lookup(rows).items()}
     np.testing.assert_array_equal(out["user"], [[5], [3]])
+    np.testing.assert_allclose(out["height"], [[-5 / 9], [-1]], rtol=1e-6)
+    assert out["height"].dtype == np.float32
     np.testing.assert_array_equal(out["film"], [[6], [4]])
     np.testing.assert_array_equal(out["genres"], [[0, 0], [5, 0]])
 
@@ -39,3 +44,4 @@ def test_training_hides_ids_at_their_own_rate_and_values_at_the_common_one(looku
     np.testing.assert_allclose(hidden, [0, 1, 0.5, 0], atol=0.03)
     assert (out["user"] == 2).mean() == pytest.approx(0.1, abs=0.01)
     assert not (out["genres"] == 2).any(), "multi-hot values are never hidden"
+    assert (out["height"] == -1).all(), "numbers are never hidden"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
+from models.baselines import Popularity
 from models.errors import ModelError
+from models.evaluation import evaluate
 from models.training import TrainingConfig, TrainingData, create, fit, load, save
-from models.two_tower import TwoTowerConfig, embed
+from models.two_tower import TowerScorer, TwoTowerConfig, embed
 
 USERS, ITEMS = 60, 40
 CONFIG = TwoTowerConfig(dim=8)
@@ -168,3 +173,68 @@ def test_an_unknown_monitor_names_the_measured_ones(schema, data, tmp_path):
 def test_loading_a_folder_without_a_model_says_what_to_do(tmp_path):
     with pytest.raises(ModelError, match="no saved model here; run `twotower train` first"):
         load(tmp_path, TRAINING)
+
+
+def told_apart_by(kind, schema, data):
+    """The checkerboard when no user id is known: one more column says which colour a user takes.
+
+    number: even users about 1, odd ones about -1. list: of the values 3 to 6 even users have two of
+    the even ones, or one, and odd users of the odd ones.
+    """
+    from merlin.schema import ColumnSchema, Schema, Tags
+
+    random = np.random.default_rng(4)
+    even = np.arange(USERS) % 2 == 0
+    if kind == "number":
+        values = (np.where(even, 1, -1) + random.normal(0, 0.2, USERS)).astype(np.float32)[:, None]
+        added = ColumnSchema("taste", dtype=np.float32, tags=[Tags.CONTINUOUS, Tags.USER])
+    else:
+        pairs = np.array([[4, 6], [6, 0], [4, 0]])
+        values = pairs[random.integers(0, 3, USERS)] - np.where(even, 0, 1)[:, None]
+        values = np.maximum(values, 0).astype(np.int32)
+        domain = {"min": 0, "max": 6, "name": "taste"}
+        added = ColumnSchema(
+            "taste",
+            dtype=np.int32,
+            is_list=True,
+            is_ragged=False,
+            tags=[Tags.CATEGORICAL, Tags.USER],
+            properties={"domain": domain, "value_count": {"min": 2, "max": 2}},
+        )
+    users = {"user": np.full((USERS, 1), 2, np.int32), "taste": values}
+    return schema + Schema([added]), replace(data, users=users)
+
+
+def held_out(data):
+    """(relevant, seen): of a user's colour what is not trained on, and what is."""
+    colour = np.add.outer(np.arange(USERS), np.arange(ITEMS)) % 2 == 0
+    pairs = (np.ones(len(data.user_rows)), (data.user_rows, data.item_rows))
+    seen = csr_matrix(pairs, shape=colour.shape)
+    return csr_matrix(colour & ~(seen.toarray() > 0)), seen
+
+
+@pytest.mark.parametrize("hidden", [[], [16]])
+@pytest.mark.parametrize("kind", ["number", "list"])
+def test_a_feature_that_alone_tells_users_apart_is_learnt(kind, hidden, schema, data, tmp_path):
+    import tensorflow as tf
+
+    schema, data = told_apart_by(kind, schema, data)
+    relevant, seen = held_out(data)
+
+    def precision(scorer):
+        return evaluate(scorer, relevant, seen, [3]).values["precision@3"]
+
+    def validate(model):
+        return {"ndcg@10": precision(TowerScorer.of(model, data.users, data.items))}
+
+    tower = create(schema, data, CONFIG.copy(update={"hidden": hidden}), seed=1)
+    history = fit(tower, data, TRAINING, validate, tmp_path)
+    assert precision(Popularity().fit(seen)) < 0.7
+    assert max(history["val_ndcg@10"]) > 0.95
+
+    save(tower, history, tmp_path)
+    ours = vectors(tower.model, data)
+    for array, again in zip(ours, vectors(load(tmp_path, TRAINING).model, data), strict=True):
+        np.testing.assert_array_equal(array, again)
+    saved = tf.keras.models.load_model(str(tmp_path / "query_tower"), compile=False)
+    np.testing.assert_allclose(embed(saved, data.users), ours[0], atol=1e-6)

@@ -11,29 +11,57 @@ from models.two_tower import TowerScorer, TwoTowerConfig, build_two_tower, embed
 OOV = 2
 
 
+def column(name, cardinality, *tags, **properties):
+    from merlin.schema import ColumnSchema, Tags
+
+    domain = {"min": 0, "max": cardinality - 1, "name": name}
+    return ColumnSchema(
+        name,
+        dtype=np.int32,
+        tags=[Tags.CATEGORICAL, *tags],
+        properties={"domain": domain, **properties},
+    )
+
+
+def multi_hot(name, cardinality, width, *tags):
+    one = column(name, cardinality, *tags, value_count={"min": width, "max": width})
+    return one.with_dtype(np.int32, is_list=True, is_ragged=False)
+
+
 @pytest.fixture(scope="module")
 def schema():
     """Two id columns, a user feature, a multi-hot item feature of width 3."""
-    from merlin.schema import ColumnSchema, Schema, Tags
+    from merlin.schema import Schema, Tags
 
-    def column(name, cardinality, *tags, **properties):
-        domain = {"min": 0, "max": cardinality - 1, "name": name}
-        return ColumnSchema(
-            name,
-            dtype=np.int32,
-            tags=[Tags.CATEGORICAL, *tags],
-            properties={"domain": domain, **properties},
-        )
-
-    genres = column("genres", 8, Tags.ITEM, value_count={"min": 3, "max": 3})
     return Schema(
         [
             column("user", 10, Tags.USER_ID, Tags.USER),
             column("age", 5, Tags.USER),
             column("film", 7, Tags.ITEM_ID, Tags.ITEM),
-            genres.with_dtype(np.int32, is_list=True, is_ragged=False),
+            multi_hot("genres", 8, 3, Tags.ITEM),
         ]
     )
+
+
+@pytest.fixture(scope="module")
+def wide_schema(schema):
+    """Also a multi-hot user feature of width 2, two numbers of the user, one of the item."""
+    from merlin.schema import ColumnSchema, Schema, Tags
+
+    def number(name, tag):
+        return ColumnSchema(name, dtype=np.float32, tags=[Tags.CONTINUOUS, tag])
+
+    return schema + Schema(
+        [
+            multi_hot("likes", 6, 2, Tags.USER),
+            number("weight", Tags.USER),
+            number("height", Tags.USER),
+            number("price", Tags.ITEM),
+        ]
+    )
+
+
+WIDE_USER = ("user", "age", "likes", "weight", "height")
 
 
 def features(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -43,6 +71,10 @@ def features(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
         "age": random.integers(1, 5, (rows, 1)).astype(np.int32),
         "film": random.integers(3, 7, (rows, 1)).astype(np.int32),
         "genres": random.integers(0, 8, (rows, 3)).astype(np.int32),
+        "likes": random.integers(0, 6, (rows, 2)).astype(np.int32),
+        "weight": random.normal(size=(rows, 1)).astype(np.float32),
+        "height": random.normal(size=(rows, 1)).astype(np.float32),
+        "price": random.normal(size=(rows, 1)).astype(np.float32),
     }
 
 
@@ -51,8 +83,8 @@ def only(columns, batch):
 
 
 def tables(encoder) -> dict[str, np.ndarray]:
-    """Embedding tables of a tower by column, told apart by their cardinality."""
-    columns = {10: "user", 5: "age", 7: "film", 8: "genres"}
+    """Weights of a tower by column, told apart by their rows: cardinality, count of numbers."""
+    columns = {10: "user", 5: "age", 7: "film", 8: "genres", 6: "likes", 2: "numbers", 1: "price"}
     return {columns[w.shape[0]]: w.numpy() for w in encoder.weights}
 
 
@@ -61,7 +93,7 @@ def build(schema, config, counts=None):
 
     tf.keras.utils.set_random_seed(1)
     model = build_two_tower(schema, np.ones(7) if counts is None else counts, config)
-    model({name: tf.constant(values) for name, values in features(2).items()})
+    model({n: tf.constant(values) for n, values in only(schema.column_names, features(2)).items()})
     return model
 
 
@@ -89,6 +121,71 @@ def test_multi_hot_is_the_mean_of_the_known_values_that_are_there(schema):
     np.testing.assert_allclose(embed(model.candidate_encoder, batch), expected, atol=1e-6)
 
 
+def test_numbers_and_user_lists_add_to_the_sum(wide_schema):
+    model = build(wide_schema, TwoTowerConfig(dim=4))
+    batch = features(6)
+    batch["likes"] = np.array([[0, 0], [2, 0], [3, 0], [3, 5], [2, 4], [4, 4]], np.int32)
+    w = tables(model.query_encoder)
+    likes = np.stack(
+        [np.zeros(4), np.zeros(4), w["likes"][3], (w["likes"][3] + w["likes"][5]) / 2]
+        + [w["likes"][4]] * 2
+    )
+    height, weight = w["numbers"]  # by name
+    expected = (
+        w["user"][batch["user"][:, 0]]
+        + w["age"][batch["age"][:, 0]]
+        + likes
+        + batch["height"] * height
+        + batch["weight"] * weight
+    )
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = embed(model.query_encoder, only(WIDE_USER, batch))
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_a_number_of_0_changes_nothing(wide_schema):
+    model = build(wide_schema, TwoTowerConfig(dim=4))
+    batch = features(5)
+    batch["price"][:] = 0
+    w = tables(model.candidate_encoder)
+    known = ~np.isin(batch["genres"], (0, OOV))[..., None]
+    genres = (w["genres"][batch["genres"]] * known).sum(1) / np.maximum(known.sum(1), 1)
+    expected = w["film"][batch["film"][:, 0]] + genres
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = embed(model.candidate_encoder, only(["film", "genres", "price"], batch))
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_with_hidden_layers_numbers_stand_beside_the_embeddings(wide_schema):
+    model = build(wide_schema, TwoTowerConfig(dim=6, hidden=[8], feature_dim=3))
+    first = next(w for w in model.query_encoder.weights if w.shape[-1] == 8 and w.shape.rank == 2)
+    assert first.shape[0] == 6 + 3 + 3 + 1 + 1, "user, age, likes, height, weight"
+    batch = only(WIDE_USER, features(5))
+    taller = embed(model.query_encoder, {**batch, "height": batch["height"] + 1})
+    assert np.abs(taller - embed(model.query_encoder, batch)).max(axis=1).min() > 1e-4
+
+
+@pytest.mark.parametrize("hidden", [[], [8]])
+def test_a_saved_query_tower_names_its_inputs_and_answers_the_same(wide_schema, hidden, tmp_path):
+    import tensorflow as tf
+
+    model = build(wide_schema, TwoTowerConfig(dim=4, hidden=hidden))
+    model.query_encoder.save(str(tmp_path), include_optimizer=False)
+    saved = tf.saved_model.load(str(tmp_path))
+    signature = saved.signatures["serving_default"]
+    specs = signature.structured_input_signature[1]
+    assert {name: (spec.dtype.name, spec.shape[1:].as_list()) for name, spec in specs.items()} == {
+        "user": ("int32", [1]),
+        "age": ("int32", [1]),
+        "likes": ("int32", [2]),
+        "weight": ("float32", [1]),
+        "height": ("float32", [1]),
+    }
+    batch = only(WIDE_USER, features(7))
+    (vectors,) = signature(**{name: tf.constant(v) for name, v in batch.items()}).values()
+    np.testing.assert_allclose(vectors, embed(model.query_encoder, batch), atol=1e-6)
+
+
 def test_hidden_layers_give_unit_vectors_of_the_configured_size(schema):
     model = build(schema, TwoTowerConfig(dim=6, hidden=[8], feature_dim=3))
     vectors = embed(model.candidate_encoder, only(["film", "genres"], features(5)))
@@ -112,7 +209,7 @@ def test_in_batch_loss_equals_the_formula(schema, logq):
     config = TwoTowerConfig(dim=4, temperature=0.2, logq=logq)
     model = build(schema, config, counts)
     model.compile(optimizer="sgd", metrics=[])
-    batch = features(12)
+    batch = only(schema.column_names, features(12))
     inputs = {name: tf.constant(values) for name, values in batch.items()}
     outputs = model.call_train_test(inputs, None, training=True)
     loss = float(model.compute_loss(inputs, outputs.targets, outputs.predictions, None))

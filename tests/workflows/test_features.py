@@ -37,6 +37,26 @@ ITEMS = pd.DataFrame(
 # user 9 and item 30 have no training row; Oslo is counted three times, null once.
 TRAIN = pd.DataFrame({"user_id": [1, 1, 5, 1], "item_id": [10, 20, 10, 20]})
 
+# Lists and numbers on both sides. In the training part: height 3, 3, null, 1, so mean 7/3 and
+# variance 4/3; price 2, 6, 2, 6, so mean 4 and variance 16/3.
+WIDE_CONFIG = FeaturesConfig(
+    user_multi_hot={"likes": 2, "codes": 3},
+    item_multi_hot={"genres": 2},
+    user_numeric=["height", "visits"],
+    item_numeric=["price"],
+)
+WIDE_USERS = pd.DataFrame(
+    {
+        "user_id": [1, 2, 5, 9],
+        "likes": [["a", "b", "c"], [], None, ["b", None, "new"]],
+        "codes": [[7], [7, 8], None, [8, 9, 7, 7]],
+        "height": [3.0, 1.0, np.nan, 5.0],
+        "visits": [1, 1, 2, 3],
+    }
+)
+WIDE_ITEMS = ITEMS.assign(price=[2, 6, np.nan])
+WIDE_TRAIN = pd.DataFrame({"user_id": [1, 1, 5, 2], "item_id": [10, 20, 10, 20]})
+
 
 @pytest.fixture(scope="module")
 def workflow(tmp_path_factory):
@@ -46,6 +66,14 @@ def workflow(tmp_path_factory):
     moved = out.with_name("moved")
     shutil.move(out, moved)  # a run folder may be moved: nothing may point to where it was made
     return load_workflow(moved)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """The workflow of lists and numbers on both sides, loaded again."""
+    out = tmp_path_factory.mktemp("fit_wide")
+    fit_features(WIDE_TRAIN, WIDE_USERS, WIDE_ITEMS, WIDE_CONFIG, out)
+    return load_workflow(out)
 
 
 def test_positives_are_the_rows_at_or_above_the_threshold():
@@ -123,3 +151,122 @@ def test_a_feature_that_is_not_in_the_table_is_named(tmp_path):
     config = FeaturesConfig(user=["city", "shoe_size"])
     with pytest.raises(DataError, match="the users table has no column shoe_size; it has user_id"):
         fit_features(TRAIN, USERS, ITEMS, config, tmp_path)
+
+
+def test_numbers_are_standardised_over_the_training_part_and_null_is_its_mean(wide):
+    users, items = encode(wide, "user", WIDE_USERS), encode(wide, "item", WIDE_ITEMS)
+    np.testing.assert_allclose(
+        users["height"], [(3 - 7 / 3) / np.sqrt(4 / 3), (1 - 7 / 3) / np.sqrt(4 / 3), 0, 4 / 3**0.5]
+    )
+    np.testing.assert_allclose(users["visits"], [-0.5, -0.5, 1.5, 3.5])
+    np.testing.assert_allclose(items["price"], [-2 / np.sqrt(16 / 3), 2 / np.sqrt(16 / 3), 0])
+    assert {users["height"].dtype, users["visits"].dtype, items["price"].dtype} == {
+        np.dtype(np.float32)
+    }
+
+
+def test_lists_that_are_null_are_empty_and_nulls_in_a_list_unknown(wide):
+    arrays = as_arrays(encode(wide, "user", WIDE_USERS), WIDE_CONFIG.user_multi_hot)
+    (a, b), (seven, *_) = arrays["likes"][0], arrays["codes"][0]
+    eight = arrays["codes"][1, 1]
+    assert len({a, b}) == 2 and min(a, b) >= 3
+    assert arrays["likes"].tolist() == [[a, b], [0, 0], [0, 0], [b, 2]]
+    assert arrays["codes"].tolist() == [
+        [seven, 0, 0],
+        [seven, eight, 0],
+        [0] * 3,
+        [eight, 2, seven],
+    ]
+    assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == {
+        "user_id": ((4, 1), np.int32),
+        "likes": ((4, 2), np.int32),
+        "codes": ((4, 3), np.int32),
+        "height": ((4, 1), np.float32),
+        "visits": ((4, 1), np.float32),
+    }
+
+
+def test_lists_and_numbers_survive_parquet(wide, tmp_path):
+    expected = as_arrays(encode(wide, "user", WIDE_USERS), WIDE_CONFIG.user_multi_hot)
+    WIDE_USERS.to_parquet(tmp_path / "users.parquet")
+    encoded = encode(wide, "user", pd.read_parquet(tmp_path / "users.parquet"))
+    encoded.to_parquet(tmp_path / "encoded.parquet")
+    arrays = as_arrays(pd.read_parquet(tmp_path / "encoded.parquet"), WIDE_CONFIG.user_multi_hot)
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name])
+        assert array.dtype == expected[name].dtype
+
+
+def test_a_row_is_encoded_alone_as_among_others(wide):
+    together = as_arrays(encode(wide, "user", WIDE_USERS), WIDE_CONFIG.user_multi_hot)
+    for row in range(len(WIDE_USERS)):
+        alone = encode(wide, "user", WIDE_USERS.iloc[[row]])
+        for name, array in as_arrays(alone, WIDE_CONFIG.user_multi_hot).items():
+            np.testing.assert_array_equal(array[0], together[name][row])
+
+
+def test_tags_and_widths_of_lists_and_numbers(wide):
+    from merlin.schema import Tags
+
+    schema = wide.output_schema
+    user, item = schema.select_by_tag(Tags.USER), schema.select_by_tag(Tags.ITEM)
+    assert user.column_names == ["user_id", "likes", "codes", "height", "visits"]
+    assert item.column_names == ["item_id", "genres", "price"]
+    assert schema.select_by_tag(Tags.CONTINUOUS).column_names == ["height", "visits", "price"]
+    assert [schema[name].value_count.max for name in ("likes", "codes", "genres")] == [2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    "config, change, message",
+    [
+        (
+            {"user_numeric": ["city"]},
+            {"city": ["Oslo", None, "Rome"]},
+            r"features\.user_numeric: column city has 'Oslo', not a number; store numbers, or name "
+            r"it under features\.user$",
+        ),
+        ({"user_numeric": ["age"]}, {"age": [None] * 3}, "column age has no value; store numbers"),
+        ({"user_numeric": ["age"]}, {"age": [1, np.inf, 2]}, "column age has inf; use null"),
+        (
+            {"user_numeric": ["age"]},
+            {"age": [0.1, 0.1, 7.0]},  # user 9, the third, is not in the training part
+            "user_numeric: column age has no two different values in the training part; leave",
+        ),
+        (
+            {"user_multi_hot": {"likes": 2}},
+            {"likes": [["a"], "b", None]},
+            r"features\.user_multi_hot: column likes has 'b', not a list; store lists, or name it "
+            r"under features\.user$",
+        ),
+        ({"user_multi_hot": {"age": 2}}, {}, "column age has 30, not a list"),
+        (
+            {"user_multi_hot": {"likes": 2}},
+            {"likes": [[], None, ["a"]]},
+            "user_multi_hot: column likes has only empty lists in the training part; leave it out",
+        ),
+        ({"user_numeric": ["shoe_size"]}, {}, "the users table has no column shoe_size; it has"),
+    ],
+)
+def test_a_column_of_another_kind_is_named_with_what_to_do(config, change, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        fit_features(TRAIN, USERS.assign(**change), ITEMS, FeaturesConfig(**config), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"user": ["age"], "user_numeric": ["age"]},
+        {"user_multi_hot": {"age": 3}, "item_multi_hot": {"age": 3}},
+        {"item_numeric": ["age", "age"]},
+    ],
+)
+def test_a_column_has_one_use(config):
+    with pytest.raises(ValueError, match="age: named twice; a column is used once"):
+        FeaturesConfig(**config)
+
+
+@pytest.mark.parametrize("kind", ["user_multi_hot", "item_multi_hot"])
+def test_a_list_keeps_at_least_one_value(kind):
+    with pytest.raises(ValueError, match="greater than 0"):
+        FeaturesConfig(**{kind: {"likes": 0}})
