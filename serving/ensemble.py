@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,26 @@ from merlin.table import TensorTable
 
 from .errors import ServingError
 from .operators import EncodeFeatures, FaissTopK, QueryTower, ServedOperator, UserFeatures
-from .runtime.contract import FILTER_SEEN, NUMPY_DTYPES, Contract, K, Table, state_of
+from .runtime.arrays import expand
+from .runtime.contract import (
+    FILTER_SEEN,
+    NO_VALUE,
+    NUMPY_DTYPES,
+    Contract,
+    K,
+    Table,
+    count_of,
+    state_of,
+)
 from .runtime.plan import PLAN_FILE, REQUEST
 from .runtime.seen import SeenItems
+from .vocabularies import list_lengths, moments
+
+MAX_DEVIATIONS = 1e15
+"""How many standard deviations from the mean a number may lie.
+
+Far beyond, the square of the tower's vector overflows float32 and all its scores become 0 or NaN.
+"""
 
 
 def build_ensemble(
@@ -53,7 +71,10 @@ def build_ensemble(
     unknown = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
     if unknown:
         raise ServingError(f"{saved_model}: the tower reads '{unknown[0]}', the workflow lacks it")
-    completed = UserFeatures(users, user_id, features)
+    numbers = [name for name in moments(workflow) if name in users]
+    users = users.astype(dict.fromkeys(numbers, np.float64))
+    completed = UserFeatures(users, user_id, features, list_lengths(workflow))
+    _check_numbers(users, _ranges(workflow))
     top = FaissTopK(
         index_dir,
         seen,
@@ -67,10 +88,11 @@ def build_ensemble(
             f"{saved_model} answers {tower.dim} dimensions, "
             f"the index {index_dir} holds {top.index.metadata['dim']}"
         )
-    raw = [user_id, *features, *map(state_of, features)]
+    request = _request_schema(completed)
+    raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
     vector = raw >> completed >> EncodeFeatures(workflow) >> tower
     asked = ColumnSelector([user_id, K, FILTER_SEEN])
-    return Ensemble((vector + asked) >> top, _request_schema(completed))
+    return Ensemble((vector + asked) >> top, request)
 
 
 def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
@@ -81,7 +103,15 @@ def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
 def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
     """What requests to the ensemble may hold."""
     users, top = operator(ensemble, UserFeatures), operator(ensemble, FaissTopK)
-    return Contract(users.user_id, top.item_id, users.features, default_k, max_k)
+    return Contract(
+        users.user_id,
+        top.item_id,
+        users.features,
+        default_k,
+        max_k,
+        users.lists,
+        _ranges(operator(ensemble, EncodeFeatures).workflow),
+    )
 
 
 def request_table(
@@ -96,9 +126,13 @@ def request_table(
     inputs = {reads.user_id: np.asarray(user_ids, np.int64)[:, None]}
     for name, values in (features or {}).items():
         dtype = reads.features.get(name)
+        lists = values if name in reads.lists else [[value] for value in values]
+        flat, counts = list(chain.from_iterable(lists)), np.array([len(row) for row in lists])
+        filler = NO_VALUE.get(dtype)
         if dtype == "BYTES":
-            values = [value.encode() for value in values]
-        inputs[name] = np.array(values, NUMPY_DTYPES.get(dtype))[:, None]
+            flat, filler = [value.encode() for value in flat], filler.encode()
+        flat = np.array(flat, NUMPY_DTYPES.get(dtype))
+        inputs[name] = expand(flat, counts, max([1, *counts]), filler)
     return reads.read(inputs, {K: k, FILTER_SEEN: filter_seen})
 
 
@@ -140,12 +174,32 @@ def _user_id(workflow: Any) -> str:
     return tagged[0]
 
 
+def _ranges(workflow: Any) -> dict[str, tuple[float, float]]:
+    """Numeric column -> the smallest and the largest number it takes."""
+    return {
+        name: (mean - std * MAX_DEVIATIONS, mean + std * MAX_DEVIATIONS)
+        for name, (mean, std) in moments(workflow).items()
+    }
+
+
+def _check_numbers(users: pd.DataFrame, ranges: dict[str, tuple[float, float]]) -> None:
+    for name, (low, high) in ranges.items():
+        outside = users[name][(users[name] < low) | (users[name] > high)]
+        if len(outside):
+            raise ServingError(
+                f"user feature '{name}' holds {outside.iloc[0]:g}; expected {low:g} to {high:g}, "
+                "or null"
+            )
+
+
 def _request_schema(users: UserFeatures) -> Schema:
     """The columns of a request, the states of the features and the parameters included."""
     dtypes = {users.user_id: np.int64}
     for name, dtype in users.features.items():
         dtypes[name] = str if dtype == "BYTES" else NUMPY_DTYPES[dtype]
         dtypes[state_of(name)] = np.int8
+        if name in users.lists:
+            dtypes[count_of(name)] = np.int64
     for name, dtype in ((K, np.int64), (FILTER_SEEN, np.bool_)):
         if name in dtypes:
             raise ServingError(f"the user column '{name}' is named like a request parameter")

@@ -31,6 +31,13 @@ class ItemIndex:
     metadata: dict[str, Any]
     id_map: Any
 
+    @property
+    def vectors(self) -> np.ndarray:
+        """The vectors float32 [n, D] where FAISS keeps them: valid while the index lives."""
+        flat = faiss.downcast_index(self.id_map.index)
+        size = flat.ntotal * flat.d
+        return faiss.rev_swig_ptr(flat.get_xb(), size).reshape(flat.ntotal, flat.d)
+
     def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores float32 [n, k], descending, and positions int64 [n, k] for vectors [n, D].
 

@@ -7,8 +7,10 @@ of the same name in `serving.runtime.steps` needs to answer alike without them.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +19,31 @@ import numpy as np
 import pandas as pd
 from merlin.core.dispatch import make_df
 from merlin.dag import BaseOperator, ColumnSelector, DataFormats
-from merlin.schema import ColumnSchema, Schema
+from merlin.schema import ColumnSchema, Schema, Tags
 from merlin.table import TensorTable
 
 from .errors import ServingError
 from .index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
-from .runtime.arrays import save_column
+from .runtime.arrays import expand, save_column
 from .runtime.contract import (
     ABSENT,
     FILTER_SEEN,
+    NO_VALUE,
     NULL,
     NUMPY_DTYPES,
     SCORE,
     VALUE,
     K,
+    count_of,
     filler,
     state_of,
 )
+from .runtime.encode import PADDING
 from .runtime.seen import SeenItems
-from .vocabularies import read_vocabulary, vocabulary_files
+from .runtime.top_k import ITEMS, SCORES, VECTORS
+from .vocabularies import check_compilable, moments, read_vocabulary, vocabulary_files
 
-ONNX_OPSET = 17
+ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5
 
 
@@ -71,50 +77,67 @@ class UserFeatures(ServedOperator):
     ----------
     users : one row a user; other columns than the id and the features are ignored
     user_id : its id column, int64
-    features : its raw feature columns: integers, floats or strings, nulls allowed
+    features : its raw feature columns: integers, floats or strings, nulls allowed, or lists of them
+    lists : the features that are lists -> how many values of a row are kept; a null is an empty one
     """
 
-    def __init__(self, users: pd.DataFrame, user_id: str, features: list[str]) -> None:
+    def __init__(
+        self,
+        users: pd.DataFrame,
+        user_id: str,
+        features: list[str],
+        lists: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         _check_users(users, user_id, features)
         users = users.sort_values(user_id)
         self.user_id = user_id
         self.user_ids = pd.Index(users[user_id].to_numpy(np.int64))
-        self.features = {name: raw_dtype(users[name]) for name in features}
-        self.stored = {name: _column(users[name], self.features[name]) for name in features}
+        self.lists = dict(lists or {})
+        self.features, self.stored = {}, {}
+        for name in features:
+            if name in self.lists:
+                stored = _lists(users[name], self.lists[name])
+            else:
+                stored = _column(users[name])
+            self.features[name], self.stored[name] = stored
 
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
     ) -> Schema:
-        names = [self.user_id, *self.features, *map(state_of, self.features)]
-        return input_schema.select_by_name(names)
+        names = [name for stored in self.stored.values() for name in stored]
+        return input_schema.select_by_name([self.user_id, *names])
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
-        ids = transformable[self.user_id].values
+        columns = {name: column.values for name, column in transformable.items()}
+        ids = columns[self.user_id]
         position = self.user_ids.get_indexer(ids)
-        known = position >= 0
         completed = {self.user_id: ids}
-        for name, (values, states) in self.stored.items():
-            state = transformable[state_of(name)].values
-            missing = state == ABSENT
-            # For an unknown user any value will do: its state says that there is none.
-            completed[name] = np.where(missing, values[position], transformable[name].values)
-            from_table = np.where(known, states[position], np.int8(ABSENT))
-            completed[state_of(name)] = np.where(missing, from_table, state)
+        for name, stored in self.stored.items():
+            take = (position >= 0) & (columns[state_of(name)] == ABSENT)
+            for column, values in stored.items():
+                completed[column] = columns[column].copy()
+                completed[column][take] = values[position[take]]
         return TensorTable(completed)
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
         np.save(out / "user_ids.npy", self.user_ids.to_numpy())
-        stems = {}
-        for position, (name, (values, states)) in enumerate(self.stored.items()):
+        stems, lists = {}, {}
+        for position, (name, stored) in enumerate(self.stored.items()):
             stems[name] = f"feature_{position}"
+            values = stored[name]
+            if name in self.lists:
+                lists[name] = self.features[name], self.lists[name]
+                counts = stored[count_of(name)]
+                np.save(out / f"{stems[name]}.count.npy", counts)
+                values = values[np.arange(self.lists[name]) < counts[:, None]]
             save_column(out / stems[name], values)
-            np.save(out / f"{stems[name]}.state.npy", states)
-        return {"user_id": self.user_id, "features": stems}
+            np.save(out / f"{stems[name]}.state.npy", stored[state_of(name)])
+        return {"user_id": self.user_id, "features": stems, "lists": lists}
 
 
 class EncodeFeatures(ServedOperator):
-    """The user half of the NVTabular workflow: raw values to embedding indices.
+    """The user half of the NVTabular workflow: raw values to embedding indices and numbers.
 
     Parameters
     ----------
@@ -131,19 +154,33 @@ class EncodeFeatures(ServedOperator):
         return self.workflow.output_schema
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
-        names = self.workflow.input_schema.column_names
-        # Rows without a value hold a filler: Categorify fails on columns that are null throughout.
-        raw = make_df({name: transformable[name].values for name in names})
-        codes = self.workflow.transform(raw)
-        encoded = {}
-        for name in self.workflow.output_schema.column_names:
-            encoded[name] = codes[name].to_numpy()
-            if state_of(name) in transformable:
-                state = transformable[state_of(name)].values
-                encoded[name] = np.where(state == VALUE, encoded[name], state)
-        return TensorTable(encoded)
+        columns = {name: column.values for name, column in transformable.items()}
+        schema = self.workflow.output_schema
+        numbers = schema.select_by_tag(Tags.CONTINUOUS).column_names
+        raw = {name: columns[name] for name in self.workflow.input_schema.column_names}
+        for name in raw:
+            if count_of(name) in columns:
+                rows = zip(columns[name].tolist(), columns[count_of(name)], strict=True)
+                raw[name] = [row[:count] for row, count in rows]
+            elif name in numbers:
+                raw[name] = np.where(columns[state_of(name)] == VALUE, columns[name], np.nan)
+        # Other rows without a value hold a filler: Categorify fails on columns of nulls alone.
+        encoded = self.workflow.transform(make_df(raw))
+        answer = {}
+        for name in schema.column_names:
+            answer[name] = encoded[name].to_numpy()
+            if count_of(name) in columns:
+                codes = encoded[name].tolist()
+                counts = np.array([len(row) for row in codes])
+                flat = np.fromiter(chain.from_iterable(codes), np.int64)
+                answer[name] = expand(flat, counts, columns[name].shape[1], PADDING)
+            elif name not in numbers and state_of(name) in columns:
+                state = columns[state_of(name)]
+                answer[name] = np.where(state == VALUE, answer[name], state)
+        return TensorTable(answer)
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
+        check_compilable(self.workflow)
         stems = {}
         for position, (name, path) in enumerate(vocabulary_files(self.workflow).items()):
             stems[name] = f"vocabulary_{position}"
@@ -151,7 +188,7 @@ class EncodeFeatures(ServedOperator):
             keys, codes = read_vocabulary(name, path, is_text)
             save_column(out / stems[name], keys)
             np.save(out / f"{stems[name]}.codes.npy", codes)
-        return {"columns": stems}
+        return {"vocabularies": stems, "moments": moments(self.workflow)}
 
     def save_artifacts(self, artifact_path: Any = None) -> None:
         # Saving moves a workflow's vocabularies to the new place: not those of the caller's.
@@ -167,7 +204,7 @@ class EncodeFeatures(ServedOperator):
 
 
 class QueryTower(ServedOperator):
-    """The query tower: embedding indices to a float32 vector of D dimensions.
+    """The query tower: embedding indices and numbers to a float32 vector of D dimensions.
 
     Parameters
     ----------
@@ -194,8 +231,12 @@ class QueryTower(ServedOperator):
         import tf2onnx
 
         names = self.inputs
+        signature = [
+            tf.TensorSpec(self._shape(n), tf.int64 if self._is_integer(n) else tf.float32, name=n)
+            for n in names
+        ]
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name=n) for n in names])
+        @tf.function(input_signature=signature)
         def tower(*columns: Any) -> Any:
             return self._vectors({name: columns[i] for i, name in enumerate(names)})
 
@@ -240,15 +281,26 @@ class QueryTower(ServedOperator):
         # Kept beside the model: a signature alone does not keep the variables alive.
         return self._model.signatures["serving_default"]
 
+    @property
+    def _specs(self) -> dict[str, Any]:
+        return self._signature.structured_input_signature[1]
+
+    def _shape(self, name: str) -> list[int | None]:
+        """The shape of an input column: [n], of a list [n, L]."""
+        wide = list(self._specs[name].shape[1:])
+        return [None] if wide in ([], [1]) else [None, *wide]
+
+    def _is_integer(self, name: str) -> bool:
+        return self._specs[name].dtype.is_integer
+
     def _vectors(self, columns: dict[str, Any]) -> Any:
-        """The tower over columns [n]; a signature wants them as [n] or [n, 1], int32 or int64."""
+        """The tower over columns [n] or [n, L]; a signature may want [n, 1] for [n]."""
         import tensorflow as tf
 
-        specs = self._signature.structured_input_signature[1]
         feed = {
-            name: tf.cast(tf.reshape(column, [-1] + [1] * (len(specs[name].shape) - 1)), spec.dtype)
+            name: tf.cast(tf.reshape(column, [-1, *spec.shape[1:]]), spec.dtype)
             for name, column in columns.items()
-            for spec in [specs[name]]
+            for spec in [self._specs[name]]
         }
         return next(iter(self._signature(**feed).values()))
 
@@ -257,10 +309,13 @@ class QueryTower(ServedOperator):
 
         draw = np.random.default_rng(0)
         for rows in (1, 257):
-            columns = {
-                name: draw.integers(0, schema[name].int_domain.max + 1, rows)
-                for name in self.inputs
-            }
+            columns = {}
+            for name in self.inputs:
+                shape = [rows, *self._shape(name)[1:]]
+                if self._is_integer(name):
+                    columns[name] = draw.integers(0, schema[name].int_domain.max + 1, shape)
+                else:
+                    columns[name] = draw.normal(size=shape).astype(np.float32)
             answer = steps.QueryTower(out, entry, threads=1).run(columns)[self.vector]
             error = float(np.abs(answer - self._vectors(columns).numpy()).max())
             if not error <= TOLERANCE:
@@ -328,9 +383,11 @@ class FaissTopK(ServedOperator):
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
         self._copy_index(out)
-        self.seen.save(out)
+        self.seen.positions(self.index.item_ids).save(out)
+        model = out / "scoring.onnx"
+        _save_scoring(model, *self.index.vectors.shape)
         names = ("user_id", "vector", "item_id", "towers_sha256")
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, "scoring": model.name}
 
     def save_artifacts(self, artifact_path: Any = None) -> None:
         folder = Path(artifact_path) / "index"
@@ -353,6 +410,28 @@ class FaissTopK(ServedOperator):
             shutil.copy(self.index_dir / name, folder / name)
 
 
+def _save_scoring(path: Path, count: int, dim: int) -> None:
+    """Write the product of query vectors [n, dim] with item vectors [count, dim] as ONNX.
+
+    Without the item vectors: the served step gives the session those of the index.
+    """
+    from onnx import TensorProto, helper, save_model
+
+    number = TensorProto.FLOAT
+    items = TensorProto(name=ITEMS, data_type=number, dims=(count, dim))
+    items.data_location = TensorProto.EXTERNAL
+    items.external_data.add(key="location", value=INDEX_FILE)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", [VECTORS, ITEMS], [SCORES], transB=1)],
+        "scoring",
+        [helper.make_tensor_value_info(VECTORS, number, [None, dim])],
+        [helper.make_tensor_value_info(SCORES, number, [None, count])],
+        [items],
+    )
+    opset = helper.make_opsetid("", ONNX_OPSET)
+    save_model(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)
+
+
 def raw_dtype(column: pd.Series) -> str:
     """The Triton data type of a raw feature column."""
     types = pd.api.types
@@ -372,11 +451,37 @@ def raw_dtype(column: pd.Series) -> str:
     )
 
 
-def _column(column: pd.Series, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values and states int8 of a stored feature."""
-    null = column.isna()
+def _column(column: pd.Series) -> tuple[str, dict[str, np.ndarray]]:
+    """Triton data type of a feature, and its stored columns: values and states int8."""
+    dtype, null = raw_dtype(column), column.isna()
     values = column.where(~null, filler(dtype)).astype(NUMPY_DTYPES[dtype]).to_numpy()
-    return values, np.where(null, NULL, VALUE).astype(np.int8)
+    state = np.where(null, NULL, VALUE).astype(np.int8)
+    return dtype, {column.name: values, state_of(column.name): state}
+
+
+def _lists(column: pd.Series, length: int) -> tuple[str, dict[str, np.ndarray]]:
+    """As `_column`, of lists: values [u, length], their counts int64 and states int8."""
+    rows = column.where(column.notna(), pd.Series([()] * len(column), column.index))
+    for row in rows:
+        if not isinstance(row, (list, tuple, np.ndarray)):
+            raise ServingError(f"user feature '{column.name}' holds {row!r}; expected a list")
+    every = pd.Series([*chain.from_iterable(rows)], name=column.name)
+    dtype = raw_dtype(every)
+    stand_in = NO_VALUE[dtype]
+    if (every == stand_in).any():
+        raise ServingError(
+            f"user feature '{column.name}' holds the value {stand_in!r}, by which requests fill "
+            "up the rows of lists; replace it where the users are read"
+        )
+    counts = np.minimum([len(row) for row in rows], length)
+    kept = pd.Series([value for row in rows for value in row[:length]], dtype=every.dtype)
+    # Within a list a null is out of vocabulary, and so is what stands for no value.
+    values = kept.where(kept.notna(), stand_in).to_numpy(NUMPY_DTYPES[dtype])
+    return dtype, {
+        column.name: expand(values, counts, length, stand_in),
+        count_of(column.name): counts,
+        state_of(column.name): np.full(len(column), VALUE, np.int8),
+    }
 
 
 def _check_users(users: pd.DataFrame, user_id: str, features: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What Categorify learned: the vocabulary of each column, as files of NVTabular and as arrays."""
+"""What the user workflow learned: the vocabularies and the moments, as files and as arrays."""
 
 from __future__ import annotations
 
@@ -10,37 +10,79 @@ import pandas as pd
 from merlin.dag import postorder_iter_nodes
 
 from .errors import ServingError
+from .runtime.contract import MAX_WIDTH
 
 NEUTRAL = {"SelectionOp", "ConcatColumns", "SubsetColumns", "AddMetadata", "AddTags", "Subgraph"}
 """Operators of a workflow that leave the values as they are."""
+COMPILED = (["Categorify"], ["Categorify", "ListSlice"], ["Normalize", "FillMissing"])
+"""What the compiled runtime knows of the operators that change a column, in order."""
+
+
+def chains(workflow: Any) -> dict[str, list[Any]]:
+    """Output column -> the operators that change its values, in the order they run."""
+    passed: dict[str, list[Any]] = {}
+    for node in postorder_iter_nodes(workflow.graph.output_node, flatten_subgraphs=True):
+        operator = type(node.op).__name__
+        if operator not in NEUTRAL and not operator.startswith("TagAs"):
+            for name in node.output_schema.column_names:
+                passed.setdefault(name, []).append(node.op)
+    return {name: passed.get(name, []) for name in workflow.output_schema.column_names}
+
+
+def check_compilable(workflow: Any) -> None:
+    """Raise ServingError naming the operator or the option that the compiled runtime lacks."""
+    for name, operators in chains(workflow).items():
+        names = [type(operator).__name__ for operator in operators]
+        if names not in COMPILED:
+            known = ", ".join(" >> ".join(chain) for chain in COMPILED)
+            raise ServingError(
+                f"the user workflow passes '{name}' through {' >> '.join(names) or 'nothing'}, "
+                f"the compiled runtime knows {known}; use `runtime: merlin`"
+            )
+        if names[0] == "Categorify":
+            _check_categorify(operators[0])
+        elif operators[1].fill_val != 0 or operators[1].add_binary_cols:
+            raise ServingError(f"FillMissing of '{name}' can only be compiled as FillMissing(0)")
 
 
 def vocabulary_files(workflow: Any) -> dict[str, Path]:
-    """Column -> fitted vocabulary of a workflow of Categorify and metadata alone.
+    """Column -> fitted vocabulary, of the columns that Categorify encodes."""
+    return {
+        name: Path(operators[0].categories[name])
+        for name, operators in chains(workflow).items()
+        if operators and type(operators[0]).__name__ == "Categorify"
+    }
+
+
+def moments(workflow: Any) -> dict[str, tuple[float, float]]:
+    """Column -> mean and standard deviation, of the columns that Normalize scales."""
+    return {
+        name: (operators[0].means[name], operators[0].stds[name] or 1.0)
+        for name, operators in chains(workflow).items()
+        if operators and type(operators[0]).__name__ == "Normalize"
+    }
+
+
+def list_lengths(workflow: Any) -> dict[str, int]:
+    """Column -> how many values of a row are read, of the columns that are lists.
 
     Raises
     ------
     ServingError
-        naming the operator or the option that the compiled runtime does not know
+        naming a list of which others than the first values are read, or too many
     """
-    files: dict[str, Path] = {}
-    for node in postorder_iter_nodes(workflow.graph.output_node, flatten_subgraphs=True):
-        operator = type(node.op).__name__
-        if operator == "Categorify":
-            _check_categorify(node.op)
-            files.update({name: Path(path) for name, path in node.op.categories.items()})
-        elif operator not in NEUTRAL and not operator.startswith("TagAs"):
+    lengths = {}
+    for name, operators in chains(workflow).items():
+        if not workflow.output_schema[name].is_list:
+            continue
+        cuts = [op for op in operators if type(op).__name__ == "ListSlice"]
+        lengths[name] = cuts[0].end if cuts else 0
+        if len(cuts) != 1 or cuts[0].start or cuts[0].pad or not 0 < lengths[name] <= MAX_WIDTH:
             raise ServingError(
-                f"the user workflow holds {operator}, which the compiled runtime does not know; "
-                "use `runtime: merlin`"
+                f"the user workflow must cut '{name}', a list, by one ListSlice(0, n), "
+                f"n from 1 to {MAX_WIDTH}"
             )
-    names = workflow.output_schema.column_names
-    for name in names:
-        if name not in files:
-            raise ServingError(f"the user workflow passes '{name}' on without Categorify")
-        if workflow.output_schema[name].is_list:
-            raise ServingError(f"'{name}' is a list column; the compiled runtime takes scalars")
-    return {name: files[name] for name in names}
+    return lengths
 
 
 def read_vocabulary(name: str, path: Path, is_text: bool) -> tuple[np.ndarray, np.ndarray]:

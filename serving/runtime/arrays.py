@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
 def find(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each value is in the ascending `keys` (0 if nowhere), and whether it is there."""
+    """Where each value is in the ascending `keys`, and whether it is: if not, position is any."""
     if not len(keys):
         return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
-    position = np.searchsorted(keys, values)
-    position[position == len(keys)] = 0
-    known = keys[position] == values
-    return np.where(known, position, 0), known
+    position = keys.searchsorted(values)
+    np.minimum(position, len(keys) - 1, out=position)
+    return position, keys[position] == values
+
+
+def expand(values: np.ndarray, counts: np.ndarray, length: int, filler: Any) -> np.ndarray:
+    """Rows of `counts` values each, [sum of counts] in all, as [n, length], `filler` at the end."""
+    rows = np.full((len(counts), length), filler, values.dtype)
+    rows[np.arange(length) < counts[:, None]] = values
+    return rows
 
 
 def save_strings(path: Path, strings: Sequence[str]) -> list[Path]:

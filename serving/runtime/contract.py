@@ -5,17 +5,24 @@ null, so every user feature travels with a second column, its state: given (`VAL
 (`NULL`), or absent (`ABSENT`: not given by the request, then not known of the user). The states
 of a row without a value are the indices NVTabular's Categorify reserves for null and
 out-of-vocabulary, so an encoder passes them on as they are.
+
+A list feature is a column [n, L] of the L values that the model reads of a row, and a third
+column says how many of them there are. In a request it is a tensor [n, w] of any width: its rows
+have their values first, all of them equally wide by `NO_VALUE` at the end, and an empty list is a
+row of `NO_VALUE` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..errors import ServingError
+from .arrays import expand
 
 VALUE, NULL, ABSENT = 0, 1, 2
 
@@ -31,6 +38,15 @@ NUMPY_DTYPES = {
     "BYTES": np.dtype("object"),
 }
 
+NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES": "\uffff"}
+"""Fills up the rows of lists; no value of a list may be it.
+
+For text, which Unicode bars from ever being a character: splitting text makes values "", and
+NumPy drops a "\\0" at the end.
+"""
+MAX_WIDTH = 1024
+"""Values of a list that a request may give; those beyond what the model reads are cut off."""
+
 
 class RequestError(ServingError):
     """The request is wrong; the message names the input or the parameter. Answered as 400."""
@@ -39,6 +55,11 @@ class RequestError(ServingError):
 def state_of(feature: str) -> str:
     """The name of a feature's state column."""
     return f"{feature}__state"
+
+
+def count_of(feature: str) -> str:
+    """The name of the column that says how many values the lists of a feature have."""
+    return f"{feature}__count"
 
 
 def filler(dtype: str) -> Any:
@@ -55,6 +76,8 @@ class Contract:
     user_id, item_id : names of the input and of the output that hold raw ids
     features : optional inputs, name -> Triton data type
     default_k, max_k : the request parameter `k`
+    lists : features that are lists, name -> how many values of a row the model reads
+    ranges : features that are used as numbers, name -> the smallest and the largest it takes
     """
 
     user_id: str
@@ -62,6 +85,8 @@ class Contract:
     features: dict[str, str]
     default_k: int
     max_k: int
+    lists: dict[str, int] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
         """One request as a table of n rows; strings decoded.
@@ -84,18 +109,35 @@ class Contract:
         rows = len(table[self.user_id])
         for name, dtype in self.features.items():
             if name in inputs:
-                values = _column(name, inputs[name], dtype, rows)
-                state = np.full(rows, VALUE, np.int8)
-                if dtype.startswith("FP"):
-                    null = np.isnan(values)
-                    values, state[null] = np.where(null, filler(dtype), values), NULL
+                table.update(self._feature(name, inputs[name], dtype, rows))
+            elif name in self.lists:
+                table[name], table[count_of(name)] = _no_lists(dtype, rows, self.lists[name])
+                table[state_of(name)] = _absent(dtype, rows)[1]
             else:
-                values = np.full(rows, filler(dtype), NUMPY_DTYPES[dtype])
-                state = np.full(rows, ABSENT, np.int8)
-            table[name], table[state_of(name)] = values, state
+                table[name], table[state_of(name)] = _absent(dtype, rows)
         table[K] = np.full(rows, k, np.int64)
         table[FILTER_SEEN] = np.full(rows, filter_seen, bool)
         return table
+
+    def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
+        """The columns of a feature that a request gives."""
+        state = np.full(rows, VALUE, np.int8)
+        if name in self.lists:
+            values, counts = _lists(name, array, dtype, rows, self.lists[name])
+            return {name: values, count_of(name): counts, state_of(name): state}
+        values = _column(name, array, dtype, rows)
+        if name in self.ranges:
+            low, high = self.ranges[name]
+            outside = np.flatnonzero((values < low) | (values > high))
+            if len(outside):
+                raise RequestError(
+                    f"input '{name}', row {outside[0]}: {values[outside[0]]:g}; "
+                    f"expected {low:g} to {high:g}"
+                )
+        if dtype.startswith("FP"):
+            null = np.isnan(values)
+            values, state[null] = np.where(null, filler(dtype), values), NULL
+        return {name: values, state_of(name): state}
 
     def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
         unknown = sorted(set(parameters) - {K, FILTER_SEEN})
@@ -114,28 +156,76 @@ class Contract:
         return k, filter_seen
 
 
+@lru_cache(maxsize=256)
+def _absent(dtype: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values and states of a feature that a request does not give; shared, so not to be written."""
+    values = np.full(rows, filler(dtype), NUMPY_DTYPES[dtype])
+    state = np.full(rows, ABSENT, np.int8)
+    values.flags.writeable = state.flags.writeable = False
+    return values, state
+
+
+@lru_cache(maxsize=256)
+def _no_lists(dtype: str, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values and counts of empty lists; shared, so not to be written."""
+    values = np.full((rows, length), NO_VALUE[dtype], NUMPY_DTYPES[dtype])
+    counts = np.zeros(rows, np.int64)
+    values.flags.writeable = counts.flags.writeable = False
+    return values, counts
+
+
 def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -> np.ndarray:
     """An input tensor [n, 1] as a column [n]."""
     if array.ndim != 2 or array.shape[1] != 1 or not array.shape[0]:
         raise RequestError(f"input '{name}' has shape {list(array.shape)}; expected [n, 1], n >= 1")
+    _check(name, array, dtype, rows)
+    column = array[:, 0]
+    return _decode(name, column, range(len(column))) if dtype == "BYTES" else column
+
+
+def _lists(
+    name: str, array: np.ndarray, dtype: str, rows: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """An input tensor [n, w] as values [n, length] and counts int64 [n]."""
+    if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_WIDTH:
+        raise RequestError(
+            f"input '{name}' has shape {list(array.shape)}; expected [n, w], 1 <= w <= {MAX_WIDTH}"
+        )
+    _check(name, array, dtype, rows)
+    if dtype == "BYTES":
+        given = array != NO_VALUE[dtype].encode()
+    else:
+        given = array != NO_VALUE[dtype] if dtype == "INT64" else ~np.isnan(array)
+    late = np.flatnonzero((given[:, 1:] & ~given[:, :-1]).any(axis=1))
+    if len(late):
+        raise RequestError(
+            f"input '{name}', row {late[0]}: a value after the padding; fill up at the end"
+        )
+    given = given[:, :length]
+    counts = given.sum(axis=1)
+    values = array[:, :length][given]
+    if dtype == "BYTES":
+        values = _decode(name, values, np.nonzero(given)[0])
+    return expand(values, counts, length, NO_VALUE[dtype]), counts
+
+
+def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:
     if rows is not None and len(array) != rows:
         raise RequestError(f"input '{name}' has {len(array)} rows, the user ids have {rows}")
     if array.dtype != NUMPY_DTYPES[dtype]:
         raise RequestError(f"input '{name}' is {array.dtype}; expected {dtype}")
-    column = array[:, 0]
-    if dtype == "BYTES":
-        return _decode(name, column)
-    if dtype.startswith("FP") and np.isinf(column).any():
-        row = int(np.flatnonzero(np.isinf(column))[0])
+    if dtype.startswith("FP") and np.isinf(array).any():
+        row = int(np.nonzero(np.isinf(array))[0][0])
         raise RequestError(f"input '{name}', row {row}: infinite; use NaN for an unknown value")
-    return column
 
 
-def _decode(name: str, column: np.ndarray) -> np.ndarray:
-    decoded = np.empty(len(column), object)
-    for row, value in enumerate(column):
+def _decode(name: str, values: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """UTF-8 [m] as text; `rows` says to the reader of an error where each value lies."""
+    decoded = np.empty(len(values), object)
+    for position, value in enumerate(values):
         try:
-            decoded[row] = bytes(value).decode()
+            decoded[position] = bytes(value).decode()
         except UnicodeDecodeError as error:
+            row = rows[position]
             raise RequestError(f"input '{name}', row {row}: not UTF-8 ({error})") from error
     return decoded

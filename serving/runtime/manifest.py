@@ -19,29 +19,48 @@ ENSEMBLE_FOLDER = "ensemble"
 
 def write_manifest(folder: Path, **identity: Any) -> None:
     """Vouch for every file now in `folder`; `identity` says what the version is made of."""
-    files = {
-        path.relative_to(folder).as_posix(): sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_FILE
-    }
+    names = sorted(_regular_files(folder) - {MANIFEST_FILE})
+    files = {name: sha256(folder / name) for name in names}
     text = json.dumps({**identity, "files": files}, indent=2)
     (folder / MANIFEST_FILE).write_text(text + "\n")
 
 
 def verify_manifest(folder: Path) -> None:
-    """Refuse a version with a file that is missing or not the one that was written."""
+    """Refuse, by name, a file that is missing, changed, a link, or not listed.
+
+    An unlisted file may be a planted module. Only `__pycache__`, where Python keeps what it made
+    of model.py, may be there besides.
+    """
+    present = _regular_files(folder) - {MANIFEST_FILE}
     try:
-        files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+        files = dict(json.loads((folder / MANIFEST_FILE).read_bytes())["files"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ServingError(
             f"{folder / MANIFEST_FILE}: missing or unreadable; export again"
         ) from error
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ServingError(f"{path}: missing, though the manifest lists it; export again")
-        if sha256(path) != expected:
-            raise ServingError(f"{path}: not the file the manifest vouches for; export again")
+    if missing := sorted(files.keys() - present):
+        raise ServingError(
+            f"{folder / missing[0]}: missing, though the manifest lists it; export again"
+        )
+    if unlisted := sorted(present - files.keys()):
+        raise ServingError(f"{folder / unlisted[0]}: not listed by the manifest; remove it")
+    for name in sorted(present):
+        if sha256(folder / name) != files[name]:
+            raise ServingError(
+                f"{folder / name}: not the file the manifest vouches for; export again"
+            )
+
+
+def _regular_files(folder: Path) -> set[str]:
+    """Every file below `folder` by its relative path; a link or a device is refused."""
+    names = set()
+    for path in [folder, *folder.rglob("*")]:
+        name = path.relative_to(folder)
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ServingError(f"{path}: a link or a device, not a plain file; export again")
+        if path.is_file() and name.parts[0] != "__pycache__":
+            names.add(name.as_posix())
+    return names
 
 
 def sha256(path: Path) -> str:

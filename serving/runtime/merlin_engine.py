@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -10,23 +9,37 @@ import tensorflow as tf
 
 from .contract import Table
 from .manifest import ENSEMBLE_FOLDER
+from .step import Counts
 
 
-def load(version: Path, threads: int) -> Callable[[Table], Table]:
-    """`runtime: merlin`: the function that answers a table.
+class MerlinEngine:
+    """`runtime: merlin`: answers tables by the stock executor.
 
     It unpickles the ensemble, which runs code: the manifest must have vouched for it.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    faiss.omp_set_num_threads(threads)
 
-    from merlin.dag import postorder_iter_nodes
-    from merlin.systems.dag import Ensemble
-    from merlin.table import TensorTable
+    def __init__(self, version: Path, threads: int) -> None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        faiss.omp_set_num_threads(threads)
 
-    folder = str(version / ENSEMBLE_FOLDER)
-    ensemble = Ensemble.load(folder)
-    for node in postorder_iter_nodes(ensemble.graph.output_node):
-        node.op.load_artifacts(folder)
-    return lambda table: ensemble.transform(TensorTable(table)).to_dict()
+        from merlin.dag import postorder_iter_nodes
+        from merlin.systems.dag import Ensemble
+
+        folder = str(version / ENSEMBLE_FOLDER)
+        self.ensemble = Ensemble.load(folder)
+        for node in postorder_iter_nodes(self.ensemble.graph.output_node):
+            node.op.load_artifacts(folder)
+
+    def run(self, table: Table) -> Table:
+        """Answer a table of n requests, as `Plan.run` does."""
+        from merlin.table import TensorTable
+
+        return self.ensemble.transform(TensorTable(table)).to_dict()
+
+    def counts(self) -> Counts:
+        """Nothing: the stock executor does not count."""
+        return {}
+
+
+load = MerlinEngine

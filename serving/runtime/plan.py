@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 from .contract import Table
-from .steps import STEPS
+from .step import STAGE_SECONDS, Counts, Step
+from .steps import KNOWN, STEPS, UserFeatures
+from .vector_cache import VectorCache
 
 PLAN_FILE = "plan.json"
 REQUEST = "request"
@@ -26,6 +28,11 @@ class Plan:
             for entry in plan["steps"]
         ]
         self.outputs = plan["outputs"]
+        (self.users,) = (step for _, step in self.steps if isinstance(step, UserFeatures))
+        self.cache = VectorCache(self.users.user_id, list(self.users.stored), self.users.user_ids)
+        entry, top = self.steps[-1]
+        self.vector = entry["inputs"][top.vector]
+        self.seconds = dict.fromkeys((entry["op"] for entry, _ in self.steps), 0.0)
 
     def run(self, table: Table) -> Table:
         """Answer a table of n requests: item ids int64 [n, max k] and scores float32 of its shape.
@@ -34,13 +41,35 @@ class Plan:
         -1 and -inf.
         """
         columns = {f"{REQUEST}.{name}": column for name, column in table.items()}
-        for entry, step in self.steps:
+        vectors = self.cache.get(table)
+        if vectors is None:
+            self._run(self.steps[:-1], columns)
+            self.cache.put(table, columns[self.vector])
+        else:
+            columns[self.vector] = vectors
+            self.users.counts[KNOWN] += len(vectors)
+        self._run(self.steps[-1:], columns)
+        return {name: columns[source] for name, source in self.outputs.items()}
+
+    def _run(self, steps: list[tuple[dict, Step]], columns: Table) -> None:
+        """Add the columns that the steps answer."""
+        started = time.perf_counter()
+        for entry, step in steps:
             inputs = {name: columns[source] for name, source in entry["inputs"].items()}
             for name, column in step.run(inputs).items():
                 columns[f"{entry['name']}.{name}"] = column
-        return {name: columns[source] for name, source in self.outputs.items()}
+            ended = time.perf_counter()
+            self.seconds[entry["op"]] += ended - started
+            started = ended
+
+    def counts(self) -> Counts:
+        """What the steps have counted, and the seconds each took."""
+        counts = {(STAGE_SECONDS, "stage", op): spent for op, spent in self.seconds.items()}
+        for counting in (self.cache, *(step for _, step in self.steps)):
+            counts.update(counting.counts)
+        return counts
 
 
-def load(version: Path, threads: int) -> Callable[[Table], Table]:
-    """`runtime: compiled`: the function that answers a table."""
-    return Plan(version, threads).run
+def load(version: Path, threads: int) -> Plan:
+    """`runtime: compiled`: the engine that answers tables."""
+    return Plan(version, threads)

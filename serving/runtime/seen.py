@@ -18,7 +18,7 @@ class SeenItems:
     ----------
     user_ids : int64 [u], ascending
     indptr : int64 [u + 1]
-    item_ids : int64 [m], ascending and unique within a row
+    item_ids : int64 [m], ascending and unique within a row; or positions int32, see `positions`
     """
 
     user_ids: np.ndarray
@@ -41,13 +41,13 @@ class SeenItems:
         row, known = find(self.user_ids, user_ids)
         if not len(self.user_ids):
             return row, row
-        return self.indptr[row], np.where(known, self.indptr[row + 1], self.indptr[row])
+        return self.indptr[row], self.indptr[row + known]
 
     def positions(self, item_ids: np.ndarray) -> SeenItems:
-        """The same rows as positions in the ascending `item_ids`; other items are dropped."""
+        """The same rows as positions int32 in the ascending `item_ids`; others are dropped."""
         position, known = find(item_ids, self.item_ids)
         indptr = np.append(0, np.cumsum(known))[self.indptr]
-        return SeenItems(self.user_ids, indptr, position[known])
+        return SeenItems(self.user_ids, indptr, position[known].astype(np.int32))
 
     def save(self, folder: Path) -> list[Path]:
         """Write one .npy an array; return the files."""

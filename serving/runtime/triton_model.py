@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import secrets
+import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,28 +16,46 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .contract import Contract, K, RequestError, Table
-from .manifest import MODEL_FILE
+from .manifest import MANIFEST_FILE, MODEL_FILE
+from .step import STAGE_SECONDS, Counts
+from .telemetry import Metrics, log
 
 ENGINES = {"compiled": ".plan", "merlin": ".merlin_engine"}
+WARM_UP_ROWS = (1, 64)
+REQUESTS = "twotower_requests_total"
 
 
 class TritonPythonModel:
     """Reads requests by the contract, runs those of one call together, splits the answers."""
 
-    run: Callable[[Table], Table]
-
     def initialize(self, args: dict[str, str]) -> None:
         """Load the version this file lies in (`<version>/serving/runtime/`)."""
+        started = time.perf_counter()
         version = Path(__file__).resolve().parents[2]
         model = json.loads((version / MODEL_FILE).read_text())
         self.contract = Contract(**model["contract"])
         engine = import_module(ENGINES[model["runtime"]], __package__)
-        self.run = engine.load(version, model["threads"])
-        # Ready means that a request has gone through: what loads late or is broken shows here.
-        self.run(self.contract.read({self.contract.user_id: np.zeros((1, 1), np.int64)}, {}))
+        self.engine = engine.load(version, model["threads"])
+        # Ready means that requests have gone through: what loads late or is broken shows here.
+        for rows in WARM_UP_ROWS:
+            ids = np.zeros((rows, 1), np.int64)
+            self.engine.run(self.contract.read({self.contract.user_id: ids}, {}))
+        self.tally: Counter[tuple[str, str, str]] = Counter()
+        towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
+        self.metrics = Metrics(version.name, {"towers": towers}, self._counts)
+        seconds = round(time.perf_counter() - started, 3)
+        log(
+            "loaded", version=version.name, runtime=model["runtime"], towers=towers, seconds=seconds
+        )
+
+    def finalize(self) -> None:
+        """Triton's last call: the counts that are still untold."""
+        self.metrics.stop()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; a wrong one fails alone."""
+        started = time.perf_counter()
+        tally = self.tally
         responses: list[Any] = [None] * len(requests)
         tables = {}
         for position, request in enumerate(requests):
@@ -42,51 +63,56 @@ class TritonPythonModel:
                 tables[position] = self._read(request)
             except RequestError as error:
                 responses[position] = _error(str(error), "INVALID_ARG")
+                tally[REQUESTS, "outcome", "refused"] += 1
             except Exception:
-                pb_utils.Logger.log_error(traceback.format_exc())
-                responses[position] = _internal_error(request)
-        answers = self._answer(list(tables.values()))
-        for position, answer in zip(tables, answers, strict=True):
-            responses[position] = (
-                pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in answer.items()])
-                if answer is not None
-                else _internal_error(requests[position])
-            )
+                responses[position] = self._failed(request)
+        tally[STAGE_SECONDS, "stage", "read"] += time.perf_counter() - started
+        answers = self._answer([requests[position] for position in tables], list(tables.values()))
+        for position, response in zip(tables, answers, strict=True):
+            responses[position] = response
+        tally["twotower_batches_total", "", ""] += 1
         return responses
 
     def _read(self, request: Any) -> Table:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         return self.contract.read(inputs, json.loads(request.parameters() or "{}"))
 
-    def _answer(self, tables: list[Table]) -> list[Table | None]:
-        """The answer to each table; None where the engine failed, which the log tells."""
+    def _answer(self, requests: list[Any], tables: list[Table]) -> list[Any]:
+        """The responses to requests that were read, answered together."""
         if not tables:
             return []
         try:
-            together = self.run(
-                {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
-            )
-        except Exception:
+            columns = tables[0]
             if len(tables) > 1:
-                return [answer for table in tables for answer in self._answer([table])]
-            pb_utils.Logger.log_error(traceback.format_exc())
-            return [None]
-        bounds = np.cumsum([len(table[K]) for table in tables])[:-1]
-        split = {name: np.split(column, bounds) for name, column in together.items()}
-        return [
-            {
-                name: np.ascontiguousarray(parts[i][:, : table[K][0]])
-                for name, parts in split.items()
-            }
-            for i, table in enumerate(tables)
-        ]
+                columns = {name: np.concatenate([t[name] for t in tables]) for name in columns}
+            together = self.engine.run(columns)
+        except Exception:
+            if len(tables) == 1:
+                return [self._failed(requests[0])]
+            alone = zip(requests, tables, strict=True)
+            return [self._answer([request], [table])[0] for request, table in alone]
+        started, first, responses = time.perf_counter(), 0, []
+        for table in tables:
+            last, k = first + len(table[K]), table[K][0]
+            # Triton sends what lies in memory one after the other.
+            parts = ((n, np.ascontiguousarray(c[first:last, :k])) for n, c in together.items())
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(*part) for part in parts]))
+            first = last
+        self.tally[REQUESTS, "outcome", "answered"] += len(tables)
+        self.tally[STAGE_SECONDS, "stage", "split"] += time.perf_counter() - started
+        return responses
 
+    def _failed(self, request: Any) -> Any:
+        """The answer when the fault is ours; the cause goes to the log under the request's id."""
+        number = request.request_id() or secrets.token_hex(4)
+        log("failed", logging.ERROR, request_id=number, error=traceback.format_exc())
+        self.tally[REQUESTS, "outcome", "failed"] += 1
+        return _error(
+            f"internal error (request id '{number}'); the server's log has it", "INTERNAL"
+        )
 
-def _internal_error(request: Any) -> Any:
-    return _error(
-        f"internal error (request id '{request.request_id()}'); the server's log has the cause",
-        "INTERNAL",
-    )
+    def _counts(self) -> Counts:
+        return {**self.engine.counts(), **self.tally}
 
 
 def _error(message: str, code: str) -> Any:

@@ -11,6 +11,16 @@ CONTRACT = Contract(
     "user_id", "item_id", {"city": "BYTES", "age": "INT64", "income": "FP64"}, default_k=5, max_k=9
 )
 IDS = np.array([[3], [4]])
+LISTS = Contract(
+    "user_id",
+    "item_id",
+    {"tags": "BYTES", "visits": "INT64", "marks": "FP32", "spend": "FP64"},
+    default_k=5,
+    max_k=9,
+    lists={"tags": 2, "visits": 3, "marks": 1},
+    ranges={"spend": (-10.0, 1e6)},
+)
+NONE, LEAST = "\uffff", -(2**63)
 
 
 def test_a_request_becomes_a_table():
@@ -27,6 +37,57 @@ def test_a_request_becomes_a_table():
     assert table["income__state"].tolist() == [VALUE, NULL]
     assert table["k"].tolist() == [9, 9]
     assert table["filter_seen"].tolist() == [False, False]
+
+
+def texts(*rows):
+    return np.array([[value.encode() for value in row] for row in rows], object)
+
+
+def test_lists_are_read_as_wide_as_the_model_reads_them():
+    inputs = {
+        "user_id": IDS,
+        "tags": texts(["é", "", "c", "d"], [NONE] * 4),
+        "visits": np.array([[7, LEAST], [-1, 0]]),
+        "marks": np.array([[np.nan], [0.5]], np.float32),
+    }
+    table = LISTS.read(inputs, {})
+    assert table["tags"].tolist() == [["é", ""], [NONE, NONE]]
+    assert table["visits"].tolist() == [[7, LEAST, LEAST], [-1, 0, LEAST]]
+    assert table["marks"].dtype == np.float32
+    assert table["marks"][1].tolist() == [0.5]
+    counts = [table[f"{name}__count"].tolist() for name in LISTS.lists]
+    assert counts == [[2, 0], [1, 2], [0, 1]]
+    assert table["tags__state"].tolist() == [VALUE, VALUE]
+    plain = LISTS.read({"user_id": IDS}, {})
+    assert plain["tags__state"].tolist() == [ABSENT, ABSENT]
+    for name, column in table.items():  # requests of a batch are concatenated
+        assert (plain[name].dtype, plain[name].shape) == (column.dtype, column.shape), name
+
+
+def test_numbers_have_a_range():
+    spend = np.array([[-10.0], [np.nan]])
+    table = LISTS.read({"user_id": IDS, "spend": spend}, {})
+    assert table["spend__state"].tolist() == [VALUE, NULL]
+    with pytest.raises(RequestError, match=r"'spend', row 1: 1.1e\+06; expected -10 to 1e\+06"):
+        LISTS.read({"user_id": IDS, "spend": np.array([[1e6], [1.1e6]])}, {})
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"tags": texts(["a"], ["b"])[:, 0]}, r"'tags' has shape \[2\]; expected \[n, w\]"),
+        ({"tags": texts([], [])}, r"'tags' has shape \[2, 0\]"),
+        ({"visits": np.zeros((2, 1025), np.int64)}, "1 <= w <= 1024"),
+        ({"visits": np.zeros((2, 2))}, "'visits' is float64; expected INT64"),
+        ({"visits": np.zeros((1, 2), np.int64)}, "'visits' has 1 rows, the user ids have 2"),
+        ({"visits": np.array([[1, 2], [LEAST, 2]])}, "'visits', row 1: a value after the padding"),
+        ({"marks": np.array([[1], [np.inf]], np.float32)}, "'marks', row 1: infinite"),
+        ({"tags": np.array([[b"a", b"b"], [b"\xff", b"a"]], object)}, "'tags', row 1: not UTF-8"),
+    ],
+)
+def test_a_wrong_list_is_named(inputs, message):
+    with pytest.raises(RequestError, match=message):
+        LISTS.read({"user_id": IDS, **inputs}, {})
 
 
 def test_parameters_have_defaults():

@@ -95,6 +95,15 @@ def test_a_workflow_must_say_which_column_is_the_user(parts, tmp_path, world):
         build_ensemble(**{**parts, "workflow": world.workflow})
 
 
+def test_a_user_whose_number_no_tower_can_read_is_refused():
+    from serving.ensemble import _check_numbers
+
+    users = pd.DataFrame({"member": [1, 2, 3], "spend": [np.nan, 5.0, np.inf]})
+    with pytest.raises(ServingError, match="'spend' holds inf; expected -9 to 9, or null"):
+        _check_numbers(users, {"spend": (-9.0, 9.0)})
+    _check_numbers(users[:2], {"spend": (-9.0, 9.0)})
+
+
 def test_a_feature_named_like_a_parameter_is_refused():
     from serving.ensemble import _request_schema
     from serving.operators import UserFeatures

@@ -23,15 +23,29 @@ def step(plan, name):
     return next(step for entry, step in plan.steps if entry["op"] == name)
 
 
+NAN = np.nan
+DIRTY = {
+    "city": [None, "", " ", "zürich", "Zürich\0", "\0", "東", "🦉", "Oslo\0\0", "x" * 5000],
+    "age": [0, -1, 2**63 - 1, -(2**63), 17, 61],
+    "income": [NAN, 0.0, -0.0, 12.5, -12.5, 1e300, -1e300, 5e-324, 12.500000001],
+    "tags": [
+        *(None, [], [""], [None], ["x" * 5000], ["電子"] * 7, ["Jazz", "Jazz"], ["Jazz", None]),
+        *([None, "nope", "Jazz"], ["a\0", "\0\0", "a", "Jazz"], ["🦉", "Jazz ", "jazz"]),
+    ],
+    "visits": [
+        *(None, [], [NAN], [1.0, NAN], [NAN, 2.0], [2.0**53, 2.0**53 + 2], [1e300, -1e300]),
+        *([-0.0, 5e-324], [-7.0] * 9, [1.0000001, 1.0], [np.inf, 2.0]),
+    ],
+    "spend": [NAN, 0.0, -0.0, 1e30, -1e30, 5e-324, -12.5, 1 / 3],
+}
+
+
 def dirty_rows(world, count: int) -> pd.DataFrame:
-    """Known, unknown, empty, unicode and null strings; negative and huge numbers."""
+    """Known, unknown, empty, unicode and null values and lists; negative and huge numbers."""
     draw = np.random.default_rng(5)
     known = world.users.sample(count, replace=True, random_state=2, ignore_index=True)
     ids = [0, -1, 2**63 - 1, -(2**63), world.huge_user, world.huge_user + 1, world.unknown_user]
-    cities = [None, "", " ", "zürich", "Zürich\0", "\0", "東", "🦉", "Oslo\0\0", "x" * 5000]
-    ages = [0, -1, 2**63 - 1, -(2**63), 17, 61]
-    incomes = [np.nan, 0.0, -0.0, 12.5, -12.5, 1e300, -1e300, 5e-324, 12.500000001]
-    for column, values in zip(world.users, (ids, cities, ages, incomes), strict=True):
+    for column, values in {"user_id": ids, **DIRTY}.items():
         choice = pd.Series(values, dtype=world.users[column].dtype)
         choice = choice.sample(count, replace=True, random_state=4, ignore_index=True)
         known[column] = known[column].where(draw.random(count) < 0.4, choice)
@@ -39,28 +53,36 @@ def dirty_rows(world, count: int) -> pd.DataFrame:
 
 
 def test_encoding_equals_nvtabular(world, plan):
-    from serving.runtime.contract import NULL, VALUE, state_of
+    from serving.operators import UserFeatures
 
     rows = pd.concat([world.users, dirty_rows(world, 10_000)], ignore_index=True)
     rows = rows.astype(world.users.dtypes)
     columns = {"user_id": rows["user_id"].to_numpy()}
-    for name, filler in (("city", ""), ("age", 0), ("income", 0.0)):
-        null = rows[name].isna()
-        columns[name] = rows[name].where(~null, filler).to_numpy()
-        columns[state_of(name)] = np.where(null, NULL, VALUE).astype(np.int8)
+    stored = UserFeatures(rows.assign(user_id=range(len(rows))), "user_id", [*DIRTY], world.lists)
+    for feature in stored.stored.values():
+        columns.update(feature)
     encoded = step(plan, "EncodeFeatures").run(columns)
-    expected = world.workflow.transform(rows)
+    expected = world.arrays(world.encode(rows))
     for name in world.users:
-        np.testing.assert_array_equal(encoded[name], expected[name], err_msg=name)
-        assert encoded[name].dtype == np.int64
-        assert set(encoded[name]) >= {2, 3}, f"{name}: unknown and known values were not both met"
+        codes = expected[name].reshape(encoded[name].shape)
+        np.testing.assert_array_equal(encoded[name], codes, err_msg=name)
+        if name != "spend":
+            assert encoded[name].dtype == np.int64
+            assert set(encoded[name].flat) >= {2, 3}, f"{name}: unknown and known were not both met"
     assert 1 in encoded["city"]
     assert 1 in encoded["income"]
+    assert encoded["spend"].dtype == expected["spend"].dtype == np.float32
+    assert len(np.unique(encoded["spend"])) > 100
 
 
 def test_tower_equals_tensorflow(world, plan):
-    codes = world.encode(dirty_rows(world, 500))
-    columns = {name: codes[name].to_numpy() for name in codes}
+    rows = dirty_rows(world, 500)
+    # Beyond what requests may hold, the square of a vector overflows in both.
+    codes = world.encode(rows.assign(spend=rows["spend"].clip(-1e9, 1e9)))
+    columns = {}
+    for name, values in world.arrays(codes).items():
+        values = values if name in world.lists else values[:, 0]
+        columns[name] = values.astype(np.float32 if name == "spend" else np.int64)
     vectors = step(plan, "QueryTower").run(columns)["query_vector"]
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, world.tower(codes), atol=1e-5)
@@ -90,6 +112,32 @@ def test_users_complete_what_the_request_leaves_out(world, plan):
     assert completed["city__state"].tolist() == [VALUE, NULL, ABSENT]
 
 
+def test_the_first_values_of_a_users_list_are_kept(tmp_path):
+    from serving.operators import UserFeatures
+    from serving.runtime import steps
+    from serving.runtime.contract import Contract
+
+    tags = [["a", "b", "a", "c"], None, ["x", None], []]
+    users = pd.DataFrame({"user": [4, 1, 3, 2], "tags": tags})
+    operator = UserFeatures(users, "user", ["tags"], {"tags": 3})
+    entry = operator.compile(tmp_path, None)
+    reads = Contract("user", "item", operator.features, 1, 1, operator.lists)
+    table = reads.read({"user": np.array([[4], [1], [3], [2], [404]])}, {})
+    completed = steps.UserFeatures(tmp_path, entry, threads=1).run(table)
+    assert completed["tags__count"].tolist() == [3, 0, 2, 0, 0]
+    assert completed["tags"].tolist() == [
+        ["a", "b", "a"],
+        ["\uffff", "\uffff", "\uffff"],
+        ["x", "\uffff", "\uffff"],
+        ["\uffff", "\uffff", "\uffff"],
+        ["\uffff", "\uffff", "\uffff"],
+    ]
+    given = {"user": np.array([[4]]), "tags": np.array([[b"z", "\uffff".encode()]], object)}
+    completed = steps.UserFeatures(tmp_path, entry, threads=1).run(reads.read(given, {}))
+    assert completed["tags"].tolist() == [["z", "\uffff", "\uffff"]]
+    assert completed["tags__count"].tolist() == [1]
+
+
 def test_plan_equals_the_stock_executor(world, plan, assert_same):
     from serving.ensemble import answer, request_table
 
@@ -99,6 +147,8 @@ def test_plan_equals_the_stock_executor(world, plan, assert_same):
         {"k": 300, "filter_seen": False},
         {"k": 400},
         {"features": {"city": ["東京"] * 122, "income": [np.nan] * 122}},
+        {"features": {"tags": [["Jazz", "new"]] * 61 + [[]] * 61, "spend": [1e9, np.nan] * 61}},
+        {"features": {"visits": [[]] * 122}},
     ]
     for case in cases:
         table = request_table(world.ensemble, users, **case)
@@ -152,6 +202,10 @@ def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
         ({"twice": True}, "occurs more than once"),
         ({"age": [[1, 2]]}, "'age' is mixed|'age' is"),
         ({"age": [True]}, "'age' is bool"),
+        ({"tags": ["rock"]}, "'tags' holds 'rock'; expected a list"),
+        ({"tags": [["a", "\uffff"]]}, r"'tags' holds the value '\\uffff'"),
+        ({"tags": [[-(2**63)]]}, "'tags' holds the value -9223372036854775808"),
+        ({"tags": [["a", 1]]}, "'tags' is mixed"),
         ({"user_id": ["a"]}, "'user_id' of the user table must be int64"),
         ({"user_id": [None]}, "'user_id' of the user table must be int64"),
     ],
@@ -159,7 +213,7 @@ def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
 def test_a_bad_user_table_is_refused(change, message):
     from serving.operators import UserFeatures
 
-    users = pd.DataFrame({"user_id": [1], "city": ["x"], "age": [3]})
+    users = pd.DataFrame({"user_id": [1], "city": ["x"], "age": [3], "tags": [["a"]]})
     if "columns" in change:
         users = users.drop(columns=change["columns"])
     elif "rows" in change:
@@ -169,4 +223,4 @@ def test_a_bad_user_table_is_refused(change, message):
     else:
         users = users.assign(**change)
     with pytest.raises(ServingError, match=message):
-        UserFeatures(users, "user_id", ["city", "age"])
+        UserFeatures(users, "user_id", ["city", "age", "tags"], {"tags": 3})

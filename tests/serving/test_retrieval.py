@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -57,6 +58,9 @@ def test_features_of_the_request_override_the_known_ones(world, client, assert_s
         "city": ["東京", "Oslo", "", "nowhere", "Oslo\0", "Zürich"],
         "age": [18, 59, -(2**63), 30, 2**63 - 1, 31],
         "income": [12.5, np.nan, 50.0, -1.0, 1e300, 25.0],
+        "tags": [["Jazz"], [], ["電子", "nope"], None, ["Jazz", ""] * 4, ["a\0", "a\0"]],
+        "visits": [[1.0, 2.0, -7.0], [2.0**53], [], [0.5], [-7.0, -7.0], None],
+        "spend": [0.0, np.nan, -1e9, 1e9, 20.0, 1e-300],
     }
     plain = columns(client.recommend(users))
     for asked in (features, *({name: values} for name, values in features.items())):
@@ -70,12 +74,37 @@ def test_unknown_users_go_through_the_out_of_vocabulary_embedding(world, client,
     answer = columns(client.recommend(strangers))
     assert_same(answer, world.brute_force(strangers, 10))
     assert (answer[0] == answer[0][0]).all()
-    features = {"city": ["東京"], "age": [30], "income": [25.0]}
+    features = {"city": ["東京"], "age": [30], "income": [25.0], "tags": [["Jazz"]], "spend": [9.0]}
     known_tastes = columns(client.recommend([world.unknown_user], features=features))
     assert_same(known_tastes, world.brute_force([world.unknown_user], 10, features=features))
     # In the user table, but never in the training data: features known, the id is not.
     cold = columns(client.recommend([world.cold_user]))
     assert_same(cold, world.brute_force([world.cold_user], 10))
+
+
+def test_lists_of_different_widths_may_be_asked_at_once(world, server, assert_same):
+    users = world.users["user_id"].iloc[:32].tolist()
+    tags = [["Jazz", "電子", "new", ""][: n % 5] * (1 + n) for n in range(32)]
+
+    def ask(row):
+        with RetrievalClient(server.http) as client:
+            return columns(client.recommend(users[row : row + 1], features={"tags": [tags[row]]}))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(32)))
+    together = tuple(np.concatenate(part) for part in zip(*answers, strict=True))
+    assert_same(together, world.brute_force(users, 10, features={"tags": tags}))
+
+
+def test_lists_in_json_are_filled_up_at_the_end(world, server, post, assert_same):
+    known = world.users["user_id"].iloc[20:23].tolist()
+    values = ["Jazz", "", "\uffff", "\uffff", "電子", "\uffff"]
+    tags = feature("tags", "BYTES", *values, shape=[3, 2])
+    status, text = post(server.http, {"inputs": [ids(*known), tags], "parameters": {"k": 5}})
+    assert status == 200, text
+    answer = (np.reshape(output["data"], (3, 5)) for output in json.loads(text)["outputs"])
+    asked = {"tags": [["Jazz", ""], [], ["電子"]]}
+    assert_same(tuple(answer), world.brute_force(known, 5, features=asked))
 
 
 def test_k_has_a_default(server, post):
@@ -101,6 +130,7 @@ def binary(name, datatype, content):
 
 NOT_UTF8 = struct.pack("<I", 1) + b"\xff"
 INFINITE = struct.pack("<d", np.inf)
+WIDE = {"shape": [1, 1025]}
 
 # name: (body, what the message must name, bytes after the JSON)
 BAD_REQUESTS = {
@@ -132,6 +162,39 @@ BAD_REQUESTS = {
     "not UTF-8": (
         {"inputs": [ids(5), binary("city", "BYTES", NOT_UTF8)]},
         "input 'city', row 0: not UTF-8",
+        NOT_UTF8,
+    ),
+    "infinite in a list": (
+        {"inputs": [ids(5), binary("visits", "FP64", INFINITE)]},
+        "input 'visits', row 0: infinite",
+        INFINITE,
+    ),
+    "number out of range": (
+        {"inputs": [ids(5), feature("spend", "FP64", -1e300)]},
+        "input 'spend', row 0: -1e+300; expected",
+    ),
+    "rank of a list": ({"inputs": [ids(5), feature("tags", "BYTES", "a", shape=[1])]}, "tags"),
+    "depth of a list": (
+        {"inputs": [ids(5), feature("tags", "BYTES", "a", shape=[1, 1, 1])]},
+        "tags",
+    ),
+    "empty list": ({"inputs": [ids(5), feature("tags", "BYTES", shape=[1, 0])]}, "tags"),
+    "list over the limit": (
+        {"inputs": [ids(5), feature("tags", "BYTES", *["a"] * 1025, **WIDE)]},
+        "'tags' has shape [1, 1025]; expected [n, w], 1 <= w <= 1024",
+    ),
+    "dtype of a list": ({"inputs": [ids(5), feature("visits", "INT64", 1)]}, "visits"),
+    "rows of a list": (
+        {"inputs": [ids(5), feature("tags", "BYTES", "a", "b", shape=[2, 1])]},
+        "batch size",
+    ),
+    "padding first": (
+        {"inputs": [ids(5), feature("tags", "BYTES", "\uffff", "a", shape=[1, 2])]},
+        "input 'tags', row 0: a value after the padding",
+    ),
+    "list not UTF-8": (
+        {"inputs": [ids(5), binary("tags", "BYTES", NOT_UTF8)]},
+        "input 'tags', row 0: not UTF-8",
         NOT_UTF8,
     ),
     "unknown output": ({"inputs": [ids(5)], "outputs": [{"name": "title"}]}, "title"),

@@ -13,23 +13,29 @@ from serving.errors import ServingError
     [
         ({"num_buckets": 2, "max_size": 4}, "num_buckets"),
         ({"single_table": True}, "single_table"),
-        ({"lambda": True}, "holds UDF"),
+        ({"lambda": True}, "passes 'age' through UDF"),
         ({"joint": True}, "shared by several columns"),
-        ({"list": True}, "list column"),
-        ({"raw": True}, "passes 'age' on without Categorify"),
+        ({"raw": True}, "passes 'age' through nothing"),
+        ({"null": True}, "passes 'age' through Normalize, the compiled"),
+        ({"filled first": True}, "passes 'age' through FillMissing >> Normalize"),
+        ({"filled with": True}, r"FillMissing of 'age' can only be compiled as FillMissing\(0\)"),
+        ({"scaled": True}, "passes 'age' through NormalizeMinMax"),
     ],
 )
 def test_a_workflow_that_cannot_be_compiled_is_refused(option, message, tmp_path):
     import nvtabular as nvt
     from nvtabular import ops
 
-    from serving.vocabularies import vocabulary_files
+    from serving.vocabularies import check_compilable
 
-    frame = pd.DataFrame({"city": ["a", "b"], "age": [1, 2], "tags": [["a"], ["b", "a"]]})
+    frame = pd.DataFrame({"city": ["a", "b"], "age": [1, 2]})
     graph = {
         "lambda": lambda: ["age"] >> ops.LambdaOp(lambda age: age + 1),
         "joint": lambda: [["city", "age"]] >> ops.Categorify(out_path=str(tmp_path)),
-        "list": lambda: ["tags"] >> ops.Categorify(out_path=str(tmp_path)),
+        "null": lambda: ["age"] >> ops.Normalize(),
+        "filled first": lambda: ["age"] >> ops.FillMissing(0) >> ops.Normalize(),
+        "filled with": lambda: ["age"] >> ops.Normalize() >> ops.FillMissing(1),
+        "scaled": lambda: ["age"] >> ops.NormalizeMinMax(),
         "raw": lambda: (["city"] >> ops.Categorify(out_path=str(tmp_path))) + ["age"],
     }.get(next(iter(option)))
     if graph is None:
@@ -39,7 +45,22 @@ def test_a_workflow_that_cannot_be_compiled_is_refused(option, message, tmp_path
     workflow = nvt.Workflow(graph())
     workflow.fit(nvt.Dataset(frame))
     with pytest.raises(ServingError, match=message):
-        vocabulary_files(workflow)
+        check_compilable(workflow)
+
+
+@pytest.mark.parametrize("cut", [None, (0,), (1, 3), (-2,), (2000,)])
+def test_a_list_of_which_others_than_the_first_values_are_read_is_refused(cut, tmp_path):
+    import nvtabular as nvt
+    from nvtabular import ops
+
+    from serving.vocabularies import list_lengths
+
+    encoded = ["tags"] >> ops.Categorify(out_path=str(tmp_path))
+    workflow = nvt.Workflow(encoded if cut is None else encoded >> ops.ListSlice(*cut))
+    workflow.fit(nvt.Dataset(pd.DataFrame({"tags": [["a"], ["b", "a"]]})))
+    message = r"must cut 'tags', a list, by one ListSlice\(0, n\), n from 1 to 1024"
+    with pytest.raises(ServingError, match=message):
+        list_lengths(workflow)
 
 
 def test_a_vocabulary_of_another_kind_than_the_user_table_is_refused(tmp_path):

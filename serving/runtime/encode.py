@@ -1,0 +1,73 @@
+"""The user half of the NVTabular workflow, from arrays: raw values to what the tower reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .arrays import find, load_column
+from .contract import VALUE, Table, count_of, state_of
+from .step import Step
+
+PADDING, OUT_OF_VOCABULARY = 0, 2
+"""Categorify's indices of no value, and of a value that the training data did not hold."""
+
+
+class EncodeFeatures(Step):
+    """Categorify, ListSlice, Normalize: raw values to embedding indices and to numbers.
+
+    Answers indices int64 [n], of lists [n, L], and numbers float32 [n].
+    """
+
+    def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
+        self.vocabularies = {}
+        for name, stem in entry["vocabularies"].items():
+            keys, codes = load_column(folder / stem), np.load(folder / f"{stem}.codes.npy")
+            self.vocabularies[name] = (
+                StringVocabulary(keys, codes)
+                if keys.dtype == object
+                else NumberVocabulary(keys, codes)
+            )
+        self.moments = entry["moments"]
+
+    def run(self, columns: Table) -> Table:
+        encoded = {}
+        for name, vocabulary in self.vocabularies.items():
+            values, counts = columns[name], columns.get(count_of(name))
+            if counts is not None:
+                given = np.arange(values.shape[1]) < counts[:, None]
+                encoded[name] = np.full(values.shape, PADDING, np.int64)
+                encoded[name][given] = vocabulary.encode(values[given])
+                continue
+            codes = vocabulary.encode(values)
+            state = columns.get(state_of(name))
+            encoded[name] = codes if state is None else np.where(state == VALUE, codes, state)
+        for name, (mean, std) in self.moments.items():
+            numbers = ((columns[name] - mean) / std).astype(np.float32)
+            encoded[name] = np.where(columns[state_of(name)] == VALUE, numbers, np.float32(0))
+        return encoded
+
+
+class NumberVocabulary:
+    """Ascending keys [v] beside their codes int64 [v]."""
+
+    def __init__(self, keys: np.ndarray, codes: np.ndarray) -> None:
+        self.keys, self.codes = keys, np.append(codes, OUT_OF_VOCABULARY)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        # Categorify, too, compares in the type of the vocabulary.
+        position, known = find(self.keys, values.astype(self.keys.dtype, copy=False))
+        return self.codes[np.where(known, position, -1)]
+
+
+class StringVocabulary:
+    """Keys [v] (str) beside their codes int64 [v], as a dictionary."""
+
+    def __init__(self, keys: np.ndarray, codes: np.ndarray) -> None:
+        self.codes = dict(zip(keys.tolist(), codes.tolist(), strict=True))
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        code = self.codes.get
+        return np.array([code(value, OUT_OF_VOCABULARY) for value in values], np.int64)

@@ -1,0 +1,103 @@
+"""The model's own metrics, as Triton publishes them, and its lines in the log."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.client import RetrievalClient
+from serving.errors import ServingError
+
+FLUSH_SECONDS = 1.0
+
+
+def metrics(server) -> dict[tuple[str, str], float]:
+    """(metric, value of its label beside the version) -> value, for the model's own metrics."""
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        (sample.name, next((v for k, v in sample.labels.items() if k != "version"), "")): value
+        for family in families
+        for sample in family.samples
+        for value in [sample.value]
+        if sample.name.startswith("twotower_")
+    }
+
+
+def settled(server, least: float) -> dict[tuple[str, str], float]:
+    """The metrics once that many requests are counted, or those after ten seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = metrics(server)
+        if sum(v for (name, _), v in found.items() if name == "twotower_requests_total") >= least:
+            break
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def counted(servers, world):
+    """What 12 users, two of them strangers, one asked for twice, and a bad request add up to."""
+    server = servers("compiled")
+    time.sleep(2 * FLUSH_SECONDS)  # what earlier tests have asked is told by then
+    before = metrics(server)
+    asked = sum(v for (name, _), v in before.items() if name == "twotower_requests_total")
+    users = world.users["user_id"].iloc[:10].tolist()
+    with RetrievalClient(server.http) as client:
+        client.recommend([*users, world.unknown_user, -77])
+        client.recommend(users[:1], filter_seen=False)
+        with pytest.raises(ServingError):
+            client.recommend(users, k=0)
+    after = settled(server, asked + 3)
+    return {key: value - before.get(key, 0.0) for key, value in after.items()}
+
+
+def test_requests_are_counted_by_outcome(counted):
+    assert counted["twotower_requests_total", "answered"] == 2
+    assert counted["twotower_requests_total", "refused"] == 1
+    assert counted["twotower_batches_total", ""] == 3
+
+
+def test_unknown_users_and_hidden_items_are_counted(counted, world):
+    assert counted["twotower_users_total", "true"] == 11
+    assert counted["twotower_users_total", "false"] == 2
+    seen = world.seen_pairs.drop_duplicates()
+    hidden = seen["user_id"].isin(world.users["user_id"].iloc[:10]).sum()
+    assert counted["twotower_items_hidden_total", ""] == hidden
+
+
+def test_every_stage_has_its_seconds(counted):
+    stages = {value for name, value in counted if name == "twotower_stage_seconds_total"}
+    steps = {"UserFeatures", "EncodeFeatures", "QueryTower", "FaissTopK"}
+    assert stages == {"read", "split", *steps}
+    assert all(counted["twotower_stage_seconds_total", stage] >= 0 for stage in stages)
+
+
+def test_the_version_says_what_it_is_made_of(servers, world):
+    found = metrics(servers("compiled"))
+    assert found["twotower_version_info", world.towers] == 1
+
+
+def test_a_vector_at_hand_is_counted_and_answers_alike(servers, world):
+    server, user = servers("compiled"), int(world.users["user_id"].iloc[50])
+    with RetrievalClient(server.http) as client:
+        first, second = (client.recommend([user]) for _ in range(2))
+    np.testing.assert_array_equal(first.item_ids, second.item_ids)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    deadline = time.monotonic() + 10
+    while not metrics(server).get(("twotower_users_cached_total", "")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_loading_is_a_line_of_json_in_the_log(servers, world):
+    lines = servers("compiled").log.read_text().splitlines()
+    (line,) = (json.loads(line) for line in lines if '"event": "loaded"' in line)
+    assert line["level"] == "INFO"
+    assert line["towers"] == world.towers
+    assert 0 < line["seconds"] < 60

@@ -1,0 +1,73 @@
+"""The compiled top-k step against a full sort, all rows at once and few, on several threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serving.index import build_index
+from serving.operators import FaissTopK
+from serving.runtime import top_k
+from serving.runtime.seen import SeenItems
+
+NAMES = {"user_id": "user", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
+
+
+def make_step(folder, item_ids, vectors, seen, threads=1):
+    build_index(item_ids, vectors, folder / "index", "ab")
+    (folder / "plan").mkdir()
+    entry = FaissTopK(folder / "index", seen, **NAMES).compile(folder / "plan", None)
+    return top_k.FaissTopK(folder / "plan", entry, threads)
+
+
+def full_sort(item_ids, scores, seen, k):
+    """Ids [k] of one row by sorting everything: score descending, then id."""
+    keep = ~np.isin(item_ids, seen)
+    order = np.lexsort((item_ids[keep], -scores[keep]))[:k]
+    ids = np.full(k, -1)
+    ids[: len(order)] = item_ids[keep][order]
+    return ids
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    """500 items and 80 users; whole numbers, so that scores are exact and often equal."""
+    draw = np.random.default_rng(3)
+    item_ids = draw.permutation(500) * 3
+    vectors = draw.integers(-2, 3, (500, 4)).astype(np.float32)
+    users = np.arange(80)
+    pairs = [(user, item) for user in users for item in draw.choice(item_ids, user * 6)]
+    queries = draw.integers(-2, 3, (80, 4)).astype(np.float32)
+    return item_ids, vectors, users, np.array(pairs), queries
+
+
+@pytest.mark.parametrize("at_once", [80, 7, 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_equals_a_full_sort_ties_by_id(at_once, threads, catalogue, tmp_path, monkeypatch):
+    item_ids, vectors, users, pairs, queries = catalogue
+    monkeypatch.setattr(top_k, "MOST_SCORES", 0)
+    monkeypatch.setattr(top_k, "LEAST_ROWS", at_once)
+    seen = SeenItems.from_pairs(*pairs.T)
+    step = make_step(tmp_path, item_ids, vectors, seen, threads)
+    draw = np.random.default_rng(4)
+    k, hide = draw.choice([1, 10, 33, 600], 80), draw.random(80) < 0.8
+    for ks in (k, np.full(80, 20)):
+        answer = step.run({"user": users, "vector": queries, "k": ks, "filter_seen": hide})
+        assert answer["item"].shape == (80, ks.max())
+        for row in users:
+            hidden = pairs[pairs[:, 0] == row, 1] if hide[row] else []
+            scores = vectors @ queries[row]
+            expected = full_sort(item_ids, scores, hidden, ks[row])
+            np.testing.assert_array_equal(answer["item"][row, : ks[row]], expected)
+            assert (answer["item"][row, ks[row] :] == -1).all()
+            own = dict(zip(item_ids.tolist(), scores.tolist(), strict=True)) | {-1: -np.inf}
+            assert answer["score"][row].tolist() == [own[i] for i in answer["item"][row].tolist()]
+
+
+def test_counts_what_it_hides(catalogue, tmp_path):
+    item_ids, vectors, users, pairs, queries = catalogue
+    step = make_step(tmp_path, item_ids, vectors, SeenItems.from_pairs(*pairs.T))
+    answer = {"user": users, "vector": queries, "k": np.full(80, 5)}
+    step.run({**answer, "filter_seen": users < 3})
+    expected = len(np.unique(pairs[pairs[:, 0] < 3], axis=0))
+    assert step.counts == {("twotower_items_hidden_total", "", ""): expected}
