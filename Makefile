@@ -6,6 +6,8 @@ DATA ?=
 CONFIG ?=
 SET ?=
 PARTS ?=
+RUN_FOLDER ?=
+VERSION_ID = $(if $(filter command,$(firstword $(origin VERSION))),$(VERSION),)
 USER_ID = $(if $(filter command,$(firstword $(origin USER))),$(USER),)
 K ?= 10
 
@@ -14,8 +16,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
+BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$(DATA)") $(if $(RUN_FOLDER),--run "$(RUN_FOLDER)")
 
-.PHONY: help env run test lint format test-slow serve query lab doctor lock bench-main checks clean
+.PHONY: help env run test lint format test-slow serve query publish rollback versions lab doctor lock bench-main bench-serving soak checks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +53,15 @@ query: $(READY) ## ask it: make query USER=42
 	@test -n "$(USER_ID)" || { echo "usage: make query USER=42 [K=10]"; exit 2; }
 	@$(TWOTOWER) query $(foreach u,$(USER_ID),--user $(u)) -k $(K)
 
+publish: $(READY) ## serve the newest export from now on, or VERSION=<n>
+	@$(TWOTOWER) publish $(if $(VERSION_ID),--version $(VERSION_ID))
+
+rollback: $(READY) ## serve again what was published before
+	@$(TWOTOWER) rollback
+
+versions: $(READY) ## the exported versions, which is published, which answers
+	@$(TWOTOWER) versions
+
 lab: $(READY) ## Jupyter Lab on the notebooks, loopback only; DATA=<folder> as for run
 	@$(if $(DATA),TWOTOWER_DATA="$(abspath $(DATA))") $(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
@@ -66,6 +78,14 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<folder> [PARTS=run]
 	@test -n "$(DATA)" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
 	@$(BIN)/python -m benchmarks.main_job --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
+
+bench-serving: $(READY) ## the served model measured (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
+	@test -n "$(DATA)$(RUN_FOLDER)" || { echo "usage: make bench-serving DATA=<folder> [PARTS=speed]"; exit 2; }
+	@$(BENCH_SERVING) $(foreach p,$(PARTS),--part $(p))
+
+soak: $(READY) ## 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
+	@test -n "$(DATA)$(RUN_FOLDER)" || { echo "usage: make soak DATA=<folder>"; exit 2; }
+	@$(BENCH_SERVING) --part soak
 
 checks: $(READY) ## every figure the benchmarks wrote, and what falls short
 	@$(BIN)/python -m benchmarks.report

@@ -154,7 +154,7 @@ def evaluate(folder, overrides) -> None:
 @run_option
 @set_option
 def export(folder, overrides) -> None:
-    """Index the items and write the Triton model repository."""
+    """Index the items and add a version to the Triton model repository."""
     from pipelines.export import export as step
 
     step(_open(folder, overrides))
@@ -162,10 +162,38 @@ def export(folder, overrides) -> None:
 
 @main.command()
 @run_option
+@click.option("--version", "number", type=int, help="Default: the newest.")
+def publish(folder, number) -> None:
+    """Serve an exported version from now on; a running server loads it at once."""
+    from pipelines.publish import publish as step
+
+    step(_open(folder), number)
+
+
+@main.command()
+@run_option
+def rollback(folder) -> None:
+    """Serve the version again that was published before."""
+    from pipelines.publish import rollback as step
+
+    step(_open(folder))
+
+
+@main.command()
+@run_option
+def versions(folder) -> None:
+    """List the exported versions: what they are made of, which is published, which answers."""
+    from pipelines.publish import versions as step
+
+    step(_open(folder))
+
+
+@main.command()
+@run_option
 @click.option("--users", default=500, show_default=True, help="How many to compare.")
 @click.option("-k", default=100, show_default=True, help="Items a user.")
 def verify(folder, users, k) -> None:
-    """Compare what Triton answers with brute force over the reloaded towers."""
+    """Compare what the published version answers with brute force over the reloaded towers."""
     from pipelines.verify import verify as step
 
     step(_open(folder), users, k)
@@ -175,7 +203,7 @@ def verify(folder, users, k) -> None:
 @run_option
 @set_option
 def serve(folder, overrides) -> None:
-    """Serve the run with Triton until Ctrl-C."""
+    """Serve what is published with Triton until Ctrl-C."""
     from pipelines.serve import serve as step
 
     # Not kept: an address to listen on is of this server, not of the run.
@@ -196,11 +224,13 @@ def query(folder, users, k, protocol, seen) -> None:
 
 
 @main.command()
-def doctor() -> None:
-    """Versions, GPU, Triton: what is there, what is missing, how to get it."""
-    from pipelines.doctor import doctor as step
+@click.option("--server", is_flag=True, help="How the run's running server is.")
+@run_option
+def doctor(server, folder) -> None:
+    """Versions, GPU, Triton: what is there, what is missing; or how the server is."""
+    from pipelines.doctor import doctor, doctor_server
 
-    sys.exit(0 if step() else 1)
+    sys.exit(0 if (doctor_server(_open(folder)) if server else doctor()) else 1)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,22 @@
-"""What is installed, what is missing, and how to get it."""
+"""What is installed, what is missing, and how to get it; how the server is."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
 import subprocess
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from pipelines.console import console
+from pipelines.errors import RunError
+
+if TYPE_CHECKING:
+    from pipelines.run import Run
+    from serving.doctor import Check
 
 MODULES = (
     *("pandas", "pydantic", "nvtabular", "merlin.models", "merlin.systems"),
@@ -32,16 +39,35 @@ def doctor() -> bool:
         else:
             checks.add_row(name, "[green]ok[/]", "installed", "")
     found = check_serving()
-    for check in found:
-        mark = "[green]ok[/]" if check.ok else "[red]missing[/]"
-        if check.ok and check.advice:  # it can be used, but is not needed
-            mark = "-"
-        checks.add_row(check.name, mark, Text(check.value), Text(check.advice))
+    _add_rows(checks, found, "missing")
     gpu = _gpu()
     checks.add_row("GPU", "[green]ok[/]" if gpu else "-", Text(gpu or "none; CPU"), "")
     checks.add_row("GPU for NVTabular", *_cudf())
     console.print(checks)
     return not missing and all(check.ok for check in found)
+
+
+def doctor_server(run: Run) -> bool:
+    """Print how the run's server is; True when nothing is wrong with it."""
+    from pipelines.serve import running_server
+    from serving.health import check_server
+
+    server = running_server(run)
+    if server is None:
+        raise RunError(f"{run.path}: no server answers for this run; start it: twotower serve")
+    table = Table("check", "", "found", "advice", title=f"server of {run.path}")
+    found = check_server(server.http, server.metrics, server.pid)
+    _add_rows(table, found, "wrong")
+    console.print(table)
+    return all(check.ok for check in found)
+
+
+def _add_rows(table: Table, found: Sequence[Check], bad: str) -> None:
+    for check in found:
+        mark = "[green]ok[/]" if check.ok else f"[red]{bad}[/]"
+        if check.ok and check.advice:  # it can be used, but is not needed
+            mark = "-"
+        table.add_row(check.name, mark, Text(check.value), Text(check.advice))
 
 
 def _print_versions() -> None:

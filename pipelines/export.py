@@ -1,4 +1,4 @@
-"""Trained towers -> FAISS index -> ensemble -> one version of a Triton model repository."""
+"""Trained towers -> FAISS index -> ensemble -> a new version in the Triton model repository."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pandas as pd
 
 from pipelines.console import stage
 from pipelines.preprocess import ITEMS, USERS, load_split, load_tables
-from pipelines.run import Run
+from pipelines.run import TRITON, Run
 
 
 def export(run: Run) -> dict:
-    """Write index/ (FAISS, raw ids) and triton/ (the model repository Triton serves)."""
+    """Write index/ (FAISS, raw ids) and add a version to triton/; `publish` has it served."""
     run.verified("ingest", "preprocess", "train")
     with stage("export") as (report, result), run.step("export") as (out, notes):
         report(0, 4, "load the towers")
@@ -19,13 +19,15 @@ def export(run: Run) -> dict:
         from models.two_tower import embed
         from serving.ensemble import build_ensemble
         from serving.index import build_index
-        from serving.repository import export_repository
+        from serving.repository import write_version
+        from serving.runtime.manifest import MANIFEST_FILE, sha256
         from serving.runtime.seen import SeenItems
+        from serving.versions import ModelRepository
         from workflows.features import load_workflow
 
         names = run.config.features
         raw_items = pd.read_parquet(run.path / "data" / ITEMS, columns=[names.item_id])
-        raw_users = pd.read_parquet(run.path / "data" / USERS, columns=[names.user_id, *names.user])
+        raw_users = pd.read_parquet(run.path / "data" / USERS, columns=names.sides[0].columns)
         _, items = load_tables(run)
         towers = run.identity("train")
         report(1, 4, "index the items")
@@ -42,12 +44,16 @@ def export(run: Run) -> dict:
             item_id=names.item_id,
             towers_sha256=towers,
         )
-        version = export_repository(ensemble, out / "triton", run.config.serving)
-        size = sum(f.stat().st_size for f in version.rglob("*") if f.is_file())
+        staged = out / "version"
+        write_version(ensemble, staged, run.config.serving)
+        size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         notes |= {"items": len(raw_items), "seen_pairs": len(seen_users), "bytes": size}
+        notes["version_manifest_sha256"] = sha256(staged / MANIFEST_FILE)
+        report(3, 4, "add the version")
+        notes["version"] = ModelRepository(run.path / TRITON).add(staged)
         result(
-            f"{run.config.serving.runtime} runtime, {len(raw_items):,} items indexed, "
-            f"{size / 1e6:.1f} MB"
+            f"version {notes['version']}: {run.config.serving.runtime} runtime, "
+            f"{len(raw_items):,} items indexed, {size / 1e6:.1f} MB"
         )
     return notes
 

@@ -73,18 +73,19 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
 
 
 def main_job(config: Config, path: Path | None = None) -> Run:
-    """Ingest, preprocess, train, evaluate, export, and ask a real Triton; returns the run."""
+    """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton."""
     from pipelines.evaluate import evaluate
     from pipelines.export import export
     from pipelines.ingest import ingest
     from pipelines.preprocess import preprocess
+    from pipelines.publish import publish
     from pipelines.serve import demonstrate, example_users
     from pipelines.train import train
 
     started = time.perf_counter()
     run = Run.create(config, path)
     console.print(f"run folder: {run.path}")
-    for step in (ingest, preprocess, train, evaluate, export, demonstrate):
+    for step in (ingest, preprocess, train, evaluate, export, publish, demonstrate):
         step(run)
     console.print(
         f"[bold]done[/] in {time.perf_counter() - started:.0f} s. Next: "

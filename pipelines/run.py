@@ -3,7 +3,8 @@
     runs/<name>/
       config.yaml    what the run was made with
       manifest.json  per step: its files with their sha256, what it was made from, its time
-      data/ workflow/ processed/ model/ reports/ index/ triton/    one step's output each
+      data/ workflow/ processed/ model/ reports/ index/    one step's output each
+      triton/        the versions that `export` has added, and which is published
       logs/          TensorBoard, Triton
 
 A step writes into a staging folder; only when it is complete is it fsynced, renamed into place
@@ -15,6 +16,7 @@ renames, a changed file or a changed setting left is refused by name, never read
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,14 +32,22 @@ from typing import Any
 
 import psutil
 import yaml
+from pydantic.json import pydantic_encoder
 
 from pipelines.config import Config, apply_overrides, parse_config, to_yaml
 from pipelines.errors import RunError
 from serving.runtime.manifest import sha256
 
 RUNS = Path("runs")
-# Where a server listens is no property of what it serves.
-NOT_EXPORTED = ("host", "http_port", "grpc_port", "metrics_port", "startup_seconds")
+TRITON = "triton"
+# Where a server listens and how many versions are kept is no property of what is served.
+NOT_EXPORTED = (
+    *("host", "http_port", "grpc_port", "metrics_port", "startup_seconds"),
+    "keep_versions",
+)
+# What a disk answers that is full or not to be written.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+FULL_BYTES = 1 << 20
 PACKAGES = (
     *("merlin-models", "nvtabular", "merlin-systems", "merlin-core"),
     *("tensorflow-cpu", "tensorflow", "numpy", "pandas", "faiss-cpu"),
@@ -67,7 +77,7 @@ STEPS = {
         ),
         Step("train", ("model",), ("preprocess",), ("model", "training")),
         Step("evaluate", ("reports",), ("preprocess", "train"), ("evaluation",)),
-        Step("export", ("index", "triton"), ("ingest", "preprocess", "train"), ("serving",)),
+        Step("export", ("index",), ("ingest", "preprocess", "train"), ("serving",)),
     )
 }
 
@@ -138,12 +148,13 @@ class Run:
         notes: dict[str, Any] = {}
         started = time.perf_counter()
         try:
-            for folder in step.folders:
-                (staging / folder).mkdir(parents=True)
-            yield staging, notes
-            files = {f: digest for d in step.folders for f, digest in _digests(staging, d)}
-            for folder in step.folders:
-                _replace(staging / folder, self.path / folder)
+            with _telling_of_the_disk(self.path, name):
+                for folder in step.folders:
+                    (staging / folder).mkdir(parents=True)
+                yield staging, notes
+                files = {f: digest for d in step.folders for f, digest in _digests(staging, d)}
+                for folder in step.folders:
+                    _replace(staging / folder, self.path / folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         manifest = self.manifest
@@ -212,14 +223,23 @@ class Run:
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the new one, never a part."""
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write `text` so that a reader sees the old file or the new one, never a part.
+
+    The file has the permissions `mode`, less the umask, from its first byte on. Raises RunError
+    when the disk refuses.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}; make room or make it writable") from error
 
 
 def versions() -> dict[str, str]:
@@ -248,13 +268,42 @@ def git_commit() -> str | None:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The keys "section.key" whose values differ."""
+    """The keys "section.key" whose values differ.
+
+    A key that the old settings lack is one that this project did not have then: what it does by
+    default is what was done.
+    """
     return [
         f"{section}.{key}"
         for section in new
         for key in sorted({*old.get(section, {}), *new[section]})
-        if old.get(section, {}).get(key) != new[section].get(key)
+        if old.get(section, {}).get(key, _default(section, key)) != new[section].get(key)
     ]
+
+
+def _default(section: str, key: str) -> Any:
+    field = Config.__fields__[section].type_.__fields__.get(key)
+    return json.loads(json.dumps(field.get_default(), default=pydantic_encoder)) if field else None
+
+
+@contextlib.contextmanager
+def _telling_of_the_disk(path: Path, name: str) -> Iterator[None]:
+    """Turn what a disk that is full or not to be written makes the step `name` raise to words."""
+    try:
+        yield
+    except Exception as error:
+        where, reason = path, None
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            where, reason = error.filename or path, os.strerror(error.errno)
+        elif shutil.disk_usage(path).free < FULL_BYTES:
+            # FAISS, NumPy and TensorFlow say it in words of their own.
+            reason = os.strerror(errno.ENOSPC)
+        if reason is None:
+            raise
+        raise RunError(
+            f"{where}: {reason}; nothing has changed. Make room or make it writable, then run "
+            f"`twotower {name}` again"
+        ) from error
 
 
 def _sweep(path: Path) -> None:

@@ -1,29 +1,35 @@
-"""Serve a run's repository, and ask it."""
+"""Serve what a run has published, and ask it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import psutil
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from pipelines.console import console, stage
 from pipelines.errors import ConfigError, RunError
 from pipelines.preprocess import ITEMS, load_split
-from pipelines.run import Run, write_atomically
+from pipelines.run import TRITON, Run, write_atomically
+from serving.control import ModelControl
+from serving.errors import ServingError
+from serving.versions import ModelRepository
 
 if TYPE_CHECKING:
     from serving.client import Recommendations
     from serving.config import ServingConfig
     from serving.server import TritonServer
 
-ADDRESSES = "server.json"
+SERVER = "server.json"
 
 
 @dataclass(frozen=True)
@@ -34,27 +40,50 @@ class Addresses:
     grpc: str
     metrics: str
 
-    @classmethod
-    def of(cls, server: TritonServer) -> Addresses:
-        return cls(server.http, server.grpc, server.metrics)
+
+@dataclass(frozen=True)
+class RunningServer(Addresses):
+    """What server.json says of a `twotower serve`: where, its process, the key of its Triton."""
+
+    key: str | None
+    pid: int
+
+    def control(self, timeout: float) -> ModelControl | None:
+        """What has it load another version; None where its Triton cannot."""
+        return ModelControl(self.http, self.key, timeout) if self.key else None
+
+
+def running_server(run: Run) -> RunningServer | None:
+    """The `twotower serve` of this run, if there is one that answers."""
+    from serving.client import RetrievalClient
+
+    try:
+        server = RunningServer(**json.loads((run.path / SERVER).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    with RetrievalClient(server.http) as client:
+        return server if psutil.pid_exists(server.pid) and client.ready() else None
 
 
 @contextlib.contextmanager
 def serving(run: Run) -> Iterator[Addresses]:
-    """Triton on the run's repository, on free ports, while the block runs."""
+    """Triton on what the run has published, on free ports, while the block runs."""
     free = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    with _triton(run, run.config.serving.copy(update=free), "triton.log") as server:
-        yield Addresses.of(server)
+    config = run.config.serving.copy(update=free)
+    with _triton(run, ModelRepository(run.path / TRITON), config, "triton.log") as server:
+        yield Addresses(server.http, server.grpc, server.metrics)
 
 
-def _triton(run: Run, config: ServingConfig, log: str) -> TritonServer:
-    """The run's server by `config`, not started yet; it writes logs/`log`."""
-    run.verified("export")
+@contextlib.contextmanager
+def _triton(
+    run: Run, repository: ModelRepository, config: ServingConfig, log: str
+) -> Iterator[TritonServer]:
+    """The run's server by `config` while the block runs; it writes logs/`log`."""
     from serving.server import TritonServer
 
     (run.path / "logs").mkdir(exist_ok=True)
-    return TritonServer(
-        run.path / "triton",
+    server = TritonServer(
+        repository.root,
         http_port=config.http_port,
         grpc_port=config.grpc_port,
         metrics_port=config.metrics_port,
@@ -62,6 +91,22 @@ def _triton(run: Run, config: ServingConfig, log: str) -> TritonServer:
         host=config.host,
         timeout=config.startup_seconds,
     )
+    with repository.lock():
+        if damaged := repository.mend():
+            for problem in damaged:
+                console.print(f"[bold red]damaged[/] {escape(problem)}")
+            console.print(f"[bold red]version {repository.published} is published now[/]")
+        try:
+            server.start()
+        except ServingError as error:
+            raise ServingError(
+                f"version {repository.published} was not served: {error}. If the version is to "
+                "blame, `twotower rollback` publishes the one before it"
+            ) from error
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def serve(run: Run) -> None:
@@ -76,18 +121,26 @@ def serve(run: Run) -> None:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    path = run.path / ADDRESSES
+    path, repository = run.path / SERVER, ModelRepository(run.path / TRITON)
     with contextlib.ExitStack() as stack:
-        with stage("serve") as (report, result):
+        # Until the file is there: a publish in the meantime would not find the server.
+        with repository.lock(), stage("serve") as (report, result):
+            if other := running_server(run):
+                raise RunError(
+                    f"process {other.pid} serves this run already (http {other.http}); "
+                    "`twotower publish` changes what it serves"
+                )
             report(0, 1, "start Triton")
-            export = run.identity("export")
             # A log of its own: a server for one question may run beside it.
-            server = stack.enter_context(_triton(run, run.config.serving, "serve.log"))
-            addresses = Addresses.of(server)
-            result(f"model `retrieval`: http {addresses.http}, grpc {addresses.grpc}")
-        stack.callback(path.unlink, missing_ok=True)
-        write_atomically(path, json.dumps({"export": export, **asdict(addresses)}) + "\n")
-        console.print(f"metrics http://{addresses.metrics}/metrics; Ctrl-C stops the server")
+            server = stack.enter_context(_triton(run, repository, run.config.serving, "serve.log"))
+            stack.callback(path.unlink, missing_ok=True)
+            told = RunningServer(server.http, server.grpc, server.metrics, server.key, os.getpid())
+            write_atomically(path, json.dumps(asdict(told)) + "\n", mode=0o600)
+            result(
+                f"model `retrieval`, version {repository.published}: "
+                f"http {server.http}, grpc {server.grpc}"
+            )
+        console.print(f"metrics http://{server.metrics}/metrics; Ctrl-C stops the server")
         while not stopped.wait(1.0):
             if reason := server.ended():
                 raise RunError(f"{reason}; start it again with `twotower serve`")
@@ -102,37 +155,24 @@ def query(
     with _server_for(run) as addresses:
         answers = ask(addresses, users, k, [protocol], filter_seen)
     print_recommendations(run, users, answers)
+    (version,) = {answer.version for answer in answers.values()}
+    published = ModelRepository(run.path / TRITON).published
+    console.print(
+        f"version {version} answered"
+        + ("" if version == published else f"; {published} is published: restart `twotower serve`")
+    )
     return answers
 
 
 @contextlib.contextmanager
 def _server_for(run: Run) -> Iterator[Addresses]:
-    """The running server of the run's current export, else one for the block."""
-    addresses, reason = _running(run)
-    if addresses:
-        yield addresses
+    """The running server of the run, else one for the block."""
+    if server := running_server(run):
+        yield server
         return
-    console.print(f"{reason}: starting one for this question")
+    console.print("no server is running for this run: starting one for this question")
     with serving(run) as addresses:
         yield addresses
-
-
-def _running(run: Run) -> tuple[Addresses | None, str]:
-    """Where `twotower serve` answers for the run's current export, else why nobody does."""
-    from serving.client import RetrievalClient
-
-    path = run.path / ADDRESSES
-    if path.is_file():
-        recorded = json.loads(path.read_text())
-        export = recorded.pop("export", None)
-        addresses = Addresses(**recorded)
-        with RetrievalClient(addresses.http) as client:
-            running = client.ready()
-        if running and export == run.identity("export"):
-            return addresses, ""
-        if running:
-            return None, "the running server serves an older export; restart `twotower serve`"
-    return None, "no server is running for this run"
 
 
 def ask(
@@ -162,14 +202,15 @@ def demonstrate(run: Run, k: int = 10) -> dict[str, Any]:
             report(1, 2, "ask over HTTP and gRPC")
             answers = ask(addresses, users, k)
         http, grpc = answers["http"], answers["grpc"]
-        equal = np.array_equal(http.item_ids, grpc.item_ids) and np.array_equal(
-            http.scores, grpc.scores
+        equal = http.version == grpc.version and all(
+            np.array_equal(getattr(http, part), getattr(grpc, part))
+            for part in ("item_ids", "scores")
         )
         if not equal:
             raise RunError(f"HTTP and gRPC answered differently:\n{http}\n{grpc}")
         result(
-            f"Triton answered over HTTP ({addresses.http}) and gRPC ({addresses.grpc}), "
-            "equal; stopped"
+            f"version {http.version} answered over HTTP ({addresses.http}) and gRPC "
+            f"({addresses.grpc}), equal; stopped"
         )
     print_recommendations(run, users, answers)
     return {"users": users, "equal": equal}

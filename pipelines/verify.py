@@ -11,8 +11,9 @@ from pipelines.console import stage
 from pipelines.errors import RunError
 from pipelines.export import load_tower, seen_pairs
 from pipelines.preprocess import ITEMS, USERS, load_tables
-from pipelines.run import Run
+from pipelines.run import TRITON, Run
 from pipelines.serve import ask, serving
+from serving.versions import ModelRepository
 
 SCORE_TOLERANCE, TIE = 1e-5, 1e-6
 
@@ -38,12 +39,13 @@ class Verification:
 
 
 def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Verification:
-    """Compare Triton's answers for `count` users with NumPy over the reloaded towers.
+    """Compare the published version's answers for `count` users with NumPy over the towers.
 
     Ids must be identical place by place; where scores tie to 1e-6 the order may differ. The first
     `together` users are also asked in one request and one by one. Raises RunError on a difference.
     """
     run.verified("ingest", "preprocess", "train", "export")
+    _check_published(run)
     with stage("verify") as (report, result):
         report(0, 3, "start Triton")
         users = pd.read_parquet(run.path / "data" / USERS)[run.config.features.user_id]
@@ -53,25 +55,40 @@ def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Veri
             report(1, 3, "ask")
             answer = ask(addresses, users.tolist(), k, ["http"])["http"]
             many = ask(addresses, first, k, ["grpc"])["grpc"]
-            each = [ask(addresses, [user], k, ["http"])["http"].item_ids[0] for user in first]
+            each = [ask(addresses, [user], k, ["http"])["http"].item_ids for user in first]
         report(2, 3, "brute force")
         item_ids, scores = score_unseen(run, users)
         _, expected = best_of(item_ids, scores, k)
+        # Not compared with each other: a batch's scores may differ in the last bit, ties in order.
+        ways = (many.item_ids, np.concatenate(each))
         found = Verification(
             users=len(users),
             k=k,
             wrong_ids=count_wrong(answer.item_ids, item_ids, scores),
             largest_score_difference=_largest_difference(answer.scores, expected),
-            one_request_equals_many=np.array_equal(many.item_ids, np.stack(each)),
+            one_request_equals_many=not any(
+                count_wrong(ids, item_ids, scores[: len(first)]) for ids in ways
+            ),
         )
         if not found.holds:
             raise RunError(f"{run.path}: the server does not answer what the towers say: {found}")
         result(
-            f"{found.users} users, k = {k}: every id as brute force has it, scores within "
-            f"{found.largest_score_difference:.1e}; {len(first)} users in one request as in "
-            f"{len(first)} requests"
+            f"version {answer.version}, {found.users} users, k = {k}: every id as brute force has "
+            f"it, scores within {found.largest_score_difference:.1e}; {len(first)} users in one "
+            f"request as in {len(first)} requests"
         )
     return found
+
+
+def _check_published(run: Run) -> None:
+    """Refuse to compare the run's towers with a version that was made of others."""
+    towers = run.identity("train")
+    for version in ModelRepository(run.path / TRITON).versions():
+        if version.published and version.towers_sha256 != towers:
+            raise RunError(
+                f"{run.path}: version {version.number} is published, which was made of other "
+                "towers than the run has now; run `twotower export` and `twotower publish`"
+            )
 
 
 def brute_force(run: Run, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

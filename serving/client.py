@@ -12,9 +12,10 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
+from .control import MODEL_NAME
 from .errors import ServingError
-
-MODEL_NAME = "retrieval"
+from .runtime.arrays import expand
+from .runtime.contract import NO_VALUE
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Recommendations:
     ----------
     item_ids : int64 [n, k]; -1 where the catalogue has no item left for the user
     scores : float32 [n, k]; -inf there
+    version : the version that answered
     """
 
     item_ids: np.ndarray
     scores: np.ndarray
+    version: int
 
 
 class RetrievalClient:
@@ -55,6 +58,10 @@ class RetrievalClient:
         except ServingError:
             return False
 
+    def version(self) -> int:
+        """The version that answers now."""
+        return max(map(int, self._ask(self._service.metadata)["versions"]))
+
     def recommend(
         self,
         user_ids: Sequence[int],
@@ -68,7 +75,8 @@ class RetrievalClient:
         ----------
         user_ids : raw ids; an unknown one is answered from the out-of-vocabulary embedding
         filter_seen : leave out what the user has seen
-        features : raw values, one a user, in place of those the server knows
+        features : raw values, one a user, in place of those the server knows; of a list feature
+            a list for each user, with at most 1,024 values
 
         Raises
         ------
@@ -79,9 +87,10 @@ class RetrievalClient:
         columns = {user_id: user_ids, **(features or {})}
         inputs = [self._input(name, values) for name, values in columns.items()]
         parameters = {"k": k, "filter_seen": filter_seen}
-        answer = self._ask(self._service.infer, inputs, parameters)
+        answer, version = self._ask(self._service.infer, inputs, parameters)
         names = [output["name"] for output in self._metadata["outputs"]]
-        return Recommendations(*(answer.as_numpy(name) for name in names))
+        item_ids, scores = (answer.as_numpy(name) for name in names)
+        return Recommendations(item_ids, scores, version)
 
     def close(self) -> None:
         self._service.close()
@@ -103,21 +112,25 @@ class RetrievalClient:
         return self._ask(self._service.metadata)
 
     def _input(self, name: str, values: Sequence) -> Any:
-        """A tensor [n, 1] in the type the model wants; an unknown name the server answers."""
-        datatypes = {each["name"]: each["datatype"] for each in self._metadata["inputs"]}
-        datatype = datatypes.get(name, "BYTES")
-        if datatype == "BYTES":
-            column = np.array([str(value).encode() for value in values], np.object_)
+        """A tensor [n, 1], of lists [n, w], in the type the model wants.
+
+        An unknown name the server answers.
+        """
+        wanted = {each["name"]: each for each in self._metadata["inputs"]}.get(name, {})
+        datatype = wanted.get("datatype", "BYTES")
+        if int(wanted.get("shape", [1])[-1]) != -1:
+            array = _cast(name, values, datatype).reshape(-1, 1)
         else:
-            casting = "safe" if datatype == "INT64" else "same_kind"
-            try:
-                column = np.asarray(values).astype(triton_to_np_dtype(datatype), casting=casting)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ServingError(
-                    f"input '{name}' cannot be sent as {datatype}: {error}"
-                ) from error
-        tensor = self._service.triton.InferInput(name, [len(column), 1], datatype)
-        tensor.set_data_from_numpy(column.reshape(-1, 1))
+            rows = [[] if row is None else row for row in values]
+            for row in rows:
+                if not isinstance(row, (list, tuple, np.ndarray)):
+                    raise ServingError(f"input '{name}' holds {row!r}; expected a list for a user")
+            flat = _cast(name, [value for row in rows for value in row], datatype)
+            filler = NO_VALUE[datatype].encode() if datatype == "BYTES" else NO_VALUE[datatype]
+            counts = np.array([len(row) for row in rows], np.int64)
+            array = expand(flat, counts, max([1, *counts.tolist()]), filler)
+        tensor = self._service.triton.InferInput(name, list(array.shape), datatype)
+        tensor.set_data_from_numpy(array)
         return tensor
 
     def _ask(self, call: Callable, *arguments: Any) -> Any:
@@ -130,6 +143,18 @@ class RetrievalClient:
             raise ServingError(
                 f"{self.address}: no answer ({reason}; limit {self.timeout:g} s)"
             ) from error
+
+
+def _cast(name: str, values: Sequence, datatype: str) -> np.ndarray:
+    """Values [m] in a Triton data type, text as UTF-8."""
+    if datatype == "BYTES":
+        return np.array([str(value).encode() for value in values], np.object_)
+    dtype = triton_to_np_dtype(datatype)
+    casting = "safe" if datatype == "INT64" else "same_kind"
+    try:
+        return np.asarray(values, None if len(values) else dtype).astype(dtype, casting=casting)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ServingError(f"input '{name}' cannot be sent as {datatype}: {error}") from error
 
 
 class _Http:
@@ -149,8 +174,9 @@ class _Http:
     def metadata(self) -> dict[str, Any]:
         return self.client.get_model_metadata(MODEL_NAME)
 
-    def infer(self, inputs: list, parameters: dict) -> Any:
-        return self.client.infer(MODEL_NAME, inputs, parameters=parameters)
+    def infer(self, inputs: list, parameters: dict) -> tuple[Any, int]:
+        answer = self.client.infer(MODEL_NAME, inputs, parameters=parameters)
+        return answer, int(answer.get_response()["model_version"])
 
     def close(self) -> None:
         self.client.close()
@@ -181,10 +207,11 @@ class _Grpc:
         request = self.triton.service_pb2.ModelMetadataRequest(name=MODEL_NAME)
         return MessageToDict(self._call(self.stub.ModelMetadata, request))
 
-    def infer(self, inputs: list, parameters: dict) -> Any:
-        return self.client.infer(
+    def infer(self, inputs: list, parameters: dict) -> tuple[Any, int]:
+        answer = self.client.infer(
             MODEL_NAME, inputs, parameters=parameters, client_timeout=self.timeout
         )
+        return answer, int(answer.get_response().model_version)
 
     def close(self) -> None:
         self.client.close()

@@ -21,9 +21,16 @@ class ServingConfig(BaseModel):
     default_k: int = Field(10, ge=1, description="items a request gets when it does not say")
     max_k: int = Field(1000, ge=1, description="most items a request may ask for")
     max_batch_size: int = Field(1024, ge=1, description="most users in one request")
+    preferred_batch_sizes: list[int] = Field(
+        [], description="how many users Triton tries to bring together for one call of the model"
+    )
+    queue_delay_us: int = Field(
+        0, ge=0, description="microseconds a request may wait for others to reach such a size"
+    )
     threads: int = Field(
         1, ge=1, description="threads of ONNX Runtime and FAISS (or TensorFlow) in the model"
     )
+    keep_versions: int = Field(3, ge=2, description="newest versions kept when one is published")
     host: str = Field("127.0.0.1", description="address the server listens on")
     http_port: int = Field(0, ge=0, le=65535, description="HTTP port; 0 takes a free one")
     grpc_port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one")
@@ -38,5 +45,14 @@ class ServingConfig(BaseModel):
         if values["default_k"] > values["max_k"]:
             raise ValueError(
                 f"default_k = {values['default_k']} is above max_k = {values['max_k']}"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _batches_within_limit(cls, values: dict) -> dict:
+        limit = values["max_batch_size"]
+        if wrong := [size for size in values["preferred_batch_sizes"] if not 1 <= size <= limit]:
+            raise ValueError(
+                f"preferred_batch_sizes has {wrong[0]}; expected 1 to max_batch_size = {limit}"
             )
         return values

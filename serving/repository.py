@@ -1,10 +1,11 @@
-"""Writes the served graph as a Triton model repository with one version."""
+"""Writes the served graph as a version: a folder that any Triton can serve."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -13,29 +14,30 @@ from merlin.systems.dag import Ensemble
 from tritonclient.grpc import model_config_pb2 as triton
 
 from .config import ServingConfig
+from .control import MODEL_NAME
 from .ensemble import compile_ensemble, contract, operator
 from .errors import ServingError
 from .operators import FaissTopK
 from .runtime.contract import SCORE, Contract
 from .runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
+from .versions import CONFIG_FILE
 
-MODEL_NAME = "retrieval"
 CODE = ["__init__.py", "errors.py", "index.py", "runtime/*.py"]
 """The files of this package that a version carries."""
 REFERENCE_CODE = ["operators.py", "vocabularies.py"]
 """What `runtime: merlin` needs besides."""
 
 
-def export_repository(ensemble: Ensemble, out: Path, config: ServingConfig) -> Path:
-    """Write `retrieval/config.pbtxt` and `retrieval/1/` into `out`; return the version folder.
+def write_version(ensemble: Ensemble, out: Path, config: ServingConfig) -> None:
+    """Fill the empty folder `out` with a version, for `ModelRepository.add`.
 
-    The version folder is self-contained: any Triton with NumPy, ONNX Runtime and FAISS (for
-    `runtime: merlin` also TensorFlow and the Merlin packages) can serve it.
+    It is self-contained: any Triton with NumPy, ONNX Runtime and FAISS (for `runtime: merlin` also
+    TensorFlow and the Merlin packages) can serve it.
     """
-    version = Path(out) / MODEL_NAME / "1"
-    if version.exists():
-        raise ServingError(f"{version} exists; export into a new folder")
-    version.mkdir(parents=True)
+    version = Path(out)
+    version.mkdir(parents=True, exist_ok=True)
+    if any(version.iterdir()):
+        raise ServingError(f"{version} is not empty; export into a new folder")
     if config.runtime == "compiled":
         compile_ensemble(ensemble, version)
         _copy_code(version, CODE)
@@ -45,15 +47,26 @@ def export_repository(ensemble: Ensemble, out: Path, config: ServingConfig) -> P
     served = contract(ensemble, config.default_k, config.max_k)
     model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
     (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
-    write_manifest(version, towers_sha256=operator(ensemble, FaissTopK).towers_sha256)
-    (version.parent / "config.pbtxt").write_text(model_config(served, config))
-    return version
+    (version / CONFIG_FILE).write_text(model_config(served, config))
+    write_manifest(
+        version,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        towers_sha256=operator(ensemble, FaissTopK).towers_sha256,
+        runtime=config.runtime,
+    )
 
 
 def model_config(served: Contract, config: ServingConfig) -> str:
-    """Triton's config.pbtxt of the contract."""
+    """Triton's config.pbtxt of the contract; which version to serve is said on publishing."""
     inputs = [
-        triton.ModelInput(name=name, data_type=_triton_type(dtype), dims=[1], optional=optional)
+        triton.ModelInput(
+            name=name,
+            data_type=_triton_type(dtype),
+            dims=[-1 if name in served.lists else 1],
+            # Lists of different widths may wait together: the contract reads request by request.
+            allow_ragged_batch=name in served.lists,
+            optional=optional,
+        )
         for name, dtype, optional in [
             (served.user_id, "INT64", False),
             *((name, dtype, True) for name, dtype in served.features.items()),
@@ -65,13 +78,17 @@ def model_config(served: Contract, config: ServingConfig) -> str:
     ]
     # KIND_CPU is where Triton puts the tensors; TensorFlow finds a GPU by itself.
     instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
-    # Requests that wait while the model is busy are answered together; none waits for others.
+    # Requests that wait while the model is busy are answered together.
+    batching = triton.ModelDynamicBatching(
+        preferred_batch_size=config.preferred_batch_sizes,
+        max_queue_delay_microseconds=config.queue_delay_us,
+    )
     return text_format.MessageToString(
         triton.ModelConfig(
             name=MODEL_NAME,
             backend="python",
             max_batch_size=config.max_batch_size,
-            dynamic_batching=triton.ModelDynamicBatching(),
+            dynamic_batching=batching,
             input=inputs,
             output=outputs,
             instance_group=[instance],

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from .control import KEY_HEADER, MODEL_NAME
 from .errors import ServingError
 from .triton import find_triton
 
@@ -26,6 +28,7 @@ STOP_SECONDS = 15.0
 # Not through the web proxy that the environment may name: the server is on this machine.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 PR_SET_PDEATHSIG = 1
+RESTRICTED = "model-repository,shared-memory,logging,trace"
 LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
 
 
@@ -34,7 +37,7 @@ class TritonServer:
 
     Parameters
     ----------
-    repository : the model repository; its models load at start and cannot be changed remotely
+    repository : the model repository; serves its model `retrieval`
     log : file for what the server and its models print
     http_port, grpc_port, metrics_port : 0 takes a free one
     host : address to listen on. Triton asks nobody who they are: only loopback is safe.
@@ -46,6 +49,9 @@ class TritonServer:
     ----------
     http, grpc, metrics : "host:port" of each service
     pid : process id of the running server, else None
+    key : made at each start. Whoever has it may have the server load another version
+        (`ModelControl`) and use its other protocols beside inference. None where Triton, before
+        2.40, cannot tell callers apart: then it never loads anything but what it started with.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class TritonServer:
             host, {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
         )
         self.http, self.grpc, self.metrics = (f"{host}:{port}" for port in self._ports)
+        self.key: str | None = None
         self._process: subprocess.Popen | None = None
         self._scratch: tempfile.TemporaryDirectory | None = None
 
@@ -84,6 +91,7 @@ class TritonServer:
             raise ServingError(f"the server already runs (pid {self.pid})")
         _check_repository(self.repository)
         triton = find_triton()
+        self.key = secrets.token_hex(16) if triton.restricts_http else None
         self._scratch = tempfile.TemporaryDirectory(prefix="twotower-triton-")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,7 +165,7 @@ class TritonServer:
         services = zip(("http", "grpc", "metrics"), self._ports, strict=True)
         return [
             f"--model-repository={self.repository}",
-            "--model-control-mode=none",
+            *self._control(),
             "--disable-auto-complete-config",
             f"--backend-config=python,shm-region-prefix-name={Path(self._scratch.name).name}",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
@@ -166,6 +174,19 @@ class TritonServer:
                 for name, port in services
                 for argument in (f"--{name}-address={self.host}", f"--{name}-port={port}")
             ),
+        ]
+
+    def _control(self) -> list[str]:
+        if self.key is None:
+            return ["--model-control-mode=none"]
+        # The process list shows the key to everybody on this machine; Triton takes it in no
+        # other way.
+        guard = f"{RESTRICTED}:{KEY_HEADER}={self.key}"
+        return [
+            "--model-control-mode=explicit",
+            f"--load-model={MODEL_NAME}",
+            f"--http-restricted-api={guard}",
+            f"--grpc-restricted-protocol={guard}",
         ]
 
     def _await_ready(self) -> None:

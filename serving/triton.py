@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from .errors import ServingError
 
 SYSTEM_TRITON = Path("/opt/tritonserver/bin/tritonserver")
 WHEEL = "nvidia-pytriton"
+FIRST_TO_RESTRICT_HTTP = (2, 40)
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class Triton:
     version: str
     backend: list[Path] = field(default_factory=list)
     libraries: list[Path] = field(default_factory=list)
+
+    @property
+    def restricts_http(self) -> bool:
+        """Whether it can keep protocols of its HTTP service to those who have a key."""
+        if self.version.startswith(WHEEL):
+            return True
+        numbers = re.match(r"(\d+)\.(\d+)", self.version)
+        return bool(numbers) and tuple(map(int, numbers.groups())) >= FIRST_TO_RESTRICT_HTTP
 
     def assemble_backend(self, folder: Path) -> list[str]:
         """Link the Python backend together under `folder`; return the server's arguments for it."""

@@ -19,6 +19,8 @@ from pipelines.run import Run
 from pipelines.serve import demonstrate
 from pipelines.train import train
 from pipelines.verify import brute_force
+from serving.runtime.manifest import sha256
+from serving.versions import ModelRepository
 
 
 def test_the_run_folder_is_whole(small_run):
@@ -27,6 +29,11 @@ def test_the_run_folder_is_whole(small_run):
         *("data", "workflow", "processed", "model", "reports", "index", "triton", "logs")
     }
     small_run.verified("ingest", "preprocess", "train", "evaluate", "export")
+    notes, repository = small_run.notes("export"), ModelRepository(small_run.path / "triton")
+    assert notes["version"] == repository.published == 1
+    manifest = small_run.path / "triton" / "retrieval" / "1" / "manifest.json"
+    assert notes["version_manifest_sha256"] == sha256(manifest)
+    assert repository.versions()[0].towers_sha256 == small_run.identity("train")
 
 
 def test_the_model_beats_popularity_and_the_report_says_synthetic(small_run):

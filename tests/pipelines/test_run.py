@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -90,11 +91,24 @@ def test_a_changed_setting_is_named_with_the_step_that_reads_it(run):
     assert run.verified("preprocess", settings=False) == run.path
 
 
+def test_a_setting_that_an_older_run_did_not_have_was_at_its_default(run):
+    write_step(run, "ingest", "data")
+    write_step(run, "preprocess", "processed")
+    manifest = run.manifest
+    features = manifest["steps"]["preprocess"]["made_with"]["features"]
+    del features["user_numeric"], features["user_multi_hot"], features["min_frequency"]
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    run.verified("preprocess")
+    run.override(("features.min_frequency=7",))
+    with pytest.raises(RunError, match=r"with another features\.min_frequency; run"):
+        run.verified("preprocess")
+
+
 def test_where_a_server_listens_does_not_age_an_export(run):
     for name, folder in (("ingest", "data"), ("preprocess", "processed"), ("train", "model")):
         write_step(run, name, folder)
     write_step(run, "export", "index")
-    run.override(("serving.http_port=8000",))
+    run.override(("serving.http_port=8000", "serving.keep_versions=9"))
     assert run.verified("export") == run.path
 
 
@@ -122,6 +136,29 @@ def test_overrides_are_kept_in_the_run_unless_told_otherwise(run):
     assert (run.config.training.epochs, run.config.serving.http_port) == (3, 8000)
     kept = Run(run.path).config
     assert (kept.training.epochs, kept.serving.http_port) == (3, 0)
+
+
+def test_what_the_disk_refuses_is_told_and_changes_nothing(run):
+    write_step(run, "ingest", "data", "old")
+    message = r"data/file: No space left on device; nothing has changed\. .*twotower ingest"
+    with pytest.raises(RunError, match=message), run.step("ingest") as (out, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "data" / "file"))
+    assert (run.path / "data" / "file").read_text() == "old"
+    with pytest.raises(FileNotFoundError), run.step("ingest") as (out, _):
+        (out / "nowhere" / "file").write_text("a bug, not the disk")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"nowhere/a\.txt: No such file.*; make room or make it wri"):
+        write_atomically(tmp_path / "nowhere" / "a.txt", "one")
+
+
+def test_a_secret_is_never_readable_by_others(tmp_path, monkeypatch):
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda file: modes.append(os.fstat(file).st_mode & 0o777))
+    write_atomically(tmp_path / "a.txt", "secret", mode=0o600)
+    assert modes == [0o600]
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o600
 
 
 def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path):

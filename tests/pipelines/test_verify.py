@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
+from pipelines.errors import RunError
+from pipelines.run import Run
 from pipelines.verify import best_of, count_wrong, verify
 
 
@@ -16,6 +21,15 @@ def test_served_equals_brute_force_on_synthetic_data(small_run):
 def test_more_items_may_be_asked_for_than_the_catalogue_has(small_run):
     found = verify(small_run, count=20, k=310, together=4)  # 300 items
     assert found.holds and found.k == 310
+
+
+def test_a_version_of_other_towers_is_not_compared(small_run, tmp_path):
+    run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    manifest = run.path / "triton" / "retrieval" / "1" / "manifest.json"
+    tree = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**tree, "towers_sha256": "0" * 64}))
+    with pytest.raises(RunError, match=r"made of other towers.*`twotower export` and `twotower p"):
+        verify(run)
 
 
 def test_served_equals_brute_force_on_movielens_100k(ml_100k_run):

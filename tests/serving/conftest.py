@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from serving.runtime.manifest import write_manifest
+from serving.versions import ModelRepository
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -26,7 +30,11 @@ class World:
     sated_user: ClassVar[int] = 38  # has seen all items
     cold_user: ClassVar[int] = 843  # in the user table, without a training row
 
-    users: pd.DataFrame  # user_id int64, city str with nulls, age int64, income float64 with nulls
+    lists: ClassVar[dict] = {"tags": 3, "visits": 2}  # list feature -> values that are read
+
+    # user_id int64, city str, age int64, income float64, tags lists of str, visits lists of float,
+    # spend float64; all but the ids and ages with nulls
+    users: pd.DataFrame
     item_ids: np.ndarray  # int64 [300], in no order
     vectors: np.ndarray  # float32 [300, 8]
     seen_pairs: pd.DataFrame  # user_id, item_id
@@ -39,6 +47,8 @@ class World:
     def encode(self, rows: pd.DataFrame) -> pd.DataFrame:
         """NVTabular's own transform; it runs beside the user table, as it fails on null columns."""
         both = pd.concat([rows, self.users], ignore_index=True).astype(self.users.dtypes)
+        for name in self.lists:
+            both[name] = [row if isinstance(row, list) else [] for row in both[name]]
         return self.workflow.transform(both).iloc[: len(rows)]
 
     def brute_force(
@@ -61,15 +71,19 @@ class World:
 
     def tower(self, codes: pd.DataFrame) -> np.ndarray:
         """Query vectors [n, 8] by the Encoder that was saved."""
-        return np.asarray(self.encoder({name: codes[name].to_numpy()[:, None] for name in codes}))
+        return np.asarray(self.encoder(self.arrays(codes)))
+
+    def arrays(self, codes: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Encoded columns as [n, 1], of lists as [n, L] with zeros at the end."""
+        arrays = {name: codes[name].to_numpy()[:, None] for name in codes}
+        for name, length in self.lists.items():
+            padded = [[*row, *[0] * (length - len(row))] for row in codes[name]]
+            arrays[name] = np.array(padded, np.int32)
+        return arrays
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    from serving.ensemble import build_ensemble
-    from serving.index import build_index
-    from serving.runtime.seen import SeenItems
-
     folder = tmp_path_factory.mktemp("world")
     draw = np.random.default_rng(7)
     made = make_users(draw)
@@ -86,29 +100,37 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         ignore_index=True,
     )
     workflow = fit_workflow(pairs.merge(users, on="user_id"), folder / "workflow")
-    encoder = make_encoder(workflow, users)
-    encoder.save(str(folder / "query_tower"))
     vectors = draw.normal(size=(300, 8)).astype(np.float32)
-    build_index(item_ids, vectors, folder / "index", World.towers)
-    ensemble = build_ensemble(
-        users,
-        workflow,
-        folder / "query_tower",
-        folder / "index",
-        SeenItems.from_pairs(pairs["user_id"], pairs["item_id"]),
+    tower, index = folder / "query_tower", folder / "index"
+    world = World(users, item_ids, vectors, pairs, workflow, None, tower, index, None)
+    world = replace(world, encoder=make_encoder(world))
+    world.encoder.save(str(tower))
+    return replace(world, ensemble=index_and_build(world))
+
+
+@pytest.fixture(scope="session")
+def other_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same but for the items' vectors: every answer is another."""
+    index = tmp_path_factory.mktemp("other") / "index"
+    other = replace(world, vectors=np.roll(world.vectors, 1, axis=0), index=index)
+    return replace(other, ensemble=index_and_build(other))
+
+
+def index_and_build(world: World) -> Any:
+    """Write the world's index; the ensemble over it."""
+    from serving.ensemble import build_ensemble
+    from serving.index import build_index
+    from serving.runtime.seen import SeenItems
+
+    build_index(world.item_ids, world.vectors, world.index, World.towers)
+    return build_ensemble(
+        world.users,
+        world.workflow,
+        world.saved_model,
+        world.index,
+        SeenItems.from_pairs(world.seen_pairs["user_id"], world.seen_pairs["item_id"]),
         item_id="item_id",
         towers_sha256=World.towers,
-    )
-    return World(
-        users,
-        item_ids,
-        vectors,
-        pairs,
-        workflow,
-        encoder,
-        folder / "query_tower",
-        folder / "index",
-        ensemble,
     )
 
 
@@ -124,8 +146,15 @@ def make_users(draw: np.random.Generator) -> pd.DataFrame:
             "income": draw.integers(1, 9, 120) * 12.5,
         }
     )
+    tags = draw.choice(["Jazz", "", "電子", "a\0", "Jazz ", None], (120, 5))
+    visits = draw.choice([1.0, 2.0, -7.0, 2.0**53, np.nan], (120, 5))
+    lengths = draw.integers(0, 6, (120, 2))
+    users["tags"] = [row[:n] for row, n in zip(tags.tolist(), lengths[:, 0], strict=True)]
+    users["visits"] = [row[:n] for row, n in zip(visits.tolist(), lengths[:, 1], strict=True)]
+    users["spend"] = draw.lognormal(3, 2, 120)
     users.loc[::9, "city"] = None
-    users.loc[::11, "income"] = np.nan
+    for step, name in ((11, "income"), (7, "tags"), (13, "visits"), (8, "spend")):
+        users.loc[::step, name] = np.nan
     return users
 
 
@@ -136,44 +165,98 @@ def fit_workflow(rows: pd.DataFrame, folder: Path) -> Any:
     from nvtabular import ops
 
     def encode(columns: list[str], *tags: Tags) -> Any:
-        return columns >> ops.Categorify(out_path=str(folder)) >> ops.AddMetadata(tags=list(tags))
+        encoded = columns >> ops.Categorify(out_path=str(folder), dtype="int32")
+        return encoded >> ops.AddMetadata(tags=list(tags))
 
     user = encode(["user_id"], Tags.USER_ID, Tags.USER)
     user = user + encode(["city", "age", "income"], Tags.USER)
+    for name, length in World.lists.items():
+        rows[name] = [row if isinstance(row, list) else [] for row in rows[name]]
+        user = user + (encode([name], Tags.USER) >> ops.ListSlice(0, length))
+    scaled = ["spend"] >> ops.Normalize(out_dtype="float32") >> ops.FillMissing(0)
+    user = user + (scaled >> ops.AddMetadata(tags=[Tags.USER]))
     item = encode(["item_id"], Tags.ITEM_ID, Tags.ITEM)
     workflow = nvt.Workflow(Subgraph("user", user) + Subgraph("item", item))
     workflow.fit(nvt.Dataset(rows))
     return workflow.get_subworkflow("user")
 
 
-def make_encoder(workflow: Any, users: pd.DataFrame) -> Any:
+def make_encoder(world: World) -> Any:
     import merlin.models.tf as mm
     import tensorflow as tf
     from merlin.models.tf.transforms.regularization import L2Norm
+    from merlin.schema import Schema, Tags
+
+    from models.layers import MultiHotEmbedding
 
     tf.keras.utils.set_random_seed(3)
-    schema = workflow.output_schema
+    schema = Schema([dense(column) for column in world.workflow.output_schema])
+    embeddings = mm.Embeddings(
+        schema.select_by_tag(Tags.CATEGORICAL), dim=8, table_cls=MultiHotEmbedding
+    )
     encoder = mm.Encoder(
-        mm.InputBlockV2(schema, categorical=mm.Embeddings(schema, dim=8)),
+        mm.InputBlockV2(schema, categorical=embeddings),
         mm.MLPBlock([16, 8], no_activation_last_layer=True),
         post=L2Norm(),
     )
-    codes = workflow.transform(users)
-    encoder({name: tf.constant(codes[name].to_numpy()[:, None]) for name in codes})
+    codes = world.encode(world.users)
+    encoder({name: tf.constant(array) for name, array in world.arrays(codes).items()})
     return encoder
+
+
+def dense(column: Any) -> Any:
+    """A padded list is a matrix to Merlin."""
+    from merlin.schema import Tags
+
+    if not column.is_list:
+        return column
+    width = column.value_count.max
+    tags = [tag for tag in column.tags if tag != Tags.LIST]
+    return column.with_shape(((0, None), (width, width))).with_tags(tags)
 
 
 @pytest.fixture(scope="session")
 def repositories(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One model repository a runtime."""
-    from serving.config import ServingConfig
-    from serving.repository import export_repository
-
+    """One model repository a runtime; version 1 is published."""
     folder = tmp_path_factory.mktemp("repositories")
     for runtime in ("compiled", "merlin"):
-        config = ServingConfig(runtime=runtime, max_k=400, max_batch_size=256)
-        export_repository(world.ensemble, folder / runtime, config)
+        _export(world, folder / runtime, runtime=runtime).publish()
     return {runtime: folder / runtime for runtime in ("compiled", "merlin")}
+
+
+@pytest.fixture(scope="session")
+def export():
+    """A function that exports a world as the next version of a model repository."""
+    return _export
+
+
+def _export(world: World, root: Path, **settings: Any) -> ModelRepository:
+    from serving.config import ServingConfig
+    from serving.repository import write_version
+
+    staged, repository = root.with_name(f"{root.name}-staged"), ModelRepository(root)
+    config = ServingConfig(**{"max_k": 400, "max_batch_size": 256, **settings})
+    write_version(world.ensemble, staged, config)
+    repository.add(staged)
+    return repository
+
+
+@pytest.fixture
+def copy(repositories: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the compiled repository, to be changed or spoilt."""
+    return shutil.copytree(repositories["compiled"], tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def vouch():
+    """A function that writes the manifest of a version anew, after a change by the test."""
+    return _vouch
+
+
+def _vouch(version: Path) -> None:
+    manifest = json.loads((version / "manifest.json").read_text())
+    del manifest["files"]
+    write_manifest(version, **manifest)
 
 
 @pytest.fixture(scope="session")

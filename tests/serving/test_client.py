@@ -56,6 +56,9 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
             ({"features": {"age": [1, 2]}}, "batch size"),
             ({"features": {"age": [1.5]}}, "'age' cannot be sent as INT64"),
             ({"features": {"income": ["much"]}}, "'income' cannot be sent as FP64"),
+            ({"features": {"tags": ["Jazz"]}}, "'tags' holds 'Jazz'; expected a list"),
+            ({"features": {"visits": [["often"]]}}, "'visits' cannot be sent as FP64"),
+            ({"features": {"tags": [["a"] * 1025]}}, "1 <= w <= 1024"),
             ({"user_ids": [2**63]}, "'user_id' cannot be sent as INT64"),
             ({"user_ids": []}, "user_id"),
             ({"user_ids": range(257)}, "256"),
@@ -70,7 +73,9 @@ def test_an_unknown_protocol():
         RetrievalClient("127.0.0.1:1", "ftp")
 
 
-@pytest.mark.parametrize("module", ["client", "server", "config", "index", "doctor"])
+@pytest.mark.parametrize(
+    "module", ["client", "server", "config", "index", "doctor", "versions", "control"]
+)
 def test_nothing_heavy_is_imported(module):
     script = (
         f"import sys; sys.path.insert(0, {ROOT!r}); import serving.{module}; "

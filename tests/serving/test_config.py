@@ -21,6 +21,13 @@ def test_defaults_are_safe():
         ({"default_k": 0}, "default_k"),
         ({"default_k": 11, "max_k": 10}, "default_k = 11 is above max_k = 10"),
         ({"http_port": 70000}, "http_port"),
+        ({"keep_versions": 1}, "keep_versions"),
+        ({"queue_delay_us": -1}, "queue_delay_us"),
+        (
+            {"preferred_batch_sizes": [8, 300], "max_batch_size": 256},
+            "preferred_batch_sizes has 300; expected 1 to max_batch_size = 256",
+        ),
+        ({"preferred_batch_sizes": [0]}, "preferred_batch_sizes has 0"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

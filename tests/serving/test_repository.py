@@ -7,20 +7,17 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 
 import pytest
 
 from serving.client import RetrievalClient
+from serving.config import ServingConfig
 from serving.errors import ServingError
-from serving.runtime.manifest import sha256, verify_manifest, write_manifest
+from serving.repository import write_version
+from serving.runtime.manifest import sha256, verify_manifest
 from serving.server import TritonServer
-
-
-@pytest.fixture
-def copy(repositories, tmp_path):
-    """A copy of the compiled repository, to be spoilt."""
-    return shutil.copytree(repositories["compiled"], tmp_path / "repository")
 
 
 def test_the_manifest_lists_every_file(repositories, world):
@@ -32,6 +29,8 @@ def test_the_manifest_lists_every_file(repositories, world):
         present = {path.as_posix() for path in files if path.parts[0] != "__pycache__"}
         assert set(manifest["files"]) == present - {"manifest.json"}
         assert manifest["towers_sha256"] == world.towers
+        assert manifest["runtime"] == repository.name
+        assert datetime.fromisoformat(manifest["created"]).utcoffset().total_seconds() == 0
         verify_manifest(version)
 
 
@@ -49,7 +48,7 @@ import numpy as np, serving
 assert serving.__file__.startswith({str(version)!r}), serving.__file__
 model = json.loads(Path({str(version / "model.json")!r}).read_text())
 table = Contract(**model["contract"]).read({{"user_id": np.array([[31], [404]])}}, {{"k": 5}})
-answer = load(Path({str(version)!r}), 1)(table)
+answer = load(Path({str(version)!r}), 1).run(table)
 print(json.dumps([answer["item_id"].tolist(), answer["score"].tolist()]))
 """
     done = subprocess.run(
@@ -70,11 +69,18 @@ def test_export_does_not_move_the_workflow(world, repositories):
 
 
 def test_export_refuses_to_write_over_a_version(world, repositories):
-    from serving.config import ServingConfig
-    from serving.repository import export_repository
+    version = repositories["compiled"] / "retrieval" / "1"
+    with pytest.raises(ServingError, match="1 is not empty; export into a new folder"):
+        write_version(world.ensemble, version, ServingConfig())
 
-    with pytest.raises(ServingError, match="exists; export into a new folder"):
-        export_repository(world.ensemble, repositories["compiled"], ServingConfig())
+
+def test_the_config_says_how_long_to_wait_for_which_batches(world, export, tmp_path):
+    settings = {"preferred_batch_sizes": [8, 64], "queue_delay_us": 50}
+    repository = export(world, tmp_path / "triton", **settings)
+    config = (repository.root / "retrieval" / "1" / "config.pbtxt").read_text()
+    sizes = "preferred_batch_size: 8\n  preferred_batch_size: 64"
+    assert f"{sizes}\n  max_queue_delay_microseconds: 50\n" in config
+    assert "version_policy" not in config
 
 
 @pytest.mark.parametrize(
@@ -152,7 +158,7 @@ def test_requests_at_the_same_time_are_answered_together_each_by_itself(
     assert requests - calls >= 5, "Triton did not batch: nothing was tested"
 
 
-def test_a_request_that_breaks_the_reader_fails_alone(copy, world, assert_same, tmp_path):
+def test_a_request_that_breaks_the_reader_fails_alone(copy, world, assert_same, vouch, tmp_path):
     version = copy / "retrieval" / "1"
     with (version / "serving" / "runtime" / "contract.py").open("a") as code:
         code.write(
@@ -161,7 +167,7 @@ def test_a_request_that_breaks_the_reader_fails_alone(copy, world, assert_same, 
             "    return table if (table['user_id'] != 13).all() else {}['a bug']\n"
             "\n\nContract.read = read\n"
         )
-    write_manifest(version)
+    vouch(version)
     config = copy / "retrieval" / "config.pbtxt"
     wait = "max_queue_delay_microseconds: 500000"  # so that both lie in one call
     config.write_text(

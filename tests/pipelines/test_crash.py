@@ -1,0 +1,88 @@
+"""SIGKILL at random moments of export and publish: the next start serves a whole version."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipelines.console import console
+from pipelines.export import export
+from pipelines.publish import publish
+from pipelines.run import TRITON, Run
+from pipelines.serve import ask, example_users, serving
+from pipelines.verify import brute_force
+from serving.versions import ModelRepository
+
+PRELOADED = ["pipelines.export", "pipelines.publish", "workflows.features", "serving.ensemble"]
+
+
+def export_and_publish(path):
+    console.quiet = True
+    run = Run(path)
+    export(run)
+    publish(run)
+
+
+def publish_another(path):
+    """Publishes the version that is not published, forth and back, until it is killed."""
+    console.quiet = True
+    run = Run(path)
+    while True:
+        one, other = (each.number for each in ModelRepository(path / TRITON).versions()[-2:])
+        publish(run, one if ModelRepository(path / TRITON).published == other else other)
+
+
+def killed_after(seconds, target, path):
+    """Run `target(path)` in a process of its own; kill it unless it ends before."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)  # or each child would import TensorFlow again
+    process = context.Process(target=target, args=(path,))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+
+
+def assert_next_start_is_whole(run, allowed, users, expected):
+    """Start as `twotower serve` does: it serves one of the `allowed` versions, and rightly."""
+    published = ModelRepository(run.path / TRITON).published
+    with serving(run) as addresses:
+        answer = ask(addresses, users, 10, ["http"])["http"]
+    assert answer.version == published
+    assert published in allowed
+    np.testing.assert_array_equal(answer.item_ids, expected)
+    return published
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_kill_at_a_random_moment_leaves_the_old_version_or_the_new(kills, small_run, tmp_path):
+    run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    repository, draw, outcomes = ModelRepository(run.path / TRITON), random.Random(0), Counter()
+    users = example_users(run)
+    truth = users, brute_force(run, np.array(users), 10)[0]
+    export_and_publish(run.path)
+    started = time.perf_counter()
+    killed_after(600, export_and_publish, run.path)
+    whole = time.perf_counter() - started
+    for kill in range(kills):
+        numbers = [version.number for version in repository.versions()]
+        before = repository.published
+        if kill % 2:  # the whole of it, most of which is TensorFlow's, in half of the kills
+            killed_after(draw.uniform(0, whole), export_and_publish, run.path)
+            allowed = {before, max(numbers) + 1}
+        else:
+            killed_after(draw.uniform(0.05, 1.0), publish_another, run.path)
+            allowed = set(numbers[-2:])
+        after = assert_next_start_is_whole(run, allowed, *truth)
+        outcomes["old" if after == before else "new"] += 1
+    export_and_publish(run.path)  # and whatever the kills have left, it is in nobody's way
+    newest = max(version.number for version in repository.versions())
+    assert_next_start_is_whole(run, {newest}, *truth)
+    assert not list(run.path.glob(".*-*"))
+    print(f"{kills} kills: {outcomes['old']} served the old version, {outcomes['new']} the new")
