@@ -1,0 +1,46 @@
+"""Medians, ratios and checks from known measurements."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.load import Measured
+from benchmarks.speed import Cell, Results, cells, checks, ratios
+from benchmarks.subjects import GIVEN, IDENTITY, MERLIN, OURS, STOCK
+
+
+def measured(p50: float, errors: int = 0) -> Measured:
+    return Measured(p50_ms=p50, p99_ms=4 * p50, requests=2_000, seconds=2 * p50, errors=errors)
+
+
+@pytest.fixture
+def results() -> Results:
+    """Three rounds, the last an outlier: ours 1 ms, 5 with 256 users; identity half, stock 50."""
+    times = {OURS: 1.0, GIVEN: 2.0, IDENTITY: 0.5, MERLIN: 20.0, STOCK: 50.0}
+    found = Results()
+    for cell, subjects in cells():
+        for subject in subjects:
+            p50 = times[subject] * (5 if cell.batch == 256 else 1)
+            for factor in (1.0, 1.0, 9.0):
+                found.add(subject, cell, measured(p50 * factor))
+    return found
+
+
+def test_every_ratio_has_its_cells(results):
+    found = ratios(results)
+    assert found["http: p50 at batch 1, one client, times identity"] == 2.0
+    assert found["grpc: stock ensemble's p50 over ours"] == 50.0
+    assert found["http: stock ensemble's p50 over ours, features given"] == 25.0
+    assert found["http: p50 of 256 users in one request, times ours at batch 1"] == 5.0
+    assert found["http: 16 clients, throughput over identity's"] == 0.5
+    assert found["http: 16 clients, p99 over p50"] == 4.0
+
+
+def test_checks_hold_and_an_error_breaks_one(results):
+    assert all(check.holds for check in checks(results, ratios(results)))
+    results.add(OURS, Cell("grpc", 1, 16), measured(1.0, errors=1))
+    assert [c.name for c in checks(results, ratios(results)) if not c.holds] == ["errors"]
+
+
+def test_the_stock_ensemble_is_only_asked_for_single_users():
+    assert {cell.batch for cell, subjects in cells() if STOCK in subjects} == {1}
