@@ -90,7 +90,7 @@ def _version(http: str) -> Check:
     version = json.loads(_fetch(f"http://{http}/v2")[1])["version"]
     advice = ""
     if tuple(map(int, version.split(".")[:2])) < MENDED:
-        advice = "before 25.07 it has known holes: loopback, or a proxy that authenticates"
+        advice = "older than 25.07, with known holes (CVE-2025-23310): for loopback alone"
     return Check("Triton", True, version, advice)
 
 
@@ -118,7 +118,7 @@ def _counted(metrics: str) -> list[Check]:
     return [
         Check("requests", not failed, outcomes or "none", "see the server's log" if failed else ""),
         Check("users", True, f"{asked:,.0f}, of them {unknown:,.0f} unknown"),
-        Check("ms a batch", True, stages),
+        Check("ms a batch", True, stages or "none"),
     ]
 
 

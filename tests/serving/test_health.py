@@ -1,0 +1,61 @@
+"""What `twotower doctor --server` finds out about a server."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from serving.client import RetrievalClient
+from serving.errors import ServingError
+from serving.health import check_server
+from serving.server import TritonServer
+
+
+def checks(server):
+    return {check.name: check for check in check_server(server.http, server.metrics, server.pid)}
+
+
+@pytest.fixture
+def own(repositories, tmp_path):
+    """A server of which nobody else has asked anything."""
+    with TritonServer(repositories["compiled"], log=tmp_path / "log") as server:
+        yield server
+
+
+def test_a_sound_server(own, world):
+    with RetrievalClient(own.http) as client:
+        client.recommend([*world.users["user_id"].iloc[:5].tolist(), world.unknown_user])
+        with pytest.raises(ServingError):
+            client.recommend([1], k=0)
+    time.sleep(1.5)  # counts are told once a second
+    found = checks(own)
+    assert all(check.ok for check in found.values()), found
+    assert found["requests"].value == "1 answered, 1 refused"
+    assert found["users"].value == "6, of them 1 unknown"
+    assert "FaissTopK" in found["ms a batch"].value
+    assert found["answers"].value.startswith("version 1, ")
+    assert found["model control"].value == "with the server's key alone"
+    assert "CVE" in found["Triton"].advice  # the wheel's
+
+
+@pytest.mark.parametrize(
+    "arguments, ok, value",
+    [
+        (["--model-control-mode=explicit", "--load-model=retrieval"], False, "open to everybody"),
+        (["--model-control-mode=none"], True, "off"),
+    ],
+)
+def test_model_control_without_a_key(arguments, ok, value, repositories, tmp_path, monkeypatch):
+    monkeypatch.setattr(TritonServer, "_control", lambda self: arguments)
+    with TritonServer(repositories["compiled"], log=tmp_path / "log") as server:
+        found = checks(server)["model control"]
+    assert (found.ok, found.value) == (ok, value)
+
+
+def test_a_server_that_is_gone(own):
+    http, metrics, pid = own.http, own.metrics, own.pid
+    own.stop()
+    found = {check.name: check for check in check_server(http, metrics, pid)}
+    assert not found["live"].ok
+    assert "refused" in found["live"].value
