@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,21 @@ from .step import Step
 
 MOST_SCORES, LEAST_ROWS = 1 << 22, 16
 """Scores a thread holds at a time, 16 MB; but fewer rows would read the catalogue too often."""
-ROWS_A_THREAD = 16
-"""Fewer rows than this are not worth handing to another thread."""
 VECTORS, ITEMS, SCORES = "vectors", "items", "scores"
 """Names in the ONNX graph of the matrix product."""
 HIDDEN = ("twotower_items_hidden_total", "", "")
 
 
-def _scoring_session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
+def _scoring_session(path: Path, index: ItemIndex, threads: int) -> onnxruntime.InferenceSession:
     """The matrix product of query vectors with the index's vectors, where FAISS keeps them.
 
     By ONNX Runtime because it lays the items out for the product once; BLAS does at every call,
     which is most of what eight users cost.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # A thread that waits for work by spinning takes the core that Triton needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     items = onnxruntime.OrtValue.ortvalue_from_numpy(index.vectors)
     options.add_external_initializers([ITEMS], [items])
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -46,11 +45,11 @@ class FaissTopK(Step):
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
-        # A pool of our own shares a batch out; OpenMP threads beside it would only compete.
+        # OpenMP's threads wait for each other by spinning: beside a busy server a batch then takes
+        # 40 ms now and again. The product is shared out by ONNX Runtime's, which sleep.
         faiss.omp_set_num_threads(1)
-        self.pool, self.threads = ThreadPoolExecutor(max(1, threads - 1)), threads
         self.index = load_index(folder, entry["towers_sha256"])
-        self.session = _scoring_session(folder / entry["scoring"], self.index)
+        self.session = _scoring_session(folder / entry["scoring"], self.index, threads)
         self.seen = SeenItems.load(folder)
         self.user_id, self.vector = entry["user_id"], entry["vector"]
         self.item_id = entry["item_id"]
@@ -69,31 +68,19 @@ class FaissTopK(Step):
         sizes = set(k.tolist())
         largest = max(sizes)
         if len(sizes) == 1:
-            positions, scores = self._shared_out(vectors, largest, start, stop)
+            positions, scores = self._best(vectors, largest, start, stop)
         else:  # who asks for few shall not pay for who asks for many
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
             for size in sizes:
                 rows = np.flatnonzero(k == size)
-                best = self._shared_out(vectors[rows], size, start[rows], stop[rows])
+                best = self._best(vectors[rows], size, start[rows], stop[rows])
                 positions[rows, :size], scores[rows, :size] = best
         items = self.index.item_ids[positions]
-        missing = positions < 0
-        if missing.any():
+        if (positions[:, -1] < 0).any():
+            missing = positions < 0
             items[missing], scores[missing] = -1, -np.inf
         return {self.item_id: items, SCORE: scores}
-
-    def _shared_out(self, vectors, k, start, stop) -> tuple[np.ndarray, np.ndarray]:
-        """`_best`, a large batch cut into a part for each thread."""
-        parts = min(self.threads, len(vectors) // ROWS_A_THREAD)
-        if parts < 2:
-            return self._best(vectors, k, start, stop)
-        cut = zip(*(np.array_split(each, parts) for each in (vectors, start, stop)), strict=True)
-        (mine, *others) = ((part[0], k, *part[1:]) for part in cut)
-        waiting = [self.pool.submit(self._best, *part) for part in others]
-        best = [self._best(*mine), *(each.result() for each in waiting)]
-        positions, scores = zip(*best, strict=True)
-        return np.concatenate(positions), np.concatenate(scores)
 
     def _best(self, vectors, k, start, stop) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
@@ -111,8 +98,9 @@ class FaissTopK(Step):
             heap.heapify()
             heap.addn(count, faiss.swig_ptr(every))
             heap.reorder()
-        tied = (scores[:, 1:] == scores[:, :-1]) & (positions[:, 1:] >= 0)
+        tied = scores[:, 1:] == scores[:, :-1]
         if tied.any():  # FAISS leaves equal scores in any order
+            tied &= positions[:, 1:] >= 0
             for row in np.flatnonzero(tied.any(axis=1)):
                 hidden = self.seen.item_ids[start[row] : stop[row]]
                 positions[row], scores[row] = self._sorted(vectors[row], k + 1, hidden)

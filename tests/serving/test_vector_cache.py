@@ -51,8 +51,17 @@ def test_users_with_features_of_the_request_are_neither_kept_nor_answered(cache)
     assert cache.get(table(3, states=VALUE)) is None
 
 
-def test_users_who_share_a_slot_displace_each_other_whole(monkeypatch):
-    monkeypatch.setattr(vector_cache, "SLOTS", 2)
+def test_the_user_kept_longest_makes_room(monkeypatch):
+    monkeypatch.setattr(vector_cache, "MOST", 3)
+    cache = VectorCache("id", ["age"], np.arange(50))
+    for user in (7, 8, 9, 8, 10):
+        cache.put(table(user), vectors(user))
+    assert cache.get(table(7)) is None
+    np.testing.assert_array_equal(cache.get(table(10, 8, 9)), vectors(10, 8, 9))
+
+
+def test_every_answer_is_the_users_own_however_many_come_and_go(monkeypatch):
+    monkeypatch.setattr(vector_cache, "MOST", 20)
     known = np.arange(50)
     cache, draw = VectorCache("id", ["age"], known), np.random.default_rng(0)
     hits = 0
@@ -64,3 +73,4 @@ def test_users_who_share_a_slot_displace_each_other_whole(monkeypatch):
             np.testing.assert_array_equal(found, vectors(*ids))
         cache.put(table(*ids), vectors(*ids))
     assert hits
+    assert len(cache.rows) == 20
