@@ -24,6 +24,7 @@ import click
 import numpy as np
 
 from benchmarks import plot, reliability
+from benchmarks.faults import faults
 from benchmarks.load import MODEL_NAME, WIRES, Load, Request, load, measure, write_bodies
 from benchmarks.main_job import call
 from benchmarks.report import RESULTS, Check, machine, merge
@@ -264,15 +265,24 @@ def soak(world: World, effort: Effort) -> tuple[dict, list[Check]]:
     ]
 
 
-PARTS: dict[str, Callable[[World, Effort], tuple[dict, list[Check]]]] = {
+Part = Callable[[World, Effort], tuple[dict, list[Check]]]
+
+
+def _once(part: Callable[[World], tuple[dict, list[Check]]]) -> Part:
+    """A part that takes as long as it takes."""
+    return lambda world, effort: part(world)
+
+
+PARTS: dict[str, Part] = {
     "speed": speed,
     "startup": startup,
     "correct": correct,
-    "encoding": reliability.encoding,
-    "publishing": reliability.publishing,
-    "damage": reliability.damage,
-    "disk": reliability.disk,
-    "kill": reliability.kill,
+    "encoding": _once(reliability.encoding),
+    "publishing": _once(reliability.publishing),
+    "damage": _once(reliability.damage),
+    "disk": _once(reliability.disk),
+    "faults": _once(lambda world: faults(world.run.path)),
+    "kill": _once(reliability.kill),
     "soak": soak,
 }
 SLOW = ("kill", "soak")

@@ -25,6 +25,8 @@ from serving.errors import ServingError
 from serving.versions import ModelRepository
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from serving.client import Recommendations
     from serving.config import ServingConfig
     from serving.server import TritonServer
@@ -112,7 +114,8 @@ def _triton(
 def serve(run: Run) -> None:
     """Serve until Ctrl-C or SIGTERM; `query` finds the address in the run folder.
 
-    Raises RunError when Triton ends by itself.
+    A Triton that ends by itself is started again on the same ports: there are requests that its
+    front end does not survive. Raises ServingError when it does not start.
     """
     import signal
     import threading
@@ -134,17 +137,32 @@ def serve(run: Run) -> None:
             # A log of its own: a server for one question may run beside it.
             server = stack.enter_context(_triton(run, repository, run.config.serving, "serve.log"))
             stack.callback(path.unlink, missing_ok=True)
-            told = RunningServer(server.http, server.grpc, server.metrics, server.key, os.getpid())
-            write_atomically(path, json.dumps(asdict(told)) + "\n", mode=0o600)
+            _tell(path, server)
             result(
                 f"model `retrieval`, version {repository.published}: "
                 f"http {server.http}, grpc {server.grpc}"
             )
         console.print(f"metrics http://{server.metrics}/metrics; Ctrl-C stops the server")
-        while not stopped.wait(1.0):
+        while not stopped.wait(0.2):
             if reason := server.ended():
-                raise RunError(f"{reason}; start it again with `twotower serve`")
+                with repository.lock():
+                    _start_again(server)
+                    _tell(path, server)
+                console.print(f"[bold red]started again[/] {escape(reason)}")
     console.print("stopped")
+
+
+def _tell(path: Path, server: TritonServer) -> None:
+    """Write server.json; the key in it is for its owner alone."""
+    told = RunningServer(server.http, server.grpc, server.metrics, server.key, os.getpid())
+    write_atomically(path, json.dumps(asdict(told)) + "\n", mode=0o600)
+
+
+def _start_again(server: TritonServer) -> None:
+    """Start a server that has ended; its log stays beside the new one."""
+    server.stop()
+    server.log.replace(server.log.with_name(f"{server.log.name}.ended"))
+    server.start()
 
 
 def query(

@@ -18,6 +18,8 @@ from .doctor import Check
 from .errors import ServingError
 from .server import DIRECT
 
+PROCESSES = {"Triton": "tritonserver", "model": "triton_python_b"}
+"""What the kernel calls them, in 15 characters."""
 MENDED = (2, 60)
 """Triton 25.08, the first number that is surely without CVE-2025-23310, -23311 and -23319."""
 
@@ -28,7 +30,7 @@ def check_server(http: str, metrics: str, pid: int) -> list[Check]:
     Parameters
     ----------
     http, metrics : "host:port" of its services
-    pid : its process, the model's being its child
+    pid : its process, or one that started it
     """
     checks = [
         _reached("live", f"http://{http}/v2/health/live"),
@@ -123,12 +125,12 @@ def _counted(metrics: str) -> list[Check]:
 
 
 def _memory(pid: int) -> Check:
-    server = psutil.Process(pid)
-    resident = {
-        name: sum(process.memory_info().rss for process in processes) / 1e6
-        for name, processes in (("server", [server]), ("model", server.children(recursive=True)))
-    }
-    return Check("memory", True, ", ".join(f"{n} {size:.0f} MB" for n, size in resident.items()))
+    resident: Counter[str] = Counter()
+    whole = psutil.Process(pid)
+    for process in (whole, *whole.children(recursive=True)):
+        resident[process.name()] += process.memory_info().rss
+    shown = [f"{name} {resident[process] / 1e6:.0f} MB" for name, process in PROCESSES.items()]
+    return Check("memory", True, ", ".join(shown))
 
 
 def _fetch(url: str, body: bytes | None = None) -> tuple[int, str]:

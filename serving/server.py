@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+import resource
 import secrets
 import signal
 import socket
@@ -28,6 +29,8 @@ STOP_SECONDS = 15.0
 # Not through the web proxy that the environment may name: the server is on this machine.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 PR_SET_PDEATHSIG = 1
+STACK_BYTES = 1 << 29
+"""Of a thread of Triton, whose reader of JSON calls itself at every bracket; touched only then."""
 RESTRICTED = "model-repository,shared-memory,logging,trace"
 LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
 
@@ -110,7 +113,7 @@ class TritonServer:
                     env=triton.environment(),
                     # A session of its own: Ctrl-C reaches this process, which stops the server.
                     start_new_session=True,
-                    preexec_fn=partial(_die_with, os.getpid()),
+                    preexec_fn=partial(_prepare, os.getpid()),
                 )
             self._await_ready()
         except BaseException:
@@ -270,8 +273,11 @@ def _listen(stack: ExitStack, host: str, name: str, port: int) -> socket.socket:
     return listener
 
 
-def _die_with(parent: int) -> None:
-    """In the child: let the kernel end it as soon as the thread that started it is no more."""
+def _prepare(parent: int) -> None:
+    """In the child: have the kernel end it with the thread that started it, and give it stacks."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    most = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call

@@ -21,8 +21,14 @@ def write_manifest(folder: Path, **identity: Any) -> None:
     """Vouch for every file now in `folder`; `identity` says what the version is made of."""
     names = sorted(_regular_files(folder) - {MANIFEST_FILE})
     files = {name: sha256(folder / name) for name in names}
-    text = json.dumps({**identity, "files": files}, indent=2)
-    (folder / MANIFEST_FILE).write_text(text + "\n")
+    (folder / MANIFEST_FILE).write_bytes(sealed({**identity, "files": files}))
+
+
+def sealed(manifest: dict[str, Any]) -> bytes:
+    """The manifest as its file has it, with a hash of all that it says."""
+    said = {name: value for name, value in manifest.items() if name != "seal"}
+    seal = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    return (json.dumps({**said, "seal": seal}, indent=2) + "\n").encode()
 
 
 def verify_manifest(folder: Path) -> None:
@@ -32,12 +38,15 @@ def verify_manifest(folder: Path) -> None:
     of model.py, may be there besides.
     """
     present = _regular_files(folder) - {MANIFEST_FILE}
+    manifest = folder / MANIFEST_FILE
     try:
-        files = dict(json.loads((folder / MANIFEST_FILE).read_bytes())["files"])
+        content = manifest.read_bytes()
+        parsed = json.loads(content)
+        files = dict(parsed["files"])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ServingError(
-            f"{folder / MANIFEST_FILE}: missing or unreadable; export again"
-        ) from error
+        raise ServingError(f"{manifest}: missing or unreadable; export again") from error
+    if content != sealed(parsed):
+        raise ServingError(f"{manifest}: not as it was written; export again")
     if missing := sorted(files.keys() - present):
         raise ServingError(
             f"{folder / missing[0]}: missing, though the manifest lists it; export again"

@@ -22,6 +22,7 @@ from .telemetry import Metrics, log
 
 ENGINES = {"compiled": ".plan", "merlin": ".merlin_engine"}
 WARM_UP_ROWS = (1, 64)
+LONGEST_MESSAGE = 500
 REQUESTS = "twotower_requests_total"
 
 
@@ -75,7 +76,11 @@ class TritonPythonModel:
 
     def _read(self, request: Any) -> Table:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        return self.contract.read(inputs, json.loads(request.parameters() or "{}"))
+        try:
+            parameters = json.loads(request.parameters() or "{}")
+        except UnicodeDecodeError as error:
+            raise RequestError(f"the parameters are not UTF-8 ({error})") from error
+        return self.contract.read(inputs, parameters)
 
     def _answer(self, requests: list[Any], tables: list[Table]) -> list[Any]:
         """The responses to requests that were read, answered together."""
@@ -117,6 +122,7 @@ class TritonPythonModel:
 
 def _error(message: str, code: str) -> Any:
     """An error response; before 2.38 Triton has no codes and answers every error with 500."""
+    message = message[:LONGEST_MESSAGE]  # which may quote a value of any length
     code = getattr(pb_utils.TritonError, code, None)
     error = pb_utils.TritonError(message) if code is None else pb_utils.TritonError(message, code)
     return pb_utils.InferenceResponse(error=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from serving.client import RetrievalClient
 
 TWOTOWER = [sys.executable, "-m", "pipelines.cli"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,15 +162,25 @@ def test_serve_answers_queries_and_stops_cleanly(server, small_run, number):
     assert not (small_run.path / "server.json").exists()
 
 
-def test_serve_tells_that_triton_died(server, small_run):
-    triton = psutil.Process(server.pid).children(recursive=True)
-    next(p for p in triton if "tritonserver" in p.name()).kill()
-    assert server.wait(timeout=20) == 1
-    output = server.stdout.read()
-    assert "error: Triton ended by SIGKILL" in output and "Traceback" not in output
-    assert not (small_run.path / "server.json").exists()
-    _, alive = psutil.wait_procs(triton, timeout=10)
+def test_a_triton_that_dies_is_started_again_on_its_ports(server, small_run):
+    before = json.loads((small_run.path / "server.json").read_text())
+    died = psutil.Process(server.pid).children(recursive=True)
+    next(p for p in died if "tritonserver" in p.name()).kill()
+    deadline = time.monotonic() + 60
+    while (after := json.loads((small_run.path / "server.json").read_text())) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert {**after, "key": ""} == {**before, "key": ""}
+    with RetrievalClient(after["http"]) as client:
+        assert client.recommend([1]).item_ids.shape == (1, 10)
+    _, alive = psutil.wait_procs(died, timeout=10)
     assert not alive
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(timeout=30) == 0
+    output = server.stdout.read()
+    assert "started again Triton ended by SIGKILL" in output and "Traceback" not in output
+    assert (small_run.path / "logs" / "serve.log.ended").exists()
+    assert not (small_run.path / "server.json").exists()
 
 
 @pytest.fixture

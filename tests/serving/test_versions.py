@@ -13,7 +13,7 @@ import pytest
 
 import serving
 from serving.errors import ServingError
-from serving.runtime.manifest import write_manifest
+from serving.runtime.manifest import sealed, write_manifest
 from serving.versions import ModelRepository
 
 ROOT = str(Path(serving.__file__).parents[1])
@@ -120,6 +120,10 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def lose_the_last_byte(path: Path) -> None:
+    truncate(path)
+
+
 def link(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
     path.symlink_to("elsewhere")
@@ -161,6 +165,8 @@ INDEX = "2/index/index.faiss"
         ("2/config.pbtxt", flip, r"2/config\.pbtxt: not the file the manifest vouches for"),
         ("2/manifest.json", truncate, r"2/manifest\.json: missing or unreadable"),
         ("2/manifest.json", Path.unlink, r"2/manifest\.json: missing or unreadable"),
+        ("2/manifest.json", flip, r"2/manifest\.json: not as it was written"),
+        ("2/manifest.json", lose_the_last_byte, r"2/manifest\.json: not as it was written"),
         ("2/manifest.json", link, r"2/manifest\.json: a link or a device"),
     ],
 )
@@ -183,7 +189,7 @@ def test_a_manifest_cannot_vouch_for_a_file_outside_its_version(repository):
     manifest = repository.root / "retrieval" / "2" / "manifest.json"
     tree = json.loads(manifest.read_text())
     tree["files"]["../1/config.pbtxt"] = tree["files"]["config.pbtxt"]
-    manifest.write_text(json.dumps(tree))
+    manifest.write_bytes(sealed(tree))
     with pytest.raises(ServingError, match=r"2/\.\./1/config\.pbtxt: missing"):
         repository.publish()
 

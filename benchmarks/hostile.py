@@ -1,0 +1,291 @@
+"""Requests that no client library would send, over HTTP and gRPC, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from serving.client import RetrievalClient
+from serving.control import KEY_HEADER, MODEL_NAME
+from serving.server import TritonServer
+
+INFER = f"/v2/models/{MODEL_NAME}/infer"
+GRPC_KEY = f"triton-grpc-protocol-{KEY_HEADER}"
+NO_ANSWER = "no answer"
+ANSWER_SECONDS = 60.0
+# No limit of the client's own, no web proxy, and a connection for each target.
+CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 2**20),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+FORMATS = {"INT64": "<q", "INT32": "<i", "FP64": "<d", "FP32": "<f"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: an HTTP status or the name of a gRPC code, and the text or message.
+
+    `NO_ANSWER` stands for a connection that ended, or was left, before there was a status.
+    """
+
+    status: int | str
+    text: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input: `data` holds values, or the bytes of a binary tensor."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    data: list | bytes
+
+    def binary(self) -> bytes:
+        """The values as Triton's binary tensor."""
+        if isinstance(self.data, bytes):
+            return self.data
+        if self.datatype == "BYTES":
+            texts = [text.encode() for text in self.data]
+            return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+        code = FORMATS.get(self.datatype, "<q")
+        return b"".join(struct.pack(code, value) for value in self.data)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A running model and what is known of it.
+
+    Attributes
+    ----------
+    user : a user the model knows
+    expected : item ids int64 [1, k] for that user, by brute force
+    user_id, text, number : names of its inputs: the user id, a feature that is text, and one that
+        is FP64 or None
+    payload : bytes of the largest requests
+    """
+
+    server: TritonServer
+    user: int
+    expected: np.ndarray
+    max_k: int
+    max_batch: int
+    payload: int
+    user_id: str
+    text: str
+    number: str | None
+
+    @classmethod
+    def of(cls, server: TritonServer, user: int, expected: np.ndarray, **limits: int) -> Target:
+        """The model on `server`; the names of its inputs are asked of it.
+
+        Raises StopIteration when it has no feature that is text.
+        """
+        connection = HTTPConnection(server.http, timeout=ANSWER_SECONDS)
+        connection.request("GET", f"/v2/models/{MODEL_NAME}")
+        user_id, *features = json.load(connection.getresponse())["inputs"]
+        connection.close()
+        single = [each for each in features if each["shape"][-1] == 1]
+        text = next(each["name"] for each in single if each["datatype"] == "BYTES")
+        number = next((each["name"] for each in single if each["datatype"] == "FP64"), None)
+        names = {"user_id": user_id["name"], "text": text, "number": number}
+        return cls(server, user, expected, **limits, **names)
+
+    def ids(self, *values: int, **changes: Any) -> Tensor:
+        return self._tensor(self.user_id, "INT64", values, changes)
+
+    def texts(self, *values: str, **changes: Any) -> Tensor:
+        return self._tensor(self.text, "BYTES", values, changes)
+
+    def numbers(self, *values: float, **changes: Any) -> Tensor:
+        return self._tensor(self.number, "FP64", values, changes)
+
+    def _tensor(self, name: str, datatype: str, values: Sequence, changes: Mapping) -> Tensor:
+        shape = [len(values), 1]
+        return Tensor(
+            **{"name": name, "datatype": datatype, "shape": shape, "data": [*values]} | changes
+        )
+
+    @cached_property
+    def stub(self) -> Any:
+        channel = grpc.insecure_channel(self.server.grpc, CHANNEL)
+        return service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the server now; empty if it is ready and answers as brute force."""
+        if reason := self.server.ended():
+            return [reason]
+        found = []
+        for protocol in ("http", "grpc"):
+            with RetrievalClient(getattr(self.server, protocol), protocol) as client:
+                if not client.ready():
+                    found.append(f"{protocol}: not ready")
+                    continue
+                answer = client.recommend([self.user], k=self.expected.shape[1])
+                if not np.array_equal(answer.item_ids, self.expected):
+                    found.append(f"{protocol}: user {self.user} got {answer.item_ids.tolist()}")
+        return found
+
+
+def http(
+    target: Target,
+    body: bytes = b"",
+    path: str = INFER,
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request over a connection of its own."""
+    connection = HTTPConnection(target.server.http, timeout=ANSWER_SECONDS)
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        response = connection.getresponse()
+        return Answer(response.status, response.read().decode(errors="replace"))
+    except (OSError, HTTPException):
+        return Answer(NO_ANSWER, "")
+    finally:
+        connection.close()
+
+
+def http_infer(target: Target, tensors: Iterable[Tensor], **parts: Any) -> Answer:
+    """An inference request; `parts` are the other members of its JSON."""
+    head, binary = http_body(tensors, **parts)
+    headers = {"Inference-Header-Content-Length": str(len(head))} if binary is not None else {}
+    return http(target, head + (binary or b""), headers=headers)
+
+
+def http_body(tensors: Iterable[Tensor], **parts: Any) -> tuple[bytes, bytes | None]:
+    """JSON, and the binary tensors that follow it if there is one."""
+    inputs, binary = [], []
+    for tensor in tensors:
+        record = {"name": tensor.name, "datatype": tensor.datatype, "shape": [*tensor.shape]}
+        if isinstance(tensor.data, bytes):
+            record["parameters"] = {"binary_data_size": len(tensor.data)}
+            binary.append(tensor.data)
+        else:
+            record["data"] = tensor.data
+        inputs.append(record)
+    return json.dumps({"inputs": inputs, **parts}).encode(), b"".join(binary) if binary else None
+
+
+def grpc_infer(target: Target, tensors: Iterable[Tensor], **parts: Any) -> Answer:
+    """An inference request; `parts` as over HTTP, or fields of the message."""
+    return call(target, "ModelInfer", grpc_message(tensors, **parts))
+
+
+def grpc_message(
+    tensors: Iterable[Tensor],
+    parameters: Mapping[str, Any] | None = None,
+    outputs: Iterable[Mapping[str, str]] = (),
+    **fields: str,
+) -> Any:
+    """A ModelInferRequest."""
+    message = service_pb2.ModelInferRequest(**{"model_name": MODEL_NAME, **fields})
+    for tensor in tensors:
+        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_input_contents.append(tensor.binary())
+    for name, value in (parameters or {}).items():
+        kind = {bool: "bool", int: "int64", float: "double", str: "string"}[type(value)]
+        setattr(message.parameters[name], f"{kind}_param", value)
+    for output in outputs:
+        message.outputs.add(**output)
+    return message
+
+
+def call(
+    target: Target,
+    method: str,
+    message: Any,
+    key: str | None = None,
+    timeout: float = ANSWER_SECONDS,
+) -> Answer:
+    """A call of a method of the inference service, with a key where one is given."""
+    metadata = [(GRPC_KEY, key)] if key is not None else []
+    try:
+        answer = getattr(target.stub, method)(message, timeout=timeout, metadata=metadata)
+    except grpc.RpcError as error:
+        return Answer(error.code().name, error.details())
+    return Answer("OK", str(answer))
+
+
+def raw(address: str, data: bytes, seconds: float = 5.0) -> Answer:
+    """Bytes as they are; `NO_ANSWER` if no status line comes within `seconds` of silence."""
+    with _connect(address, seconds) as connection:
+        try:
+            connection.sendall(data)
+            return _receive(connection)
+        except OSError:
+            return Answer(NO_ANSWER, "")
+
+
+def abandoned(address: str, data: bytes) -> Answer:
+    """Bytes, and then nobody is there any more."""
+    with _connect(address, 5.0) as connection:
+        connection.sendall(data)
+    return Answer(NO_ANSWER, "")
+
+
+def dripped(address: str, data: bytes, after: int) -> Answer:
+    """The first `after` bytes, then byte for byte."""
+    with _connect(address, ANSWER_SECONDS) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(data[:after])
+        for byte in data[after:]:
+            time.sleep(0.002)
+            connection.sendall(bytes([byte]))
+        return _receive(connection)
+
+
+def crowd(address: str, count: int, data: bytes, stack: ExitStack) -> None:
+    """So many connections that send `data` and wait, until the stack closes them."""
+    for _ in range(count):
+        stack.enter_context(_connect(address, 5.0)).sendall(data)
+
+
+def request_bytes(body: bytes, *headers: str, version: str = "1.1") -> bytes:
+    """An inference request as it goes over the wire."""
+    lines = [f"POST {INFER} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _connect(address: str, seconds: float) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=seconds)
+
+
+def _receive(connection: socket.socket) -> Answer:
+    """The answer up to its Content-Length, or to the end of the connection."""
+    received = b""
+    while True:
+        head, _, text = received.partition(b"\r\n\r\n")
+        length = _length(head)
+        if length is not None and len(text) >= length:
+            break
+        part = connection.recv(2**16)
+        if not part:
+            break
+        received += part
+    words = received.split(maxsplit=2)
+    if len(words) < 2 or not received.startswith(b"HTTP/"):
+        return Answer(NO_ANSWER, "")
+    return Answer(int(words[1]), text.decode(errors="replace"))
+
+
+def _length(head: bytes) -> int | None:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return None
