@@ -170,6 +170,8 @@ class TritonServer:
             f"--model-repository={self.repository}",
             *self._control(),
             "--disable-auto-complete-config",
+            # Triton would keep the largest requests it has seen over gRPC for reuse.
+            "--grpc-infer-allocation-pool-size=0",
             f"--backend-config=python,shm-region-prefix-name={Path(self._scratch.name).name}",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
             *(

@@ -115,8 +115,7 @@ class Contract:
                 table[state_of(name)] = _absent(dtype, rows)[1]
             else:
                 table[name], table[state_of(name)] = _absent(dtype, rows)
-        table[K] = np.full(rows, k, np.int64)
-        table[FILTER_SEEN] = np.full(rows, filter_seen, bool)
+        table[K], table[FILTER_SEEN] = _constant(rows, k), _constant(rows, filter_seen)
         return table
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
@@ -140,6 +139,8 @@ class Contract:
         return {name: values, state_of(name): state}
 
     def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
+        if not parameters:
+            return self.default_k, True
         unknown = sorted(set(parameters) - {K, FILTER_SEEN})
         if unknown:
             raise RequestError(
@@ -154,6 +155,14 @@ class Contract:
         if type(filter_seen) is not bool:
             raise RequestError(f"parameter '{FILTER_SEEN}' is {filter_seen!r}; expected a boolean")
         return k, filter_seen
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _constant(rows: int, value: int | bool) -> np.ndarray:
+    """`value` in every row; shared, so not to be written."""
+    column = np.full(rows, value)
+    column.flags.writeable = False
+    return column
 
 
 @lru_cache(maxsize=256)

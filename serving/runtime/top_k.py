@@ -46,7 +46,7 @@ class FaissTopK(Step):
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
         # OpenMP's threads wait for each other by spinning: beside a busy server a batch then takes
-        # 40 ms now and again. The product is shared out by ONNX Runtime's, which sleep.
+        # 40 ms now and again.
         faiss.omp_set_num_threads(1)
         self.index = load_index(folder, entry["towers_sha256"])
         self.session = _scoring_session(folder / entry["scoring"], self.index, threads)
@@ -64,7 +64,6 @@ class FaissTopK(Step):
         vectors, k = columns[self.vector], columns[K]
         start, stop = self.seen.rows(columns[self.user_id])
         stop = np.where(columns[FILTER_SEEN], stop, start)
-        self.counts[HIDDEN] += int((stop - start).sum())
         sizes = set(k.tolist())
         largest = max(sizes)
         if len(sizes) == 1:
@@ -91,7 +90,9 @@ class FaissTopK(Step):
         for first in range(0, len(vectors), rows_at_once):
             rows = slice(first, first + rows_at_once)
             every = self.score(vectors[rows])
-            every.reshape(-1)[self._seen(start[rows], stop[rows])] = -np.inf
+            seen = self._seen(start[rows], stop[rows])
+            every.reshape(-1)[seen] = -np.inf
+            self.counts[HIDDEN] += len(seen)
             heap = faiss.float_minheap_array_t()
             heap.nh, heap.k = len(every), k + 1
             heap.ids, heap.val = faiss.swig_ptr(positions[rows]), faiss.swig_ptr(scores[rows])
@@ -119,5 +120,7 @@ class FaissTopK(Step):
     def _seen(self, start, stop) -> np.ndarray:
         """Where in scores [n, items], laid flat, the items lie that the rows have seen."""
         rows = [self.seen.item_ids[a:b] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
+        if len(rows) == 1:
+            return rows[0]
         offsets = np.arange(len(rows)) * len(self.index.item_ids)
         return np.repeat(offsets, stop - start) + np.concatenate(rows)

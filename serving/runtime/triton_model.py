@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import secrets
@@ -44,6 +45,7 @@ class TritonPythonModel:
         self.tally: Counter[tuple[str, str, str]] = Counter()
         towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
         self.metrics = Metrics(version.name, {"towers": towers}, self._counts)
+        gc.freeze()  # what was loaded stays: no use in looking through it again and again
         seconds = round(time.perf_counter() - started, 3)
         log(
             "loaded", version=version.name, runtime=model["runtime"], towers=towers, seconds=seconds
