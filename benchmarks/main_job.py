@@ -72,7 +72,7 @@ def processes_of(project: Path) -> int:
 
 def answered(output: str) -> int:
     """1 when the run printed that HTTP and gRPC answered equally."""
-    return int(bool(re.search(r"Triton answered over HTTP .* and gRPC .*equal", output)))
+    return int(bool(re.search(r"answered over HTTP .* and gRPC .*equal", output)))
 
 
 def run(data: Path) -> tuple[dict, list[Check]]:

@@ -128,7 +128,7 @@ def _memory(pid: int) -> Check:
     resident: Counter[str] = Counter()
     whole = psutil.Process(pid)
     for process in (whole, *whole.children(recursive=True)):
-        resident[process.name()] += process.memory_info().rss
+        resident[process.name()[:15]] += process.memory_info().rss
     shown = [f"{name} {resident[process] / 1e6:.0f} MB" for name, process in PROCESSES.items()]
     return Check("memory", True, ", ".join(shown))
 

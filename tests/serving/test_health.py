@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -37,6 +38,9 @@ def test_a_sound_server(own, world):
     assert found["answers"].value.startswith("version 1, ")
     assert found["model control"].value == "with the server's key alone"
     assert "CVE" in found["Triton"].advice  # the wheel's
+    megabytes = [int(number) for number in re.findall(r"(\d+) MB", found["memory"].value)]
+    assert len(megabytes) == 2
+    assert min(megabytes) > 10
 
 
 @pytest.mark.parametrize(
