@@ -63,7 +63,8 @@ class Metrics:
         self.info = self.families["twotower_version_info"].Metric(
             labels={"version": version, **identity}
         )
-        self.info.set(1)
+        # Not set: a version that is loaded anew is loaded twice for a moment, under one label.
+        self.info.increment(1)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._keep_telling, daemon=True)
         self.thread.start()
@@ -85,7 +86,7 @@ class Metrics:
             signal.alarm(PATIENCE_SECONDS)
             self._tell()
             if stopping:
-                self.info.set(0)
+                self.info.increment(-1)
             signal.alarm(0)
 
     def _tell(self) -> None:

@@ -15,7 +15,7 @@ from .seen import SeenItems
 from .step import Step
 
 MOST_SCORES, LEAST_ROWS = 1 << 22, 16
-"""Scores a thread holds at a time, 16 MB; but fewer rows would read the catalogue too often."""
+"""Scores held at a time, 16 MB; but fewer rows would read the catalogue too often."""
 VECTORS, ITEMS, SCORES = "vectors", "items", "scores"
 """Names in the ONNX graph of the matrix product."""
 HIDDEN = ("twotower_items_hidden_total", "", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import urllib.request
 
@@ -11,7 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.client import RetrievalClient
+from serving.control import ModelControl
 from serving.errors import ServingError
+from serving.server import TritonServer
 
 FLUSH_SECONDS = 1.0
 
@@ -83,6 +86,16 @@ def test_the_version_says_what_it_is_made_of(servers, world):
     assert found["twotower_version_info", world.towers] == 1
 
 
+def test_a_version_loaded_anew_is_loaded_once(repositories, tmp_path, world):
+    repository = shutil.copytree(repositories["compiled"], tmp_path / "repository")
+    with TritonServer(repository, log=tmp_path / "log") as server:
+        (repository / "retrieval" / "1" / "model.py").touch()  # so that Triton loads it again
+        ModelControl(server.http, server.key, timeout=60).load()
+        time.sleep(3 * FLUSH_SECONDS)
+        assert metrics(server)["twotower_version_info", world.towers] == 1
+        assert server.log.read_text().count('"event": "loaded"') == 2
+
+
 def test_a_vector_at_hand_is_counted_and_answers_alike(servers, world):
     server, user = servers("compiled"), int(world.users["user_id"].iloc[50])
     with RetrievalClient(server.http) as client:
@@ -97,7 +110,7 @@ def test_a_vector_at_hand_is_counted_and_answers_alike(servers, world):
 
 def test_loading_is_a_line_of_json_in_the_log(servers, world):
     lines = servers("compiled").log.read_text().splitlines()
-    (line,) = (json.loads(line) for line in lines if '"event": "loaded"' in line)
+    line = next(json.loads(line) for line in lines if '"event": "loaded"' in line)
     assert line["level"] == "INFO"
     assert line["towers"] == world.towers
     assert 0 < line["seconds"] < 60
