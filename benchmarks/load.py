@@ -26,7 +26,8 @@ import click
 import numpy as np
 from tritonclient.utils import serialize_byte_tensor
 
-MODEL_NAME = "retrieval"
+from serving.control import MODEL_NAME
+
 ROOT = Path(__file__).resolve().parents[1]
 LUA = Path(__file__).with_name("load.lua")
 ANSWER_SECONDS = 30

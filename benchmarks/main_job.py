@@ -16,12 +16,13 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 import psutil
 
-from benchmarks.report import Check, merge
+from benchmarks.report import Check, measure_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = "main_job"
@@ -247,13 +248,8 @@ PARTS = {
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)))
 def main(data: Path, parts: tuple[str, ...]) -> None:
     """Measure the parts (default: all but the image) one after another, on an idle machine."""
-    for name in parts or [part for part in PARTS if part != "image"]:
-        click.echo(f"{name} ...")
-        rows, checks = PARTS[name](data.resolve())
-        path = merge(RESULT, rows, checks)
-        for check in checks:
-            click.echo(f"  {check.name}: {check.value:g} ({check.relation} {check.limit:g})")
-    click.echo(f"written to {path.relative_to(ROOT)}")
+    names = parts or [part for part in PARTS if part != "image"]
+    measure_parts(RESULT, {name: partial(PARTS[name], data.resolve()) for name in names})
 
 
 if __name__ == "__main__":

@@ -84,6 +84,17 @@ def merge(name: str, rows: dict[str, Any], checks: list[Check]) -> Path:
     return path
 
 
+def measure_parts(name: str, parts: dict[str, Callable[[], tuple[dict, list[Check]]]]) -> None:
+    """Measure one part after another; merge each one's figures into results/<name>.json."""
+    for part, measured in parts.items():
+        print(f"{part} ...", flush=True)
+        rows, checks = measured()
+        path = merge(name, rows, checks)
+        for check in checks:
+            print(f"  {check.name}: {check.value:g} ({check.relation} {check.limit:g})", flush=True)
+        print(f"  written to {path}", flush=True)
+
+
 def print_checks() -> bool:
     """A table of every check in results/; True when all hold."""
     table = Table("benchmark", "check", "value", "limit", "", title="checks", title_justify="left")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -25,14 +26,15 @@ import numpy as np
 
 from benchmarks import plot, reliability
 from benchmarks.faults import faults
-from benchmarks.load import MODEL_NAME, WIRES, Load, Request, load, measure, write_bodies
+from benchmarks.load import WIRES, Load, Request, load, measure, write_bodies
 from benchmarks.main_job import call
-from benchmarks.report import RESULTS, Check, machine, merge
+from benchmarks.report import RESULTS, Check, machine, measure_parts
 from benchmarks.speed import Cell, Results, cells, checks, print_table, ratios
 from benchmarks.subjects import BODIES, GIVEN, OURS, STOCK, Subject, World, memory
 from pipelines.cli import quiet
 from pipelines.verify import best_of, count_wrong, score_unseen
 from serving.client import RetrievalClient
+from serving.control import MODEL_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = "serving"
@@ -323,13 +325,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
         source = run.resolve() if run else trained(data.resolve(), Path(folder))
         world = World(source, Path(folder) / "world")
-        for name in parts or [part for part in PARTS if part not in SLOW]:
-            click.echo(f"{name} ...")
-            rows, found = PARTS[name](world, effort)
-            path = merge(RESULT, rows, found)
-            for check in found:
-                click.echo(f"  {check.name}: {check.value:g} ({check.relation} {check.limit:g})")
-    click.echo(f"written to {path.relative_to(ROOT)}")
+        names = parts or [part for part in PARTS if part not in SLOW]
+        measure_parts(RESULT, {name: partial(PARTS[name], world, effort) for name in names})
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from benchmarks.load import MODEL_NAME, Request, Wire, write_bodies
+from benchmarks.load import Request, Wire, write_bodies
 from pipelines.preprocess import ITEMS, USERS, load_tables
 from pipelines.run import TRITON, Run
+from serving.control import MODEL_NAME
 from serving.server import TritonServer
 
 OURS, GIVEN, IDENTITY = "ours", "ours, features given", "identity"

@@ -13,7 +13,8 @@ from collections import Counter
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from .client import MODEL_NAME, RetrievalClient
+from .client import RetrievalClient
+from .control import MODEL_NAME
 from .doctor import Check
 from .errors import ServingError
 from .server import DIRECT
