@@ -28,7 +28,7 @@ class ServingConfig(BaseModel):
         0, ge=0, description="microseconds a request may wait for others to reach such a size"
     )
     threads: int = Field(
-        1, ge=1, description="threads of the item scores (or of TensorFlow) in the model's process"
+        2, ge=1, description="threads that share a large batch (or TensorFlow's) in the model"
     )
     keep_versions: int = Field(3, ge=2, description="newest versions kept when one is published")
     host: str = Field("127.0.0.1", description="address the server listens on")
