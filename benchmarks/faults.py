@@ -28,7 +28,7 @@ ROWS: list[Row] = [
     *(*TENSORS, *PARAMETERS, *PLACES, *JSON),
     *(*HTTP, *CONNECTIONS, *GRPC, *RESTRICTED),
 ]
-PASSES, STACKS = 5, 50
+PASSES, STACKS = 10, 50
 PAYLOAD = 100_000_000
 """Bytes of the largest requests."""
 

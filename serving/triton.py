@@ -56,8 +56,8 @@ class Triton:
             # The model's NumPy: BLAS threads would only compete with the server's own.
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
-            # glibc would keep the memory of large requests in an arena for each thread.
-            "MALLOC_ARENA_MAX": "2",
+            # glibc would keep what is left of large requests in an arena for each thread.
+            "MALLOC_ARENA_MAX": "1",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
 
