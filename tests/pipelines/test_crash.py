@@ -19,6 +19,7 @@ from pipelines.serve import ask, example_users, serving
 from pipelines.verify import brute_force
 from serving.versions import ModelRepository
 
+SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]  # twenty minutes, more beside other work
 PRELOADED = ["pipelines.export", "pipelines.publish", "workflows.features", "serving.ensemble"]
 
 
@@ -60,7 +61,7 @@ def assert_next_start_is_whole(run, allowed, users, expected):
     return published
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=SLOW)])
 def test_a_kill_at_a_random_moment_leaves_the_old_version_or_the_new(kills, small_run, tmp_path):
     run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
     repository, draw, outcomes = ModelRepository(run.path / TRITON), random.Random(0), Counter()
