@@ -71,12 +71,13 @@ def build_two_tower(
     logQ correction (Yi et al., "Sampling-bias-corrected neural modeling for large corpus item
     recommendations", RecSys 2019): with in-batch negatives an item is sampled in proportion to
     its share p of the interactions, so the softmax runs over cos / T - log p for every
-    candidate, the positive included; serving uses plain cosines. Merlin applies `post` before it
-    divides by the temperature, hence `reg_factor = T * weight`.
+    candidate, the positive included; serving uses plain cosines.
     """
     import merlin.models.tf as mm
-    from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
+    from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import Tags
+
+    from models.softmax import InBatchSoftmax
 
     schema = schema.__class__([_dense(column) for column in schema])
     item_id = schema.select_by_tag(Tags.ITEM_ID)
@@ -86,25 +87,23 @@ def build_two_tower(
             f"item_counts has {len(item_counts)} entries; the schema's {item_id.first.name} "
             f"has {cardinality}"
         )
-    correction = {}
+    log_q = None
     if config.logq:
         # An id that is never a positive (padding, null) is never sampled either; the floor only
         # keeps its logarithm finite.
-        correction = {
-            "store_negative_ids": True,
-            "post": PopularityLogitsCorrection(
-                np.maximum(item_counts, 0.5).astype(np.float32),
-                schema=item_id,
-                reg_factor=config.logq * config.temperature,
-            ),
-        }
+        counts = np.maximum(item_counts, 0.5)
+        log_q = config.logq * np.log(counts / counts.sum())
     return mm.TwoTowerModelV2(
         query_tower=_encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config),
         candidate_tower=_encoder(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config),
-        negative_samplers=["in-batch"],
-        logits_temperature=config.temperature,
+        outputs=InBatchSoftmax(
+            DotProduct(),
+            negative_samplers=["in-batch"],
+            schema=item_id,
+            temperature=config.temperature,
+            log_q=log_q,
+        ),
         schema=schema,
-        **correction,
     )
 
 

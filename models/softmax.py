@@ -1,0 +1,179 @@
+"""The softmax over in-batch candidates, in memory that grows with the batch and not its square.
+
+Stock Merlin writes the [batch, batch] matrix of scores, its mask, its softmax and their gradients
+out in full. Here a few rows at a time are scored, and what the loss and its gradient need of them
+is added up before the next ones.
+"""
+
+from __future__ import annotations
+
+import merlin.models.tf as mm
+import tensorflow as tf
+from merlin.models.tf.core.prediction import Prediction
+from merlin.models.tf.outputs.sampling.base import Candidate
+
+SCORES_AT_ONCE = 1 << 20
+"""Scores in memory at a time, 4 MB: more would leave the cache, fewer cost more calls."""
+LEAST_ROWS = 64
+
+
+def contrastive_softmax(
+    query: tf.Tensor,
+    positive: tf.Tensor,
+    negative: tf.Tensor,
+    *,
+    temperature: tf.Tensor | float = 1.0,
+    positive_id: tf.Tensor | None = None,
+    negative_id: tf.Tensor | None = None,
+    positive_bias: tf.Tensor | None = None,
+    negative_bias: tf.Tensor | None = None,
+    weight: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Mean cross-entropy of every query's positive among it and all negatives.
+
+    With s(i, j) = <query i, candidate j> / temperature + bias j, the mean over i of
+    weight i * (log(exp s(i, i+) + sum over j of exp s(i, j)) - s(i, i+)), where negatives that are
+    the query's own positive are left out: they would be false.
+
+    Parameters
+    ----------
+    query, positive : float [n, D]; row i of one belongs to row i of the other
+    negative : float [m, D], shared by all queries; `positive` itself for in-batch negatives
+    temperature : above 0; may be a learned scalar
+    positive_id, negative_id : int [n] and [m]; given both, equal ids are false negatives
+    positive_bias, negative_bias : float [n] and [m], by default 0: for the logQ correction minus
+        the logarithm of the candidate's sampling probability (Yi et al., RecSys 2019)
+    weight : float [n], by default 1
+
+    Returns
+    -------
+    float32 scalar. It is differentiable in query, positive, negative and temperature, the gradients
+    are computed along with it, and memory is O((n + m) * D).
+    """
+    n, m = tf.shape(query)[0], tf.shape(negative)[0]
+    if positive_id is None or negative_id is None:
+        positive_id, negative_id = tf.fill([n], -1), tf.fill([m], -2)
+    weight = tf.ones([n]) if weight is None else tf.cast(weight, tf.float32)
+    return _softmax(
+        query,
+        positive,
+        negative,
+        1.0 / tf.convert_to_tensor(temperature, tf.float32),
+        tf.reshape(positive_id, [-1]),
+        tf.reshape(negative_id, [-1]),
+        _or_zeros(positive_bias, n),
+        _or_zeros(negative_bias, m),
+        tf.reshape(weight, [-1]) / tf.cast(n, tf.float32),
+    )
+
+
+def _or_zeros(bias: tf.Tensor | None, size: tf.Tensor) -> tf.Tensor:
+    return tf.zeros([size]) if bias is None else tf.reshape(tf.cast(bias, tf.float32), [-1])
+
+
+@tf.custom_gradient
+def _softmax(query, positive, negative, scale, ids, other_ids, bias, other_bias, weight):
+    """`contrastive_softmax` with scale = 1 / temperature, and weights that are to be summed."""
+    rows = tf.maximum(LEAST_ROWS, SCORES_AT_ONCE // tf.shape(negative)[0])
+    rows = tf.minimum(rows, tf.shape(query)[0])
+    n = tf.shape(query)[0]
+    chunks = (n + rows - 1) // rows
+    padding = chunks * rows - n
+    # Every chunk is as long, as XLA needs it; what fills the last one up has no weight.
+    chunked = [
+        tf.reshape(
+            tf.pad(each, [[0, padding]] + [[0, 0]] * (each.shape.rank - 1)),
+            tf.concat([[chunks, rows], tf.shape(each)[1:]], 0),
+        )
+        for each in (query * scale, positive, ids, bias, weight)
+    ]
+    by_query = tf.TensorArray(query.dtype, chunks, element_shape=[None, query.shape[1]])
+    by_positive = tf.TensorArray(tf.float32, chunks, element_shape=[None])
+
+    def step(chunk, total, by_query, by_positive, by_negative):
+        scaled, own, own_ids, own_bias, weights = (each[chunk] for each in chunked)
+        scores = tf.matmul(scaled, negative, transpose_b=True) + other_bias
+        scores = tf.where(own_ids[:, None] == other_ids, float("-inf"), scores)
+        score = tf.reduce_sum(scaled * own, axis=1) + own_bias
+        highest = tf.maximum(tf.reduce_max(scores, axis=1), score)
+        exps, exp = tf.exp(scores - highest[:, None]), tf.exp(score - highest)
+        sums = tf.reduce_sum(exps, axis=1) + exp
+        total += tf.reduce_sum(weights * (tf.math.log(sums) + highest - score))
+        # The softmax is exps / sums; small matrices are divided in its place.
+        share = weights / sums
+        slope = share * exp - weights
+        of_query = share[:, None] * tf.matmul(exps, negative) + slope[:, None] * own
+        by_negative += tf.matmul(exps, share[:, None] * scaled, transpose_a=True)
+        return (
+            chunk + 1,
+            total,
+            by_query.write(chunk, of_query),
+            by_positive.write(chunk, slope),
+            by_negative,
+        )
+
+    start = (0, 0.0, by_query, by_positive, tf.zeros_like(negative))
+    _, total, by_query, by_positive, of_negative = tf.while_loop(
+        lambda chunk, *_: chunk < chunks, step, start, parallel_iterations=1
+    )
+    of_query = by_query.concat()[:n]
+    slope = by_positive.concat()[:n, None]
+
+    def gradient(upstream):
+        of_scale = tf.reduce_sum(query * of_query)
+        return (
+            upstream * scale * of_query,
+            upstream * scale * slope * query,
+            upstream * of_negative,
+            upstream * of_scale,
+            *[None] * 5,
+        )
+
+    return total, gradient
+
+
+@tf.keras.utils.register_keras_serializable(package="twotower")
+class AsGiven(tf.keras.losses.Loss):
+    """The loss of a batch that the model has computed itself, in every row of its output."""
+
+    def call(self, y_true, y_pred):
+        return y_pred[:, 0]
+
+
+class InBatchSoftmax(mm.ContrastiveOutput):
+    """Merlin's ContrastiveOutput, the same loss, in memory that grows with the batch only.
+
+    Parameters
+    ----------
+    temperature : the scores' divisor
+    log_q : float [cardinality of the item id], the logarithm of each id's sampling probability
+        times the weight of the correction; None for no correction
+    others : of ContrastiveOutput
+    """
+
+    def __init__(self, *args, temperature: float = 1.0, log_q=None, **kwargs):
+        super().__init__(*args, default_loss=AsGiven(), **kwargs)
+        self.temperature = temperature
+        self.log_q = None if log_q is None else tf.constant(log_q, tf.float32)
+
+    def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
+        """The loss of the batch, in every row: `AsGiven` averages it to itself."""
+        masked = self.downscore_false_negatives
+        loss = contrastive_softmax(
+            query_embedding,
+            positive.embedding,
+            negative.embedding,
+            temperature=self.temperature,
+            positive_id=positive.id if masked else None,
+            negative_id=negative.id if masked else None,
+            positive_bias=self._bias(positive),
+            negative_bias=self._bias(negative),
+        )
+        rows = tf.ones([tf.shape(query_embedding)[0], 1])
+        return Prediction(loss * rows, rows)
+
+    def _bias(self, candidate: Candidate) -> tf.Tensor | None:
+        """Minus the logarithm of how likely each candidate is drawn, times the weight of that."""
+        if self.log_q is None:
+            return None
+        return -tf.gather(self.log_q, tf.reshape(candidate.id, [-1]))
