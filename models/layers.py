@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import merlin.models.tf as mm
 import numpy as np
 import tensorflow as tf
+from tensorflow.random.experimental import stateless_fold_in
 
 PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
 USER_ROW, ITEM_ROW = "user_row", "item_row"  # what a training batch holds: positions in the tables
@@ -44,7 +45,7 @@ class FeatureLookup(tf.keras.layers.Layer):
     So that what answers for unknown users, cold items and unseen values is trained, values become
     out-of-vocabulary at random: the item id with its row's probability in `hide_item_id`, every
     other single code with probability `dropout`. Numbers (float32) stay: an unknown one is 0, the
-    mean.
+    mean. What is hidden in a step follows from `seed` and the number of the step, a variable.
     """
 
     def __init__(
@@ -54,9 +55,12 @@ class FeatureLookup(tf.keras.layers.Layer):
         item_id: str,
         hide_item_id: np.ndarray,
         dropout: float,
+        seed: int,
+        step: tf.Variable,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.seed, self.step = seed, step
         self.tables = {
             USER_ROW: {name: tf.constant(values) for name, values in users.items()},
             ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
@@ -67,6 +71,7 @@ class FeatureLookup(tf.keras.layers.Layer):
 
     def call(self, inputs, training=False):
         features = {}
+        seed = stateless_fold_in([self.seed, 0], self.step)
         for rows, tables in self.tables.items():
             positions = tf.reshape(inputs[rows], [-1])
             for name, table in tables.items():
@@ -77,12 +82,12 @@ class FeatureLookup(tf.keras.layers.Layer):
                         if name == self.item_id
                         else self.dropout
                     )
-                    values = _hide(values, rate)
+                    values = _hide(values, rate, stateless_fold_in(seed, len(features)))
                 features[name] = values
         return features
 
 
-def _hide(values: tf.Tensor, rate: tf.Tensor | float) -> tf.Tensor:
+def _hide(values: tf.Tensor, rate: tf.Tensor | float, seed: tf.Tensor) -> tf.Tensor:
     """`values` [n, 1], each out-of-vocabulary with probability `rate`."""
     oov = tf.constant(OUT_OF_VOCABULARY, values.dtype)
-    return tf.where(tf.random.uniform(tf.shape(values)) < rate, oov, values)
+    return tf.where(tf.random.stateless_uniform(tf.shape(values), seed) < rate, oov, values)

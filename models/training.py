@@ -109,14 +109,11 @@ def fit(
     The history, earlier epochs included: per epoch the loss, the seconds and every validation
     metric as `val_<name>`.
     """
-    import merlin.models.tf as mm
-    import pandas as pd
     import tensorflow as tf
-    from merlin.io import Dataset
-    from merlin.schema import ColumnSchema, Schema, Tags
 
+    from models.batches import shuffled_batches
     from models.callbacks import FullCatalogueValidation, ReportProgress
-    from models.layers import ITEM_ROW, USER_ROW, FeatureLookup
+    from models.layers import FeatureLookup
 
     if len(data.user_rows) < config.batch_size:
         raise ModelError(
@@ -126,14 +123,7 @@ def fit(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
-    rows = pd.DataFrame({USER_ROW: data.user_rows, ITEM_ROW: data.item_rows}, dtype=np.int32)
-    schema = Schema([ColumnSchema(name, dtype=np.int32, tags=[Tags.CATEGORICAL]) for name in rows])
-    loader = mm.Loader(
-        Dataset(rows, schema=schema, npartitions=1),
-        batch_size=config.batch_size,
-        shuffle=True,
-        drop_last=True,
-    )
+    steps = len(data.user_rows) // config.batch_size
     item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
     model = tower.model
     model.compile(optimizer=_optimizer(model, config), metrics=[])
@@ -157,12 +147,20 @@ def fit(
     if tensorboard is not None:
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
     if progress is not None:
-        callbacks.append(ReportProgress(progress, len(loader), config.epochs, done))
+        callbacks.append(ReportProgress(progress, steps, config.epochs, done))
     history = model.fit(
-        loader,
+        shuffled_batches(
+            data.user_rows, data.item_rows, config.batch_size, config.seed, done * steps
+        ),
+        steps_per_epoch=steps,
         initial_epoch=done,
         epochs=done + config.epochs,
-        pre=FeatureLookup(data.users, data.items, item_id, hide, tower.config.feature_dropout),
+        pre=FeatureLookup(
+            data.users,
+            data.items,
+            *(item_id, hide, tower.config.feature_dropout),
+            *(config.seed, model.optimizer.iterations),
+        ),
         callbacks=callbacks,
         verbose=0,
         train_metrics_steps=0,
