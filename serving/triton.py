@@ -58,6 +58,11 @@ class Triton:
             "OMP_NUM_THREADS": "1",
             # glibc would keep what is left of large requests in an arena for each thread.
             "MALLOC_ARENA_MAX": "1",
+            # gRPC reads a large request in pieces of 64 KiB with a header: mapped one by one, they
+            # all go back. The JSON reader's pieces of 64 KiB are a few bytes smaller and stay:
+            # mapping one for every request costs a fifth of the throughput.
+            "MALLOC_MMAP_THRESHOLD_": "65584",
+            "MALLOC_TRIM_THRESHOLD_": str(1 << 24),
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
 
