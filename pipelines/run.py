@@ -95,6 +95,7 @@ class Run:
         self.config = parse_config(
             yaml.safe_load((path / "config.yaml").read_text()), str(path / "config.yaml")
         )
+        self._kept: Config | None = None
 
     @classmethod
     def create(cls, config: Config, path: Path | None = None) -> Run:
@@ -118,12 +119,16 @@ class Run:
         write_atomically(RUNS / "last", f"{self.path}\n")
 
     def override(self, overrides: tuple[str, ...], keep: bool = True) -> None:
-        """Change the configuration by "section.key=value" strings; with `keep` also the file's."""
+        """Change the configuration by "section.key=value" strings.
+
+        With `keep` the file gets them as soon as a step has succeeded with them: a typing error
+        shall not stay.
+        """
         if overrides:
             tree = apply_overrides(json.loads(self.config.json()), overrides)
             self.config = parse_config(tree, "--set")
             if keep:
-                write_atomically(self.path / "config.yaml", to_yaml(self.config))
+                self._kept = self.config
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -157,6 +162,8 @@ class Run:
                     _replace(staging / folder, self.path / folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+        if self._kept:
+            write_atomically(self.path / "config.yaml", to_yaml(self._kept))
         manifest = self.manifest
         manifest["steps"][name] = {
             "seconds": round(time.perf_counter() - started, 1),

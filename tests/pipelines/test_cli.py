@@ -214,8 +214,11 @@ def test_data_is_printed_as_it_is(titled_run, capsys):
 
 
 def test_a_column_to_show_that_is_not_there_is_named(titled_run):
+    from pipelines.config import to_yaml
+
     run, _ = titled_run
     run.override(("show=[title, director]",))
+    (run.path / "config.yaml").write_text(to_yaml(run.config))
     asked = twotower("query", "--run", str(run.path), "--user", "1", cwd=run.path)
     assert asked.returncode == 1
     assert "error: show: the item table has no column director; it has item_id, " in asked.stderr

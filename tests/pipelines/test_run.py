@@ -130,10 +130,14 @@ def test_the_last_run_is_found_and_no_run_is_explained(run, tmp_path, monkeypatc
         Run(tmp_path)
 
 
-def test_overrides_are_kept_in_the_run_unless_told_otherwise(run):
+def test_overrides_are_kept_once_a_step_has_succeeded_unless_told_otherwise(run):
     run.override(("training.epochs=3",))
     run.override(("serving.http_port=8000",), keep=False)
     assert (run.config.training.epochs, run.config.serving.http_port) == (3, 8000)
+    with pytest.raises(ZeroDivisionError), run.step("ingest"):
+        1 / 0  # noqa: B018
+    assert Run(run.path).config.training.epochs != 3
+    write_step(run, "ingest", "data")
     kept = Run(run.path).config
     assert (kept.training.epochs, kept.serving.http_port) == (3, 0)
 
