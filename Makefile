@@ -18,7 +18,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$(DATA)") $(if $(RUN_FOLDER),--run "$(RUN_FOLDER)")
 
-.PHONY: help env run test lint format test-slow serve query publish rollback versions lab doctor lock bench-main bench-serving soak checks clean
+.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train soak checks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,14 @@ query: $(READY) ## ask it: make query USER=42
 	@test -n "$(USER_ID)" || { echo "usage: make query USER=42 [K=10]"; exit 2; }
 	@$(TWOTOWER) query $(foreach u,$(USER_ID),--user $(u)) -k $(K)
 
+update: $(READY) ## learn new interactions and publish: make update DATA=<folder> [RUN_FOLDER=<run>]
+	@test -n "$(DATA)" || { echo "usage: make update DATA=<folder> [RUN_FOLDER=<run>]"; exit 2; }
+	@$(TWOTOWER) update --data "$(DATA)" $(if $(RUN_FOLDER),--run "$(RUN_FOLDER)") \
+	    $(foreach s,$(SET),--set '$(s)')
+
+timeline: $(READY) ## where the time of the last `make run` went, printed and plotted
+	@$(TWOTOWER) timeline
+
 publish: $(READY) ## serve the newest export from now on, or VERSION=<n>
 	@$(TWOTOWER) publish $(if $(VERSION_ID),--version $(VERSION_ID))
 
@@ -82,6 +90,11 @@ bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<f
 bench-serving: $(READY) ## the served model measured (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
 	@test -n "$(DATA)$(RUN_FOLDER)" || { echo "usage: make bench-serving DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(BENCH_SERVING) $(foreach p,$(PARTS),--part $(p))
+
+bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hours): DATA=<folder> [PARTS=speed]
+	@test -n "$(DATA)" || { echo "usage: make bench-train DATA=<folder> [PARTS=speed]"; exit 2; }
+	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
+	@$(BIN)/python -m benchmarks.training --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
 
 soak: $(READY) ## 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$(DATA)$(RUN_FOLDER)" || { echo "usage: make soak DATA=<folder>"; exit 2; }

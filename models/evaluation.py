@@ -158,11 +158,12 @@ def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     # Partitioning finds the k-th best value in linear time but takes any of the columns that
     # share it, so the columns are chosen by that value: all above it, then the first equal ones.
     threshold = np.partition(scores, m - width, axis=1)[:, m - width, None]
-    chosen, equal = scores > threshold, scores == threshold
-    room = width - chosen.sum(axis=1)
-    tied = np.flatnonzero(equal.sum(axis=1) > room)
-    equal[tied] &= np.cumsum(equal[tied], axis=1, dtype=np.int32) <= room[tied, None]
-    columns = np.nonzero(chosen | equal)[1].reshape(n, width)
+    chosen = scores >= threshold
+    tied = np.flatnonzero(np.count_nonzero(chosen, axis=1) > width)
+    above = scores[tied] > threshold[tied]
+    equal, room = chosen[tied] & ~above, width - np.count_nonzero(above, axis=1)
+    chosen[tied] = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room[:, None]))
+    columns = np.flatnonzero(chosen).reshape(n, width) - m * np.arange(n)[:, None]
     values = np.take_along_axis(scores, columns, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
     columns = np.take_along_axis(columns, order, axis=1)
@@ -249,8 +250,9 @@ def _scores(
         )
     # A copy, because masking must not write into what the scorer may keep.
     scores = np.array(answer, dtype=np.result_type(answer, np.float32))
-    bad = np.argwhere(np.isnan(scores))
-    if len(bad):
+    unknown = np.isnan(scores)
+    if unknown.any():
+        bad = np.argwhere(unknown)
         raise ModelError(
             f"{type(scorer).__name__} scored NaN for user row {users[bad[0, 0]]}, item row "
             f"{bad[0, 1]} (and {len(bad) - 1} more in this batch): did training diverge?"

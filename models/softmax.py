@@ -28,6 +28,7 @@ def contrastive_softmax(
     positive_bias: tf.Tensor | None = None,
     negative_bias: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
+    precision: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Mean cross-entropy of every query's positive among it and all negatives.
 
@@ -44,6 +45,8 @@ def contrastive_softmax(
     positive_bias, negative_bias : float [n] and [m], by default 0: for the logQ correction minus
         the logarithm of the candidate's sampling probability (Yi et al., RecSys 2019)
     weight : float [n], by default 1
+    precision : of the factors of the three matrix products, tf.bfloat16 to round them: scores are
+        then off by up to 1/256 of themselves; all else stays float32
 
     Returns
     -------
@@ -54,7 +57,7 @@ def contrastive_softmax(
     if positive_id is None or negative_id is None:
         positive_id, negative_id = tf.fill([n], -1), tf.fill([m], -2)
     weight = tf.ones([n]) if weight is None else tf.cast(weight, tf.float32)
-    return _softmax(
+    inputs = (
         query,
         positive,
         negative,
@@ -65,15 +68,20 @@ def contrastive_softmax(
         _or_zeros(negative_bias, m),
         tf.reshape(weight, [-1]) / tf.cast(n, tf.float32),
     )
+    return tf.custom_gradient(lambda *tensors: _softmax(precision, *tensors))(*inputs)
 
 
 def _or_zeros(bias: tf.Tensor | None, size: tf.Tensor) -> tf.Tensor:
     return tf.zeros([size]) if bias is None else tf.reshape(tf.cast(bias, tf.float32), [-1])
 
 
-@tf.custom_gradient
-def _softmax(query, positive, negative, scale, ids, other_ids, bias, other_bias, weight):
-    """`contrastive_softmax` with scale = 1 / temperature, and weights that are to be summed."""
+def _softmax(precision, query, positive, negative, scale, ids, other_ids, bias, other_bias, weight):
+    """`contrastive_softmax` and its gradient; scale = 1 / temperature, weights are to be summed."""
+
+    def product(left, right, **transposed):
+        factors = tf.cast(left, precision), tf.cast(right, precision)
+        return tf.cast(tf.matmul(*factors, **transposed), tf.float32)
+
     rows = tf.maximum(LEAST_ROWS, SCORES_AT_ONCE // tf.shape(negative)[0])
     rows = tf.minimum(rows, tf.shape(query)[0])
     n = tf.shape(query)[0]
@@ -92,7 +100,7 @@ def _softmax(query, positive, negative, scale, ids, other_ids, bias, other_bias,
 
     def step(chunk, total, by_query, by_positive, by_negative):
         scaled, own, own_ids, own_bias, weights = (each[chunk] for each in chunked)
-        scores = tf.matmul(scaled, negative, transpose_b=True) + other_bias
+        scores = product(scaled, negative, transpose_b=True) + other_bias
         scores = tf.where(own_ids[:, None] == other_ids, float("-inf"), scores)
         score = tf.reduce_sum(scaled * own, axis=1) + own_bias
         highest = tf.maximum(tf.reduce_max(scores, axis=1), score)
@@ -102,8 +110,8 @@ def _softmax(query, positive, negative, scale, ids, other_ids, bias, other_bias,
         # The softmax is exps / sums; small matrices are divided in its place.
         share = weights / sums
         slope = share * exp - weights
-        of_query = share[:, None] * tf.matmul(exps, negative) + slope[:, None] * own
-        by_negative += tf.matmul(exps, share[:, None] * scaled, transpose_a=True)
+        of_query = share[:, None] * product(exps, negative) + slope[:, None] * own
+        by_negative += product(exps, share[:, None] * scaled, transpose_a=True)
         return (
             chunk + 1,
             total,
@@ -146,14 +154,15 @@ class InBatchSoftmax(mm.ContrastiveOutput):
     Parameters
     ----------
     temperature : the scores' divisor
+    precision : of the factors of matrix products, see `contrastive_softmax`
     log_q : float [cardinality of the item id], the logarithm of each id's sampling probability
         times the weight of the correction; None for no correction
     others : of ContrastiveOutput
     """
 
-    def __init__(self, *args, temperature: float = 1.0, log_q=None, **kwargs):
+    def __init__(self, *args, temperature=1.0, log_q=None, precision=tf.float32, **kwargs):
         super().__init__(*args, default_loss=AsGiven(), **kwargs)
-        self.temperature = temperature
+        self.temperature, self.precision = temperature, precision
         self.log_q = None if log_q is None else tf.constant(log_q, tf.float32)
 
     def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
@@ -168,6 +177,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
             negative_id=negative.id if masked else None,
             positive_bias=self._bias(positive),
             negative_bias=self._bias(negative),
+            precision=self.precision,
         )
         rows = tf.ones([tf.shape(query_embedding)[0], 1])
         return Prediction(loss * rows, rows)

@@ -1,4 +1,4 @@
-"""Fit, validate on the full catalogue, stop early, save, reload, continue."""
+"""Fit, validate on the full catalogue, stop early, go on after an interruption, save, reload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import merlin.models.tf as mm
     from merlin.schema import Schema
 
-CHECKPOINT, QUERY_TOWER, CANDIDATE_TOWER = "checkpoint", "query_tower", "candidate_tower"
+    from models.callbacks import Progress
+
+WEIGHTS, QUERY_TOWER, CANDIDATE_TOWER = "weights", "query_tower", "candidate_tower"
+COUNTED_AT_ONCE = 1 << 22  # rows; of a file larger than the memory not all can be
 
 
 class TrainingConfig(BaseModel, extra=Extra.forbid):
@@ -28,12 +31,19 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
         1024, gt=1, description="rows a step; each row's negatives are the rest"
     )
     epochs: int = Field(20, gt=0, description="at most this many passes over the training part")
-    patience: int = Field(2, gt=0, description="stop after this many epochs without improvement")
+    patience: int = Field(3, gt=0, description="stop after this many epochs without improvement")
     monitor: str = Field("ndcg@10", description="full-catalogue validation metric to maximise")
-    optimizer: Literal["adam", "adagrad"] = Field("adam", description="Keras optimizer")
+    optimizer: Literal["adam", "lazy_adam", "adagrad", "rowwise_adagrad"] = Field(
+        "lazy_adam",
+        description="adam moves every row of every table in every step; the others only the rows "
+        "of the batch, so that a step costs the same for a vocabulary of any size",
+    )
     learning_rate: float = Field(0.005, gt=0, description="initial learning rate")
     learning_rate_decay: float = Field(
         0.85, gt=0, le=1, description="factor on the learning rate after every epoch"
+    )
+    checkpoint_seconds: float = Field(
+        30, gt=0, description="how often the state is saved that an interrupted training needs"
     )
     seed: int = Field(42, description="of initial weights, shuffling and dropout")
     deterministic: bool = Field(
@@ -46,6 +56,7 @@ class TrainingData:
     """What `fit` needs: the two encoded tables and the positives as rows of them.
 
     A table's columns are int32 [n, 1], int32 [n, length] (multi-hot) or float32 [n, 1] (numbers).
+    The rows are int32, in memory or memory-mapped.
     """
 
     users: Mapping[str, np.ndarray]
@@ -55,18 +66,22 @@ class TrainingData:
 
     def positives_per_item(self) -> np.ndarray:
         """int64 [n_items]: how often each row of the item table is a positive."""
-        return np.bincount(self.item_rows, minlength=len(next(iter(self.items.values()))))
+        counts = np.zeros(len(next(iter(self.items.values()))), np.int64)
+        for start in range(0, len(self.item_rows), COUNTED_AT_ONCE):
+            rows = self.item_rows[start : start + COUNTED_AT_ONCE]
+            counts += np.bincount(rows, minlength=len(counts))
+        return counts
 
 
 @dataclass
 class TwoTower:
-    """A built model with what is needed to fit it further."""
+    """A built model with what is needed to fit it."""
 
     model: mm.RetrievalModelV2
     schema: Schema
     config: TwoTowerConfig
     item_counts: np.ndarray
-    history: dict[str, list[float]] = field(default_factory=dict)  # of the epochs before
+    history: dict[str, list[float]] = field(default_factory=dict)  # see `fit`
 
 
 def create(schema: Schema, data: TrainingData, config: TwoTowerConfig, seed: int) -> TwoTower:
@@ -86,33 +101,34 @@ def fit(
     data: TrainingData,
     config: TrainingConfig,
     validate: Callable[[mm.RetrievalModelV2], Mapping[str, float]],
-    out: Path,
+    folder: Path,
     tensorboard: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, list[float]]:
     """Fit with in-batch negatives until `config.monitor` stops rising; keep the best epoch.
 
-    A loaded model goes on where it stopped: epochs count on from its history, the learning rate
-    with them, and its weights stay unless an epoch is better.
+    A training that was interrupted, or that is to have more epochs or patience, goes on from the
+    state in `folder`, with the batches and the learning rate that would have come next: the result
+    is that of a training without interruption.
 
     Parameters
     ----------
     validate
         Called after each epoch; returns full-catalogue metrics by name (`ndcg@10`, ...).
-    out
-        Folder for the checkpoint (best weights and the optimizer's state at that epoch).
+    folder
+        For the state to go on from and the best epoch's weights; of this model and data alone.
     progress
         Called as (step, steps of all epochs, text).
 
     Returns
     -------
-    The history, earlier epochs included: per epoch the loss, the seconds and every validation
+    The history: per epoch the loss, the seconds, those of the validation and every validation
     metric as `val_<name>`.
     """
     import tensorflow as tf
 
     from models.batches import shuffled_batches
-    from models.callbacks import FullCatalogueValidation, ReportProgress
+    from models.callbacks import ReportProgress, TrainingState, ValidateAndKeep
     from models.layers import FeatureLookup
 
     if len(data.user_rows) < config.batch_size:
@@ -123,22 +139,13 @@ def fit(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
-    steps = len(data.user_rows) // config.batch_size
-    item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
-    model = tower.model
+    model, steps = tower.model, len(data.user_rows) // config.batch_size
     model.compile(optimizer=_optimizer(model, config), metrics=[])
-    validation = FullCatalogueValidation(validate, config.monitor, out / CHECKPOINT)
-    validation.set_model(model)
-    done = len(tower.history.get("loss", []))
-    if done:
-        validation.measure()
+    state = TrainingState(model, folder)
+    state.restore()
     callbacks = [
-        validation,
-        tf.keras.callbacks.EarlyStopping(
-            f"val_{config.monitor}",
-            mode="max",
-            patience=config.patience,
-            baseline=validation.best if done else None,
+        ValidateAndKeep(
+            state, validate, config.monitor, config.patience, config.checkpoint_seconds
         ),
         tf.keras.callbacks.LearningRateScheduler(
             lambda epoch: config.learning_rate * config.learning_rate_decay**epoch
@@ -147,30 +154,43 @@ def fit(
     if tensorboard is not None:
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
     if progress is not None:
-        callbacks.append(ReportProgress(progress, steps, config.epochs, done))
-    history = model.fit(
-        shuffled_batches(
-            data.user_rows, data.item_rows, config.batch_size, config.seed, done * steps
-        ),
-        steps_per_epoch=steps,
-        initial_epoch=done,
-        epochs=done + config.epochs,
-        pre=FeatureLookup(
-            data.users,
-            data.items,
-            *(item_id, hide, tower.config.feature_dropout),
-            *(config.seed, model.optimizer.iterations),
-        ),
-        callbacks=callbacks,
-        verbose=0,
-        train_metrics_steps=0,
+        done = int(model.optimizer.iterations)
+        callbacks.append(ReportProgress(progress, done, steps * config.epochs))
+    item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
+    lookup = FeatureLookup(
+        data.users,
+        data.items,
+        *(item_id, hide, tower.config.feature_dropout),
+        *(config.seed, lambda: model.optimizer.iterations),
     )
-    validation.restore_best()
-    tower.history = {
-        name: tower.history.get(name, []) + [float(value) for value in values]
-        for name, values in history.history.items()
-    }
+    while not _finished(state.progress, config):
+        # First what an interruption has left of an epoch, then all others in one go.
+        epoch, done = state.progress.epochs, state.progress.steps
+        model.fit(
+            shuffled_batches(
+                *(data.user_rows, data.item_rows, config.batch_size, config.seed),
+                first_step=int(model.optimizer.iterations),
+            ),
+            steps_per_epoch=steps - done,
+            initial_epoch=epoch,
+            epochs=epoch + 1 if done else config.epochs,
+            pre=lookup,
+            callbacks=callbacks,
+            verbose=0,
+            train_metrics_steps=0,
+        )
+    state.save()
+    state.restore_best(state.progress.best(config.monitor))
+    tower.history = state.progress.history
     return tower.history
+
+
+def _finished(progress: Progress, config: TrainingConfig) -> bool:
+    """Whether there were enough epochs, or too many without improvement."""
+    if not progress.epochs:
+        return False
+    stale = progress.epochs - 1 - progress.best(config.monitor)
+    return progress.epochs >= config.epochs or stale >= config.patience
 
 
 def _hidden_item_ids(
@@ -192,41 +212,39 @@ def _hidden_item_ids(
 
 
 def _optimizer(model, config: TrainingConfig):
-    """The compiled optimizer of a model that is continued, else a new one."""
-    import tensorflow as tf
+    """A new one, with its variables made, so that a state can be restored into it."""
+    from models.optimizers import OPTIMIZERS
 
-    current = getattr(model, "optimizer", None)
-    if current is not None:
-        return current
-    kinds = {"adam": tf.keras.optimizers.Adam, "adagrad": tf.keras.optimizers.Adagrad}
-    optimizer = kinds[config.optimizer](config.learning_rate)
+    optimizer = OPTIMIZERS[config.optimizer](config.learning_rate)
     optimizer.build(model.trainable_variables)
     return optimizer
 
 
-def save(tower: TwoTower, history: Mapping[str, list[float]], out: Path) -> None:
-    """Write both towers as SavedModels, the schema, the item counts and the history.
-
-    The checkpoint that `fit` left in `out` belongs to them; `load` needs all of it.
-    """
+def save(tower: TwoTower, out: Path) -> None:
+    """Write both towers as SavedModels, the weights, the schema, the item counts, the history."""
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+    from models.callbacks import weights
 
     tower.model.query_encoder.save(str(out / QUERY_TOWER), include_optimizer=False)
     tower.model.candidate_encoder.save(str(out / CANDIDATE_TOWER), include_optimizer=False)
+    weights(tower.model).write(str(out / WEIGHTS))
     TensorflowMetadata.from_merlin_schema(tower.schema).to_proto_text_file(str(out), "schema.pbtxt")
     np.save(out / "item_counts.npy", tower.item_counts)
     (out / "two_tower.json").write_text(tower.config.json(indent=2) + "\n")
-    (out / "history.json").write_text(json.dumps(dict(history), indent=2) + "\n")
+    (out / "history.json").write_text(json.dumps(tower.history, indent=2) + "\n")
 
 
-def load(path: Path, training: TrainingConfig) -> TwoTower:
-    """The model of `save`, with its optimizer: it predicts the same and can be fitted further.
+def load(path: Path) -> TwoTower:
+    """The model of `save`: it predicts the same.
 
-    Rebuilt from config, schema and checkpoint rather than from a pickled or traced whole:
+    Rebuilt from config, schema and weights rather than from a pickled or traced whole:
     Keras's own reload of a ContrastiveOutput forgets its logQ correction.
     """
     import tensorflow as tf
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+    from models.callbacks import weights
 
     if not (path / "two_tower.json").is_file():
         raise ModelError(f"{path}: no saved model here; run `twotower train` first")
@@ -236,15 +254,5 @@ def load(path: Path, training: TrainingConfig) -> TwoTower:
     history = json.loads((path / "history.json").read_text())
     tower = TwoTower(build_two_tower(schema, counts, config), schema, config, counts, history)
     tower.model({column.name: tf.constant(example_input(column, rows=2)) for column in schema})
-    optimizer = _optimizer(tower.model, training)
-    tower.model.compile(optimizer=optimizer, metrics=[])
-    checkpoint = tf.train.Checkpoint(model=tower.model, optimizer=optimizer)
-    try:
-        status = checkpoint.read(str(path / CHECKPOINT)).expect_partial()
-        status.assert_existing_objects_matched()
-    except (AssertionError, ValueError) as error:
-        raise ModelError(
-            f"{path}: the checkpoint does not fit training.optimizer={training.optimizer}; "
-            "set it to the one the model was fitted with"
-        ) from error
+    weights(tower.model).read(str(path / WEIGHTS)).assert_consumed()
     return tower

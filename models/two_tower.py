@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, Extra, Field
@@ -46,6 +46,9 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         0.0, ge=0, description="L2 penalty on the embeddings of a batch (summed, not averaged)"
     )
     temperature: float = Field(0.2, gt=0, description="logits are cosine / temperature")
+    softmax_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the factors of the softmax's matrix products in training"
+    )
     logq: float = Field(
         1.0, ge=0, description="weight of the logQ correction; 1 is the textbook one, 0 none"
     )
@@ -74,6 +77,7 @@ def build_two_tower(
     candidate, the positive included; serving uses plain cosines.
     """
     import merlin.models.tf as mm
+    import tensorflow as tf
     from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import Tags
 
@@ -102,6 +106,7 @@ def build_two_tower(
             schema=item_id,
             temperature=config.temperature,
             log_q=log_q,
+            precision=tf.as_dtype(config.softmax_precision),
         ),
         schema=schema,
     )
@@ -153,7 +158,7 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
     from merlin.models.tf.transforms.regularization import L2Norm
     from merlin.schema import Tags
 
-    from models.layers import MultiHotEmbedding
+    from models.layers import MultiHotEmbedding, ResumableDropout
 
     id_name = schema.select_by_tag(id_tag).first.name
     categorical = schema.select_by_tag(Tags.CATEGORICAL)
@@ -176,12 +181,13 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
             schema, categorical=embeddings, aggregation="element-wise-sum", **numbers
         )
         return mm.Encoder(inputs, post=L2Norm())
-    layers = mm.MLPBlock(
-        [*config.hidden, config.dim],
-        no_activation_last_layer=True,
-        dropout=config.dropout or None,
-    )
-    return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), layers, post=L2Norm())
+    layers = []
+    for width in config.hidden:
+        layers.append(mm.MLPBlock([width]))
+        if config.dropout:
+            layers.append(ResumableDropout(config.dropout))
+    layers.append(mm.MLPBlock([config.dim], no_activation_last_layer=True))
+    return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), *layers, post=L2Norm())
 
 
 def _dense(column):

@@ -24,7 +24,10 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted; finished steps are kept, the step in progress left nothing")
+            click.echo(
+                "\ninterrupted; finished steps are kept, the step in progress left nothing but, of "
+                "a training, the state from which the same command goes on"
+            )
             context.exit(130)
         except Exception as error:
             if not _is_ours(error):
@@ -132,12 +135,32 @@ def preprocess(folder, overrides) -> None:
 @main.command()
 @run_option
 @set_option
-@click.option("--resume", is_flag=True, help="Fit the saved model further.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a finished training, to more epochs; an interrupted one goes on by itself.",
+)
 def train(folder, overrides, resume) -> None:
     """Fit the two towers."""
     from pipelines.train import train as step
 
     step(_open(folder, overrides), resume)
+
+
+@main.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder or zip with what is new, in the format of the run's data.",
+)
+@run_option
+@set_option
+def update(data, folder, overrides) -> None:
+    """The daily loop: learn what is new on top of what is there, and publish it."""
+    from pipelines.update import update as step
+
+    step(_open(folder, overrides), data)
 
 
 @main.command()
@@ -186,6 +209,15 @@ def versions(folder) -> None:
     from pipelines.publish import versions as step
 
     step(_open(folder))
+
+
+@main.command()
+@run_option
+def timeline(folder) -> None:
+    """Print where the time of the run's main job went, and plot it."""
+    from pipelines.main import show_timeline
+
+    show_timeline(_open(folder))
 
 
 @main.command()

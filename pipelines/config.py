@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, Extra, Field, ValidationError
 
 from models.evaluation import EvaluationConfig
+from models.growth import UpdateConfig
 from models.training import TrainingConfig
 from models.two_tower import TwoTowerConfig
 from pipelines.errors import ConfigError
@@ -30,6 +31,7 @@ class Config(BaseModel, extra=Extra.forbid):
     features: FeaturesConfig = Field(FeaturesConfig(), description="workflows/features.py")
     model: TwoTowerConfig = Field(TwoTowerConfig(), description="models/two_tower.py")
     training: TrainingConfig = Field(TrainingConfig(), description="models/training.py")
+    update: UpdateConfig = Field(UpdateConfig(), description="models/growth.py")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="models/evaluation.py")
     serving: ServingConfig = Field(ServingConfig(), description="serving/config.py")
     show: list[str] = Field([], description="item columns printed beside a recommendation")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipelines.timeline import recorded_step
+
 console = Console(highlight=False, soft_wrap=True)
 
 Report = Callable[..., None]
@@ -17,10 +19,12 @@ LOG_EVERY_SECONDS = 10
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[tuple[Report, Callable[[str], None]]]:
-    """A step on the console: yields `report(done, total, text="")` and `result(line)`.
+    """A step on the console: yields `report(done, total, phase, detail)` and `result(line)`.
 
     On a terminal a bar moves and gives way to the result line; elsewhere (a log, CI) a line
-    every ten seconds says how far it is.
+    every ten seconds says how far it is. All arguments of `report` may be left out: what is not
+    said goes on. `phase` names what takes the time in the timeline (see `recorded_step`), `detail`
+    is only shown beside it.
     """
     started = time.perf_counter()
     lines: list[str] = []
@@ -36,15 +40,20 @@ def stage(name: str) -> Iterator[tuple[Report, Callable[[str], None]]]:
         disable=not console.is_terminal,
     )
     told = started
-    with bar:
+    with recorded_step(name) as begin, bar:
         task = bar.add_task(name, total=None, text="")
 
-        def report(done: int, total: int, text: str = "") -> None:
+        def report(
+            done: int | None = None, total: int | None = None, phase: str = "", detail: str = ""
+        ) -> None:
             nonlocal told
+            begin(phase)
+            text = ", ".join(part for part in (phase, detail) if part)
             bar.update(task, completed=done, total=total, text=text)
             if not console.is_terminal and time.perf_counter() - told > LOG_EVERY_SECONDS:
                 told = time.perf_counter()
-                console.print(f"{name:<11}{told - started:6.1f} s  {done / total:.0%} {text}")
+                far = bar.tasks[task].percentage
+                console.print(f"{name:<11}{told - started:6.1f} s  {far:.0f}% {text}")
 
         yield report, lines.append
     seconds = time.perf_counter() - started

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import console, stage
+from pipelines.libraries import load_libraries
 from pipelines.preprocess import load_split, load_tables
 from pipelines.run import Run
 
@@ -80,9 +81,11 @@ def evaluate(run: Run) -> dict[str, dict]:
     from models.two_tower import TowerScorer
 
     with stage("evaluate") as (report, result), run.step("evaluate") as (out, notes):
+        report(0, 1, "import")
+        load_libraries()
         report(0, 1, "load the towers")
         judge = Judge(run, "test")
-        tower = load(run.path / "model", run.config.training)
+        tower = load(run.path / "model")
         metrics = {}
         for name in (MODEL, *run.config.evaluation.baselines):
             scorer = (

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import stage
+from pipelines.libraries import load_libraries
 from pipelines.preprocess import ITEMS, USERS, load_split, load_tables
 from pipelines.run import TRITON, Run
 
@@ -14,7 +15,8 @@ def export(run: Run) -> dict:
     """Write index/ (FAISS, raw ids) and add a version to triton/; `publish` has it served."""
     run.verified("ingest", "preprocess", "train")
     with stage("export") as (report, result), run.step("export") as (out, notes):
-        report(0, 4, "load the towers")
+        report(0, 5, "import")
+        load_libraries()
         from models.training import CANDIDATE_TOWER, QUERY_TOWER
         from models.two_tower import embed
         from serving.ensemble import build_ensemble
@@ -25,15 +27,15 @@ def export(run: Run) -> dict:
         from serving.versions import ModelRepository
         from workflows.features import load_workflow
 
+        report(1, 5, "index the items")
         names = run.config.features
         raw_items = pd.read_parquet(run.path / "data" / ITEMS, columns=[names.item_id])
         raw_users = pd.read_parquet(run.path / "data" / USERS, columns=names.sides[0].columns)
         _, items = load_tables(run)
         towers = run.identity("train")
-        report(1, 4, "index the items")
         vectors = embed(load_tower(run, CANDIDATE_TOWER), items)
         build_index(raw_items[names.item_id].to_numpy(np.int64), vectors, out / "index", towers)
-        report(2, 4, "compile the ensemble")
+        report(2, 5, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
             raw_users,
@@ -44,12 +46,13 @@ def export(run: Run) -> dict:
             item_id=names.item_id,
             towers_sha256=towers,
         )
+        report(3, 5, "compile the ensemble")
         staged = out / "version"
         write_version(ensemble, staged, run.config.serving)
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         notes |= {"items": len(raw_items), "seen_pairs": len(seen_users), "bytes": size}
         notes["version_manifest_sha256"] = sha256(staged / MANIFEST_FILE)
-        report(3, 4, "add the version")
+        report(4, 5, "add the version")
         notes["version"] = ModelRepository(run.path / TRITON).add(staged)
         result(
             f"version {notes['version']}: {run.config.serving.runtime} runtime, "

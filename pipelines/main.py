@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from rich.markup import escape
@@ -11,7 +10,9 @@ from rich.panel import Panel
 from pipelines.config import CONFIGS, Config, load_config
 from pipelines.console import console, stage
 from pipelines.errors import ConfigError
-from pipelines.run import Run
+from pipelines.libraries import load_libraries
+from pipelines.run import Run, write_atomically
+from pipelines.timeline import FILE, PLOT, Timeline, plot_timeline, recorded, timeline_table
 
 DOWNLOADS = Path("data")
 
@@ -82,13 +83,28 @@ def main_job(config: Config, path: Path | None = None) -> Run:
     from pipelines.serve import demonstrate, example_users
     from pipelines.train import train
 
-    started = time.perf_counter()
-    run = Run.create(config, path)
-    console.print(f"run folder: {run.path}")
-    for step in (ingest, preprocess, train, evaluate, export, publish, demonstrate):
-        step(run)
+    with recorded() as timeline:
+        run = Run.create(config, path)
+        console.print(f"run folder: {run.path}")
+        ingest(run)
+        with stage("import") as (_, result):
+            load_libraries()
+            result("TensorFlow and Merlin")
+        for step in (preprocess, train, evaluate, export, publish, demonstrate):
+            step(run)
+    write_atomically(run.path / FILE, timeline.to_json())
+    console.print(timeline_table(timeline))
     console.print(
-        f"[bold]done[/] in {time.perf_counter() - started:.0f} s. Next: "
+        f"[bold]done[/] in {timeline.seconds:.0f} s. Next: "
         f"make serve | make query USER={example_users(run, 1)[0]} | make lab"
     )
     return run
+
+
+def show_timeline(run: Run) -> Timeline:
+    """Print where the time of the run's main job went, and plot it to logs/timeline.png."""
+    timeline = Timeline.read(run.path / FILE)
+    plot_timeline(timeline, f"{run.path.name}: {timeline.seconds:.0f} s", run.path / PLOT)
+    console.print(timeline_table(timeline))
+    console.print(f"plotted to {run.path / PLOT}")
+    return timeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,54 +13,114 @@ from pipelines.console import stage
 from pipelines.run import Run
 
 if TYPE_CHECKING:
+    import nvtabular as nvt
+
     from models.training import TrainingData
+    from workflows.features import FeaturesConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
+TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
 
 
 def preprocess(run: Run) -> dict:
     """Filter positives, split them, fit NVTabular on train, encode both tables.
 
     Writes workflow/ (the fitted graph) and processed/: split.parquet with raw ids and rows of the
-    two tables, users.parquet and items.parquet encoded, the schema, and split.json.
+    two tables, train_rows.bin with the rows of its training part, users.parquet and items.parquet
+    encoded, the schema, and split.json.
     """
     run.verified("ingest")
-    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
-
-    from workflows.features import encode, filter_positives, fit_features
-    from workflows.split import split, split_report
+    from workflows.features import filter_positives, fit_features
+    from workflows.split import split
 
     names = run.config.features
-    data = run.path / "data"
     with stage("preprocess") as (report, result), run.step("preprocess") as (out, notes):
         report(0, 5, "positives")
-        users, items = pd.read_parquet(data / USERS), pd.read_parquet(data / ITEMS)
-        interactions = pd.read_parquet(data / INTERACTIONS)
+        interactions, users, items = _read_data(run)
         positives = filter_positives(interactions, run.config.positives)
         report(1, 5, "split")
         parts = split(positives, run.config.split)
-        parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
-        parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
         report(2, 5, "fit the feature graph")
         train = parts[parts["part"] == "train"]
         workflow = fit_features(train, users, items, names, out / "workflow")
         report(4, 5, "encode users and items")
-        processed = out / "processed"
-        encode(workflow, "user", users).to_parquet(processed / USERS)
-        encode(workflow, "item", items).to_parquet(processed / ITEMS)
-        parts.to_parquet(processed / SPLIT, index=False)
-        TensorflowMetadata.from_merlin_schema(workflow.output_schema).to_proto_text_file(
-            str(processed), SCHEMA
-        )
-        notes |= {"positives": len(positives), "split": split_report(parts)}
-        (processed / "split.json").write_text(json.dumps(notes["split"], indent=1) + "\n")
+        notes |= {"positives": len(positives)}
+        notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in ("train", "valid", "test"))
         )
     return notes
+
+
+def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -> int:
+    """The same after an update, in the staging folder `out`: what is there keeps part and codes.
+
+    The run has the split and the graph, `out` the data, of which the last `appended` interactions
+    are new. Returns how many rows of train are new: the last ones.
+    """
+    from workflows.features import filter_positives, grow_features
+    from workflows.split import extend_split
+
+    names = run.config.features
+    with stage("preprocess") as (report, result):
+        report(0, 4, "positives, split")
+        interactions, users, items = _read_data(run.within(out))
+        positives = filter_positives(interactions, run.config.positives)
+        old = pd.read_parquet(run.path / "processed" / SPLIT)
+        fresh = interactions.iloc[len(interactions) - appended :]
+        parts = extend_split(old, positives, fresh, run.config.split)
+        report(1, 4, "grow the vocabularies")
+        train = parts[parts["part"] == "train"]
+        workflow = grow_features(
+            run.path / "workflow", train, users, items, names, out / "workflow"
+        )
+        report(3, 4, "encode users and items")
+        notes |= {"positives": len(positives)}
+        notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
+        new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
+        result(
+            f"{new.sum():,} new positives: "
+            + ", ".join(f"{part} {new[part]:,}" for part in ("train", "valid", "test"))
+        )
+    return int(new["train"])
+
+
+def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    names = (INTERACTIONS, USERS, ITEMS)
+    interactions, users, items = (pd.read_parquet(run.path / "data" / name) for name in names)
+    return interactions, users, items
+
+
+def _write(
+    workflow: nvt.Workflow,
+    parts: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    names: FeaturesConfig,
+    processed: Path,
+) -> dict:
+    """Encode both tables, add their rows to the split, write all of it; the split in figures."""
+    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+    from workflows.features import encode
+    from workflows.split import split_report
+
+    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
+    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
+    encode(workflow, "user", users).to_parquet(processed / USERS)
+    encode(workflow, "item", items).to_parquet(processed / ITEMS)
+    parts.to_parquet(processed / SPLIT, index=False)
+    train = parts[parts["part"] == "train"]
+    train[["user_row", "item_row"]].to_numpy(np.int32).tofile(processed / TRAIN_ROWS)
+    TensorflowMetadata.from_merlin_schema(workflow.output_schema).to_proto_text_file(
+        str(processed), SCHEMA
+    )
+    counts = split_report(parts)
+    (processed / "split.json").write_text(json.dumps(counts, indent=1) + "\n")
+    return counts
 
 
 def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
@@ -86,11 +146,8 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
 def load_training_data(run: Run) -> TrainingData:
-    """The training part as rows of the encoded tables."""
+    """The training part as rows of the encoded tables; the rows stay on disk."""
+    from models.batches import map_rows
     from models.training import TrainingData
 
-    users, items = load_tables(run)
-    train = load_split(run.path / "processed")["train"]
-    return TrainingData(
-        users, items, train["user_row"].to_numpy(np.int32), train["item_row"].to_numpy(np.int32)
-    )
+    return TrainingData(*load_tables(run), *map_rows(run.path / "processed" / TRAIN_ROWS))

@@ -7,15 +7,17 @@
       triton/        the versions that `export` has added, and which is published
       logs/          TensorBoard, Triton
 
-A step writes into a staging folder; only when it is complete is it fsynced, renamed into place
-and entered in the manifest. Before a step reads another's files, they, the settings they were made
-with and the steps they were made from are checked against the manifest: what a kill between two
-renames, a changed file or a changed setting left is refused by name, never read.
+A step writes into a staging folder; only when that is complete, fsynced and has the new manifest is
+it moved into place, the manifest last: what a kill between two renames left is finished by whoever
+opens the run next. Before a step reads another's files, they, the settings they were made with and
+the steps they were made from are checked against the manifest: what a changed file or a changed
+setting left is refused by name, never read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -24,7 +26,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +42,7 @@ from serving.runtime.manifest import sha256
 
 RUNS = Path("runs")
 TRITON = "triton"
+CONFIG, MANIFEST = "config.yaml", "manifest.json"
 # Where a server listens and how many versions are kept is no property of what is served.
 NOT_EXPORTED = (
     *("host", "http_port", "grpc_port", "metrics_port", "startup_seconds"),
@@ -87,14 +90,13 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
-        if not (path / "config.yaml").is_file():
+        if not (path / CONFIG).is_file():
             raise RunError(
                 f"{path}: not a run folder (it has no config.yaml); make one with "
                 f"`twotower run` or `twotower ingest --config <file>`"
             )
-        self.config = parse_config(
-            yaml.safe_load((path / "config.yaml").read_text()), str(path / "config.yaml")
-        )
+        _sweep(path)
+        self.config = parse_config(yaml.safe_load((path / CONFIG).read_text()), str(path / CONFIG))
         self._kept: Config | None = None
 
     @classmethod
@@ -102,7 +104,7 @@ class Run:
         """The folder for `config` (default runs/<name>); an existing one gets the new config."""
         path = path or RUNS / config.name
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "config.yaml", to_yaml(config))
+        write_atomically(path / CONFIG, to_yaml(config))
         return cls(path)
 
     @classmethod
@@ -133,10 +135,16 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What manifest.json says; an empty one when there is none yet."""
-        path = self.path / "manifest.json"
+        path = self.path / MANIFEST
         if not path.is_file():
             return {"steps": {}}
         return json.loads(path.read_text())
+
+    def within(self, staging: Path) -> Run:
+        """This run as it would be with the folders in `staging` as its own, to read from."""
+        other = copy.copy(self)
+        other.path = staging
+        return other
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -145,35 +153,49 @@ class Run:
         On success the subfolders replace the old ones and the manifest gets the step with its
         notes. On any error or Ctrl-C nothing has changed.
         """
-        step = STEPS[name]
-        made_from = {upstream: self.identity(upstream) for upstream in step.after}
-        made_with = self._settings(name)
+        with self.steps(name, name) as (staging, notes):
+            yield staging, notes[name]
+
+    @contextlib.contextmanager
+    def steps(self, verb: str, *names: str) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
+        """Stage the steps `names`, all or none of which happens: see `step`.
+
+        `verb` is what to run again after an error. Yields notes by step.
+        """
+        upstream = {each for name in names for each in STEPS[name].after}.difference(names)
+        made_from = {each: self.identity(each) for each in upstream}
+        made_with = {name: self._settings(name) for name in names}
         _sweep(self.path)
-        staging = self.path / f".{name}-{os.getpid()}"
-        notes: dict[str, Any] = {}
+        staging = self.path / f".{verb}-{os.getpid()}"
+        notes: dict[str, dict[str, Any]] = {name: {} for name in names}
         started = time.perf_counter()
         try:
-            with _telling_of_the_disk(self.path, name):
-                for folder in step.folders:
+            with _telling_of_the_disk(self.path, verb):
+                for folder in _folders(names):
                     (staging / folder).mkdir(parents=True)
                 yield staging, notes
-                files = {f: digest for d in step.folders for f, digest in _digests(staging, d)}
-                for folder in step.folders:
-                    _replace(staging / folder, self.path / folder)
-        finally:
+                manifest = self.manifest
+                for name in names:
+                    files = {
+                        f: hashed for d in _folders([name]) for f, hashed in _digests(staging, d)
+                    }
+                    made_from[name] = _identity(files)
+                    manifest["steps"][name] = {
+                        "seconds": round(time.perf_counter() - started, 1),
+                        "made_from": {each: made_from[each] for each in STEPS[name].after},
+                        "made_with": made_with[name],
+                        "notes": notes[name],
+                        "files": files,
+                    }
+                manifest |= {"versions": versions(), "commit": git_commit()}
+                if self._kept:
+                    write_atomically(staging / CONFIG, to_yaml(self._kept))
+                # From here on the steps have happened.
+                write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
-        if self._kept:
-            write_atomically(self.path / "config.yaml", to_yaml(self._kept))
-        manifest = self.manifest
-        manifest["steps"][name] = {
-            "seconds": round(time.perf_counter() - started, 1),
-            "made_from": made_from,
-            "made_with": made_with,
-            "notes": notes,
-            "files": files,
-        }
-        manifest |= {"versions": versions(), "commit": git_commit()}
-        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+            raise
+        _finish(staging, self.path)
 
     def verified(self, *names: str, settings: bool = True) -> Path:
         """The run folder, once the files of the steps `names` are what the manifest says.
@@ -226,8 +248,7 @@ class Run:
 
     def identity(self, name: str) -> str:
         """One hash for everything the step `name` wrote."""
-        files = self._recorded(name)["files"]
-        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        return _identity(self._recorded(name)["files"])
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
@@ -314,11 +335,36 @@ def _telling_of_the_disk(path: Path, name: str) -> Iterator[None]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed steps have left: `.<name>-<pid>` of processes no longer there."""
+    """Finish or remove what killed steps have left: `.<verb>-<pid>` of processes now gone."""
     for left in path.glob(".*-*"):
         pid = left.name.rpartition("-")[2]
         if left.is_dir() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            if _time(left / MANIFEST) > _time(path / MANIFEST):
+                _finish(left, path)
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _time(manifest: Path) -> float:
+    return manifest.stat().st_mtime if manifest.is_file() else 0.0
+
+
+def _finish(staging: Path, path: Path) -> None:
+    """Move what is whole in `staging` into the run folder, the manifest last."""
+    for folder in _folders(STEPS):
+        if (staging / folder).exists():
+            _replace(staging / folder, path / folder)
+    for file in (CONFIG, MANIFEST):
+        if (staging / file).exists():
+            (staging / file).replace(path / file)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _folders(names: Iterable[str]) -> list[str]:
+    return [folder for name in names for folder in STEPS[name].folders]
+
+
+def _identity(files: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _digests(root: Path, folder: str) -> Iterator[tuple[str, str]]:

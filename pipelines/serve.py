@@ -215,10 +215,11 @@ def demonstrate(run: Run, k: int = 10) -> dict[str, Any]:
     with stage("serve") as (report, result):
         users = example_users(run)
         shown_items(run)
-        report(0, 2, "start Triton")
+        report(0, 3, "start Triton")
         with serving(run) as addresses:
-            report(1, 2, "ask over HTTP and gRPC")
+            report(1, 3, "ask over HTTP and gRPC")
             answers = ask(addresses, users, k)
+            report(2, 3, "stop Triton")
         http, grpc = answers["http"], answers["grpc"]
         equal = http.version == grpc.version and all(
             np.array_equal(getattr(http, part), getattr(grpc, part))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.console import stage
 from pipelines.errors import RunError
 from pipelines.evaluate import Judge
+from pipelines.libraries import load_libraries
 from pipelines.preprocess import SCHEMA, load_training_data
 from pipelines.run import Run
 
 if TYPE_CHECKING:
     from models.training import TrainingData
+
+TRAINING, FINISHED = "training", "finished"
 
 
 def validation(run: Run, data: TrainingData) -> Callable[[Any], dict[str, float]]:
@@ -26,46 +33,87 @@ def validation(run: Run, data: TrainingData) -> Callable[[Any], dict[str, float]
 def train(run: Run, resume: bool = False) -> dict:
     """Fit, keep the best epoch, save both towers to model/.
 
-    With `resume` the saved model is fitted further on the same data instead of a new one.
+    A training that was interrupted goes on by itself when data and settings are still the same.
+    With `resume` one that had come to its end does so, too, with other epochs or patience.
     """
     run.verified("ingest", "preprocess")
-    if resume:
-        run.verified("train", settings=False)  # more epochs are other settings
     with stage("train") as (report, result), run.step("train") as (out, notes):
-        report(0, 1, "import TensorFlow and Merlin")
+        report(0, 1, "import")
+        load_libraries()
+        report(0, 1, "build the model")
         from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
-        from models.training import create, fit, load, save
+        from models.training import create, fit, save
 
         data = load_training_data(run)
         config = run.config.training
-        if resume:
-            tower = load(run.path / "model", config)
-            if tower.config != run.config.model:
-                raise RunError(
-                    f"{run.path}: the saved model was built with other `model` settings; train "
-                    "without --resume, or set them back"
-                )
-        else:
-            schema = TensorflowMetadata.from_proto_text_file(
-                str(run.path / "processed"), SCHEMA
-            ).to_merlin_schema()
-            tower = create(schema, data, run.config.model, config.seed)
-        logs = out / "model" / "tensorboard"
-        history = fit(tower, data, config, validation(run, data), out / "model", logs, report)
-        save(tower, history, out / "model")
-        scores = history[f"val_{config.monitor}"]
-        best = max(range(len(scores)), key=scores.__getitem__)
-        rows = len(data.user_rows)
-        seconds = sum(history["seconds"])
-        notes |= {
-            "epochs": len(scores),
-            "best_epoch": best + 1,
-            f"valid_{config.monitor}": scores[best],
-            "rows_per_second": round(rows * len(scores) / seconds),
-        }
+        schema = TensorflowMetadata.from_proto_text_file(
+            str(run.path / "processed"), SCHEMA
+        ).to_merlin_schema()
+        folder = state_folder(run, resume)
+        again = "went on from the saved state; " if any(folder.iterdir()) else ""
+        tower = create(schema, data, run.config.model, config.seed)
+        logs = run.path / "logs" / "tensorboard"
+        measure = validation(run, data)
+
+        def validate(model):
+            report(phase="validation")
+            metrics = measure(model)
+            report(phase="training")
+            return metrics
+
+        def progress(done, total, text):
+            report(done, total, "training", text)
+
+        report(phase="training")
+        history = fit(tower, data, config, validate, folder, logs, progress)
+        report(phase="save the towers")
+        save(tower, out / "model")
+        (folder / FINISHED).touch()
+        notes |= summary(history, config.monitor, len(data.user_rows))
+        best = f"best {notes['best_epoch']} with valid {config.monitor}"
         result(
-            f"{len(scores)} epochs, best {best + 1} with valid {config.monitor} "
-            f"{scores[best]:.4f}; {notes['rows_per_second']:,} rows/s"
+            f"{again}{notes['epochs']} epochs, {best} {notes[f'valid_{config.monitor}']:.4f}; "
+            f"{notes['rows_per_second']:,} rows/s, "
+            f"validation {notes['validation_share']:.0%} of the time"
         )
     return notes
+
+
+def summary(history: Mapping[str, list[float]], monitor: str, rows: int) -> dict[str, Any]:
+    """What the manifest notes of a training over `rows` interactions."""
+    scores = history[f"val_{monitor}"]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    fitting, validating = sum(history["seconds"]), sum(history["validation_seconds"])
+    return {
+        "epochs": len(scores),
+        "best_epoch": best + 1,
+        f"valid_{monitor}": scores[best],
+        "rows_per_second": round(rows * len(scores) / fitting),
+        "validation_share": round(validating / (fitting + validating), 3),
+    }
+
+
+def state_folder(run: Run, resume: bool) -> Path:
+    """Where the state of this training is kept: training/<what it depends on>.
+
+    The folder of an interrupted training is taken up; one of a finished training only to
+    `resume`, else it is emptied. Those of other data or settings are removed.
+    """
+    settings = json.loads(run.config.json(include={"model", "training"}))
+    for key in ("epochs", "patience", "checkpoint_seconds"):
+        del settings["training"][key]
+    depends = json.dumps([run.identity("preprocess"), settings], sort_keys=True)
+    folder = run.path / TRAINING / hashlib.sha256(depends.encode()).hexdigest()[:12]
+    finished = folder / FINISHED
+    if resume and not folder.is_dir():
+        raise RunError(
+            f"{run.path}: there is no training to go on with: none has begun, or the data or the "
+            "settings (but training.epochs, patience) have changed; train without --resume"
+        )
+    for other in (run.path / TRAINING).glob("*"):
+        if other != folder or (finished.exists() and not resume):
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    finished.unlink(missing_ok=True)
+    return folder

@@ -24,6 +24,7 @@ from pydantic import BaseModel, Extra, Field, PositiveInt, root_validator
 from workflows.errors import DataError
 
 if TYPE_CHECKING:
+    import dask.dataframe
     import nvtabular as nvt
 
 OUT_OF_VOCABULARY = 2
@@ -198,13 +199,95 @@ def fit_features(
         wide = wide.merge(rows, on=side.id)
     for side in config.sides:
         _check_training(wide, side)
+    lists = [column for side in config.sides for column in side.multi_hot]
     # Not a substring of any file name: NVTabular rewrites this path inside the saved graph.
     fitted = out / "fit.tmp"
     workflow = feature_workflow(config, fitted)
-    workflow.fit(nvt.Dataset(wide))
+    workflow.fit(nvt.Dataset(_with_small_start(wide, lists)))
     workflow.save(str(out))
     shutil.rmtree(fitted, ignore_errors=True)
     return load_workflow(out)
+
+
+def grow_features(
+    fitted: Path,
+    train: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    config: FeaturesConfig,
+    out: Path,
+) -> nvt.Workflow:
+    """The feature graph saved in `fitted` with more values in its vocabularies, saved to `out`.
+
+    Every value keeps its code. Those that the training part has by now, and often enough, follow
+    by descending frequency, equal ones by value. Numbers keep their mean and deviation: with
+    others the vectors that were learnt for them would mean something else. For the parameters and
+    errors see `fit_features`.
+    """
+    import nvtabular as nvt
+    from merlin.dag import Graph
+    from merlin.dag.ops.subgraph import Subgraph
+    from merlin.schema import Schema
+
+    shutil.copytree(fitted, out, dirs_exist_ok=True)
+    schema = Schema()
+    for side, table in zip(config.sides, (users, items), strict=True):
+        _check_table(table, side)
+        rows = _typed(table[side.columns], list(side.multi_hot), side.numeric)
+        occurrences = rows[side.id].map(train[side.id].value_counts()).fillna(0).astype(np.int64)
+        for column in [side.id, *side.categorical, *side.multi_hot]:
+            path = out / "categories" / f"unique.{column}.parquet"
+            counts = _count(rows[column], occurrences)
+            _grow_vocabulary(pd.read_parquet(path), counts, config.min_frequency).to_parquet(path)
+        schema += nvt.Dataset(rows).schema
+    workflow = load_workflow(out)
+    for node in Graph.get_nodes_by_op_type([workflow.output_node], Subgraph):
+        node.op.graph.construct_schema(schema)  # else the outer graph repeats what it knew
+    workflow.fit_schema(schema).save(str(out))
+    return workflow
+
+
+def _count(values: pd.Series, occurrences: pd.Series) -> pd.Series:
+    """How often each value, or value in a list, occurs when a row does `occurrences` times."""
+    counted = pd.DataFrame({"value": values, "count": occurrences})
+    counted = counted[counted["count"] > 0].explode("value").dropna().infer_objects()
+    return counted.groupby("value")["count"].sum()
+
+
+def _grow_vocabulary(old: pd.DataFrame, counts: pd.Series, min_frequency: int) -> pd.DataFrame:
+    """A file of Categorify's, values by code and their counts, with those of `counts` appended."""
+    column, size = old.columns
+    frequent = counts[counts >= min_frequency].drop(old[column], errors="ignore")
+    # Sorted by value first: that is how equal counts stay ordered.
+    new = frequent.sort_index().sort_values(ascending=False, kind="stable")
+    # Not concatenated: an empty part may be of any type. Inferred, whole numbers among others are
+    # float64, as in the table.
+    values = [*old[column], *new.index]
+    values = pd.Series(values, dtype=None if values else old[column].dtype)
+    if counts.index.dtype.kind == "f":
+        values = values.astype(np.float64)  # the table has nulls by now
+    sizes = counts.reindex(values).fillna(0).astype(np.int64).to_numpy()
+    first = old.index.start
+    return pd.DataFrame({column: values, size: sizes}).set_index(
+        pd.RangeIndex(first, first + len(values))
+    )
+
+
+def _with_small_start(wide: pd.DataFrame, lists: list[str]) -> dask.dataframe.DataFrame:
+    """`wide` as two partitions, the first one small.
+
+    To learn the dtypes of its results NVTabular transforms the first partition, a dozen times. It
+    cannot do without a value in every list column, so each partition has one, or there is one
+    partition.
+    """
+    import dask.dataframe as dd
+
+    filled = [np.flatnonzero(wide[column].str.len()) for column in lists]
+    start = max((rows[0] + 1 for rows in filled), default=1)
+    if any(rows[-1] < start for rows in filled) or start == len(wide):
+        return dd.from_pandas(wide, npartitions=1)
+    parts = (wide.iloc[:start], wide.iloc[start:])
+    return dd.concat([dd.from_pandas(part, npartitions=1) for part in parts])
 
 
 def _check_table(table: pd.DataFrame, side: Side) -> None:

@@ -13,7 +13,7 @@ from workflows.movielens import read_movielens
 from workflows.official import LAYOUTS, find
 from workflows.parquet import ParquetConfig, read_parquet
 from workflows.synthetic import SyntheticConfig, synthesise
-from workflows.tables import Tables
+from workflows.tables import Tables, merge
 
 
 class IngestConfig(BaseModel, extra="forbid"):
@@ -44,6 +44,12 @@ class IngestReport(BaseModel):
     interactions: int
     synthetic: bool
 
+    @classmethod
+    def of(cls, source: str, tables: Tables) -> IngestReport:
+        """The report on `tables` of a source."""
+        counts = {name: table.num_rows for name, table in tables._asdict().items()}
+        return cls(source=source, synthetic=source == "synthetic", **counts)
+
     def __str__(self) -> str:
         """One line for people."""
         kind = "synthetic data" if self.synthetic else self.source
@@ -63,13 +69,41 @@ def ingest(
     """
     tables = _read(config, progress)
     tables.write(out)
-    return IngestReport(
-        source=config.source,
-        users=tables.users.num_rows,
-        items=tables.items.num_rows,
-        interactions=tables.interactions.num_rows,
-        synthetic=config.source == "synthetic",
-    )
+    return IngestReport.of(config.source, tables)
+
+
+def ingest_more(
+    config: IngestConfig,
+    data: Path,
+    more: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tables, int] | None:
+    """The tidy tables in `data` merged with what `more` brings (see `tables.merge`).
+
+    `more` is a folder or zip in the format of the source: the same files with new interactions
+    and, as there, a row for every user and item that these name. None when it brings nothing.
+    Raises DataError.
+    """
+    if config.source == "synthetic":
+        raise DataError("source synthetic has no new data to read; make a run from a data set")
+    fixed = [path for path in _parquet_paths(config) if path.is_absolute()]
+    if fixed:
+        raise DataError(
+            f"{fixed[0]}: ingest.parquet names a place that does not change with the folder of the "
+            "new data; make it relative to ingest.path and run `twotower ingest` again"
+        )
+    new = _read(config.copy(update={"path": more}), progress)
+    old = Tables.read(data)
+    keep_repeats = config.source == "parquet" and config.parquet.duplicates == "keep_all"
+    merged, appended = merge(old, new, keep_repeats)
+    return None if merged.same(old) else (merged, appended)
+
+
+def _parquet_paths(config: IngestConfig) -> list[Path]:
+    if config.source != "parquet" or config.parquet is None:
+        return []
+    files = config.parquet
+    return [path for path in (files.interactions, files.users, files.items) if path is not None]
 
 
 def _read(config: IngestConfig, progress: Callable[[int, int], None] | None) -> Tables:

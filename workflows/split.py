@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, validator
 
 from workflows.errors import DataError
-from workflows.tables import pair_codes
+from workflows.tables import pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
 
@@ -72,6 +72,11 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
             "lower k_core or the threshold of a positive"
         )
     codes = _METHODS[config.method](kept, config)
+    if config.method == "temporal" and not (codes == 0).any():
+        raise DataError(
+            "split method temporal: nothing lies before the first cut; the timestamps are too "
+            "alike for a cut in time, choose another method"
+        )
     result = kept.loc[codes >= 0, ["user_id", "item_id"]].reset_index(drop=True)
     result["part"] = pd.Categorical.from_codes(codes[codes >= 0], categories=PARTS)
     result.attrs = {
@@ -80,6 +85,42 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
         "dropped_by_k_core": len(rows) - len(kept),
         "not_in_split_file": int((codes < 0).sum()),
     }
+    return result
+
+
+def extend_split(
+    old: pd.DataFrame, positives: pd.DataFrame, fresh: pd.DataFrame, config: SplitConfig
+) -> pd.DataFrame:
+    """`old`, a result of `split`, and the positives that have come since.
+
+    A pair keeps its part as long as it is a positive. The positives among `fresh` that have none
+    yet are divided among themselves by the method of the split, without k-core: a user's by
+    `ratios` (random), the last two of a user with three or more (leave_last_out), by a cut in time
+    (temporal). Where that cannot be done, because the file does not know them or all are of one
+    second, they are for training.
+
+    Parameters
+    ----------
+    positives : of all interactions, as `split` wants them
+    fresh : user_id, item_id of the interactions that were not there at the time of `old`
+
+    Returns
+    -------
+    As `split`; the rows of `old` first. Its attrs have `updated`, the number of rows that follow.
+    """
+    ids = ["user_id", "item_id"]
+    kept = old.loc[pairs_among(old, positives), [*ids, "part"]]
+    new = positives[pairs_among(positives, fresh) & ~pairs_among(positives, old)]
+    new = new.drop_duplicates(ids, keep="last").reset_index(drop=True)
+    codes = np.zeros(len(new), dtype=np.int8)
+    if len(new) and config.method != "file":
+        codes = _METHODS[config.method](new, config)
+    if not (codes == 0).any():
+        codes = np.zeros_like(codes)
+    parts = pd.Categorical.from_codes(codes, categories=PARTS)
+    result = pd.concat([kept, new[ids].assign(part=parts)], ignore_index=True)
+    protocol = f"{describe(config)}; what updates brought, likewise but without k-core"
+    result.attrs = {"protocol": protocol, "updated": len(new)}
     return result
 
 
@@ -178,13 +219,7 @@ def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     times = rows["timestamp"].to_numpy()
     cuts = (np.cumsum(config.ratios[:2]) * len(times) + 1e-9).astype(np.int64)
     train_end, valid_end = np.append(np.sort(times), times.max() + 1)[cuts]
-    codes = (times >= train_end).astype(np.int8) + (times >= valid_end)
-    if not (codes == 0).any():
-        raise DataError(
-            f"split method temporal: nothing lies before the first cut (timestamp {train_end}); "
-            "the timestamps are too alike for a cut in time, choose another method"
-        )
-    return codes
+    return (times >= train_end).astype(np.int8) + (times >= valid_end)
 
 
 def _from_file(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:

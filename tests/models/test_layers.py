@@ -21,7 +21,7 @@ def lookup():
         "genres": np.array([[3, 4], [5, 0], [6, 7], [0, 0]], np.int32),
     }
     hide = np.array([0.0, 1.0, 0.5, 0.0], np.float32)
-    return FeatureLookup(users, items, "film", hide, 0.1, seed=3, step=tf.Variable(0))
+    return FeatureLookup(users, items, "film", hide, 0.1, seed=3, step=lambda: tf.constant(0))
 
 
 def test_features_are_the_rows_of_the_tables(lookup):
@@ -54,7 +54,7 @@ def test_what_is_hidden_follows_from_the_step(lookup):
     rows = {"user_row": tf.zeros([2000], tf.int32), "item_row": tf.fill([2000], 2)}
 
     def hidden(step):
-        lookup.step.assign(step)
+        lookup.step = lambda: tf.constant(step)
         return {name: v.numpy() == 2 for name, v in lookup(rows, training=True).items()}
 
     first, second, again = hidden(5), hidden(6), hidden(5)
@@ -62,3 +62,59 @@ def test_what_is_hidden_follows_from_the_step(lookup):
         assert (first[name] == again[name]).all()
         assert (first[name] != second[name]).any()
     assert (first["user"] != first["film"]).any(), "columns are hidden independently"
+
+
+def table(rows):
+    """An embedding table of `rows` values for the column `genres`, and its weights."""
+    from merlin.schema import ColumnSchema, Tags
+
+    from models.layers import MultiHotEmbedding
+
+    domain = {"min": 0, "max": rows - 1, "name": "genres"}
+    column = ColumnSchema(
+        "genres", dtype=np.int32, tags=[Tags.CATEGORICAL], properties={"domain": domain}
+    )
+    layer = MultiHotEmbedding(4, column)
+    layer.build((None, 1))
+    weights = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
+    layer.table.set_weights([weights])
+    return layer, weights
+
+
+@pytest.mark.parametrize("rows", [20, 2000])
+def test_a_small_table_and_a_large_one_answer_and_learn_alike(rows):
+    import tensorflow as tf
+
+    layer, weights = table(rows)
+    single = np.array([[3], [7], [2], [7]], np.int32)
+    lists = np.array([[3, 7, 0], [2, 0, 0], [5, 2, 7], [0, 0, 0]], np.int32)[..., None]
+    means = np.stack([weights[[3, 7]].mean(0), np.zeros(4), weights[[5, 7]].mean(0), np.zeros(4)])
+    with tf.GradientTape() as tape:
+        of_single, of_lists = layer(tf.constant(single)), layer(tf.constant(lists))
+        total = tf.reduce_sum(of_single[1]) + tf.reduce_sum(of_lists[0]) + of_lists[2, 0]
+    np.testing.assert_allclose(of_single, weights[single[:, 0]], rtol=1e-6)
+    np.testing.assert_allclose(of_lists, means, rtol=1e-5, atol=1e-7)
+    gradient = tape.gradient(total, layer.table.trainable_weights[0])
+    expected = np.zeros_like(weights)
+    expected[3] = 0.5
+    expected[7] = 1.5
+    expected[[5, 7], 0] += 0.5
+    np.testing.assert_allclose(tf.convert_to_tensor(gradient), expected, rtol=1e-6)
+    assert isinstance(gradient, tf.IndexedSlices) == (rows > 256)
+
+
+def test_dropout_goes_on_where_its_state_was_kept():
+    import tensorflow as tf
+
+    from models.layers import ResumableDropout
+
+    layer, ones = ResumableDropout(0.25), tf.ones([4000, 1])
+    assert (layer(ones) == ones).numpy().all(), "nothing is dropped when not training"
+    first = layer(ones, training=True).numpy()
+    assert set(np.unique(first)) == {0, np.float32(4 / 3)}
+    assert (first == 0).mean() == pytest.approx(0.25, abs=0.03)
+    kept = layer.get_weights()
+    second = layer(ones, training=True).numpy()
+    assert (second != first).any()
+    layer.set_weights(kept)
+    np.testing.assert_array_equal(layer(ones, training=True), second)

@@ -157,6 +157,30 @@ def test_scores_in_the_thousands_stay_finite():
     assert all(np.isfinite(each).all() for each in tape.gradient(loss, vectors))
 
 
+def test_half_precision_is_near_the_full_one(batch):
+    import tensorflow as tf
+
+    from models.softmax import contrastive_softmax
+
+    query, candidate, ids = batch
+
+    def loss_and_gradients(precision):
+        with tf.GradientTape() as tape:
+            loss = contrastive_softmax(
+                *(query, candidate, candidate),
+                temperature=TEMPERATURE,
+                positive_id=ids,
+                negative_id=ids,
+                precision=precision,
+            )
+        return loss.numpy(), *(g.numpy() for g in tape.gradient(loss, [query, candidate]))
+
+    full, half = loss_and_gradients(tf.float32), loss_and_gradients(tf.bfloat16)
+    for one, other in zip(full, half, strict=True):
+        assert other.dtype == np.float32
+        assert 0 < np.abs(one - other).max() < 0.01 * np.abs(one).max()
+
+
 @pytest.mark.parametrize("jit", [False, True])
 def test_equal_in_a_graph_and_under_xla(jit, batch, monkeypatch):
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Fit, early stopping on the catalogue, save, reload, continue, determinism."""
+"""Fit, early stopping on the catalogue, interruption, save, reload, determinism."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def own_colour(data):
 def fitted(schema, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("model")
     tower = create(schema, data, CONFIG, seed=1)
-    history = fit(tower, data, TRAINING, own_colour(data), out)
-    save(tower, history, out)
+    history = fit(tower, data, TRAINING, own_colour(data), out / "state")
+    save(tower, out)
     return tower, history, out
 
 
@@ -86,7 +86,7 @@ def test_a_planted_pattern_is_learnt(fitted):
 
 def test_reloaded_predicts_the_same(fitted, data):
     tower, _, out = fitted
-    reloaded = load(out, TRAINING)
+    reloaded = load(out)
     for ours, theirs in zip(vectors(reloaded.model, data), vectors(tower.model, data), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -104,30 +104,82 @@ def test_saved_towers_predict_the_same(fitted, data):
         np.testing.assert_allclose(embed(saved, features), expected, atol=1e-6)
 
 
-def test_continuing_goes_on_from_the_saved_state(fitted, data, tmp_path):
-    _, history, out = fitted
-    reloaded = load(out, TRAINING)
-    more = fit(reloaded, data, TRAINING.copy(update={"epochs": 1}), own_colour(data), tmp_path)
-    assert more["loss"][:-1] == history["loss"], "the history goes on"
-    assert more["loss"][-1] < history["loss"][1], "a fresh model would start at its first loss"
-    assert int(reloaded.model.optimizer.iterations) > len(data.user_rows) // TRAINING.batch_size
+class Killed(Exception):
+    """Stands for whatever ends a process in the middle of a fit."""
 
 
-def test_continuing_never_replaces_a_model_by_a_worse_one(fitted, data, tmp_path):
-    _, _, out = fitted
-    reloaded = load(out, TRAINING)
-    before = vectors(reloaded.model, data)[0]
-    scores = iter([0.9, 0.5, 0.4])  # as loaded, then after each epoch
-    config = TRAINING.copy(update={"epochs": 2})
-    fit(reloaded, data, config, lambda model: {"ndcg@10": next(scores)}, tmp_path)
-    np.testing.assert_array_equal(vectors(reloaded.model, data)[0], before)
+def interrupted(tower, data, config, folder, steps):
+    """Fit until `steps` steps are done, then die at once."""
+    import tensorflow as tf
+
+    def kill_at(step, *_):
+        if step == steps:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Every step is told, not four a second.
+        patch.setattr("models.callbacks.TOLD_EVERY", 0.0)
+        with pytest.raises(Killed):
+            fit(tower, data, config, own_colour(data), folder, progress=kill_at)
+    tf.keras.backend.clear_session()
 
 
-def test_another_optimizer_cannot_go_on(fitted):
-    _, _, out = fitted
-    adagrad = TRAINING.copy(update={"optimizer": "adagrad"})
-    with pytest.raises(ModelError, match=r"does not fit training\.optimizer=adagrad"):
-        load(out, adagrad)
+STEPS = 9  # of an epoch
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "moments"),
+    [
+        # Within an epoch, at the end of one, within the same epoch as before.
+        ("lazy_adam", [4, STEPS, 2 * STEPS + 3, 2 * STEPS + 5]),
+        ("adam", [STEPS + 1]),
+        ("adagrad", [STEPS + 1]),
+        ("rowwise_adagrad", [STEPS + 1]),
+    ],
+)
+def test_interrupted_anywhere_it_ends_as_if_it_had_not_been(
+    schema, data, tmp_path, optimizer, moments
+):
+    assert len(data.user_rows) // TRAINING.batch_size == STEPS
+    changes = {"epochs": 3, "optimizer": optimizer, "checkpoint_seconds": 1e-9}
+    config = TRAINING.copy(update=changes)
+    hidden = CONFIG.copy(update={"hidden": [16], "dropout": 0.3})
+    whole = create(schema, data, hidden, seed=1)
+    expected = fit(whole, data, config, own_colour(data), tmp_path / "whole")
+    for at in moments:
+        interrupted(create(schema, data, hidden, seed=1), data, config, tmp_path / "state", at)
+    tower = create(schema, data, hidden, seed=1)
+    history = fit(tower, data, config, own_colour(data), tmp_path / "state")
+    assert history["val_ndcg@10"] == expected["val_ndcg@10"]
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+    for ours, theirs in zip(vectors(tower.model, data), vectors(whole.model, data), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_more_epochs_go_on_as_if_there_had_been_as_many_at_once(schema, data, tmp_path):
+    def fitted_for(epochs, folder):
+        tower = create(schema, data, CONFIG, seed=1)
+        config = TRAINING.copy(update={"epochs": epochs})
+        fit(tower, data, config, own_colour(data), tmp_path / folder)
+        return vectors(tower.model, data)[0]
+
+    fitted_for(2, "state")
+    np.testing.assert_array_equal(fitted_for(5, "state"), fitted_for(5, "at once"))
+
+
+def test_a_finished_fit_is_not_begun_again(fitted, data):
+    tower, history, out = fitted
+    state = out / "state"
+    assert fit(tower, data, TRAINING, lambda model: 1 / 0, state) == history
+
+
+def test_a_damaged_state_says_which_folder_to_remove(schema, data, tmp_path):
+    config = TRAINING.copy(update={"epochs": 1})
+    fit(create(schema, data, CONFIG, seed=1), data, config, own_colour(data), tmp_path)
+    for file in (tmp_path / "state").glob("*.data*"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match=f"{tmp_path}.*damaged or of another model; remove"):
+        fit(create(schema, data, CONFIG, seed=1), data, config, own_colour(data), tmp_path)
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_fit(schema, data, tmp_path):
@@ -145,15 +197,15 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_fit(schema, data, tmp_path
 
 
 def test_same_seed_same_weights(schema, data, tmp_path):
-    def run(seed):
+    def run(seed, name):
         tower = create(schema, data, CONFIG, seed)
         config = TRAINING.copy(update={"epochs": 2, "seed": seed})
-        fit(tower, data, config, own_colour(data), tmp_path)
+        fit(tower, data, config, own_colour(data), tmp_path / name)
         return vectors(tower.model, data)[0]
 
-    first = run(5)
-    np.testing.assert_array_equal(run(5), first)
-    assert np.abs(run(6) - first).max() > 1e-3
+    first = run(5, "first")
+    np.testing.assert_array_equal(run(5, "again"), first)
+    assert np.abs(run(6, "other") - first).max() > 1e-3
 
 
 def test_a_batch_larger_than_the_data_is_refused(schema, data, tmp_path):
@@ -172,7 +224,7 @@ def test_an_unknown_monitor_names_the_measured_ones(schema, data, tmp_path):
 
 def test_loading_a_folder_without_a_model_says_what_to_do(tmp_path):
     with pytest.raises(ModelError, match="no saved model here; run `twotower train` first"):
-        load(tmp_path, TRAINING)
+        load(tmp_path)
 
 
 def told_apart_by(kind, schema, data):
@@ -228,13 +280,13 @@ def test_a_feature_that_alone_tells_users_apart_is_learnt(kind, hidden, schema, 
         return {"ndcg@10": precision(TowerScorer.of(model, data.users, data.items))}
 
     tower = create(schema, data, CONFIG.copy(update={"hidden": hidden}), seed=1)
-    history = fit(tower, data, TRAINING, validate, tmp_path)
+    history = fit(tower, data, TRAINING, validate, tmp_path / "state")
     assert precision(Popularity().fit(seen)) < 0.7
     assert max(history["val_ndcg@10"]) > 0.95
 
-    save(tower, history, tmp_path)
+    save(tower, tmp_path)
     ours = vectors(tower.model, data)
-    for array, again in zip(ours, vectors(load(tmp_path, TRAINING).model, data), strict=True):
+    for array, again in zip(ours, vectors(load(tmp_path).model, data), strict=True):
         np.testing.assert_array_equal(array, again)
     saved = tf.keras.models.load_model(str(tmp_path / "query_tower"), compile=False)
     np.testing.assert_allclose(embed(saved, data.users), ours[0], atol=1e-6)

@@ -50,6 +50,7 @@ def started(verb: str, run) -> subprocess.Popen:
     [
         (["train"], "no run yet; `make run` makes one"),
         (["train", "--run", "nowhere"], "nowhere: not a run folder"),
+        (["update", "--data", "."], "no run yet; `make run` makes one"),
         (["run", "--config", "nothing.yaml"], "nothing.yaml: no such configuration"),
         (["run", "--data", "nowhere"], "--data nowhere: no such file or folder"),
         (["run", "--data", "."], "neither MovieLens-1M"),

@@ -37,7 +37,7 @@ def test_an_override_keeps_its_neighbours():
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("training.epoch=3", r"training\.epoch: no such key; known here: batch_size, deter"),
+        ("training.epoch=3", r"training\.epoch: no such key; known here: batch_size, checkpoint"),
         ("trainning.epochs=3", r"trainning: no such key; known here: evaluation, features"),
         ("training.epochs=many", r"training\.epochs: value is not a valid integer"),
         ("training.epochs=0", r"training\.epochs: ensure this value is greater than 0"),

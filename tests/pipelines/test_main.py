@@ -26,7 +26,8 @@ from serving.versions import ModelRepository
 def test_the_run_folder_is_whole(small_run):
     folders = {p.name for p in small_run.path.iterdir() if p.is_dir()}
     assert folders == {
-        *("data", "workflow", "processed", "model", "reports", "index", "triton", "logs")
+        *("data", "workflow", "processed", "training", "model"),
+        *("reports", "index", "triton", "logs"),
     }
     small_run.verified("ingest", "preprocess", "train", "evaluate", "export")
     notes, repository = small_run.notes("export"), ModelRepository(small_run.path / "triton")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 
 import pytest
 
@@ -118,6 +119,59 @@ def test_what_a_killed_step_left_is_swept_away(run):
     alive.mkdir()
     write_step(run, "ingest", "data")
     assert not dead.exists() and alive.exists()
+
+
+def write_two(run: Run, text: str) -> None:
+    with run.steps("both", "ingest", "preprocess") as (out, notes):
+        for folder in ("data", "workflow", "processed"):
+            (out / folder / "file").write_text(text)
+        notes["preprocess"]["text"] = text
+
+
+def test_steps_that_belong_together_happen_together(run):
+    write_two(run, "old")
+    assert run.verified("ingest", "preprocess") == run.path
+    assert (run.notes("ingest"), run.notes("preprocess")) == ({}, {"text": "old"})
+    with pytest.raises(KeyError), run.steps("both", "ingest", "preprocess") as (out, _):
+        (out / "data" / "file").write_text("new")
+        raise KeyError
+    assert run.verified("ingest", "preprocess") == run.path
+    assert (run.path / "data" / "file").read_text() == "old"
+    write_step(run, "ingest", "data", "another")
+    with pytest.raises(RunError, match="`preprocess` was made from another `ingest`"):
+        run.verified("preprocess")
+
+
+@pytest.fixture
+def killed(run, tmp_path):
+    """A run whose last steps were killed when one of three folders was in its place."""
+    write_two(run, "old")
+    other = Run(shutil.copytree(run.path, tmp_path / "other"))
+    write_two(other, "new")
+    staging = run.path / ".both-999999999"
+    staging.mkdir()
+    shutil.rmtree(run.path / "data")
+    shutil.move(other.path / "data", run.path)
+    for name in ("workflow", "processed", "manifest.json"):
+        shutil.move(other.path / name, staging)
+    return run
+
+
+def test_what_a_kill_left_half_in_place_is_finished(killed):
+    with pytest.raises(RunError, match="not the file the manifest vouches for"):
+        killed.verified("ingest")
+    again = Run(killed.path)
+    assert again.verified("ingest", "preprocess") == killed.path
+    texts = {p: (killed.path / p / "file").read_text() for p in ("data", "workflow", "processed")}
+    assert set(texts.values()) == {"new"}
+    assert not list(killed.path.glob(".*-*"))
+
+
+def test_what_is_older_than_the_manifest_is_not_finished(killed):
+    os.utime(killed.path / "manifest.json", (2e9, 2e9))
+    Run(killed.path)
+    assert (killed.path / "workflow" / "file").read_text() == "old"
+    assert not list(killed.path.glob(".*-*"))
 
 
 def test_the_last_run_is_found_and_no_run_is_explained(run, tmp_path, monkeypatch):

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from tests.workflows.conftest import write_files
 from workflows.errors import DataError
-from workflows.ingest import IngestConfig, detect_source, ingest
+from workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
+from workflows.parquet import ParquetConfig
 
 
 def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
@@ -34,6 +36,42 @@ def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
     }
     items = pd.read_parquet(out / "items.parquet")
     assert list(items["genres"][1]) == ["Drama", "Romance"]
+
+
+DAY = {
+    "users.dat": ["3::F::35::4::10001", "4::M::18::1::10002"],
+    "movies.dat": ["5::Été, L' (1931)::Drama", "7::Late (2000)::Drama"],
+    "ratings.dat": ["3::5::2::978400000", "4::7::5::978400010"],
+}
+
+
+def test_more_of_the_same_format_is_merged_once(ml_1m, tmp_path):
+    config, data = IngestConfig(source="ml-1m", path=ml_1m), tmp_path / "data"
+    ingest(config, data)
+    tables, appended = ingest_more(config, data, write_files(tmp_path / "day", DAY))
+    assert appended == 2
+    assert tables.interactions["rating"].to_pylist() == [5, 1, 3, 2, 5]
+    assert tables.users["user_id"].to_pylist() == [1, 3, 4, 8]
+    assert tables.users["age"].to_pylist() == [1, 35, 18, 56]
+    assert tables.items["genres"].to_pylist()[1] == ["Drama"]
+    tables.write(data)
+    assert ingest_more(config, data, tmp_path / "day") is None
+
+
+def test_more_with_a_user_it_does_not_describe_is_refused(ml_1m, tmp_path):
+    config, data = IngestConfig(source="ml-1m", path=ml_1m), tmp_path / "data"
+    ingest(config, data)
+    day = write_files(tmp_path / "day", {**DAY, "users.dat": DAY["users.dat"][:1]})
+    with pytest.raises(DataError, match=r"line 2, user_id: 4; expected a user of users\.dat"):
+        ingest_more(config, data, day)
+
+
+def test_where_there_can_be_no_more_is_said(tmp_path):
+    with pytest.raises(DataError, match="source synthetic has no new data"):
+        ingest_more(IngestConfig(source="synthetic"), tmp_path, tmp_path)
+    fixed = ParquetConfig(interactions=tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet: ingest\.parquet names a place that"):
+        ingest_more(IngestConfig(source="parquet", parquet=fixed), tmp_path, tmp_path)
 
 
 def test_synthetic_needs_no_path_and_says_what_it_is(tmp_path):

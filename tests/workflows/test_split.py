@@ -9,7 +9,14 @@ from pydantic import ValidationError
 
 from workflows.errors import DataError
 from workflows.movielens import read_movielens
-from workflows.split import SplitConfig, k_core_mask, part_sizes, split, split_report
+from workflows.split import (
+    SplitConfig,
+    extend_split,
+    k_core_mask,
+    part_sizes,
+    split,
+    split_report,
+)
 
 
 def pairs(*rows: tuple[int, ...]) -> pd.DataFrame:
@@ -123,6 +130,64 @@ def test_report_counts_each_part_and_names_the_protocol():
     assert report["test"] == {"users": 1, "items": 1, "rows": 1}
     assert report["all"] == {"users": 2, "items": 3, "rows": 4}
     assert report["protocol"].startswith("leave last out")
+
+
+NEW = pairs(*((7, item, 10 + item) for item in range(10)), (1, 99, 40))
+
+
+def test_what_has_a_part_keeps_it_and_new_positives_are_divided_alike():
+    old = pairs(*((1, item, item) for item in range(10)), (2, 0, 0), (2, 1, 1))
+    config = SplitConfig()
+    before = split(old, config)
+    # Pair (2, 1) is no positive any more; (1, 3) comes again.
+    positives = pd.concat([old[:-1], NEW, pairs((1, 3, 50))], ignore_index=True)
+    fresh = pd.concat([NEW, pairs((1, 3, 50), (2, 1, 50))])
+    after = extend_split(before, positives, fresh, config)
+    stays = before[~((before["user_id"] == 2) & (before["item_id"] == 1))]
+    pd.testing.assert_frame_equal(after[: len(stays)], stays.reset_index(drop=True))
+    added = after[len(stays) :]
+    assert added[["user_id", "item_id"]].to_numpy().tolist() == NEW.iloc[:, :2].to_numpy().tolist()
+    assert added[:10]["part"].value_counts().to_dict() == {"train": 8, "valid": 1, "test": 1}
+    assert added["part"].iloc[-1] == "train"
+    assert split_report(after)["updated"] == 11
+    assert split_report(after)["protocol"].endswith(
+        "what updates brought, likewise but without k-core"
+    )
+
+
+def test_what_k_core_has_dropped_comes_back_with_new_interactions_only():
+    old = pairs((1, 1, 0), (1, 2, 0), (2, 1, 0), (2, 2, 0), (3, 1, 0))
+    config = SplitConfig(k_core=2)
+    after = extend_split(split(old, config), old, old[:0], config)
+    assert after["user_id"].tolist() == [1, 1, 2, 2]
+    after = extend_split(split(old, config), old, old[4:], config)
+    assert after["user_id"].tolist() == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("leave_last_out", ["train"] * 8 + ["valid", "test", "train"]),
+        # A cut in time after 8.8 and 9.9 of 11 rows.
+        ("temporal", ["train"] * 8 + ["valid", "test", "test"]),
+        ("file", ["train"] * 11),
+    ],
+)
+def test_new_positives_by_every_other_method(method, expected, tmp_path):
+    old = pairs((1, 1, 1), (1, 2, 2), (1, 3, 3))
+    path = tmp_path / "split.parquet"
+    old.assign(part=["train", "valid", "test"]).to_parquet(path)
+    config = SplitConfig(method=method, path=path)
+    after = extend_split(split(old, config), pd.concat([old, NEW]), NEW, config)
+    assert after["part"].to_list()[:3] == split(old, config)["part"].to_list()
+    assert after["part"].to_list()[3:] == expected
+
+
+def test_new_positives_of_one_second_are_for_training():
+    old = pairs((1, 1, 1), (1, 2, 2), (1, 3, 3))
+    config = SplitConfig(method="temporal", ratios=(0.5, 0.25, 0.25))
+    after = extend_split(split(old, config), pd.concat([old, NEW[:1]]), NEW[:1], config)
+    assert after["part"].to_list()[3:] == ["train"]
 
 
 @pytest.mark.parametrize("ratios", [(0.5, 0.1, 0.1), (0, 0.5, 0.5), (1.2, -0.1, -0.1)])

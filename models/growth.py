@@ -1,0 +1,146 @@
+"""A fitted model that learns more users, items and feature values, and goes on from new data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, Extra, Field
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    from merlin.schema import Schema
+
+    from models.layers import MultiHotEmbedding
+    from models.training import TrainingData, TwoTower
+
+
+LEAST_BATCHES = 64
+"""In a pass over the data: with fewer, a new user's few interactions share a step or two."""
+
+
+class UpdateConfig(BaseModel, extra=Extra.forbid):
+    """How an update fits the model further; what is not here is as in `training`."""
+
+    replay: float = Field(
+        4.0,
+        ge=0,
+        description="interactions from before per new one, drawn at random to fit on; more, where "
+        "there are more, to make it 64 batches",
+    )
+    epochs: int = Field(4, gt=0, description="at most this many passes over new ones and replay")
+    learning_rate: float = Field(0.01, gt=0, description="initial learning rate")
+    learning_rate_decay: float = Field(
+        0.7, gt=0, le=1, description="factor on the learning rate after every epoch"
+    )
+    moving: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="how far what was learnt before moves in an epoch, as a share of where fitting "
+        "takes it; 0: new users and items are learnt into vectors that stay as they are. With 1, "
+        "what is neither new nor replayed is soon unlearnt",
+    )
+
+
+def with_replay(
+    data: TrainingData, new: int, replay: float, batch_size: int, seed: int
+) -> TrainingData:
+    """The last `new` interactions of `data`, and `replay` times as many drawn from those before.
+
+    More are drawn, where there are more, to make it LEAST_BATCHES.
+    """
+    old = len(data.user_rows) - new
+    wanted = min(old, max(round(replay * new), LEAST_BATCHES * batch_size - new))
+    drawn = np.random.default_rng(seed).choice(old, wanted, replace=False)
+    rows = np.append(drawn, np.arange(old, old + new))
+    return replace(data, user_rows=data.user_rows[rows], item_rows=data.item_rows[rows])
+
+
+def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoTower:
+    """The model with the vocabularies of `schema`, in which those of `tower` keep their codes.
+
+    It answers as `tower` does: what was learnt is copied, and a value that is new starts where
+    unknown ones have been answered from, its table's out-of-vocabulary row. In a list unknown
+    values are left out, so that row was never trained: there a new value starts as the mean of the
+    known ones. The optimizer starts afresh.
+
+    `data` are all interactions, not only those to fit on: logQ counts the positives in them. A
+    sample with all the new ones and a few old ones has a new item more often than users take it;
+    with the sample's own counts that share would be learnt, and new items would lead every list.
+    """
+    from models.training import create
+
+    grown = create(schema, data, tower.config, seed)
+    for old, new, is_list in _pairs(tower, grown):
+        new.assign(_longer(old, new.shape[0] - len(old), is_list))
+    return grown
+
+
+def hold(grown: TwoTower, before: TwoTower, moving: float) -> None:
+    """Take what `grown` has from `before` back to there, but for the share `moving` of its way.
+
+    Averaging weights so keeps what they were good at (Wortsman et al., "Robust fine-tuning of
+    zero-shot models", CVPR 2022). Fitted on a sample, an old user's vector would forget the
+    interactions that are not in it.
+    """
+    for old, new, _ in _pairs(before, grown):
+        values = new.numpy()
+        values[: len(old)] = old + moving * (values[: len(old)] - old)
+        new.assign(values)
+
+
+def known_items(tower: TwoTower, items: Mapping[str, np.ndarray]) -> np.ndarray:
+    """bool [n_items]: whether the vocabulary of `tower` has the id of a row of the encoded items.
+
+    Codes beyond those of `tower`, of a vocabulary that has grown, are unknown to it.
+    """
+    from merlin.schema import Tags
+
+    from models.layers import OUT_OF_VOCABULARY
+
+    item_id = tower.schema.select_by_tag(Tags.ITEM_ID).first
+    codes = items[item_id.name][:, 0]
+    return (codes > OUT_OF_VOCABULARY) & (codes <= item_id.int_domain.max)
+
+
+def _tables(model) -> dict[str, MultiHotEmbedding]:
+    """Column -> its embedding table."""
+    from models.layers import MultiHotEmbedding
+
+    layers = model._flatten_layers()
+    return {
+        layer.schema.first.name: layer for layer in layers if isinstance(layer, MultiHotEmbedding)
+    }
+
+
+def _pairs(before: TwoTower, after: TwoTower) -> Iterator[tuple[np.ndarray, tf.Variable, bool]]:
+    """Everything trained: value before, variable after, whether it is the embedding of a list."""
+    old_tables, new_tables = _tables(before.model), _tables(after.model)
+    for name, table in new_tables.items():
+        old = old_tables[name].table.embeddings
+        yield old.numpy(), table.table.embeddings, table.schema.first.is_list
+    # Variables have no names of their own; their order follows from the architecture.
+    rest = [
+        _rest(tower.model, tables) for tower, tables in ((before, old_tables), (after, new_tables))
+    ]
+    for old, new in zip(*rest, strict=True):
+        yield old.numpy(), new, False
+
+
+def _rest(model, tables: dict[str, MultiHotEmbedding]) -> list[tf.Variable]:
+    embeddings = {id(table.table.embeddings) for table in tables.values()}
+    return [each for each in model.trainable_variables if id(each) not in embeddings]
+
+
+def _longer(table: np.ndarray, more: int, is_list: bool) -> np.ndarray:
+    """`table` [n, dim] with `more` rows, the new ones as `grow` says."""
+    from models.layers import OUT_OF_VOCABULARY
+
+    if not more:
+        return table
+    known = table[OUT_OF_VOCABULARY + 1 :]
+    start = known.mean(axis=0) if is_list and len(known) else table[OUT_OF_VOCABULARY]
+    return np.concatenate([table, np.tile(start, (more, 1))])

@@ -1,0 +1,223 @@
+"""The daily loop on a small run: new users and items learnt, served, and nothing else changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+import pytest
+from click.testing import CliRunner
+
+from pipelines.cli import main
+from pipelines.config import parse_config
+from pipelines.errors import ConfigError, RunError
+from pipelines.export import export
+from pipelines.ingest import ingest
+from pipelines.preprocess import load_split, load_tables, preprocess
+from pipelines.publish import publish
+from pipelines.run import TRITON, Run
+from pipelines.serve import ask, serving
+from pipelines.train import train
+from pipelines.update import update
+from pipelines.verify import brute_force
+from serving.versions import ModelRepository
+from tests.pipelines.conftest import small_config
+from workflows.errors import DataError
+from workflows.synthetic import SyntheticConfig, synthesise
+from workflows.tables import Tables
+
+NEW_USERS, NEW_ITEMS = 20, 12
+PARQUET = {
+    "interactions": "interactions.parquet",
+    "users": "users.parquet",
+    "items": "items.parquet",
+    "keep": ["rating", "timestamp"],
+    "user_features": ["gender", "age", "occupation"],
+    "item_features": ["title", "year", "genres"],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """(what there is at first, the day): the last users and items come with the day."""
+    tables = synthesise(SyntheticConfig(users=400, items=300, interactions=30000))
+    first_user = tables.users["user_id"][-NEW_USERS].as_py()
+    first_item = tables.items["item_id"][-NEW_ITEMS].as_py()
+    rows = tables.interactions
+    of_day = pc.or_(
+        pc.greater_equal(rows["user_id"], first_user), pc.greater_equal(rows["item_id"], first_item)
+    )
+    base, day = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("day")
+    Tables(
+        rows.filter(pc.invert(of_day)),
+        tables.users.filter(pc.less(tables.users["user_id"], first_user)),
+        tables.items.filter(pc.less(tables.items["item_id"], first_item)),
+    ).write(base)
+    named = rows.filter(of_day)
+    Tables(
+        named,
+        tables.users.filter(pc.is_in(tables.users["user_id"], named["user_id"].combine_chunks())),
+        tables.items.filter(pc.is_in(tables.items["item_id"], named["item_id"].combine_chunks())),
+    ).write(day)
+    return base, day
+
+
+@pytest.fixture(scope="module")
+def base_run(folders, tmp_path_factory) -> Run:
+    """A run on what there is at first, published."""
+    tree = json.loads(small_config("training.epochs=6").json())
+    tree |= {"name": "small"}
+    tree["ingest"] = {"source": "parquet", "path": str(folders[0]), "parquet": PARQUET}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("project"))
+        run = Run.create(parse_config(tree, "test"), Path.cwd() / "runs" / "small")
+        for step in (ingest, preprocess, train, export, publish):
+            step(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def updated(base_run, folders, tmp_path_factory) -> Run:
+    """A copy of that run after the day's update."""
+    run = Run(shutil.copytree(base_run.path, tmp_path_factory.mktemp("updated") / "run"))
+    assert update(run, folders[1]) == 2
+    return run
+
+
+def ids(run: Run, table: str) -> np.ndarray:
+    return pd.read_parquet(run.path / "data" / f"{table}s.parquet")[f"{table}_id"].to_numpy()
+
+
+def files(path: Path) -> dict[str, int]:
+    return {str(p.relative_to(path)): p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+
+
+def test_every_step_is_consistent_and_says_what_came(base_run, updated, folders):
+    updated.verified("ingest", "preprocess", "train", "evaluate", "export")
+    rows = len(pd.read_parquet(folders[1] / "interactions.parquet"))
+    assert updated.notes("ingest")["updates"] == [
+        {"path": str(folders[1]), "interactions": rows, "users": NEW_USERS, "items": NEW_ITEMS}
+    ]
+    assert len(ids(updated, "user")) == len(ids(base_run, "user")) + NEW_USERS
+    notes = updated.notes("train")
+    train_rows = {
+        run: len(load_split(run.path / "processed")["train"]) for run in (base_run, updated)
+    }
+    assert notes["new_rows"] == train_rows[updated] - train_rows[base_run] > 0
+    assert 0.9 < notes["item_cosine"] < 1
+
+
+def test_codes_and_parts_of_before_are_as_they_were(base_run, updated):
+    for side, table in enumerate(("user", "item")):
+        stays = np.isin(ids(updated, table), ids(base_run, table))
+        before, after = load_tables(base_run)[side], load_tables(updated)[side]
+        for name, codes in before.items():
+            known = codes != 2  # an id that nobody had in train may have come into the vocabulary
+            np.testing.assert_array_equal(after[name][stays][known], codes[known])
+        assert (after[f"{table}_id"][~stays] > before[f"{table}_id"].max()).mean() > 0.5
+    before, after = (
+        pd.read_parquet(r.path / "processed/split.parquet") for r in (base_run, updated)
+    )
+    columns = ["user_id", "item_id", "part"]
+    pd.testing.assert_frame_equal(after[columns][: len(before)], before[columns])
+
+
+def test_new_users_and_items_are_served_as_brute_force_has_them(base_run, updated):
+    new = ids(updated, "user")[-NEW_USERS:]
+    items = ids(updated, "item")[-NEW_ITEMS:]
+    with serving(updated) as addresses:
+        answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
+    assert answer.version == 2
+    np.testing.assert_array_equal(answer.item_ids, brute_force(updated, new, 20)[0])
+    assert np.isin(answer.item_ids, items).any()
+    assert len({tuple(row) for row in answer.item_ids.tolist()}) > NEW_USERS / 2
+
+
+def test_new_users_are_answered_better_than_as_unknown_ones(base_run, updated):
+    from models.training import load
+    from models.two_tower import embed
+
+    new = np.isin(ids(updated, "user"), ids(updated, "user")[-NEW_USERS:])
+    users, items = load_tables(updated)
+    test = load_split(updated.path / "processed")["test"]
+    mine = test[new[test["user_row"]]]
+    model = load(updated.path / "model").model
+    vectors = embed(model.candidate_encoder, items)
+
+    def mean_place(users) -> float:
+        """Of the positives of test among all items, from 0, best, to 1."""
+        scores = embed(model.query_encoder, users)[mine["user_row"]] @ vectors.T
+        own = scores[np.arange(len(mine)), mine["item_row"]]
+        return float((scores > own[:, None]).mean())
+
+    unknown = {**users, "user_id": np.full_like(users["user_id"], 2)}
+    assert mean_place(users) < mean_place(unknown)
+
+
+def test_the_same_update_again_changes_nothing(updated, folders):
+    before = files(updated.path)
+    assert update(updated, folders[1]) == 2
+    assert files(updated.path) == before
+
+
+def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
+    base_run, folders, tmp_path, monkeypatch
+):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    before = files(run.path)
+    run.override(("update.epochs=1", "training.monitor=auc"))
+    with pytest.raises(RunError, match=r"`train` was made with another training\.monitor"):
+        update(run, folders[1])
+    run = Run(run.path)
+
+    def broken(run):
+        raise RunError("no room")
+
+    monkeypatch.setattr("models.training.save", broken)
+    with pytest.raises(TypeError):
+        update(run, folders[1])
+    assert files(run.path) == before
+    monkeypatch.undo()
+    broken.__name__ = "export"
+    monkeypatch.setattr("pipelines.update.export", broken)
+    with pytest.raises(RunError, match="no room"):
+        update(run, folders[1])
+    assert ModelRepository(run.path / TRITON).published == 1
+    learnt = run.identity("train")
+    monkeypatch.undo()
+    assert update(run, folders[1]) == 2
+    assert run.identity("train") == learnt
+    assert ModelRepository(run.path / TRITON).versions()[-1].towers_sha256 == learnt
+
+
+def test_mistakes_are_told(base_run, folders, tmp_path, monkeypatch):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    before = files(run.path)
+    with pytest.raises(ConfigError, match=r"--data .*nowhere: no such file or folder"):
+        update(run, tmp_path / "nowhere")
+    day = Path(shutil.copytree(folders[1], tmp_path / "day"))
+    users = pd.read_parquet(day / "users.parquet")
+    users.drop(columns="age").to_parquet(day / "users.parquet")
+    with pytest.raises(
+        DataError, match=r"users\.parquet: no column age; there are user_id, gender"
+    ):
+        update(run, day)
+    users[:-1].to_parquet(day / "users.parquet")
+    with pytest.raises(DataError, match=r"user_id \d+ has no row in users\.parquet"):
+        update(run, day)
+    assert files(run.path) == before
+
+
+def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, monkeypatch):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    manifest = run.manifest
+    del manifest["steps"]["train"]
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(main, ["update", "--data", str(folders[1]), "--run", str(run.path)])
+    assert told.exit_code == 1
+    assert "`train` has not run yet; run `twotower train`" in told.output

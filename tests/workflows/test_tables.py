@@ -1,0 +1,76 @@
+"""Merging what is new into the tidy tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from workflows.errors import DataError
+from workflows.tables import Tables, merge, pairs_among
+
+
+def interactions(*rows: tuple) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    return pa.table(dict(zip(("user_id", "item_id", "rating"), columns, strict=True)))
+
+
+OLD = Tables(
+    interactions((1, 10, 5.0), (2, 10, 1.0), (1, 20, None)),
+    pa.table({"user_id": [1, 2], "city": ["Oslo", None]}),
+    pa.table({"item_id": [10, 20], "genres": [["War"], []], "year": [1999, 2001]}),
+)
+NEW = Tables(
+    # The first is there already, the second another rating of a pair, the third new.
+    interactions((1, 20, None), (2, 10, 4.0), (3, 5, 3.0)),
+    pa.table({"user_id": [3, 2], "city": ["Rome", "Bonn"]}),
+    pa.table({"item_id": [5], "genres": [["Noir", "War"]], "year": [1950]}),
+)
+
+
+def rows(table: pa.Table) -> list[tuple]:
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def test_what_is_new_is_added_and_replaces_what_it_repeats():
+    merged, appended = merge(OLD, NEW)
+    assert appended == 2
+    assert rows(merged.interactions) == [(1, 10, 5), (1, 20, None), (2, 10, 4), (3, 5, 3)]
+    assert rows(merged.users) == [(1, "Oslo"), (2, "Bonn"), (3, "Rome")]
+    assert rows(merged.items) == [(5, ["Noir", "War"], 1950), (10, ["War"], 1999), (20, [], 2001)]
+
+
+def test_a_log_keeps_repeated_pairs():
+    merged, appended = merge(OLD, NEW, keep_repeats=True)
+    assert appended == 2
+    assert rows(merged.interactions)[:3] == rows(OLD.interactions)
+    assert rows(merged.interactions)[3:] == [(2, 10, 4), (3, 5, 3)]
+
+
+@pytest.mark.parametrize("keep_repeats", [False, True])
+def test_merging_again_changes_nothing_not_even_after_parquet(keep_repeats, tmp_path):
+    merged, _ = merge(OLD, NEW, keep_repeats)
+    merged.write(tmp_path)
+    read = Tables.read(tmp_path)
+    again, appended = merge(read, NEW, keep_repeats)
+    assert appended == 0 and again.same(read) and read.same(merged)
+    assert not merged.same(OLD)
+
+
+def test_whole_numbers_become_float_beside_floats():
+    floats = pa.table({"item_id": [7], "genres": [["War"]], "year": [None]})
+    floats = floats.set_column(2, "year", floats["year"].cast(pa.float64()))
+    assert rows(merge(OLD, NEW._replace(items=floats))[0].items)[0] == (7, ["War"], None)
+
+
+def test_a_column_of_another_type_is_named():
+    text = NEW.users.set_column(1, "city", pa.array([1, 2]))
+    with pytest.raises(DataError, match="users: column city has int64 in the new data, string in"):
+        merge(OLD, NEW._replace(users=text))
+
+
+def test_pairs_among_looks_at_both_ids():
+    left = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [10, 20, 10], "x": 0})
+    right = pd.DataFrame({"user_id": [2, 1], "item_id": [10, 10]})
+    assert pairs_among(left, right).tolist() == [True, False, True]
+    assert pairs_among(left, right.iloc[:0]).tolist() == [False] * 3
