@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.random.experimental import stateless_fold_in
 
+from models.softmax import COUNT, POSITIVE_OF, QUERY_OF
+
 PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
 SMALL_TABLE = 256  # rows; on two cores 1,024 rows of a batch then cost less by product than by row
 USER_ROW, ITEM_ROW = "user_row", "item_row"  # what a training batch holds: positions in the tables
@@ -51,7 +53,9 @@ class FeatureLookup(tf.keras.layers.Layer):
     """Rows in, features out: {user_row, item_row} int [n] -> every encoded column [n, w].
 
     Passed to `fit(pre=...)`, so that batches carry two integers an interaction and features cost
-    a gather in the training graph; the saved towers know nothing of it.
+    a gather in the training graph; the saved towers know nothing of it. In training the columns
+    have a row for each different user or item, which the towers then see once, and the places of
+    the interactions in them come along, for `grouped_softmax`.
 
     So that what answers for unknown users, cold items and unseen values is trained, values become
     out-of-vocabulary at random: the item id with its row's probability in `hide_item_id`, every
@@ -81,15 +85,20 @@ class FeatureLookup(tf.keras.layers.Layer):
         self.dropout = dropout
 
     def call(self, inputs, training=False):
+        positions = {rows: tf.reshape(inputs[rows], [-1]) for rows in self.tables}
         features = {}
+        if training:
+            users, query_of = tf.unique(positions[USER_ROW])
+            items, positive_of, count = tf.unique_with_counts(positions[ITEM_ROW])
+            positions = {USER_ROW: users, ITEM_ROW: items}
+            features = {QUERY_OF: query_of, POSITIVE_OF: positive_of, COUNT: count}
         seed = stateless_fold_in([self.seed, 0], self.step())
         for rows, tables in self.tables.items():
-            positions = tf.reshape(inputs[rows], [-1])
             for name, table in tables.items():
-                values = tf.gather(table, positions)
+                values = tf.gather(table, positions[rows])
                 if training and values.dtype.is_integer and values.shape[-1] == 1:
                     rate = (
-                        tf.gather(self.hide_item_id, positions)
+                        tf.gather(self.hide_item_id, positions[rows])
                         if name == self.item_id
                         else self.dropout
                     )

@@ -12,9 +12,12 @@ import tensorflow as tf
 from merlin.models.tf.core.prediction import Prediction
 from merlin.models.tf.outputs.sampling.base import Candidate
 
-SCORES_AT_ONCE = 1 << 20
-"""Scores in memory at a time, 4 MB: more would leave the cache, fewer cost more calls."""
-LEAST_ROWS = 64
+SCORES_AT_ONCE = 1 << 21
+"""Scores in memory at a time, 8 MB: more would leave the cache, fewer cost more calls."""
+LEAST_ROWS = 128
+# Features of a batch in which every user and item is once: the rows of each interaction, and how
+# often a candidate is a positive.
+QUERY_OF, POSITIVE_OF, COUNT = "_query_of", "_positive_of", "_count"
 
 
 def contrastive_softmax(
@@ -78,10 +81,6 @@ def _or_zeros(bias: tf.Tensor | None, size: tf.Tensor) -> tf.Tensor:
 def _softmax(precision, query, positive, negative, scale, ids, other_ids, bias, other_bias, weight):
     """`contrastive_softmax` and its gradient; scale = 1 / temperature, weights are to be summed."""
 
-    def product(left, right, **transposed):
-        factors = tf.cast(left, precision), tf.cast(right, precision)
-        return tf.cast(tf.matmul(*factors, **transposed), tf.float32)
-
     rows = tf.maximum(LEAST_ROWS, SCORES_AT_ONCE // tf.shape(negative)[0])
     rows = tf.minimum(rows, tf.shape(query)[0])
     n = tf.shape(query)[0]
@@ -100,7 +99,7 @@ def _softmax(precision, query, positive, negative, scale, ids, other_ids, bias, 
 
     def step(chunk, total, by_query, by_positive, by_negative):
         scaled, own, own_ids, own_bias, weights = (each[chunk] for each in chunked)
-        scores = product(scaled, negative, transpose_b=True) + other_bias
+        scores = _product(scaled, negative, precision, transpose_b=True) + other_bias
         scores = tf.where(own_ids[:, None] == other_ids, float("-inf"), scores)
         score = tf.reduce_sum(scaled * own, axis=1) + own_bias
         highest = tf.maximum(tf.reduce_max(scores, axis=1), score)
@@ -110,8 +109,8 @@ def _softmax(precision, query, positive, negative, scale, ids, other_ids, bias, 
         # The softmax is exps / sums; small matrices are divided in its place.
         share = weights / sums
         slope = share * exp - weights
-        of_query = share[:, None] * product(exps, negative) + slope[:, None] * own
-        by_negative += product(exps, share[:, None] * scaled, transpose_a=True)
+        of_query = share[:, None] * _product(exps, negative, precision) + slope[:, None] * own
+        by_negative += _product(exps, share[:, None] * scaled, precision, transpose_a=True)
         return (
             chunk + 1,
             total,
@@ -140,6 +139,114 @@ def _softmax(precision, query, positive, negative, scale, ids, other_ids, bias, 
     return total, gradient
 
 
+def grouped_softmax(
+    query: tf.Tensor,
+    candidate: tf.Tensor,
+    query_of: tf.Tensor,
+    positive_of: tf.Tensor,
+    count: tf.Tensor,
+    *,
+    temperature: tf.Tensor | float = 1.0,
+    bias: tf.Tensor | None = None,
+    weight: tf.Tensor | None = None,
+    masked: bool = True,
+    precision: tf.DType = tf.float32,
+) -> tf.Tensor:
+    """`contrastive_softmax` of a batch in which every query and every candidate is given once.
+
+    A batch has a user and an item many times. With s(u, c) = <query u, candidate c> / temperature +
+    bias c it is the mean over the interactions i, of query u and positive p, of weight i *
+    (log(exp s(u, p) + sum over c of n_c * exp s(u, c)) - s(u, p)), where n_c is `count`, for p
+    itself 0 if false negatives are `masked`. There are as many scores as different queries times
+    different candidates, and all interactions of a query share its sum.
+
+    Parameters
+    ----------
+    query, candidate : float [q, D] and [c, D]
+    query_of, positive_of : int [n], the rows of `query` and `candidate` of each interaction
+    count : float [c], above 0, how many negatives a candidate stands for: in-batch how often it is
+        a positive
+    temperature, bias, weight, precision : as there; bias [c], weight [n]
+
+    Returns
+    -------
+    float32 scalar, differentiable in query, candidate and temperature.
+    """
+    bias = _or_zeros(bias, tf.shape(candidate)[0])
+    n = tf.cast(tf.size(query_of), tf.float32)
+    weight = (tf.ones_like(query_of, tf.float32) if weight is None else weight) / n
+    scale = 1.0 / tf.convert_to_tensor(temperature, tf.float32)
+    places = (tf.cast(query_of, tf.int32), tf.cast(positive_of, tf.int32))
+    batch = (*places, tf.cast(count, tf.float32), bias, weight)
+    softmax = tf.custom_gradient(
+        lambda *vectors: _grouped_softmax(*vectors, *batch, masked, precision)
+    )
+    return softmax(query, candidate, scale)
+
+
+def _grouped_softmax(
+    query, candidate, scale, query_of, positive_of, count, bias, weight, masked, precision
+):
+    """`grouped_softmax` and its gradient; scale = 1 / temperature, weights are to be summed."""
+    queries, candidates = tf.shape(query)[0], tf.shape(candidate)[0]
+    scaled = query * scale
+    own_query, own = tf.gather(scaled, query_of), tf.gather(candidate, positive_of)
+    score = tf.reduce_sum(own_query * own, axis=1) + tf.gather(bias, positive_of)
+    peak = tf.math.unsorted_segment_max(score, query_of, queries)
+    addend = bias + tf.math.log(count)
+    # The positive's exponential is in its query's sum `count` times, and has to be in it once.
+    # What is left is at least 1 / count of the sum: the loss is off by count * 1e-7 at most.
+    surplus = tf.gather(count, positive_of) - 1.0 if masked else -tf.ones_like(score)
+    rows = tf.minimum(queries, tf.maximum(LEAST_ROWS, SCORES_AT_ONCE // candidates))
+    chunks = (queries + rows - 1) // rows
+    # The last chunk may be shorter.
+    by_query = tf.TensorArray(tf.float32, chunks, infer_shape=False)
+
+    def step(chunk, total, slope, by_query, by_candidate):
+        first = chunk * rows
+        here = scaled[first : first + rows]
+        scores = _product(here, candidate, precision, transpose_b=True) + addend
+        highest = tf.maximum(tf.reduce_max(scores, axis=1), peak[first : first + rows])
+        exps = tf.exp(scores - highest[:, None])
+        sums = tf.reduce_sum(exps, axis=1)
+        inside = tf.logical_and(query_of >= first, query_of < first + rows)
+        place = tf.where(inside, query_of - first, 0)
+        high = tf.gather(highest, place)
+        exp = tf.where(inside, tf.exp(score - high), 0.0)
+        total_exp = tf.maximum(tf.gather(sums, place) - surplus * exp, exp)
+        share = tf.where(inside, weight / total_exp, 0.0)
+        losses = weight * (tf.math.log(total_exp) + high - score)
+        total += tf.reduce_sum(tf.where(inside, losses, 0.0))
+        slope += tf.where(inside, weight, 0.0) + share * surplus * exp
+        shares = tf.math.unsorted_segment_sum(share, place, tf.shape(here)[0])[:, None]
+        by_candidate += _product(exps, shares * here, precision, transpose_a=True)
+        of_query = shares * _product(exps, candidate, precision)
+        return chunk + 1, total, slope, by_query.write(chunk, of_query), by_candidate
+
+    start = (0, 0.0, tf.zeros_like(score), by_query, tf.zeros_like(candidate))
+    _, total, slope, by_query, by_candidate = tf.while_loop(
+        lambda chunk, *_: chunk < chunks, step, start, parallel_iterations=1
+    )
+    slope = slope[:, None]
+    of_query = tf.ensure_shape(by_query.concat(), query.shape)
+    of_query -= tf.math.unsorted_segment_sum(slope * own, query_of, queries)
+    of_candidate = by_candidate - tf.math.unsorted_segment_sum(
+        slope * own_query, positive_of, candidates
+    )
+
+    def gradient(upstream):
+        of_scale = tf.reduce_sum(query * of_query)
+        return upstream * scale * of_query, upstream * of_candidate, upstream * of_scale
+
+    return total, gradient
+
+
+def _product(left: tf.Tensor, right: tf.Tensor, precision: tf.DType, **transposed) -> tf.Tensor:
+    """A matrix product of factors rounded to `precision`, as float32."""
+    factors = tf.cast(left, precision), tf.cast(right, precision)
+    return tf.cast(tf.matmul(*factors, **transposed), tf.float32)
+
+
 @tf.keras.utils.register_keras_serializable(package="twotower")
 class AsGiven(tf.keras.losses.Loss):
     """The loss of a batch that the model has computed itself, in every row of its output."""
@@ -166,19 +273,32 @@ class InBatchSoftmax(mm.ContrastiveOutput):
         self.log_q = None if log_q is None else tf.constant(log_q, tf.float32)
 
     def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
-        """The loss of the batch, in every row: `AsGiven` averages it to itself."""
-        masked = self.downscore_false_negatives
-        loss = contrastive_softmax(
-            query_embedding,
-            positive.embedding,
-            negative.embedding,
-            temperature=self.temperature,
-            positive_id=positive.id if masked else None,
-            negative_id=negative.id if masked else None,
-            positive_bias=self._bias(positive),
-            negative_bias=self._bias(negative),
-            precision=self.precision,
-        )
+        """The loss of the batch, in every row: `AsGiven` averages it to itself.
+
+        Grouped when the features say which rows belong to an interaction, see `FeatureLookup`.
+        """
+        masked, batch = self.downscore_false_negatives, positive.metadata
+        shared = {"temperature": self.temperature, "precision": self.precision}
+        if QUERY_OF in batch:
+            loss = grouped_softmax(
+                query_embedding,
+                positive.embedding,
+                *(batch[QUERY_OF], batch[POSITIVE_OF], batch[COUNT]),
+                bias=self._bias(positive),
+                masked=masked,
+                **shared,
+            )
+        else:
+            loss = contrastive_softmax(
+                query_embedding,
+                positive.embedding,
+                negative.embedding,
+                positive_id=positive.id if masked else None,
+                negative_id=negative.id if masked else None,
+                positive_bias=self._bias(positive),
+                negative_bias=self._bias(negative),
+                **shared,
+            )
         rows = tf.ones([tf.shape(query_embedding)[0], 1])
         return Prediction(loss * rows, rows)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lookup():
     import tensorflow as tf
 
@@ -36,32 +36,53 @@ def test_features_are_the_rows_of_the_tables(lookup):
     np.testing.assert_array_equal(out["genres"], [[0, 0], [5, 0]])
 
 
+def at(lookup, step, rows):
+    """The features of a training batch in step `step`."""
+    import tensorflow as tf
+
+    lookup.step = lambda: tf.constant(step)
+    return {name: v.numpy() for name, v in lookup(rows, training=True).items()}
+
+
+def test_training_gives_every_user_and_item_once(lookup):
+    import tensorflow as tf
+
+    rows = {"user_row": tf.constant([7, 1, 7, 7]), "item_row": tf.constant([2, 3, 3, 0])}
+    out = at(lookup, 0, rows)
+    np.testing.assert_array_equal(out["_query_of"], [0, 1, 0, 0])
+    np.testing.assert_array_equal(out["_positive_of"], [0, 1, 1, 2])
+    np.testing.assert_array_equal(out["_count"], [1, 2, 1])
+    np.testing.assert_allclose(out["height"][:, 0], np.linspace(-1, 1, 10)[[7, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(out["genres"], [[6, 7], [0, 0], [3, 4]])
+
+
 def test_training_hides_ids_at_their_own_rate_and_values_at_the_common_one(lookup):
     import tensorflow as tf
 
-    rows = {"user_row": tf.zeros([20000], tf.int32), "item_row": tf.range(20000) % 4}
-    out = {name: v.numpy() for name, v in lookup(rows, training=True).items()}
-    hidden = (out["film"][:, 0] == 2).reshape(-1, 4).mean(axis=0)
-    np.testing.assert_allclose(hidden, [0, 1, 0.5, 0], atol=0.03)
-    assert (out["user"] == 2).mean() == pytest.approx(0.1, abs=0.01)
-    assert not (out["genres"] == 2).any(), "multi-hot values are never hidden"
-    assert (out["height"] == -1).all(), "numbers are never hidden"
+    rows = {"user_row": tf.range(40) % 10, "item_row": tf.range(40) % 4}
+    steps = [at(lookup, step, rows) for step in range(1000)]
+    hidden = np.mean([out["film"][:, 0] == 2 for out in steps], axis=0)
+    np.testing.assert_allclose(hidden, [0, 1, 0.5, 0], atol=0.05)
+    assert np.mean([out["user"] == 2 for out in steps]) == pytest.approx(0.1, abs=0.01)
+    for out in steps[:9]:
+        assert not (out["genres"] == 2).any(), "multi-hot values are never hidden"
+        assert (out["height"][:, 0] == steps[0]["height"][:, 0]).all(), "nor are numbers"
 
 
 def test_what_is_hidden_follows_from_the_step(lookup):
     import tensorflow as tf
 
-    rows = {"user_row": tf.zeros([2000], tf.int32), "item_row": tf.fill([2000], 2)}
+    lookup.hide_item_id = tf.fill([4, 1], 0.5)
+    lookup.dropout = 0.5
+    rows = {"user_row": tf.range(40) % 10, "item_row": tf.range(40) % 4}
 
     def hidden(step):
-        lookup.step = lambda: tf.constant(step)
-        return {name: v.numpy() == 2 for name, v in lookup(rows, training=True).items()}
+        out = at(lookup, step, rows)
+        return np.append(out["user"], out["film"]) == 2
 
-    first, second, again = hidden(5), hidden(6), hidden(5)
-    for name in ("user", "film"):
-        assert (first[name] == again[name]).all()
-        assert (first[name] != second[name]).any()
-    assert (first["user"] != first["film"]).any(), "columns are hidden independently"
+    first = hidden(5)
+    np.testing.assert_array_equal(hidden(5), first)
+    assert len({tuple(hidden(step)) for step in range(5, 15)}) > 8
 
 
 def table(rows):
