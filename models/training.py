@@ -140,6 +140,8 @@ def fit(
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
     model, steps = tower.model, len(data.user_rows) // config.batch_size
+    # AutoGraph's translation of Merlin's step takes seconds and changes nothing in it.
+    model.train_step = tf.autograph.experimental.do_not_convert(model.train_step)
     model.compile(optimizer=_optimizer(model, config), metrics=[])
     state = TrainingState(model, folder)
     state.restore()
