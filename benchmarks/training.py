@@ -64,7 +64,7 @@ LEARNING_RATES = {
     16_384: (0.02, 0.001, 0.01, 0.05),
 }
 VOCABULARIES = ((100_000, 50_000), (1_000_000, 500_000))
-STEP_BATCHES = (1_024, 4_096)
+STEP_BATCHES = (4_096,)
 COMPARED = (TrainingConfig().optimizer, "adam")
 SMALL, LARGE = 4_096, 65_536
 SPLIT = "recbole_split.parquet"

@@ -249,7 +249,7 @@ def _product(left: tf.Tensor, right: tf.Tensor, precision: tf.DType, **transpose
 
 @tf.keras.utils.register_keras_serializable(package="twotower")
 class AsGiven(tf.keras.losses.Loss):
-    """The loss of a batch that the model has computed itself, in every row of its output."""
+    """The loss of a batch that the model has computed itself, its output."""
 
     def call(self, y_true, y_pred):
         return y_pred[:, 0]
@@ -273,7 +273,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
         self.log_q = None if log_q is None else tf.constant(log_q, tf.float32)
 
     def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
-        """The loss of the batch, in every row: `AsGiven` averages it to itself.
+        """The loss of the batch, as one row: all batches weigh the same in Keras's mean of them.
 
         Grouped when the features say which rows belong to an interaction, see `FeatureLookup`.
         """
@@ -299,8 +299,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
                 negative_bias=self._bias(negative),
                 **shared,
             )
-        rows = tf.ones([tf.shape(query_embedding)[0], 1])
-        return Prediction(loss * rows, rows)
+        return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
 
     def _bias(self, candidate: Candidate) -> tf.Tensor | None:
         """Minus the logarithm of how likely each candidate is drawn, times the weight of that."""
