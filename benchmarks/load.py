@@ -177,13 +177,21 @@ def load(address: str, wire: Wire, bodies: Path, clients: int, seconds: int) -> 
         process.communicate()
 
 
-def _wrk_command(address: str, bodies: Path, clients: int, seconds: int) -> list[str]:
+def find_wrk() -> str:
+    """The path of the program; raises ClickException when it is missing.
+
+    Benchmarks ask before they begin: the first load may come after minutes of training.
+    """
     wrk = shutil.which("wrk")
     if not wrk:
         raise click.ClickException("wrk is missing: apt-get install wrk")
+    return wrk
+
+
+def _wrk_command(address: str, bodies: Path, clients: int, seconds: int) -> list[str]:
     url = f"http://{address}/v2/models/{MODEL_NAME}/infer"
     return [
-        *(wrk, "--threads=1", f"--connections={clients}", f"--duration={seconds}s"),
+        *(find_wrk(), "--threads=1", f"--connections={clients}", f"--duration={seconds}s"),
         *(f"--timeout={ANSWER_SECONDS}s", "--latency", f"--script={LUA}", url, "--", str(bodies)),
     ]
 

@@ -9,7 +9,6 @@ merges its figures into results/serving.json and draws results/serving.png. For 
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import numpy as np
 
 from benchmarks import plot, reliability
 from benchmarks.faults import faults
-from benchmarks.load import WIRES, Load, Request, load, measure, write_bodies
+from benchmarks.load import WIRES, Load, Request, find_wrk, load, measure, write_bodies
 from benchmarks.main_job import call
 from benchmarks.report import RESULTS, Check, machine, measure_parts
 from benchmarks.speed import Cell, Results, cells, checks, print_table, ratios
@@ -315,8 +314,7 @@ def main(
     seconds: int,
 ) -> None:
     """Measure the parts (default: all but kill and soak) one after another, on an idle machine."""
-    if not shutil.which("wrk"):
-        raise click.ClickException("wrk is missing: apt-get install wrk")
+    find_wrk()
     if not (data or run):
         raise click.UsageError("name --data <folder with ml-1m/> or --run <run folder>")
     quiet()

@@ -3,8 +3,9 @@
     make bench-train DATA=<folder with ml-1m/> [PARTS='speed ...']
 
 Works on the frozen split of ML-1M (`recbole_split.parquet` beside the ratings), preprocessed in a
-temporary folder, or on the run that --run names; every training has a process of its own. Merges
-its figures into results/training.json and draws results/training_*.png. For an idle machine.
+temporary folder, or on the run that --run names; every training has a process of its own. Part
+update needs wrk. Merges its figures into results/training.json and draws
+results/training_*.png. For an idle machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import click
 
 from benchmarks import training_commands as commands
 from benchmarks import training_plot
+from benchmarks.load import find_wrk
 from benchmarks.report import RESULTS, Check, machine, measure_parts
 from benchmarks.training_cells import (
     BATCHES,
@@ -261,13 +263,16 @@ def main(
     memory_gb: int | None,
 ) -> None:
     """Measure the parts (default: all) one after another, on an idle machine."""
+    names = parts or list(PARTS)
+    if "update" in names:
+        find_wrk()
     quiet()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     effort = Effort(rounds, limit_s, memory_gb or round(machine()["memory_gib"] * 0.75))
     with tempfile.TemporaryDirectory(prefix="two-tower-") as name:
         folder, data = Path(name), data.resolve()
         place = Place(data, run.resolve() if run else preprocessed(data, folder), folder)
-        chosen = {part: partial(PARTS[part], place, effort) for part in parts or PARTS}
+        chosen = {part: partial(PARTS[part], place, effort) for part in names}
         measure_parts(RESULT, chosen)
 
 

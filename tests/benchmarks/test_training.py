@@ -7,7 +7,9 @@ from dataclasses import replace
 import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import serving, training
 from benchmarks.training_cells import (
     BATCHES,
     Paces,
@@ -31,6 +33,15 @@ from benchmarks.training_process import (
 
 REFUSED = "out of memory (limit 18 GB)"
 PACES = {OURS: 90.0, NO_LISTS: 100.0, STOCK: 20.0, TFRS: 25.0, TFRS_XLA: 40.0}
+
+
+@pytest.mark.parametrize("benchmark", [training, serving])
+def test_a_missing_load_generator_is_told_before_anything_is_done(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # Without ratings whatever is begun fails otherwise.
+    result = CliRunner().invoke(benchmark.main, ["--data", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output == "Error: wrk is missing: apt-get install wrk\n"
 
 
 def trained(rows_per_s: float) -> Trained:
