@@ -194,9 +194,7 @@ def fit_features(
 
     wide = train[[config.user_id, config.item_id]]
     for side, table in zip(config.sides, (users, items), strict=True):
-        _check_table(table, side)
-        rows = _typed(table[side.columns], list(side.multi_hot), side.numeric)
-        wide = wide.merge(rows, on=side.id)
+        wide = wide.merge(_side_rows(table, side), on=side.id)
     for side in config.sides:
         _check_training(wide, side)
     lists = [column for side in config.sides for column in side.multi_hot]
@@ -232,8 +230,7 @@ def grow_features(
     shutil.copytree(fitted, out, dirs_exist_ok=True)
     schema = Schema()
     for side, table in zip(config.sides, (users, items), strict=True):
-        _check_table(table, side)
-        rows = _typed(table[side.columns], list(side.multi_hot), side.numeric)
+        rows = _side_rows(table, side)
         occurrences = rows[side.id].map(train[side.id].value_counts()).fillna(0).astype(np.int64)
         for column in [side.id, *side.categorical, *side.multi_hot]:
             path = out / "categories" / f"unique.{column}.parquet"
@@ -288,6 +285,12 @@ def _with_small_start(wide: pd.DataFrame, lists: list[str]) -> dask.dataframe.Da
         return dd.from_pandas(wide, npartitions=1)
     parts = (wide.iloc[:start], wide.iloc[start:])
     return dd.concat([dd.from_pandas(part, npartitions=1) for part in parts])
+
+
+def _side_rows(table: pd.DataFrame, side: Side) -> pd.DataFrame:
+    """The side's columns of its table, checked and of the types that NVTabular wants."""
+    _check_table(table, side)
+    return _typed(table[side.columns], list(side.multi_hot), side.numeric)
 
 
 def _check_table(table: pd.DataFrame, side: Side) -> None:
