@@ -26,9 +26,9 @@ import click
 import numpy as np
 from tritonclient.utils import serialize_byte_tensor
 
+from benchmarks.child import child
 from serving.control import MODEL_NAME
 
-ROOT = Path(__file__).resolve().parents[1]
 LUA = Path(__file__).with_name("load.lua")
 ANSWER_SECONDS = 30
 # One connection a client, as wrk has it, and none through a web proxy.
@@ -162,19 +162,8 @@ class Load:
 def load(address: str, wire: Wire, bodies: Path, clients: int, seconds: int) -> Iterator[Load]:
     """Load in the background; the block's end kills what still runs of it."""
     command = _grpc_command if wire == "grpc" else _wrk_command
-    process = subprocess.Popen(
-        command(address, bodies, clients, seconds),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with child(command(address, bodies, clients, seconds)) as process:
         yield Load(process)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def find_wrk() -> str:

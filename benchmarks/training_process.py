@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchmarks.child import child
+
 if TYPE_CHECKING:
     from merlin.schema import Schema
 
     from models.training import TrainingData
     from pipelines.run import Run
 
-ROOT = Path(__file__).resolve().parents[1]
 OURS, NO_LISTS, STOCK = "ours", "ours, without genres", "stock TwoTowerModelV2"
 TFRS, TFRS_XLA = "TFRS", "TFRS, XLA"
 SUBJECTS = (OURS, NO_LISTS, STOCK, TFRS, TFRS_XLA)
@@ -97,21 +98,11 @@ def measure(task: Task, memory_gb: int, limit_s: float) -> Trained | str:
     process fails for another reason.
     """
     command = [sys.executable, "-m", "benchmarks.training_process", json.dumps(asdict(task))]
-    process = subprocess.Popen(
-        [*command, f"--memory-gb={memory_gb}"],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     try:
-        output, log = process.communicate(timeout=limit_s)
+        with child([*command, f"--memory-gb={memory_gb}"]) as process:
+            output, log = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         return f"not done in {limit_s:g} s"
-    finally:
-        process.kill()
-        process.communicate()
     if process.returncode == 0:
         return Trained(**json.loads(output.splitlines()[-1]))
     if any(refusal in log for refusal in REFUSALS):
