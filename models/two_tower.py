@@ -43,7 +43,13 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         "positives is scored by its features, as if it had this many",
     )
     embedding_l2: float = Field(
-        0.0, ge=0, description="L2 penalty on the embeddings of a batch (summed, not averaged)"
+        0.0,
+        ge=0,
+        description="added to the loss times the sum of the squares of a batch's embeddings: of "
+        "every different user and item of it once, however many interactions it has, and of every "
+        "categorical column of theirs the embedding that is looked up (of a list the mean of its "
+        "known values'). Summed, not averaged as the rest of the loss; vectors of numbers and "
+        "hidden layers are left out",
     )
     temperature: float = Field(0.2, gt=0, description="logits are cosine / temperature")
     softmax_precision: Literal["float32", "bfloat16"] = Field(

@@ -9,6 +9,7 @@ from pipelines.console import stage
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.export import export
+from pipelines.libraries import load_libraries
 from pipelines.preprocess import SCHEMA, load_training_data, preprocess_more
 from pipelines.publish import publish
 from pipelines.run import TRITON, Run
@@ -55,6 +56,9 @@ def _learn(run: Run, folder: Path) -> None:
         }
         counts = ", ".join(f"{new[name]:,} {name}" for name in ("interactions", "users", "items"))
         result(f"new: {counts}; {total}")
+    with stage("import") as (_, result):
+        load_libraries()
+        result("TensorFlow and Merlin")
     with run.steps("update", "ingest", "preprocess", "train") as (out, notes):
         tables.write(out / "data")
         notes["ingest"] |= {**total.dict(), "summary": str(total)}
@@ -66,7 +70,6 @@ def _learn(run: Run, folder: Path) -> None:
 def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> None:
     """Grow the run's model and fit it; the last `new_rows` of train in `out` are new."""
     with stage("train") as (report, result):
-        report(0, 1, "import TensorFlow and Merlin")
         from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
         from models.growth import grow, hold, known_items, with_replay

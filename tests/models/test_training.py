@@ -227,6 +227,26 @@ def test_loading_a_folder_without_a_model_says_what_to_do(tmp_path):
         load(tmp_path)
 
 
+def test_the_l2_penalty_counts_a_user_and_an_item_of_a_batch_once(schema, data, tmp_path):
+    pairs = replace(data, user_rows=np.int32([0, 0, 1]), item_rows=np.int32([5, 6, 6]))
+    training = TRAINING.copy(update={"batch_size": 3, "epochs": 1, "learning_rate": 1e-9})
+
+    def loss(l2):
+        changes = {"embedding_l2": l2, "feature_dropout": 0.0, "cold_count": 1e-9}
+        tower = create(schema, pairs, CONFIG.copy(update=changes), seed=1)
+        for encoder, value in (
+            (tower.model.query_encoder, 1.0),
+            (tower.model.candidate_encoder, 2.0),
+        ):
+            for weight in encoder.weights:
+                weight.assign(np.full(weight.shape, value))
+        folder = tmp_path / str(l2)
+        return fit(tower, pairs, training, lambda model: {"ndcg@10": 0.0}, folder)["loss"][0]
+
+    users, items = 2 * CONFIG.dim * 1**2, 2 * CONFIG.dim * 2**2
+    assert loss(0.01) - loss(0.0) == pytest.approx(0.01 * (users + items), rel=1e-4)
+
+
 def told_apart_by(kind, schema, data):
     """The checkerboard when no user id is known: one more column says which colour a user takes.
 

@@ -200,6 +200,25 @@ def test_embed_does_not_depend_on_the_batch_size(schema):
     np.testing.assert_allclose(embed(model.query_encoder, batch, batch_size=4), whole, atol=1e-6)
 
 
+def test_the_l2_penalty_sums_the_squares_of_every_embedding_that_is_looked_up(schema):
+    import tensorflow as tf
+
+    model = build(schema, TwoTowerConfig(dim=4, embedding_l2=0.5))
+    values = {10: 1.0, 5: 2.0, 7: 3.0, 8: np.arange(8.0)[:, None]}  # by rows of the table
+    for encoder in (model.query_encoder, model.candidate_encoder):
+        for weight in encoder.weights:
+            weight.assign(np.broadcast_to(values[weight.shape[0]], weight.shape))
+    batch = {
+        "user": np.array([[3], [4], [5]], np.int32),
+        "age": np.array([[3], [3], [4]], np.int32),
+        "film": np.array([[3], [4], [5]], np.int32),
+        "genres": np.array([[5, 3, 0], [0, 0, 0], [OOV, 6, 0]], np.int32),
+    }
+    model({name: tf.constant(codes) for name, codes in batch.items()}, training=True)
+    users, items = 3 * 1**2 + 3 * 2**2, 3 * 3**2 + (4**2 + 0 + 6**2)
+    assert float(sum(model.losses)) == pytest.approx(0.5 * 4 * (users + items))
+
+
 @pytest.mark.parametrize("logq", [0.0, 1.0, 0.5])
 def test_in_batch_loss_equals_the_formula(schema, logq):
     """Softmax over cos / T - logq * log p, the positive included, other rows of its id left out."""
