@@ -60,16 +60,16 @@ class World:
         That is user vectors float32 [users, D], in the order of `users`, and item vectors
         float32 [items, D].
         """
-        from models.training import CANDIDATE_TOWER, QUERY_TOWER
+        from models.training import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from models.two_tower import embed
-        from pipelines.export import load_tower
 
         users, items = load_tables(self.run)
+        towers = self.run.path / "model"
         item_ids = pd.read_parquet(self.run.path / "data" / ITEMS)
         return (
             item_ids[self.run.config.features.item_id].to_numpy(),
-            embed(load_tower(self.run, QUERY_TOWER), users),
-            embed(load_tower(self.run, CANDIDATE_TOWER), items),
+            embed(load_tower(towers / QUERY_TOWER), users),
+            embed(load_tower(towers / CANDIDATE_TOWER), items),
         )
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
@@ -99,12 +99,14 @@ class World:
         return out
 
     def _write_stock(self, out: Path, write: Callable) -> None:
-        from models.training import QUERY_TOWER
+        from models.training import load
         from workflows.features import load_workflow
 
         workflow = load_workflow(self.run.path / "workflow").get_subworkflow("user")
         item_ids, _, vectors = self.vectors
-        write(out, workflow, self.run.path / "model" / QUERY_TOWER, item_ids, vectors)
+        tower = self.folder / "keras-query-tower"  # the format that the stock operator calls
+        load(self.run.path / "model").model.query_encoder.save(str(tower), include_optimizer=False)
+        write(out, workflow, tower, item_ids, vectors)
 
     def server(self, subject: str) -> TritonServer:
         """The subject's server, not started yet."""

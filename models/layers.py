@@ -13,6 +13,7 @@ from models.softmax import COUNT, POSITIVE_OF, QUERY_OF
 
 PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
 SMALL_TABLE = 256  # rows; on two cores 1,024 rows of a batch then cost less by product than by row
+DIVISORS = {"mean": lambda n: n, "sqrtn": tf.sqrt, "sum": tf.ones_like}
 USER_ROW, ITEM_ROW = "user_row", "item_row"  # what a training batch holds: positions in the tables
 
 
@@ -21,32 +22,51 @@ class MultiHotEmbedding(mm.EmbeddingTable):
     """An embedding table whose padded rows are averaged over the values that are there.
 
     Input int [n, 1] -> float32 [n, dim], one value a row; input int [n, length, 1] (what Merlin
-    makes of [n, length]), padded with 0 -> float32 [n, dim], the mean over the known values,
-    zeros when there are none. Merlin's own combiner for dense rows would average the padding in;
-    its ragged path is slow on a CPU. Unknown values are left out: they were never trained.
+    makes of [n, length]), padded with 0 -> float32 [n, dim], the mean over the known values or,
+    by `sequence_combiner`, their "sum" or "sqrtn", zeros when there are none. Merlin's own
+    combiner for dense rows would average the padding in; its ragged path is slow on a CPU.
+    Unknown values are left out: they were never trained.
 
     A table of at most SMALL_TABLE rows is multiplied by how often a row of the batch has each
     value. That is the same, and its gradient has a row for each value of the table; of gathered
     rows it would have one for each value of the batch, to be sorted and added up.
     """
 
-    def _call_table(self, inputs, **kwargs):
+    def _call_table(self, inputs, training=False, **kwargs):
         multi_hot, small = inputs.shape.rank > 2, self.input_dim <= SMALL_TABLE
         if not multi_hot and not small:
             return super()._call_table(inputs, **kwargs)
         table, values = self.table.embeddings, tf.squeeze(inputs, axis=-1)
         if multi_hot:
             known = tf.logical_and(values != PADDING, values != OUT_OF_VOCABULARY)
-            known = tf.cast(known, table.dtype)[..., None]
-            share = known / tf.maximum(tf.reduce_sum(known, axis=1, keepdims=True), 1.0)
+            known = tf.cast(known, table.dtype)
+            divisor = tf.maximum(tf.reduce_sum(known, axis=1, keepdims=True), 1.0)
+            share = known / DIVISORS[self.sequence_combiner or "mean"](divisor)
         if small:
             parts = tf.one_hot(values, self.input_dim)
-            out = tf.matmul(tf.reduce_sum(parts * share, 1) if multi_hot else parts, table)
+            if multi_hot:
+                parts = tf.reduce_sum(parts * share[..., None], axis=1)
+            out = tf.matmul(parts, table)
+        elif training:
+            out = _sparse_bag(table, values, share)
         else:
-            out = tf.reduce_sum(tf.gather(table, values) * share, axis=1)
+            # Plain enough for ONNX.
+            out = tf.matmul(share[:, None, :], tf.gather(table, values))[:, 0]
         if self.l2_batch_regularization_factor > 0:
             self.add_loss(self.l2_batch_regularization_factor * tf.reduce_sum(tf.square(out)))
         return out
+
+
+def _sparse_bag(table: tf.Variable, values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """Sum of `share` [n, length] times the rows `values` of the table, without the zeros of it.
+
+    The embeddings of long lists are never in memory side by side, nor is their gradient.
+    """
+    places = tf.where(share > 0)
+    size = tf.shape(values, out_type=tf.int64)
+    given = tf.SparseTensor(places, tf.gather_nd(values, places), size)
+    weights = tf.SparseTensor(places, tf.gather_nd(share, places), size)
+    return tf.nn.safe_embedding_lookup_sparse(table, given, weights, combiner="sum")
 
 
 class FeatureLookup(tf.keras.layers.Layer):
@@ -60,7 +80,10 @@ class FeatureLookup(tf.keras.layers.Layer):
     So that what answers for unknown users, cold items and unseen values is trained, values become
     out-of-vocabulary at random: the item id with its row's probability in `hide_item_id`, every
     other single code with probability `dropout`. Numbers (float32) stay: an unknown one is 0, the
-    mean. What is hidden in a step follows from `seed` and the number of the step, `step()`.
+    mean. From the column `history`, a user's items, those that are the user's positives in the
+    batch are taken out, else the answer would be in the question, and of the others each with
+    probability `history_dropout`. What is hidden in a step follows from `seed` and the number of
+    the step, `step()`.
     """
 
     def __init__(
@@ -72,10 +95,14 @@ class FeatureLookup(tf.keras.layers.Layer):
         dropout: float,
         seed: int,
         step: Callable[[], tf.Tensor],
+        *,
+        history: str | None = None,
+        history_dropout: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.seed, self.step = seed, step
+        self.history, self.history_dropout = history, history_dropout
         self.tables = {
             USER_ROW: {name: tf.constant(values) for name, values in users.items()},
             ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
@@ -103,12 +130,32 @@ class FeatureLookup(tf.keras.layers.Layer):
                         else self.dropout
                     )
                     values = _hide(values, rate, stateless_fold_in(seed, len(features)))
+                elif training and name == self.history:
+                    codes = tf.gather(self.tables[ITEM_ROW][self.item_id][:, 0], items)
+                    values = _without(values, query_of, tf.gather(codes, positive_of))
+                    values = _hide(
+                        *(values, self.history_dropout),
+                        stateless_fold_in(seed, len(features)),
+                    )
                 features[name] = values
         return features
 
 
+def _without(lists: tf.Tensor, rows: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """`lists` int32 [n, w], padded with 0, without (0 in its place) `values` [m] in `rows` [m]."""
+    width = tf.reduce_max(tf.reduce_sum(tf.cast(lists != PADDING, tf.int32), axis=1))
+    lists = lists[:, : tf.maximum(width, 1)]
+    places = tf.where(lists != PADDING)
+    base = tf.cast(tf.maximum(tf.reduce_max(lists), tf.reduce_max(values)) + 1, tf.int64)
+    keys = tf.sort(tf.cast(rows, tf.int64) * base + tf.cast(values, tf.int64))
+    asked = places[:, 0] * base + tf.cast(tf.gather_nd(lists, places), tf.int64)
+    found = tf.gather(keys, tf.minimum(tf.searchsorted(keys, asked), tf.size(keys) - 1)) == asked
+    taken = tf.boolean_mask(places, found)
+    return tf.tensor_scatter_nd_update(lists, taken, tf.zeros([tf.shape(taken)[0]], lists.dtype))
+
+
 def _hide(values: tf.Tensor, rate: tf.Tensor | float, seed: tf.Tensor) -> tf.Tensor:
-    """`values` [n, 1], each out-of-vocabulary with probability `rate`."""
+    """`values` [n, w], each out-of-vocabulary with probability `rate`."""
     oov = tf.constant(OUT_OF_VOCABULARY, values.dtype)
     return tf.where(tf.random.stateless_uniform(tf.shape(values), seed) < rate, oov, values)
 

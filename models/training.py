@@ -12,10 +12,17 @@ import numpy as np
 from pydantic import BaseModel, Extra, Field
 
 from models.errors import ModelError
-from models.two_tower import TwoTowerConfig, build_two_tower, example_input, hide_item_ids
+from models.two_tower import (
+    TwoTowerConfig,
+    build_two_tower,
+    example_input,
+    hide_item_ids,
+    history_column,
+)
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
+    import tensorflow as tf
     from merlin.schema import Schema
 
     from models.callbacks import Progress
@@ -164,6 +171,8 @@ def fit(
         data.items,
         *(item_id, hide, tower.config.feature_dropout),
         *(config.seed, lambda: model.optimizer.iterations),
+        history=history_column(tower.schema),
+        history_dropout=tower.config.history_dropout,
     )
     while not _finished(state.progress, config):
         # First what an interruption has left of an epoch, then all others in one go.
@@ -228,13 +237,46 @@ def save(tower: TwoTower, out: Path) -> None:
 
     from models.callbacks import weights
 
-    tower.model.query_encoder.save(str(out / QUERY_TOWER), include_optimizer=False)
-    tower.model.candidate_encoder.save(str(out / CANDIDATE_TOWER), include_optimizer=False)
+    save_tower(tower.model.query_encoder, tower.schema, out / QUERY_TOWER)
+    save_tower(tower.model.candidate_encoder, tower.schema, out / CANDIDATE_TOWER)
     weights(tower.model).write(str(out / WEIGHTS))
     TensorflowMetadata.from_merlin_schema(tower.schema).to_proto_text_file(str(out), "schema.pbtxt")
     np.save(out / "item_counts.npy", tower.item_counts)
     (out / "two_tower.json").write_text(tower.config.json(indent=2) + "\n")
     (out / "history.json").write_text(json.dumps(tower.history, indent=2) + "\n")
+
+
+def save_tower(encoder: mm.Encoder, schema: Schema, path: Path) -> None:
+    """Write one tower as a SavedModel of one function, from its encoded columns to its vectors.
+
+    The columns are int32 or float32 [n, 1], lists int32 [n, any length]. Keras's own format traces
+    every layer by itself, which takes seconds, and fixes that length.
+    """
+    import tensorflow as tf
+
+    columns = {}
+    for column in schema:
+        if column.name in encoder.schema.column_names:
+            example = example_input(column, rows=1)
+            width = None if column.is_list else 1
+            columns[column.name] = tf.TensorSpec([None, width], example.dtype, column.name)
+
+    @tf.function(input_signature=[columns], autograph=False)
+    def vectors(features: dict[str, tf.Tensor]) -> tf.Tensor:
+        return encoder(features, training=False)
+
+    module = tf.Module()
+    module.weights, module.vectors = encoder.weights, vectors
+    signature = tf.function(lambda **features: vectors(features), autograph=False)
+    tf.saved_model.save(module, str(path), signature.get_concrete_function(**columns))
+
+
+def load_tower(path: Path) -> Callable[[Mapping[str, tf.Tensor]], tf.Tensor]:
+    """A tower of `save_tower`: encoded columns to vectors float32 [n, dim]."""
+    import tensorflow as tf
+
+    tower = tf.saved_model.load(str(path))
+    return lambda features: tower.vectors(features)  # by itself it would lose its weights
 
 
 def load(path: Path) -> TwoTower:

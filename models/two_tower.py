@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,7 +12,11 @@ from models.errors import ModelError
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
+    import tensorflow as tf
     from merlin.schema import ColumnSchema, Schema
+
+
+VALUES_AT_ONCE = 1 << 17  # of a list column, embedded in memory: 64 MB at 128 dimensions
 
 
 class TwoTowerConfig(BaseModel, extra=Extra.forbid):
@@ -42,6 +46,19 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         description="every item's id is hidden about this often an epoch, so that an item without "
         "positives is scored by its features, as if it had this many",
     )
+    history_pooling: Literal["sum", "mean", "sqrtn"] = Field(
+        "mean",
+        description="what the embeddings of a user's items are added up to, where there is "
+        "features.history: divided by nothing, their number, or its square root",
+    )
+    history_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a history's items left out in a training step"
+    )
+    normalize: bool = Field(
+        True,
+        description="L2-normalise what the towers answer, so that scores are cosines; else they "
+        "are inner products",
+    )
     embedding_l2: float = Field(
         0.0,
         ge=0,
@@ -51,7 +68,7 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         "known values'). Summed, not averaged as the rest of the loss; vectors of numbers and "
         "hidden layers are left out",
     )
-    temperature: float = Field(0.2, gt=0, description="logits are cosine / temperature")
+    temperature: float = Field(0.2, gt=0, description="logits are score / temperature")
     softmax_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the factors of the softmax's matrix products in training"
     )
@@ -154,7 +171,7 @@ def hide_item_ids(
 
 
 def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
-    """Features, summed or through hidden layers, then L2 norm: [n, w] each -> float32 [n, dim].
+    """Features [n, w], summed or through hidden layers, perhaps normalised -> float32 [n, dim].
 
     The sum is matrix factorisation with side features; it needs fewer epochs than a projection of
     the concatenation and ends higher on MovieLens.
@@ -166,6 +183,8 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
 
     from models.layers import MultiHotEmbedding, ResumableDropout
 
+    norm = {"post": L2Norm()} if config.normalize else {}
+
     id_name = schema.select_by_tag(id_tag).first.name
     categorical = schema.select_by_tag(Tags.CATEGORICAL)
     sizes = {c.name: config.feature_dim for c in categorical} | {id_name: config.dim}
@@ -173,6 +192,9 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
         categorical,
         dim=sizes if config.hidden else config.dim,
         table_cls=MultiHotEmbedding,
+        sequence_combiner={
+            column.name: config.history_pooling for column in schema.select_by_tag(Tags.SEQUENCE)
+        },
         l2_batch_regularization_factor=config.embedding_l2,
     )
     if not config.hidden:
@@ -186,14 +208,22 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
         inputs = mm.InputBlockV2(
             schema, categorical=embeddings, aggregation="element-wise-sum", **numbers
         )
-        return mm.Encoder(inputs, post=L2Norm())
+        return mm.Encoder(inputs, **norm)
     layers = []
     for width in config.hidden:
         layers.append(mm.MLPBlock([width]))
         if config.dropout:
             layers.append(ResumableDropout(config.dropout))
     layers.append(mm.MLPBlock([config.dim], no_activation_last_layer=True))
-    return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), *layers, post=L2Norm())
+    return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), *layers, **norm)
+
+
+def history_column(schema: Schema) -> str | None:
+    """The column that lists a user's items, None when there is none."""
+    from merlin.schema import Tags
+
+    columns = schema.select_by_tag(Tags.SEQUENCE).column_names
+    return columns[0] if columns else None
 
 
 def _dense(column):
@@ -217,17 +247,31 @@ def example_input(column: ColumnSchema, rows: int) -> np.ndarray:
 
 
 def embed(
-    encoder: mm.Encoder, features: Mapping[str, np.ndarray], batch_size: int = 4096
+    encoder: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
+    features: Mapping[str, np.ndarray],
+    batch_size: int = 4096,
 ) -> np.ndarray:
-    """Tower outputs float32 [n, dim] for encoded columns [n, w], in row order."""
+    """Tower outputs float32 [n, dim] for encoded columns [n, w], in row order.
+
+    Rows are taken by the length of their longest list, at most VALUES_AT_ONCE of its values at a
+    time: the embeddings of a long history weigh megabytes.
+    """
     import tensorflow as tf
 
-    rows = len(next(iter(features.values())))
-    blocks = []
-    for start in range(0, rows, batch_size):
-        block = {k: tf.constant(v[start : start + batch_size]) for k, v in features.items()}
-        blocks.append(encoder(block).numpy())
-    return np.concatenate(blocks).astype(np.float32)
+    lengths = np.max([np.count_nonzero(column, axis=1) for column in features.values()], axis=0)
+    order = np.argsort(lengths, kind="stable")
+    vectors = None
+    start = 0
+    while start < len(order):
+        longest = lengths[order[min(start + batch_size, len(order)) - 1]]
+        rows = order[start : start + max(1, min(batch_size, VALUES_AT_ONCE // max(longest, 1)))]
+        block = {name: tf.constant(v[rows, : max(longest, 1)]) for name, v in features.items()}
+        answer = encoder(block).numpy()
+        if vectors is None:
+            vectors = np.empty((len(order), answer.shape[1]), np.float32)
+        vectors[rows] = answer
+        start += len(rows)
+    return vectors
 
 
 class TowerScorer:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipelines.console import stage
 from pipelines.libraries import load_libraries
-from pipelines.preprocess import ITEMS, USERS, load_split, load_tables
+from pipelines.preprocess import ITEMS, RAW_USERS, load_split, load_tables
 from pipelines.run import TRITON, Run
 
 
@@ -17,7 +17,7 @@ def export(run: Run) -> dict:
     with stage("export") as (report, result), run.step("export") as (out, notes):
         report(0, 5, "import")
         load_libraries()
-        from models.training import CANDIDATE_TOWER, QUERY_TOWER
+        from models.training import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from models.two_tower import embed
         from serving.ensemble import build_ensemble
         from serving.index import build_index
@@ -30,10 +30,10 @@ def export(run: Run) -> dict:
         report(1, 5, "index the items")
         names = run.config.features
         raw_items = pd.read_parquet(run.path / "data" / ITEMS, columns=[names.item_id])
-        raw_users = pd.read_parquet(run.path / "data" / USERS, columns=names.sides[0].columns)
+        raw_users = pd.read_parquet(run.path / "processed" / RAW_USERS)
         _, items = load_tables(run)
         towers = run.identity("train")
-        vectors = embed(load_tower(run, CANDIDATE_TOWER), items)
+        vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
         build_index(raw_items[names.item_id].to_numpy(np.int64), vectors, out / "index", towers)
         report(2, 5, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
@@ -59,13 +59,6 @@ def export(run: Run) -> dict:
             f"{len(raw_items):,} items indexed, {size / 1e6:.1f} MB"
         )
     return notes
-
-
-def load_tower(run: Run, name: str):
-    """A saved tower, callable on a dict of int32 columns."""
-    import tensorflow as tf
-
-    return tf.keras.models.load_model(str(run.path / "model" / name), compile=False)
 
 
 def seen_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
+RAW_USERS = "raw_users.parquet"
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
 
 
@@ -28,10 +29,11 @@ def preprocess(run: Run) -> dict:
 
     Writes workflow/ (the fitted graph) and processed/: split.parquet with raw ids and rows of the
     two tables, train_rows.bin with the rows of its training part, users.parquet and items.parquet
-    encoded, the schema, and split.json.
+    encoded, raw_users.parquet with what the first was encoded from (the history included), the
+    schema, and split.json.
     """
     run.verified("ingest")
-    from workflows.features import filter_positives, fit_features
+    from workflows.features import add_history, filter_positives, fit_features
     from workflows.split import split
 
     names = run.config.features
@@ -43,6 +45,7 @@ def preprocess(run: Run) -> dict:
         parts = split(positives, run.config.split)
         report(2, 5, "fit the feature graph")
         train = parts[parts["part"] == "train"]
+        users = add_history(users, train, interactions, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
         report(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
@@ -61,7 +64,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     The run has the split and the graph, `out` the data, of which the last `appended` interactions
     are new. Returns how many rows of train are new: the last ones.
     """
-    from workflows.features import filter_positives, grow_features
+    from workflows.features import add_history, filter_positives, grow_features
     from workflows.split import extend_split
 
     names = run.config.features
@@ -74,6 +77,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         parts = extend_split(old, positives, fresh, run.config.split)
         report(1, 4, "grow the vocabularies")
         train = parts[parts["part"] == "train"]
+        users = add_history(users, train, interactions, names)
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
         )
@@ -110,6 +114,7 @@ def _write(
 
     parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
     parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
+    users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
     encode(workflow, "user", users).to_parquet(processed / USERS)
     encode(workflow, "item", items).to_parquet(processed / ITEMS)
     parts.to_parquet(processed / SPLIT, index=False)
@@ -138,11 +143,11 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     """The encoded user and item table as arrays (see `as_arrays`), a row per user and item."""
     from workflows.features import as_arrays
 
-    features, processed = run.config.features, run.path / "processed"
-    return (
-        as_arrays(pd.read_parquet(processed / USERS), features.user_multi_hot),
-        as_arrays(pd.read_parquet(processed / ITEMS), features.item_multi_hot),
+    users, items = (
+        as_arrays(pd.read_parquet(run.path / "processed" / file), side.multi_hot)
+        for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
+    return users, items
 
 
 def load_training_data(run: Run) -> TrainingData:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.console import stage
 from pipelines.errors import RunError
-from pipelines.export import load_tower, seen_pairs
+from pipelines.export import seen_pairs
 from pipelines.preprocess import ITEMS, USERS, load_tables
 from pipelines.run import TRITON, Run
 from pipelines.serve import ask, serving
@@ -103,7 +103,7 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     -------
     (raw item ids int64 [items], ascending; scores float32 [n, items], -inf for a seen item)
     """
-    from models.training import CANDIDATE_TOWER, QUERY_TOWER
+    from models.training import CANDIDATE_TOWER, QUERY_TOWER, load_tower
     from models.two_tower import embed
 
     names = run.config.features
@@ -111,8 +111,9 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     item_ids = pd.read_parquet(run.path / "data" / ITEMS)[names.item_id].to_numpy()
     user_table, item_table = load_tables(run)
     rows = np.searchsorted(user_ids, users)
-    queries = embed(load_tower(run, QUERY_TOWER), {c: v[rows] for c, v in user_table.items()})
-    scores = queries @ embed(load_tower(run, CANDIDATE_TOWER), item_table).T
+    towers = run.path / "model"
+    queries = embed(load_tower(towers / QUERY_TOWER), {c: v[rows] for c, v in user_table.items()})
+    scores = queries @ embed(load_tower(towers / CANDIDATE_TOWER), item_table).T
     seen = pd.DataFrame(dict(zip(("user", "item"), seen_pairs(run), strict=True)))
     seen = seen.merge(pd.DataFrame({"user": users, "row": np.arange(len(users))}), on="user")
     scores[seen["row"], np.searchsorted(item_ids, seen["item"])] = -np.inf

@@ -59,7 +59,7 @@ def build_ensemble(
     ----------
     users : one row a user: its id and the raw features the workflow reads
     workflow : `nvtabular.Workflow.get_subworkflow("user")`
-    saved_model : what `query_encoder.save` wrote
+    saved_model : of the query tower, see `QueryTower`
     index_dir : what `serving.index.build_index` wrote
     seen : the items that `filter_seen` removes
     item_id : name of the schema's ITEM_ID column, which names the answered ids

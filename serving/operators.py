@@ -45,6 +45,7 @@ from .vocabularies import check_compilable, moments, read_vocabulary, vocabulary
 
 ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5
+ANY_LENGTH = 9  # of lists that may have any, where towers are compared
 
 
 class ServedOperator(BaseOperator):
@@ -208,7 +209,7 @@ class QueryTower(ServedOperator):
 
     Parameters
     ----------
-    saved_model : TensorFlow SavedModel of a merlin-models Encoder (`query_encoder.save(path)`)
+    saved_model : TensorFlow SavedModel of a tower, its signature from encoded columns to vectors
     vector : name of the column it answers
     """
 
@@ -286,7 +287,7 @@ class QueryTower(ServedOperator):
         return self._signature.structured_input_signature[1]
 
     def _shape(self, name: str) -> list[int | None]:
-        """The shape of an input column: [n], of a list [n, L]."""
+        """The shape of an input column: [n], of a list [n, L], L None where it may be any."""
         wide = list(self._specs[name].shape[1:])
         return [None] if wide in ([], [1]) else [None, *wide]
 
@@ -297,11 +298,12 @@ class QueryTower(ServedOperator):
         """The tower over columns [n] or [n, L]; a signature may want [n, 1] for [n]."""
         import tensorflow as tf
 
-        feed = {
-            name: tf.cast(tf.reshape(column, [-1, *spec.shape[1:]]), spec.dtype)
-            for name, column in columns.items()
-            for spec in [self._specs[name]]
-        }
+        feed = {}
+        for name, column in columns.items():
+            spec = self._specs[name]
+            wide = [-1 if length is None else length for length in spec.shape[1:]]
+            rows = tf.shape(column)[0]
+            feed[name] = tf.cast(tf.reshape(column, [rows, *wide]), spec.dtype)
         return next(iter(self._signature(**feed).values()))
 
     def _verify(self, out: Path, entry: dict[str, Any], schema: Schema) -> None:
@@ -311,7 +313,7 @@ class QueryTower(ServedOperator):
         for rows in (1, 257):
             columns = {}
             for name in self.inputs:
-                shape = [rows, *self._shape(name)[1:]]
+                shape = [rows, *(length or ANY_LENGTH for length in self._shape(name)[1:])]
                 if self._is_integer(name):
                     columns[name] = draw.integers(0, schema[name].int_domain.max + 1, shape)
                 else:

@@ -45,6 +45,7 @@ class Side(NamedTuple):
     categorical: list[str]
     multi_hot: dict[str, int]
     numeric: list[str]
+    history: str | None = None  # the one of `multi_hot` that lists the user's own items
 
     @property
     def columns(self) -> list[str]:
@@ -58,6 +59,7 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     # What the tidy tables call the ids; other names are mapped when the data is read.
     user_id: ClassVar[str] = "user_id"
     item_id: ClassVar[str] = "item_id"
+    history_column: ClassVar[str] = "history"
 
     user: list[str] = Field([], description="categorical user columns")
     item: list[str] = Field([], description="categorical item columns")
@@ -69,6 +71,11 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     )
     user_numeric: list[str] = Field([], description="columns of the user table used as numbers")
     item_numeric: list[str] = Field([], description="columns of the item table used as numbers")
+    history: PositiveInt | None = Field(
+        None,
+        description="so many of a user's latest positives of the training part, as a list that "
+        "the query tower sees under the name history; none: it does not",
+    )
     min_frequency: int = Field(
         0, ge=0, description="a value rarer than this in the training part is out of vocabulary"
     )
@@ -76,14 +83,21 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     @property
     def sides(self) -> tuple[Side, Side]:
         """The user's columns and the item's."""
+        history = self.history_column if self.history else None
+        user_lists = {**self.user_multi_hot, **({history: self.history} if history else {})}
         return (
-            Side("user", self.user_id, self.user, self.user_multi_hot, self.user_numeric),
+            Side("user", self.user_id, self.user, user_lists, self.user_numeric, history),
             Side("item", self.item_id, self.item, self.item_multi_hot, self.item_numeric),
         )
 
     @root_validator(skip_on_failure=True)
     def _one_use_a_column(cls, values: dict) -> dict:
         sides = cls.construct(**values).sides
+        if values["history"] and cls.history_column in values["user_multi_hot"]:
+            raise ValueError(
+                f"features.history makes the column {cls.history_column!r}, which "
+                "features.user_multi_hot names too; rename that one"
+            )
         columns = [column for side in sides for column in side.columns]
         repeated = sorted({column for column in columns if columns.count(column) > 1})
         if repeated:
@@ -141,6 +155,29 @@ def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.
     return kept
 
 
+def add_history(
+    users: pd.DataFrame, train: pd.DataFrame, interactions: pd.DataFrame, config: FeaturesConfig
+) -> pd.DataFrame:
+    """`users` with the column of each one's latest positives in `train`, the latest first.
+
+    Lists of raw item ids, at most `config.history` long, empty for a user without positives; the
+    table as it is when there is no history. Time is that of `interactions`, where they have one;
+    equally late ones stay in the order of `train`, the last one first.
+    """
+    if not config.history:
+        return users
+    keys = [config.user_id, config.item_id]
+    rows = train[keys]
+    if "timestamp" in interactions:
+        times = interactions[[*keys, "timestamp"]].drop_duplicates(keys, keep="last")
+        rows = rows.merge(times, on=keys, how="left").sort_values("timestamp", kind="stable")
+    latest = rows.iloc[::-1].groupby(config.user_id, sort=False)[config.item_id]
+    lists = latest.agg(lambda items: items.to_numpy()[: config.history].tolist())
+    column = users[config.user_id].map(lists)
+    column = column.where(column.notna(), pd.Series([[]] * len(users), users.index))
+    return users.assign(**{config.history_column: column})
+
+
 def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
     """The unfitted feature graph with Subgraphs "user" and "item".
 
@@ -163,7 +200,9 @@ def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
         if side.categorical:
             nodes += categorify(side.categorical, tag)
         for column, length in side.multi_hot.items():
-            nodes += categorify([column], tag) >> ops.ListSlice(0, length)
+            # Merlin's tag for a list of items in order; by it the towers know the history.
+            tags = (tag, Tags.SEQUENCE) if column == side.history else (tag,)
+            nodes += categorify([column], *tags) >> ops.ListSlice(0, length)
         if side.numeric:
             # Normalize leaves nulls out of the moments and as they are: filled before it, they
             # would shift the mean.
@@ -187,14 +226,19 @@ def fit_features(
     """Fit the feature graph on the training part and save it to `out`.
 
     `train` has the two id columns; features are joined from `users` and `items`, so a value is
-    counted as often as it is trained on. Raises DataError naming a column that is missing, has
-    another kind of values than it is configured for, or says nothing in the training part.
+    counted as often as it is trained on. Items of a history count as what they are in `train`,
+    so that they have the codes that item ids have. Raises DataError naming a column that is
+    missing, has another kind of values than it is configured for, or says nothing in the training
+    part.
     """
     import nvtabular as nvt
 
     wide = train[[config.user_id, config.item_id]]
     for side, table in zip(config.sides, (users, items), strict=True):
-        wide = wide.merge(_side_rows(table, side), on=side.id)
+        rows = _side_rows(table, side).drop(columns=side.history or [])
+        wide = wide.merge(rows, on=side.id)
+    if config.history:
+        wide[config.history_column] = wide[[config.item_id]].to_numpy().tolist()
     for side in config.sides:
         _check_training(wide, side)
     lists = [column for side in config.sides for column in side.multi_hot]
@@ -234,7 +278,10 @@ def grow_features(
         occurrences = rows[side.id].map(train[side.id].value_counts()).fillna(0).astype(np.int64)
         for column in [side.id, *side.categorical, *side.multi_hot]:
             path = out / "categories" / f"unique.{column}.parquet"
-            counts = _count(rows[column], occurrences)
+            if column == side.history:
+                counts = train[config.item_id].value_counts().rename_axis("value")
+            else:
+                counts = _count(rows[column], occurrences)
             _grow_vocabulary(pd.read_parquet(path), counts, config.min_frequency).to_parquet(path)
         schema += nvt.Dataset(rows).schema
     workflow = load_workflow(out)

@@ -14,10 +14,12 @@ import onnxruntime
 
 from .arrays import expand, find, load_column
 from .contract import ABSENT, NO_VALUE, Table, count_of, state_of
-from .encode import EncodeFeatures
+from .encode import PADDING, EncodeFeatures
 from .step import Step
 from .top_k import FaissTopK
 
+VALUES_AT_ONCE = 1 << 16
+"""Of a list, embedded in memory at a time: 32 MB at 128 dimensions."""
 KNOWN, UNKNOWN = (("twotower_users_total", "known", value) for value in ("true", "false"))
 
 
@@ -62,12 +64,33 @@ class QueryTower(Step):
         self.session = onnxruntime.InferenceSession(
             str(folder / entry["model"]), options, providers=["CPUExecutionProvider"]
         )
-        self.names = [value.name for value in self.session.get_inputs()]
+        inputs = self.session.get_inputs()
+        self.names = [value.name for value in inputs]
+        # ONNX has a name where a dimension may be any.
+        self.any_length = [
+            each.name
+            for each in inputs
+            if len(each.shape) > 1 and not isinstance(each.shape[1], int)
+        ]
         self.vector = entry["vector"]
 
     def run(self, columns: Table) -> Table:
         feed = {name: columns[name] for name in self.names}
-        return {self.vector: self.session.run(None, feed)[0]}
+        rows = len(next(iter(feed.values())))
+        longest = 1
+        for name in self.any_length:
+            used = np.flatnonzero((feed[name] != PADDING).any(axis=0))
+            length = max(1, used[-1] + 1 if len(used) else 0)
+            feed[name] = feed[name][:, :length]
+            longest = max(longest, length)
+        step = max(1, VALUES_AT_ONCE // longest)
+        answers = [
+            self.session.run(
+                None, {name: column[first : first + step] for name, column in feed.items()}
+            )[0]
+            for first in range(0, rows, step)
+        ]
+        return {self.vector: answers[0] if len(answers) == 1 else np.concatenate(answers)}
 
 
 STEPS = {step.__name__: step for step in (UserFeatures, EncodeFeatures, QueryTower, FaissTopK)}

@@ -85,7 +85,58 @@ def test_what_is_hidden_follows_from_the_step(lookup):
     assert len({tuple(hidden(step)) for step in range(5, 15)}) > 8
 
 
-def table(rows):
+@pytest.fixture
+def with_history():
+    """Three users with the items 3 to 7 in their histories; item row r has the code r + 3."""
+    import tensorflow as tf
+
+    from models.layers import FeatureLookup
+
+    users = {
+        "user": np.arange(3, 6, dtype=np.int32)[:, None],
+        "seen": np.array([[3, 4, 5, 0, 0], [5, 3, 0, 0, 0], [7, 6, 5, 4, 0]], np.int32),
+    }
+    items = {"film": np.arange(3, 8, dtype=np.int32)[:, None]}
+    hide = np.zeros(5, np.float32)
+    return FeatureLookup(
+        *(users, items, "film", hide, 0.0),
+        **{"seed": 3, "step": lambda: tf.constant(0), "history": "seen"},
+    )
+
+
+def test_a_history_lacks_the_positives_of_the_batch_in_training_only(with_history):
+    import tensorflow as tf
+
+    # User 2 with the items of the codes 6 and 4, user 0 with 5; the items of one are in the
+    # history of the other too.
+    rows = {"user_row": tf.constant([2, 0, 2]), "item_row": tf.constant([3, 2, 1])}
+    np.testing.assert_array_equal(
+        at(with_history, 0, rows)["seen"], [[7, 0, 5, 0], [3, 4, 0, 0]], "as long as the longest"
+    )
+    whole = with_history(rows)["seen"].numpy()
+    np.testing.assert_array_equal(whole, [[7, 6, 5, 4, 0], [3, 4, 5, 0, 0], [7, 6, 5, 4, 0]])
+
+
+def test_the_answer_is_in_the_history_even_if_the_item_id_is_hidden(with_history):
+    import tensorflow as tf
+
+    with_history.hide_item_id = tf.ones([5, 1])
+    rows = {"user_row": tf.constant([1]), "item_row": tf.constant([2])}
+    out = at(with_history, 0, rows)
+    np.testing.assert_array_equal(out["film"], [[2]])
+    np.testing.assert_array_equal(out["seen"], [[0, 3]])
+
+
+def test_others_of_a_history_are_left_out_at_the_rate_asked_for(with_history):
+    import tensorflow as tf
+
+    with_history.history_dropout = 0.25
+    rows = {"user_row": tf.constant([2]), "item_row": tf.constant([0])}
+    steps = np.stack([at(with_history, step, rows)["seen"][0] for step in range(1000)])
+    np.testing.assert_allclose((steps == 2).mean(axis=0), 0.25, atol=0.05)
+
+
+def table(rows, pooling=None):
     """An embedding table of `rows` values for the column `genres`, and its weights."""
     from merlin.schema import ColumnSchema, Tags
 
@@ -95,7 +146,7 @@ def table(rows):
     column = ColumnSchema(
         "genres", dtype=np.int32, tags=[Tags.CATEGORICAL], properties={"domain": domain}
     )
-    layer = MultiHotEmbedding(4, column)
+    layer = MultiHotEmbedding(4, column, sequence_combiner=pooling)
     layer.build((None, 1))
     weights = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
     layer.table.set_weights([weights])
@@ -122,6 +173,24 @@ def test_a_small_table_and_a_large_one_answer_and_learn_alike(rows):
     expected[[5, 7], 0] += 0.5
     np.testing.assert_allclose(tf.convert_to_tensor(gradient), expected, rtol=1e-6)
     assert isinstance(gradient, tf.IndexedSlices) == (rows > 256)
+
+
+@pytest.mark.parametrize("rows", [20, 2000])
+@pytest.mark.parametrize("pooling, divisor", [("sum", 1), ("mean", 3), ("sqrtn", 3**0.5)])
+def test_a_list_is_pooled_as_asked_in_training_and_after(rows, pooling, divisor):
+    import tensorflow as tf
+
+    layer, weights = table(rows, pooling)
+    lists = tf.constant([[[3], [7], [2], [3], [0]], [[0]] * 5], tf.int32)
+    expected = [weights[[3, 7, 3]].sum(0) / divisor, np.zeros(4)]
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            out = layer(lists, training=training)
+        np.testing.assert_allclose(out, expected, rtol=1e-5)
+    gradient = tf.convert_to_tensor(tape.gradient(out, layer.table.trainable_weights[0]))
+    np.testing.assert_allclose(gradient[3], np.full(4, 2 / divisor), rtol=1e-5)
+    np.testing.assert_allclose(gradient[7], np.full(4, 1 / divisor), rtol=1e-5)
+    assert np.count_nonzero(gradient) == 8
 
 
 def test_dropout_goes_on_where_its_state_was_kept():

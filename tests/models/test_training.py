@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from models.baselines import Popularity
 from models.errors import ModelError
 from models.evaluation import evaluate
-from models.training import TrainingConfig, TrainingData, create, fit, load, save
+from models.training import TrainingConfig, TrainingData, create, fit, load, load_tower, save
 from models.two_tower import TowerScorer, TwoTowerConfig, embed
 
 USERS, ITEMS = 60, 40
@@ -92,16 +92,13 @@ def test_reloaded_predicts_the_same(fitted, data):
 
 
 def test_saved_towers_predict_the_same(fitted, data):
-    import tensorflow as tf
-
     tower, _, out = fitted
     users, items = vectors(tower.model, data)
     for name, features, expected in (
         ("query_tower", data.users, users),
         ("candidate_tower", data.items, items),
     ):
-        saved = tf.keras.models.load_model(str(out / name), compile=False)
-        np.testing.assert_allclose(embed(saved, features), expected, atol=1e-6)
+        np.testing.assert_allclose(embed(load_tower(out / name), features), expected, atol=1e-6)
 
 
 class Killed(Exception):
@@ -288,7 +285,6 @@ def held_out(data):
 @pytest.mark.parametrize("hidden", [[], [16]])
 @pytest.mark.parametrize("kind", ["number", "list"])
 def test_a_feature_that_alone_tells_users_apart_is_learnt(kind, hidden, schema, data, tmp_path):
-    import tensorflow as tf
 
     schema, data = told_apart_by(kind, schema, data)
     relevant, seen = held_out(data)
@@ -308,5 +304,5 @@ def test_a_feature_that_alone_tells_users_apart_is_learnt(kind, hidden, schema, 
     ours = vectors(tower.model, data)
     for array, again in zip(ours, vectors(load(tmp_path).model, data), strict=True):
         np.testing.assert_array_equal(array, again)
-    saved = tf.keras.models.load_model(str(tmp_path / "query_tower"), compile=False)
+    saved = load_tower(tmp_path / "query_tower")
     np.testing.assert_allclose(embed(saved, data.users), ours[0], atol=1e-6)

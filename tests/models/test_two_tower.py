@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.errors import ModelError
+from models.training import save_tower
 from models.two_tower import TowerScorer, TwoTowerConfig, build_two_tower, embed, hide_item_ids
 
 OOV = 2
@@ -170,14 +171,14 @@ def test_a_saved_query_tower_names_its_inputs_and_answers_the_same(wide_schema, 
     import tensorflow as tf
 
     model = build(wide_schema, TwoTowerConfig(dim=4, hidden=hidden))
-    model.query_encoder.save(str(tmp_path), include_optimizer=False)
+    save_tower(model.query_encoder, wide_schema, tmp_path)
     saved = tf.saved_model.load(str(tmp_path))
     signature = saved.signatures["serving_default"]
     specs = signature.structured_input_signature[1]
     assert {name: (spec.dtype.name, spec.shape[1:].as_list()) for name, spec in specs.items()} == {
         "user": ("int32", [1]),
         "age": ("int32", [1]),
-        "likes": ("int32", [2]),
+        "likes": ("int32", [None]),
         "weight": ("float32", [1]),
         "height": ("float32", [1]),
     }
@@ -191,6 +192,16 @@ def test_hidden_layers_give_unit_vectors_of_the_configured_size(schema):
     vectors = embed(model.candidate_encoder, only(["film", "genres"], features(5)))
     assert vectors.shape == (5, 6) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_without_normalisation_scores_are_inner_products(schema):
+    model = build(schema, TwoTowerConfig(dim=4, normalize=False))
+    batch = only(["film", "genres"], features(5))
+    tables = {w.shape[0]: w.numpy() for w in model.candidate_encoder.weights}
+    genres = [tables[8][[g for g in row if g > OOV]].sum(0) for row in batch["genres"]]
+    known = [max(sum(g > OOV for g in row), 1) for row in batch["genres"]]
+    expected = tables[7][batch["film"][:, 0]] + np.array(genres) / np.array(known)[:, None]
+    np.testing.assert_allclose(embed(model.candidate_encoder, batch), expected, rtol=1e-5)
 
 
 def test_embed_does_not_depend_on_the_batch_size(schema):

@@ -14,6 +14,7 @@ SMALL = (
     "ingest.synthetic.users=400",
     "ingest.synthetic.items=300",
     "ingest.synthetic.interactions=30000",
+    "features.history=20",
     "training.epochs=4",
     "training.batch_size=256",
 )

@@ -116,6 +116,8 @@ def test_codes_and_parts_of_before_are_as_they_were(base_run, updated):
         stays = np.isin(ids(updated, table), ids(base_run, table))
         before, after = load_tables(base_run)[side], load_tables(updated)[side]
         for name, codes in before.items():
+            if name == "history":
+                continue  # of those who took something that day it is another
             known = codes != 2  # an id that nobody had in train may have come into the vocabulary
             np.testing.assert_array_equal(after[name][stays][known], codes[known])
         assert (after[f"{table}_id"][~stays] > before[f"{table}_id"].max()).mean() > 0.5

@@ -12,6 +12,7 @@ from workflows.errors import DataError
 from workflows.features import (
     FeaturesConfig,
     PositivesConfig,
+    add_history,
     as_arrays,
     encode,
     filter_positives,
@@ -355,3 +356,43 @@ def test_a_column_has_one_use(config):
 def test_a_list_keeps_at_least_one_value(kind):
     with pytest.raises(ValueError, match="greater than 0"):
         FeaturesConfig(**{kind: {"likes": 0}})
+
+
+HISTORY = FeaturesConfig(history=2)
+SEEN = pd.DataFrame({"user_id": [1, 1, 1, 5, 5], "item_id": [10, 20, 30, 20, 10]})
+
+
+def test_a_history_is_the_latest_positives_of_train_the_latest_first():
+    times = [30, 10, 20, 7, 7]
+    # Rated again later, but not a row of train's own: the interactions have one time a pair.
+    interactions = pd.concat([SEEN.assign(timestamp=times), SEEN.assign(timestamp=99)[:0]])
+    users = add_history(USERS, SEEN, interactions, HISTORY)
+    assert users["history"].tolist() == [[10, 30], [10, 20], []]
+    assert users["city"].tolist() == USERS["city"].tolist()
+    without_time = add_history(USERS, SEEN, SEEN, HISTORY)
+    assert without_time["history"].tolist() == [[30, 20], [10, 20], []]
+    assert add_history(USERS, SEEN, SEEN, FeaturesConfig()) is USERS
+
+
+def test_a_history_has_the_codes_of_the_item_ids(tmp_path):
+    from merlin.schema import Tags
+
+    users = add_history(USERS, SEEN, SEEN, HISTORY)
+    workflow = fit_features(SEEN, users, ITEMS, HISTORY, tmp_path)
+    codes = dict(zip(ITEMS["item_id"], encode(workflow, "item", ITEMS)["item_id"], strict=True))
+    lists = as_arrays(encode(workflow, "user", users), {"history": 2})["history"]
+    assert lists.tolist() == [[codes[30], codes[20]], [codes[10], codes[20]], [0, 0]]
+    assert workflow.output_schema.select_by_tag(Tags.SEQUENCE).column_names == ["history"]
+    more_items = pd.DataFrame({"item_id": [10, 20, 30, 40], "year": 1999, "genres": [[]] * 4})
+    later = pd.concat([SEEN, pd.DataFrame({"user_id": [9, 9, 9], "item_id": [40, 40, 40]})])
+    grown = add_history(USERS, later, later, HISTORY)
+    workflow = grow_features(tmp_path, later, grown, more_items, HISTORY, tmp_path / "grown")
+    after = encode(workflow, "item", more_items)["item_id"].tolist()
+    assert after[:3] == list(codes.values()) and after[3] == max(after)
+    lists = as_arrays(encode(workflow, "user", grown), {"history": 2})["history"]
+    assert lists[2].tolist() == [after[3], after[3]]
+
+
+def test_a_column_named_as_the_history_is_refused():
+    with pytest.raises(ValueError, match=r"features\.history makes the column 'history'"):
+        FeaturesConfig(history=2, user_multi_hot={"history": 3})
