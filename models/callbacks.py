@@ -22,7 +22,7 @@ class Progress(tf.train.experimental.PythonState):
     """
 
     def __init__(self):
-        self.history: dict[str, list[float]] = {}
+        self.history: dict[str, list[float | None]] = {}
         self.steps, self.loss, self.seconds = 0, 0.0, 0.0
 
     @property
@@ -137,25 +137,40 @@ class ValidateAndKeep(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
         progress = self.state.progress
         self._note(self.params["steps"], logs["loss"])
-        results = {"loss": progress.loss / progress.steps, "seconds": progress.seconds}
+        logs.update(self._validated(self.model, progress.loss / progress.steps, progress.seconds))
+        self.model.stop_training = epoch - progress.best(self.monitor) >= self.patience
+
+    def count(self, model: tf.keras.Model, begin: Callable[[], None]) -> None:
+        """Count what `begin` makes of the model as an epoch, one without a loss."""
         began = time.perf_counter()
-        metrics = self.validate(self.model)
+        begin()
+        self._validated(model, None, time.perf_counter() - began)
+
+    def _validated(
+        self, model: tf.keras.Model, loss: float | None, seconds: float
+    ) -> dict[str, float | None]:
+        """Validate the epoch that ends here and note it; keep it when it is the best."""
+        progress, began = self.state.progress, time.perf_counter()
+        metrics = self.validate(model)
         if self.monitor not in metrics:
             raise ModelError(
                 f"training.monitor: {self.monitor!r} is not measured; choose one of "
                 f"{', '.join(sorted(metrics))}"
             )
-        results["validation_seconds"] = time.perf_counter() - began
-        results |= {f"val_{name}": value for name, value in metrics.items()}
-        logs.update(results)
+        results = {
+            "loss": loss,
+            "seconds": float(seconds),
+            "validation_seconds": time.perf_counter() - began,
+            **{f"val_{name}": float(value) for name, value in metrics.items()},
+        }
         for name, value in results.items():
-            progress.history.setdefault(name, []).append(float(value))
+            progress.history.setdefault(name, []).append(value)
         progress.steps, progress.loss, progress.seconds = 0, 0.0, 0.0
-        best = progress.best(self.monitor)
-        if best == epoch:
+        epoch = progress.epochs - 1
+        if progress.best(self.monitor) == epoch:
             self.state.keep_best(epoch)
             self.saved = time.perf_counter()
-        self.model.stop_training = epoch - best >= self.patience
+        return results
 
     def _note(self, steps: int, mean_loss: float) -> None:
         """Add what this fit has done of the epoch to what was done of it before."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, Extra, Field
 
+from models.two_tower import embedding_tables
+
 if TYPE_CHECKING:
     import tensorflow as tf
     from merlin.schema import Schema
@@ -106,19 +108,9 @@ def known_items(tower: TwoTower, items: Mapping[str, np.ndarray]) -> np.ndarray:
     return (codes > OUT_OF_VOCABULARY) & (codes <= item_id.int_domain.max)
 
 
-def _tables(model) -> dict[str, MultiHotEmbedding]:
-    """Column -> its embedding table."""
-    from models.layers import MultiHotEmbedding
-
-    layers = model._flatten_layers()
-    return {
-        layer.schema.first.name: layer for layer in layers if isinstance(layer, MultiHotEmbedding)
-    }
-
-
 def _pairs(before: TwoTower, after: TwoTower) -> Iterator[tuple[np.ndarray, tf.Variable, bool]]:
     """Everything trained: value before, variable after, whether it is the embedding of a list."""
-    old_tables, new_tables = _tables(before.model), _tables(after.model)
+    old_tables, new_tables = embedding_tables(before.model), embedding_tables(after.model)
     for name, table in new_tables.items():
         old = old_tables[name].table.embeddings
         yield old.numpy(), table.table.embeddings, table.schema.first.is_list

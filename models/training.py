@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel, Extra, Field
 
+from models.closed_form import ClosedFormConfig
 from models.errors import ModelError
 from models.two_tower import (
     TwoTowerConfig,
@@ -51,6 +52,12 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
     )
     checkpoint_seconds: float = Field(
         30, gt=0, description="how often the state is saved that an interrupted training needs"
+    )
+    start: ClosedFormConfig | None = Field(
+        None,
+        description="begin with towers solved in closed form, see models/closed_form.py; they "
+        "count as the first epoch, which is kept when no other is better; by default with random "
+        "ones",
     )
     seed: int = Field(42, description="of initial weights, shuffling and dropout")
     deterministic: bool = Field(
@@ -111,7 +118,8 @@ def fit(
     folder: Path,
     tensorboard: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> dict[str, list[float]]:
+    begin: Callable[[], None] | None = None,
+) -> dict[str, list[float | None]]:
     """Fit with in-batch negatives until `config.monitor` stops rising; keep the best epoch.
 
     A training that was interrupted, or that is to have more epochs or patience, goes on from the
@@ -126,11 +134,13 @@ def fit(
         For the state to go on from and the best epoch's weights; of this model and data alone.
     progress
         Called as (step, steps of all epochs, text).
+    begin
+        Gives the model what it starts from; that is validated and counts as the first epoch.
 
     Returns
     -------
-    The history: per epoch the loss, the seconds, those of the validation and every validation
-    metric as `val_<name>`.
+    The history: per epoch the loss (None of what it started from), the seconds, those of the
+    validation and every validation metric as `val_<name>`.
     """
     import tensorflow as tf
 
@@ -152,10 +162,13 @@ def fit(
     model.compile(optimizer=_optimizer(model, config), metrics=[])
     state = TrainingState(model, folder)
     state.restore()
+    keep = ValidateAndKeep(
+        state, validate, config.monitor, config.patience, config.checkpoint_seconds
+    )
+    if begin is not None and not state.progress.epochs:
+        keep.count(model, begin)
     callbacks = [
-        ValidateAndKeep(
-            state, validate, config.monitor, config.patience, config.checkpoint_seconds
-        ),
+        keep,
         tf.keras.callbacks.LearningRateScheduler(
             lambda epoch: config.learning_rate * config.learning_rate_decay**epoch
         ),
@@ -164,7 +177,8 @@ def fit(
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
     if progress is not None:
         done = int(model.optimizer.iterations)
-        callbacks.append(ReportProgress(progress, done, steps * config.epochs))
+        epochs = config.epochs - (begin is not None)
+        callbacks.append(ReportProgress(progress, done, steps * epochs))
     item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
     lookup = FeatureLookup(
         data.users,

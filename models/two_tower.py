@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from merlin.schema import ColumnSchema, Schema
 
+    from models.layers import MultiHotEmbedding
 
 VALUES_AT_ONCE = 1 << 17  # of a list column, embedded in memory: 64 MB at 128 dimensions
 
@@ -216,6 +217,16 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
             layers.append(ResumableDropout(config.dropout))
     layers.append(mm.MLPBlock([config.dim], no_activation_last_layer=True))
     return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), *layers, **norm)
+
+
+def embedding_tables(model: mm.RetrievalModelV2) -> dict[str, MultiHotEmbedding]:
+    """Column -> its embedding table."""
+    from models.layers import MultiHotEmbedding
+
+    layers = model._flatten_layers()
+    return {
+        layer.schema.first.name: layer for layer in layers if isinstance(layer, MultiHotEmbedding)
+    }
 
 
 def history_column(schema: Schema) -> str | None:

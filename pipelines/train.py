@@ -17,7 +17,7 @@ from pipelines.preprocess import SCHEMA, load_training_data
 from pipelines.run import Run
 
 if TYPE_CHECKING:
-    from models.training import TrainingData
+    from models.training import TrainingConfig, TrainingData, TwoTower
 
 TRAINING, FINISHED = "training", "finished"
 
@@ -66,30 +66,52 @@ def train(run: Run, resume: bool = False) -> dict:
             report(done, total, "training", text)
 
         report(phase="training")
-        history = fit(tower, data, config, validate, folder, logs, progress)
+        begin = starting(tower, data, config, report)
+        history = fit(tower, data, config, validate, folder, logs, progress, begin)
         report(phase="save the towers")
         save(tower, out / "model")
         (folder / FINISHED).touch()
         notes |= summary(history, config.monitor, len(data.user_rows))
         best = f"best {notes['best_epoch']} with valid {config.monitor}"
+        speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         result(
             f"{again}{notes['epochs']} epochs, {best} {notes[f'valid_{config.monitor}']:.4f}; "
-            f"{notes['rows_per_second']:,} rows/s, "
-            f"validation {notes['validation_share']:.0%} of the time"
+            f"{speed}, validation {notes['validation_share']:.0%} of the time"
         )
     return notes
 
 
-def summary(history: Mapping[str, list[float]], monitor: str, rows: int) -> dict[str, Any]:
+def starting(
+    tower: TwoTower,
+    data: TrainingData,
+    config: TrainingConfig,
+    report: Callable[..., None],
+    turned: bool = False,
+) -> Callable[[], None] | None:
+    """What `fit` begins with by `config.start`, told to `report`; see `closed_form.start`."""
+    if config.start is None:
+        return None
+    from models.closed_form import start
+
+    def begin() -> None:
+        report(phase="closed form")
+        start(tower, data, config.start, turned)
+        report(phase="training")
+
+    return begin
+
+
+def summary(history: Mapping[str, list[float | None]], monitor: str, rows: int) -> dict[str, Any]:
     """What the manifest notes of a training over `rows` interactions."""
     scores = history[f"val_{monitor}"]
     best = max(range(len(scores)), key=scores.__getitem__)
     fitting, validating = sum(history["seconds"]), sum(history["validation_seconds"])
+    fitted = sum(loss is not None for loss in history["loss"])
     return {
         "epochs": len(scores),
         "best_epoch": best + 1,
         f"valid_{monitor}": scores[best],
-        "rows_per_second": round(rows * len(scores) / fitting),
+        "rows_per_second": round(rows * fitted / fitting),
         "validation_share": round(validating / (fitting + validating), 3),
     }
 

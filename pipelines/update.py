@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.console import stage
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
@@ -13,7 +15,7 @@ from pipelines.libraries import load_libraries
 from pipelines.preprocess import SCHEMA, load_training_data, preprocess_more
 from pipelines.publish import publish
 from pipelines.run import TRITON, Run
-from pipelines.train import summary, validation
+from pipelines.train import starting, summary, validation
 from serving.versions import ModelRepository
 
 
@@ -79,6 +81,8 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
         staged, config = run.within(out), run.config.update
         training = run.config.training.copy(update=config.dict(exclude={"replay", "moving"}))
         data = load_training_data(staged)
+        if training.start:  # solved for all interactions anew, there is nothing to fit
+            training = training.copy(update={"epochs": 1})
         sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
         schema = TensorflowMetadata.from_proto_text_file(str(out / "processed"), SCHEMA)
         old = load(run.path / "model")
@@ -87,13 +91,21 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
         judge = validation(staged, data)
 
         def validate(model) -> dict[str, float]:
-            hold(tower, old, config.moving)  # at the end of every epoch, before it is judged
+            if not training.start:
+                hold(tower, old, config.moving)  # at the end of every epoch, before it is judged
             return judge(model)
 
-        history = fit(tower, sample, training, validate, out / "state", progress=report)
+        begin = starting(tower, data, training, report, turned=True)
+        history = fit(
+            tower, sample, training, validate, out / "state", progress=report, begin=begin
+        )
         save(tower, out / "model")
         after = embed(tower.model.candidate_encoder, data.items)
-        moved = (before * after).sum(axis=1)[known_items(old, data.items)]
+        known = known_items(old, data.items)
+        before, after = (
+            v[known] / np.linalg.norm(v[known], axis=1)[:, None] for v in (before, after)
+        )
+        moved = (before * after).sum(axis=1)
         notes |= summary(history, training.monitor, len(sample.user_rows))
         notes |= {
             "updated_with": config.dict(),
