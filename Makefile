@@ -18,7 +18,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$(DATA)") $(if $(RUN_FOLDER),--run "$(RUN_FOLDER)")
 
-.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train soak checks clean
+.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality soak checks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,10 @@ bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hou
 	@test -n "$(DATA)" || { echo "usage: make bench-train DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks.training --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
+
+bench-quality: $(READY) ## the most accurate towers, served, beside EASE (15 minutes): DATA=<folder> [PARTS=frozen]
+	@test -n "$(DATA)" || { echo "usage: make bench-quality DATA=<folder> [PARTS=frozen]"; exit 2; }
+	@$(BIN)/python -m benchmarks.quality --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
 
 soak: $(READY) ## 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$(DATA)$(RUN_FOLDER)" || { echo "usage: make soak DATA=<folder>"; exit 2; }

@@ -44,7 +44,7 @@ NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES"
 For text, which Unicode bars from ever being a character: splitting text makes values "", and
 NumPy drops a "\\0" at the end.
 """
-MAX_WIDTH = 1024
+MAX_WIDTH = 4096
 """Values of a list that a request may give; those beyond what the model reads are cut off."""
 
 

@@ -58,7 +58,7 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
             ({"features": {"income": ["much"]}}, "'income' cannot be sent as FP64"),
             ({"features": {"tags": ["Jazz"]}}, "'tags' holds 'Jazz'; expected a list"),
             ({"features": {"visits": [["often"]]}}, "'visits' cannot be sent as FP64"),
-            ({"features": {"tags": [["a"] * 1025]}}, "1 <= w <= 1024"),
+            ({"features": {"tags": [["a"] * 4097]}}, "1 <= w <= 4096"),
             ({"user_ids": [2**63]}, "'user_id' cannot be sent as INT64"),
             ({"user_ids": []}, "user_id"),
             ({"user_ids": range(257)}, "256"),

@@ -77,7 +77,7 @@ def test_numbers_have_a_range():
     [
         ({"tags": texts(["a"], ["b"])[:, 0]}, r"'tags' has shape \[2\]; expected \[n, w\]"),
         ({"tags": texts([], [])}, r"'tags' has shape \[2, 0\]"),
-        ({"visits": np.zeros((2, 1025), np.int64)}, "1 <= w <= 1024"),
+        ({"visits": np.zeros((2, 4097), np.int64)}, "1 <= w <= 4096"),
         ({"visits": np.zeros((2, 2))}, "'visits' is float64; expected INT64"),
         ({"visits": np.zeros((1, 2), np.int64)}, "'visits' has 1 rows, the user ids have 2"),
         ({"visits": np.array([[1, 2], [LEAST, 2]])}, "'visits', row 1: a value after the padding"),

@@ -130,7 +130,7 @@ def binary(name, datatype, content):
 
 NOT_UTF8 = struct.pack("<I", 1) + b"\xff"
 INFINITE = struct.pack("<d", np.inf)
-WIDE = {"shape": [1, 1025]}
+WIDE = {"shape": [1, 4097]}
 
 # name: (body, what the message must name, bytes after the JSON)
 BAD_REQUESTS = {
@@ -180,8 +180,8 @@ BAD_REQUESTS = {
     ),
     "empty list": ({"inputs": [ids(5), feature("tags", "BYTES", shape=[1, 0])]}, "tags"),
     "list over the limit": (
-        {"inputs": [ids(5), feature("tags", "BYTES", *["a"] * 1025, **WIDE)]},
-        "'tags' has shape [1, 1025]; expected [n, w], 1 <= w <= 1024",
+        {"inputs": [ids(5), feature("tags", "BYTES", *["a"] * 4097, **WIDE)]},
+        "'tags' has shape [1, 4097]; expected [n, w], 1 <= w <= 4096",
     ),
     "dtype of a list": ({"inputs": [ids(5), feature("visits", "INT64", 1)]}, "visits"),
     "rows of a list": (

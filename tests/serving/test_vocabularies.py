@@ -58,7 +58,7 @@ def test_a_list_of_which_others_than_the_first_values_are_read_is_refused(cut, t
     encoded = ["tags"] >> ops.Categorify(out_path=str(tmp_path))
     workflow = nvt.Workflow(encoded if cut is None else encoded >> ops.ListSlice(*cut))
     workflow.fit(nvt.Dataset(pd.DataFrame({"tags": [["a"], ["b", "a"]]})))
-    message = r"must cut 'tags', a list, by one ListSlice\(0, n\), n from 1 to 1024"
+    message = r"must cut 'tags', a list, by one ListSlice\(0, n\), n from 1 to 4096"
     with pytest.raises(ServingError, match=message):
         list_lengths(workflow)
 
