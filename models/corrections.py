@@ -1,0 +1,140 @@
+"""Corrections for how candidates come to be seen: sampled often as negatives, shown often at all.
+
+Everything that says Q is a probability by row of the catalogue. What samplers prefer is taken off
+the scores as its logarithm: `contrastive_softmax(positive_bias=-log_q, negative_bias=-log_q)`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+
+def log_q(counts: tf.Tensor, power: float = 1.0) -> tf.Tensor:
+    """Logarithm of the share of counts ** power, float32 [catalogue].
+
+    In-batch negatives are drawn with power 1, uniform ones with power 0, which is -log(catalogue)
+    for all; in between are word2vec's (Mikolov et al., NIPS 2013: 0.75). -inf where nothing is
+    drawn: for power > 0 at a count of 0.
+
+    Parameters
+    ----------
+    counts : int or float [catalogue], 0 or more, some above 0
+    """
+    share = tf.pow(tf.cast(counts, tf.float64), power)
+    return tf.cast(tf.math.log(share / tf.reduce_sum(share)), tf.float32)
+
+
+class StreamingFrequency(tf.Module):
+    """How often items are in a batch, learnt from the batches themselves.
+
+    Algorithm 2 of Yi et al. (RecSys 2019): for each bucket the step A that last had it, and the
+    estimated interval between steps that do, B = (1 - alpha) * B + alpha * (step - A). An item is
+    in a batch with the probability 1 / B: for rare ones about the batch's size times its share. It
+    follows a distribution that drifts, and needs no counts beforehand. A bucket that is in a batch
+    several times is so once. What has been learnt is in checkpoints.
+
+    Parameters
+    ----------
+    buckets : above 0; rows are hashed to row % buckets, so that as many as rows keep all apart,
+        and of fewer the items of a bucket share a probability, that of any of them
+    alpha : above 0 to 1, the weight of the latest interval
+    interval : steps, 1 or more: B of a bucket that has not been seen
+    """
+
+    def __init__(self, buckets: int, *, alpha: float = 0.01, interval: float = 1.0, name=None):
+        super().__init__(name)
+        self.buckets, self.alpha = buckets, alpha
+        self.step = tf.Variable(tf.constant(0, tf.int64), trainable=False)
+        self.last = tf.Variable(tf.zeros([buckets], tf.int64), trainable=False)
+        self.interval = tf.Variable(tf.fill([buckets], float(interval)), trainable=False)
+
+    def update(self, rows: tf.Tensor) -> None:
+        """Learn from the next batch, of the item rows int [n]."""
+        self.step.assign_add(1)
+        hit = tf.unique(self._bucket(rows)).y
+        since = tf.cast(self.step - tf.gather(self.last, hit), tf.float32)
+        interval = (1.0 - self.alpha) * tf.gather(self.interval, hit) + self.alpha * since
+        self.interval.scatter_nd_update(hit[:, None], interval)
+        self.last.scatter_nd_update(hit[:, None], tf.fill(tf.shape(hit), self.step))
+
+    def log_q(self, rows: tf.Tensor) -> tf.Tensor:
+        """Logarithm of the probability that a batch has each of the rows int [n], float32 [n]."""
+        return -tf.math.log(tf.gather(self.interval, self._bucket(rows)))
+
+    def _bucket(self, rows: tf.Tensor) -> tf.Tensor:
+        return tf.cast(rows, tf.int64) % self.buckets
+
+
+def corrected_log_q(
+    positive_log_q: tf.Tensor, positive_id: tf.Tensor, negative_id: tf.Tensor
+) -> tf.Tensor:
+    """What to take off the positives' scores when the negatives' have their log_q taken off.
+
+    The logQ correction takes its own log_q off the positive as if it had been drawn like the
+    negatives, but it is there for certain. Khrylchenko et al. (RecSys 2025, "Correcting the LogQ
+    Correction") let the sampled sum be over negatives only, drawn from Q' = Q / (1 - Q(positive)),
+    and weigh each row's loss by how unlikely the model holds its positive,
+
+        sg(1 - P) * log(sum over j of exp(s(j) - log Q'(j)) / exp s(+)),
+        P = exp s(+) / (exp s(+) + sum over j of exp(s(j) - log Q'(j)) / m),
+
+    of m negatives other than the positive, where sg stops the gradient. The gradient is that of
+    -log P, a softmax in which Q'(j) * m is taken off the negatives and nothing off the positive.
+    Relative to negatives without their log Q alone that takes log((1 - Q(positive)) / m) off the
+    positive: all of the paper is `contrastive_softmax` with both ids (the positive must be no
+    negative of itself), negative_bias = -log Q, and minus the result for positive_bias. The value
+    is then -log P, an estimate of the full softmax's loss.
+
+    Parameters
+    ----------
+    positive_log_q : float32 [n], log of the probability that a negative that is drawn is this one,
+        below 0. What `StreamingFrequency` has is of a whole batch, and to be divided by its size
+    positive_id, negative_id : int [n] and [m]
+
+    Returns
+    -------
+    float32 [n], log((1 - Q(positive)) / m).
+    """
+    pool = tf.sort(tf.cast(tf.reshape(negative_id, [-1]), tf.int64))
+    own = tf.cast(tf.reshape(positive_id, [-1]), tf.int64)
+    same = tf.searchsorted(pool, own, side="right") - tf.searchsorted(pool, own, side="left")
+    # Without any other negative the loss is 0, whatever is taken off.
+    others = tf.cast(tf.maximum(tf.size(pool) - same, 1), tf.float32)
+    return tf.math.log1p(-tf.exp(positive_log_q)) - tf.math.log(others)
+
+
+def inverse_propensity(counts: np.ndarray, power: float, largest: float) -> np.ndarray:
+    """Weights of interactions by their item, float32 [catalogue], of mean 1 over interactions.
+
+    An item is taken to be seen with the propensity (n / max n) ** power (Saito et al., WSDM 2020:
+    power 0.5), so that an interaction stands for one over it; power 0 weighs all the same.
+
+    Parameters
+    ----------
+    counts : int or float [catalogue], the interactions n of each item, some above 0
+    largest : 1 or more, bounds a weight before all are divided by their mean: few interactions
+        would outweigh all others
+    """
+    counts = np.asarray(counts, np.float64)
+    propensity = (counts / counts.max()) ** power
+    weight = 1.0 / np.maximum(propensity, 1.0 / largest)
+    return (weight * (counts.sum() / (weight @ counts))).astype(np.float32)
+
+
+def warmup_decay(step: tf.Tensor, *, warmup: int, decay: float, epoch: int) -> tf.Tensor:
+    """The factor of a learning rate or a temperature at a step, float32 scalar, above 0 to 1.
+
+    (step + 1) / warmup in the first steps (Goyal et al., 2017), and after them a decay that is
+    smooth: times `decay` with every epoch.
+
+    Parameters
+    ----------
+    step : int scalar, 0 for the first
+    warmup : steps, 0 for none
+    decay : above 0 to 1, 1 for none
+    epoch : steps, above 0
+    """
+    step = tf.cast(step, tf.float32)
+    rise = tf.minimum((step + 1.0) / max(warmup, 1), 1.0)
+    return rise * tf.pow(decay, tf.maximum(step - warmup, 0.0) / epoch)
