@@ -7,7 +7,7 @@ are left out, and each metric is averaged over the users with at least one relev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -120,16 +120,16 @@ def evaluate(
     # One row a user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(METRICS) - 1, len(cutoffs)))
     recommended = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
-    for start in range(0, len(users), batch_size):
-        batch = users[start : start + batch_size]
-        ranked, _ = topk(_scores(scorer, batch, seen, candidates), int(cutoffs.max()))
+    done = 0
+    for batch, ranked in rankings(scorer, users, seen, int(cutoffs.max()), candidates, batch_size):
         listed = ranked >= 0
         hits = np.take_along_axis(relevant[batch].toarray(), ranked, axis=1) & listed
-        per_user[start : start + len(batch)] = _at_cutoffs(hits, sizes[batch], cutoffs)
+        per_user[done : done + len(batch)] = _at_cutoffs(hits, sizes[batch], cutoffs)
         for row, k in zip(recommended, cutoffs, strict=True):
             row[ranked[:, :k][listed[:, :k]]] = True
+        done += len(batch)
         if progress is not None:
-            progress(start + len(batch), len(users))
+            progress(done, len(users))
     n_candidates = int(candidates.sum())
     table = np.vstack([per_user.mean(axis=0), recommended.sum(axis=1) / n_candidates])
     values = {
@@ -138,6 +138,24 @@ def evaluate(
         for row, name in enumerate(METRICS)
     }
     return Metrics(values, users=len(users), candidates=n_candidates)
+
+
+def rankings(
+    scorer: Scorer,
+    users: np.ndarray,
+    seen: csr_matrix,
+    k: int,
+    candidates: np.ndarray,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (user rows int [b], their k best items int64 [b, k]) for batches of the rows `users`.
+
+    Items that are not `candidates` (bool [n_items]) or that the user has `seen` are left out; the
+    tail of a list that is shorter than k is -1. Raises ModelError on a NaN score.
+    """
+    for start in range(0, len(users), batch_size):
+        batch = users[start : start + batch_size]
+        yield batch, topk(_scores(scorer, batch, seen, candidates), k)[0]
 
 
 def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

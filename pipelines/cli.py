@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from pipelines.errors import is_ours
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -30,7 +32,7 @@ class Commands(click.Group):
             )
             context.exit(130)
         except Exception as error:
-            if not _is_ours(error):
+            if not is_ours(error):
                 raise
             click.secho(f"error: {error}", fg="red", err=True)
             context.exit(1)
@@ -51,12 +53,6 @@ def quiet() -> None:
         from absl import logging as absl_logging
 
         absl_logging.set_verbosity(absl_logging.ERROR)
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether it is one of the errors this project words for people."""
-    home = type(error).__module__
-    return home in {f"{p}.errors" for p in ("workflows", "models", "serving", "pipelines")}
 
 
 @click.group(cls=Commands, context_settings=CONTEXT)
@@ -253,6 +249,19 @@ def query(folder, users, k, protocol, seen) -> None:
     from pipelines.serve import query as step
 
     step(_open(folder), users, k, protocol, filter_seen=not seen)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@data_option
+@click.option(
+    "--docs", type=click.Path(path_type=Path), help="Folder to copy the report to, by its name."
+)
+def compare(file, data, docs) -> None:
+    """Train the variants in FILE (see configs/compare) and report how they compare."""
+    from pipelines.compare import compare as step
+
+    sys.exit(1 if step(file, data, docs).failed else 0)
 
 
 @main.command()

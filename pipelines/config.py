@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Extra, Field, ValidationError
+from pydantic.fields import SHAPE_SINGLETON
 
 from models.evaluation import EvaluationConfig
 from models.growth import UpdateConfig
@@ -19,6 +21,7 @@ from workflows.ingest import IngestConfig
 from workflows.split import SplitConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Config(BaseModel, extra=Extra.forbid):
@@ -44,23 +47,28 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: Path | None =
 
     Raises ConfigError naming the file and the key.
     """
+    tree = read_tree(path, CONFIGS)
+    if data is not None:
+        tree["ingest"] = {**(tree.get("ingest") or {}), "path": str(data)}
+    return parse_config(apply_overrides(tree, overrides), str(path))
+
+
+def read_tree(path: Path, folder: Path) -> dict[str, Any]:
+    """What the YAML file `path` says; `folder` has those that there are."""
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-        raise ConfigError(f"{path}: no such configuration; configs/ has {known}")
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such configuration; {folder.name}/ has {known}")
     try:
         tree = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
-    if data is not None:
-        tree["ingest"] = {**(tree.get("ingest") or {}), "path": str(data)}
-    return parse_config(apply_overrides(tree, overrides), str(path))
+    return tree
 
 
 def apply_overrides(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
     """A copy of `tree` with every "a.b=value" set; whether a key exists is checked later."""
-    tree = {**tree}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
@@ -69,38 +77,54 @@ def apply_overrides(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[st
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
-        *sections, last = key.strip().split(".")
+        tree = set_keys(tree, {key.strip(): parsed}, f"--set {override}")
+    return tree
+
+
+def set_keys(tree: dict[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy of `tree` with every "a.b": value set; whether a key exists is checked later."""
+    tree = {**tree}
+    for key, value in values.items():
+        *sections, last = key.split(".")
         node = tree
         for section in sections:
             child = node.get(section)
             if child is not None and not isinstance(child, dict):
-                raise ConfigError(f"--set {override}: {section} is a value, not a section")
+                raise ConfigError(f"{where}: {section} is a value, not a section")
             node[section] = dict(child or {})
             node = node[section]
-        node[last] = parsed
+        node[last] = value
     return tree
 
 
 def parse_config(tree: dict[str, Any], where: str) -> Config:
     """`tree` checked; ConfigError lists every unknown key and bad value with its path."""
+    return parse(Config, tree, where)
+
+
+def parse(model: type[Model], tree: Any, where: str) -> Model:
+    """`tree` checked as a `model`; see `parse_config`."""
     try:
-        return Config.parse_obj(tree)
+        return model.parse_obj(tree)
     except ValidationError as error:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
             known = ""
             if problem["type"] == "value_error.extra":
-                known = f"; known here: {', '.join(_fields(problem['loc'][:-1]))}"
+                known = f"; known here: {', '.join(_fields(model, problem['loc'][:-1]))}"
                 problem["msg"] = "no such key"
             lines.append(f"  {key}: {problem['msg']}{known}")
         raise ConfigError("\n".join([f"{where}: wrong configuration", *lines])) from None
 
 
-def _fields(path: tuple) -> list[str]:
-    model = Config
-    for part in path:
-        model = model.__fields__[part].type_
+def _fields(model: type[BaseModel], path: tuple) -> list[str]:
+    parts = iter(path)
+    for part in parts:
+        field = model.__fields__[part]
+        model = field.type_
+        if field.shape != SHAPE_SINGLETON:
+            next(parts)  # its place in the list, its key in the mapping
     return sorted(model.__fields__)
 
 

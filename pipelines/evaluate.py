@@ -71,6 +71,15 @@ class Judge:
             progress,
         )
 
+    def judge_popularity(self, scorer: Scorer, k: int) -> dict[str, float]:
+        """Recall@k in head, middle and tail, and how popular what is recommended is."""
+        from models.popularity import by_popularity
+
+        return by_popularity(
+            *(scorer, self.relevant, self.seen, self.train, k),
+            *(self.candidates, self.config.batch_size),
+        )
+
 
 def evaluate(run: Run) -> dict[str, dict]:
     """Measure model and baselines on test; write reports/metrics.json, print the table."""

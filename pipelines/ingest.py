@@ -6,13 +6,17 @@ from pipelines.console import stage
 from pipelines.run import Run
 
 
-def ingest(run: Run) -> dict:
-    """Source -> data/interactions.parquet, users.parquet, items.parquet."""
+def ingest(run: Run, remember: bool = True) -> dict:
+    """Source -> data/interactions.parquet, users.parquet, items.parquet.
+
+    With `remember` it is from now on the run that commands without --run work on.
+    """
     from workflows.ingest import ingest as read
 
     with stage("ingest") as (report, result), run.step("ingest") as (out, notes):
         summary = read(run.config.ingest, out / "data", report)
         notes |= {**summary.dict(), "summary": str(summary)}
         result(str(summary))
-    run.remember()
+    if remember:
+        run.remember()
     return notes

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.console import stage
+from pipelines.console import Report, stage
 from pipelines.errors import RunError
 from pipelines.evaluate import Judge
 from pipelines.libraries import load_libraries
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from models.training import TrainingConfig, TrainingData, TwoTower
 
 TRAINING, FINISHED = "training", "finished"
+
+
+def _ignore(*told: Any, **more: Any) -> None:
+    """Told what nobody asked for."""
 
 
 def validation(run: Run, data: TrainingData) -> Callable[[Any], dict[str, float]]:
@@ -40,52 +44,77 @@ def train(run: Run, resume: bool = False) -> dict:
     with stage("train") as (report, result), run.step("train") as (out, notes):
         report(0, 1, "import")
         load_libraries()
-        report(0, 1, "build the model")
-        from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+        from models.training import save
 
-        from models.training import create, fit, save
-
-        data = load_training_data(run)
-        config = run.config.training
-        schema = TensorflowMetadata.from_proto_text_file(
-            str(run.path / "processed"), SCHEMA
-        ).to_merlin_schema()
+        monitor = run.config.training.monitor
         folder = state_folder(run, resume)
         again = "went on from the saved state; " if any(folder.iterdir()) else ""
-        tower = create(schema, data, run.config.model, config.seed)
-        logs = run.path / "logs" / "tensorboard"
-        measure = validation(run, data)
-
-        def validate(model):
-            report(phase="validation")
-            metrics = measure(model)
-            report(phase="training")
-            return metrics
-
-        def progress(done, total, text):
-            report(done, total, "training", text)
-
-        report(phase="training")
-        begin = starting(tower, data, config, report)
-        history = fit(tower, data, config, validate, folder, logs, progress, begin)
+        tower, data = fit_towers(run, folder, run.path / "logs" / "tensorboard", report)
         report(phase="save the towers")
         save(tower, out / "model")
         (folder / FINISHED).touch()
-        notes |= summary(history, config.monitor, len(data.user_rows))
-        best = f"best {notes['best_epoch']} with valid {config.monitor}"
+        notes |= summary(tower.history, monitor, len(data.user_rows))
+        best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         result(
-            f"{again}{notes['epochs']} epochs, {best} {notes[f'valid_{config.monitor}']:.4f}; "
+            f"{again}{notes['epochs']} epochs, {best} {notes[f'valid_{monitor}']:.4f}; "
             f"{speed}, validation {notes['validation_share']:.0%} of the time"
         )
     return notes
+
+
+def fit_towers(
+    run: Run,
+    folder: Path,
+    logs: Path | None = None,
+    report: Report = _ignore,
+    heard: Callable[[dict[str, float]], None] = _ignore,
+) -> tuple[TwoTower, TrainingData]:
+    """A model of the run's settings, fitted on its training part; and that part.
+
+    Parameters
+    ----------
+    folder
+        For the state from which an interrupted training goes on.
+    logs
+        For TensorBoard.
+    heard
+        Called after each epoch with its metrics on the valid part.
+    """
+    report(0, 1, "build the model")
+    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+    from models.training import create, fit
+
+    data = load_training_data(run)
+    config = run.config.training
+    schema = TensorflowMetadata.from_proto_text_file(
+        str(run.path / "processed"), SCHEMA
+    ).to_merlin_schema()
+    tower = create(schema, data, run.config.model, config.seed)
+    measure = validation(run, data)
+
+    def validate(model):
+        report(phase="validation")
+        metrics = measure(model)
+        heard(metrics)
+        report(phase="training")
+        return metrics
+
+    def progress(done, total, text):
+        report(done, total, "training", text)
+
+    report(phase="training")
+    begin = starting(tower, data, config, report)
+    fit(tower, data, config, validate, folder, logs, progress, begin)
+    return tower, data
 
 
 def starting(
     tower: TwoTower,
     data: TrainingData,
     config: TrainingConfig,
-    report: Callable[..., None],
+    report: Report,
     turned: bool = False,
 ) -> Callable[[], None] | None:
     """What `fit` begins with by `config.start`, told to `report`; see `closed_form.start`."""

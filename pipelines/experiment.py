@@ -1,0 +1,85 @@
+"""What the files in configs/compare and configs/tune have in common: a base and what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Extra, Field
+
+from models.evaluation import METRICS
+from pipelines.config import CONFIGS, Config, parse_config, set_keys
+from pipelines.console import console
+from pipelines.errors import ConfigError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+VARIED = ("model", "training", "features")
+OF_ALL = ("training.seed", "training.monitor")
+
+
+class ExperimentConfig(BaseModel, extra=Extra.forbid):
+    """A data set, and settings that all trainings of an experiment share."""
+
+    name: str = Field(..., regex=NAME, description="of the folder with what comes out")
+    about: str = Field("", description="what it is to find out, printed above the results")
+    base: str = Field(..., description="a configuration in configs/, without .yaml")
+    set: dict[str, Any] = Field({}, description="section.key: value, instead of what the base has")
+
+    def common(self, file: Path, data: Path | None) -> dict[str, Any]:
+        """All settings of the base with those of `set`, its data found or downloaded.
+
+        Raises ConfigError naming the file and the key.
+        """
+        from pipelines.main import choose
+
+        if "training.seed" in self.set:
+            raise ConfigError(f"{file}: set: training.seed: seeds have a key of their own")
+        chosen, line = choose(CONFIGS / f"{self.base}.yaml", data)
+        console.print(line)
+        where = f"{file}: set"
+        return as_tree(checked(set_keys(as_tree(chosen), self.set, where), where))
+
+
+def as_tree(config: Config) -> dict[str, Any]:
+    """Plain values, defaults included."""
+    return json.loads(config.json())
+
+
+def checked(tree: dict[str, Any], where: str) -> Config:
+    """The configuration `tree`, whose monitored metric is one that is measured."""
+    config = parse_config(tree, where)
+    measured = [f"{metric}@{k}" for k in config.evaluation.ks for metric in METRICS]
+    if config.training.monitor not in measured:
+        raise ConfigError(
+            f"{where}: training.monitor: {config.training.monitor!r} is not measured; choose one "
+            f"of {', '.join(measured)}"
+        )
+    return config
+
+
+def varied(tree: dict[str, Any], values: dict[str, Any], where: str) -> Config:
+    """`tree` with `values` in the sections that trainings of one experiment may differ in."""
+    config = checked(set_keys(tree, values, where), where)
+    check_varied(values, where)
+    return config
+
+
+def check_varied(keys: Iterable[str], where: str) -> None:
+    """ConfigError naming the first key that all trainings of an experiment have in common."""
+    for key in keys:
+        section, dot, _ = key.partition(".")
+        if not dot or section not in VARIED or key in OF_ALL:
+            raise ConfigError(
+                f"{where}: {key} is the same for all trainings, which are compared on one split "
+                f"and by one measure; what may differ is section.key in {', '.join(VARIED)} (but "
+                f"{', '.join(OF_ALL)}). Seeds and a `set` for all are keys of the file"
+            )
+
+
+def as_text(value: Any) -> str:
+    """`value` as the one line of YAML that --set takes."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")
