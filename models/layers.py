@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.random.experimental import stateless_fold_in
 
-from models.softmax import COUNT, POSITIVE_OF, QUERY_OF
+from models.negatives import false_negatives
+from models.softmax import COUNT, KNOWN, POSITIVE_OF, QUERY_OF, SEED, SHARE
 
 PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
 SMALL_TABLE = 256  # rows; on two cores 1,024 rows of a batch then cost less by product than by row
@@ -84,6 +85,11 @@ class FeatureLookup(tf.keras.layers.Layer):
     batch are taken out, else the answer would be in the question, and of the others each with
     probability `history_dropout`. What is hidden in a step follows from `seed` and the number of
     the step, `step()`.
+
+    With `draw` there are more negatives: item rows int32 [m] by a seed, each as often as it is
+    drawn; without `in_batch` the batch's own positives are none. `known` are all train positives
+    (see `known_pairs`), from which the batch's false negatives follow; `positives_per_user` float
+    [n_users], from which it follows which share of each user's positives the batch has.
     """
 
     def __init__(
@@ -98,6 +104,10 @@ class FeatureLookup(tf.keras.layers.Layer):
         *,
         history: str | None = None,
         history_dropout: float = 0.0,
+        draw: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        in_batch: bool = True,
+        known: np.ndarray | None = None,
+        positives_per_user: np.ndarray | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -108,18 +118,23 @@ class FeatureLookup(tf.keras.layers.Layer):
             ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
         }
         self.item_id = item_id
+        self.draw, self.in_batch = draw, in_batch
+        self.n_items = len(next(iter(items.values())))
+        self.known = None if known is None else tf.constant(known)
+        self.positives_per_user = None
+        if positives_per_user is not None:
+            self.positives_per_user = tf.constant(positives_per_user, tf.float32)
         self.hide_item_id = tf.constant(hide_item_id[:, None])
         self.dropout = dropout
 
     def call(self, inputs, training=False):
         positions = {rows: tf.reshape(inputs[rows], [-1]) for rows in self.tables}
         features = {}
-        if training:
-            users, query_of = tf.unique(positions[USER_ROW])
-            items, positive_of, count = tf.unique_with_counts(positions[ITEM_ROW])
-            positions = {USER_ROW: users, ITEM_ROW: items}
-            features = {QUERY_OF: query_of, POSITIVE_OF: positive_of, COUNT: count}
         seed = stateless_fold_in([self.seed, 0], self.step())
+        if training:
+            positions, features = self._batch(positions, seed)
+            query_of, positive_of = features[QUERY_OF], features[POSITIVE_OF]
+            items = positions[ITEM_ROW]
         for rows, tables in self.tables.items():
             for name, table in tables.items():
                 values = tf.gather(table, positions[rows])
@@ -139,6 +154,30 @@ class FeatureLookup(tf.keras.layers.Layer):
                     )
                 features[name] = values
         return features
+
+    def _batch(
+        self, positions: dict[str, tf.Tensor], seed: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """The rows of each different user and item, and what the loss needs to know of a batch."""
+        n = tf.size(positions[ITEM_ROW])
+        users, query_of = tf.unique(positions[USER_ROW])
+        if self.draw is None:
+            items, positive_of, count = tf.unique_with_counts(positions[ITEM_ROW])
+        else:
+            drawn = tf.cast(self.draw(stateless_fold_in(seed, 1 << 20)), positions[ITEM_ROW].dtype)
+            items, place = tf.unique(tf.concat([positions[ITEM_ROW], drawn], 0))
+            positive_of = place[:n]
+            of_batch = tf.fill([n], float(self.in_batch))
+            times = tf.concat([of_batch, tf.ones_like(drawn, tf.float32)], 0)
+            count = tf.math.unsorted_segment_sum(times, place, tf.size(items))
+        features = {QUERY_OF: query_of, POSITIVE_OF: positive_of, COUNT: count}
+        features[SEED] = stateless_fold_in(seed, (1 << 20) + 1)
+        if self.known is not None:
+            features[KNOWN] = false_negatives(users, items, self.known, self.n_items)
+        if self.positives_per_user is not None:
+            here = tf.math.unsorted_segment_sum(tf.ones([n]), query_of, tf.size(users))
+            features[SHARE] = here / tf.gather(self.positives_per_user, users)
+        return {USER_ROW: users, ITEM_ROW: items}, features
 
 
 def _without(lists: tf.Tensor, rows: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

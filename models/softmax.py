@@ -18,6 +18,9 @@ LEAST_ROWS = 128
 # Features of a batch in which every user and item is once: the rows of each interaction, and how
 # often a candidate is a positive.
 QUERY_OF, POSITIVE_OF, COUNT = "_query_of", "_positive_of", "_count"
+# For other losses: int32 [2]; bool [q, c], whether a candidate is a train positive; float32 [q],
+# the share of a query's positives that is in the batch.
+SEED, KNOWN, SHARE = "_seed", "_known", "_share"
 
 
 def contrastive_softmax(

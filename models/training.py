@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Extra, Field
 
 from models.closed_form import ClosedFormConfig
 from models.errors import ModelError
+from models.objective import IN_BATCH, ObjectiveConfig
 from models.two_tower import (
     TwoTowerConfig,
     build_two_tower,
@@ -187,6 +188,7 @@ def fit(
         *(config.seed, lambda: model.optimizer.iterations),
         history=history_column(tower.schema),
         history_dropout=tower.config.history_dropout,
+        **_for_objective(tower.config.objective, data),
     )
     while not _finished(state.progress, config):
         # First what an interruption has left of an epoch, then all others in one go.
@@ -208,6 +210,21 @@ def fit(
     state.restore_best(state.progress.best(config.monitor))
     tower.history = state.progress.history
     return tower.history
+
+
+def _for_objective(objective: ObjectiveConfig, data: TrainingData) -> dict[str, Any]:
+    """What `FeatureLookup` needs to know for the loss."""
+    from models.negatives import known_pairs
+
+    positives, settings = data.positives_per_item(), {}
+    settings["draw"] = objective.sampler(positives)
+    settings["in_batch"] = objective.negatives in IN_BATCH
+    if objective.mask_known:
+        settings["known"] = known_pairs(data.user_rows, data.item_rows, len(positives))
+    if objective.loss == "squared":
+        n_users = len(next(iter(data.users.values())))
+        settings["positives_per_user"] = np.bincount(data.user_rows, minlength=n_users)
+    return settings
 
 
 def _finished(progress: Progress, config: TrainingConfig) -> bool:

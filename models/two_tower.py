@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Extra, Field
 
 from models.errors import ModelError
+from models.objective import ObjectiveConfig
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
@@ -76,6 +77,9 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     logq: float = Field(
         1.0, ge=0, description="weight of the logQ correction; 1 is the textbook one, 0 none"
     )
+    objective: ObjectiveConfig = Field(
+        ObjectiveConfig(), description="the loss and its negatives: models/objective.py"
+    )
 
 
 def build_two_tower(
@@ -105,6 +109,7 @@ def build_two_tower(
     from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import Tags
 
+    from models.outputs import SampledOutput
     from models.softmax import InBatchSoftmax
 
     schema = schema.__class__([_dense(column) for column in schema])
@@ -115,23 +120,30 @@ def build_two_tower(
             f"item_counts has {len(item_counts)} entries; the schema's {item_id.first.name} "
             f"has {cardinality}"
         )
-    log_q = None
-    if config.logq:
-        # An id that is never a positive (padding, null) is never sampled either; the floor only
-        # keeps its logarithm finite.
-        counts = np.maximum(item_counts, 0.5)
-        log_q = config.logq * np.log(counts / counts.sum())
+    # An id that is never a positive (padding, null) is never sampled either; the floor only keeps
+    # its logarithm finite.
+    counts = np.maximum(item_counts, 0.5)
+    settings = {
+        "negative_samplers": ["in-batch"],
+        "schema": item_id,
+        "temperature": config.temperature,
+    }
+    if config.objective.is_default:
+        log_q = config.logq * np.log(counts / counts.sum()) if config.logq else None
+        precision = tf.as_dtype(config.softmax_precision)
+        output = InBatchSoftmax(DotProduct(), log_q=log_q, precision=precision, **settings)
+    else:
+        output = SampledOutput(
+            *(DotProduct(),),
+            objective=config.objective,
+            counts=counts,
+            logq=config.logq,
+            **settings,
+        )
     return mm.TwoTowerModelV2(
         query_tower=_encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config),
         candidate_tower=_encoder(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config),
-        outputs=InBatchSoftmax(
-            DotProduct(),
-            negative_samplers=["in-batch"],
-            schema=item_id,
-            temperature=config.temperature,
-            log_q=log_q,
-            precision=tf.as_dtype(config.softmax_precision),
-        ),
+        outputs=output,
         schema=schema,
     )
 

@@ -1,0 +1,122 @@
+"""What is minimised: which loss, against which negatives, with which correction.
+
+The softmax over the batch itself is `InBatchSoftmax`; everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Extra, Field, root_validator
+
+IN_BATCH = ("in_batch", "mixed")
+OF_ROWS = ("bce", "gbce", "cosine_regression", "bpr", "hinge", "cosine_contrastive")
+OF_COSINES = ("cosine_regression", "hinge", "cosine_contrastive", "squared")
+
+
+class ObjectiveConfig(BaseModel, extra=Extra.forbid):
+    """A loss, its negatives and corrections; see models/losses.py for the formulas."""
+
+    loss: Literal[
+        "softmax",
+        "bce",
+        "gbce",
+        "cosine_regression",
+        "bpr",
+        "hinge",
+        "cosine_contrastive",
+        "squared",
+    ] = Field(
+        "softmax",
+        description="softmax: over all negatives of the step. squared: over the whole matrix, "
+        "without sampling, negatives: all. The others: a few negatives a positive. cosine_*, hinge "
+        "and squared take scores as they are, the others divide them by the temperature",
+    )
+    negatives: Literal["in_batch", "uniform", "popularity", "mixed", "all"] = Field(
+        "in_batch",
+        description="what a step's negatives are: the items of its batch, `drawn` items of the "
+        "catalogue (uniform, or by positives ** power), both (mixed: batch and uniform), or all",
+    )
+    drawn: int = Field(1024, gt=0, description="items drawn a step, of uniform, popularity, mixed")
+    power: float = Field(0.75, ge=0, description="of popularity")
+    per_positive: int = Field(
+        8, gt=0, description="negatives of a positive, drawn from the step's; not of softmax"
+    )
+    hard: int = Field(
+        1, gt=0, description="draw so many times as many, keep those with the highest scores"
+    )
+    mask_known: bool = Field(
+        False, description="leave out all train positives of the user, not only the row's own"
+    )
+    corrected_logq: bool = Field(
+        False,
+        description="logQ as corrected in 2025, of the negatives only: see models/corrections.py; "
+        "model.logq is to be 1",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the softmax")
+    margin: float | None = Field(None, description="of hinge (1) and cosine_contrastive (0.9)")
+    negative_weight: float = Field(50.0, gt=0, description="of cosine_contrastive")
+    calibration: float = Field(0.75, ge=0, le=1, description="t of gbce")
+    unobserved_weight: float = Field(0.2, gt=0, le=1, description="of squared")
+    propensity_power: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="positives weigh 1 / (item's positives ** this), at most ten times the mean",
+    )
+
+    @root_validator(skip_on_failure=True)
+    def _fits_together(cls, values: dict) -> dict:
+        softmax = values["loss"] == "softmax"
+        if (values["loss"] == "squared") != (values["negatives"] == "all") and not softmax:
+            raise ValueError("loss squared and negatives all need each other (or the softmax)")
+        for key in ("corrected_logq", "label_smoothing"):
+            if values[key] and not softmax:
+                raise ValueError(f"{key} is of the softmax; loss is {values['loss']}")
+        for key, plain in (("hard", 1), ("mask_known", False)):
+            if values[key] != plain and values["loss"] == "squared":
+                raise ValueError(f"{key} is of sampled negatives; loss is squared")
+        if values["hard"] > 1 and softmax:
+            raise ValueError("hard is of losses with a few negatives a positive; loss is softmax")
+        return values
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the softmax over the batch, and nothing else."""
+        return self == ObjectiveConfig()
+
+    def sampler(self, positives: np.ndarray) -> Callable[[Any], Any] | None:
+        """A function from a seed to the item rows int32 [drawn] of a step, or None.
+
+        positives : int [n_items], train positives of each row of the item table
+        """
+        import tensorflow as tf
+
+        from models.negatives import sample_popularity, sample_uniform
+
+        n_items = len(positives)
+        if self.negatives == "in_batch":
+            return None
+        if self.negatives == "all":
+            return lambda seed: tf.range(n_items)
+        if self.negatives == "popularity":
+            counts = tf.constant(positives, tf.float64)
+            return lambda seed: tf.cast(
+                sample_popularity(self.drawn, counts, self.power, seed), tf.int32
+            )
+        return lambda seed: sample_uniform(self.drawn, n_items, seed)
+
+    def log_q(self, counts: np.ndarray, batch: Any) -> Any:
+        """Logarithm of each id's probability to be drawn as a negative, float32 [cardinality].
+
+        counts : float [cardinality], above 0; batch : int scalar, interactions of a step
+        """
+        from models.corrections import log_q
+        from models.negatives import mixture_log_q
+
+        if self.negatives == "mixed":
+            return mixture_log_q(counts, batch, self.drawn)
+        powers = {"in_batch": 1.0, "popularity": self.power, "uniform": 0.0, "all": 0.0}
+        return log_q(counts, powers[self.negatives])

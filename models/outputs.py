@@ -1,0 +1,149 @@
+"""Losses other than the softmax over the batch, as an output of Merlin's two-tower model."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+from merlin.models.tf.core.prediction import Prediction
+from merlin.models.tf.outputs.sampling.base import Candidate
+
+from models import losses
+from models.corrections import inverse_propensity
+from models.negatives import hard_negatives, sample_popularity
+from models.objective import OF_COSINES, ObjectiveConfig
+from models.softmax import (
+    COUNT,
+    KNOWN,
+    POSITIVE_OF,
+    QUERY_OF,
+    SEED,
+    SHARE,
+    InBatchSoftmax,
+    grouped_softmax,
+)
+
+
+class SampledOutput(InBatchSoftmax):
+    """Merlin's ContrastiveOutput with the loss and the negatives of an `ObjectiveConfig`.
+
+    Parameters
+    ----------
+    objective : what is minimised
+    counts : float [cardinality of the item id], positives of each id, above 0
+    logq : the weight of the logQ correction
+    temperature, others : of InBatchSoftmax
+    """
+
+    def __init__(self, *args, objective: ObjectiveConfig, counts, logq: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.objective, self.counts, self.logq = objective, counts, logq
+        self.weights_by_id = None
+        if objective.propensity_power:
+            weights = inverse_propensity(counts, objective.propensity_power, 10.0)
+            self.weights_by_id = tf.constant(weights, tf.float32)
+
+    def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
+        """The loss of the batch, as one row."""
+        loss = self.loss_of(query_embedding, positive)
+        return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
+
+    def loss_of(self, query: tf.Tensor, candidate: Candidate) -> tf.Tensor:
+        """Scalar loss; see `grouped_softmax` for query [q, D], candidate [c, D] and the batch."""
+        batch, loss = candidate.metadata, self.objective.loss
+        query_of, positive_of = batch[QUERY_OF], batch[POSITIVE_OF]
+        weight = None
+        if self.weights_by_id is not None:
+            ids = tf.reshape(candidate.id, [-1])
+            weight = tf.gather(tf.gather(self.weights_by_id, ids), positive_of)
+        if loss == "softmax" and not self._needs_rows():
+            return grouped_softmax(
+                *(query, candidate.embedding, query_of, positive_of, batch[COUNT]),
+                bias=self._bias_of(candidate, query_of),
+                weight=weight,
+                temperature=self.temperature,
+            )
+        own, items = tf.gather(query, query_of), candidate.embedding
+        scores = tf.reduce_sum(own * tf.gather(items, positive_of), axis=1)
+        if loss == "squared":
+            nothing = tf.zeros([0], tf.int32)
+            return losses.whole_data_squared(
+                *(query, items, scores, query_of, positive_of),
+                known=tf.zeros([0]),
+                known_query=nothing,
+                known_of=nothing,
+                share=batch[SHARE],
+                unobserved_weight=self.objective.unobserved_weight,
+            )
+        if loss == "softmax":
+            by_row = self._softmax_rows(query, candidate, scores)
+        else:
+            by_row = self._sampled_rows(own, items, scores, batch)
+        return tf.reduce_mean(by_row if weight is None else weight * by_row)
+
+    def _needs_rows(self) -> bool:
+        """Whether the softmax needs each row's scores at once, [n, c] of them."""
+        given = self.objective
+        return bool(given.label_smoothing or given.corrected_logq or given.mask_known)
+
+    def _bias_of(self, candidate: Candidate, query_of: tf.Tensor) -> tf.Tensor:
+        """Minus the weighted logarithm of how likely each candidate is drawn, float32 [c]."""
+        log_q = self.objective.log_q(self.counts, tf.size(query_of))
+        return -self.logq * tf.gather(log_q, tf.reshape(candidate.id, [-1]))
+
+    def _softmax_rows(self, query, candidate: Candidate, score: tf.Tensor) -> tf.Tensor:
+        """The softmax's loss of each row, float32 [n], from all its scores."""
+        batch, given = candidate.metadata, self.objective
+        query_of, positive_of, count = batch[QUERY_OF], batch[POSITIVE_OF], batch[COUNT]
+        logits = tf.matmul(query, candidate.embedding, transpose_b=True) / self.temperature
+        bias = self._bias_of(candidate, query_of)
+        negative = tf.gather(logits + bias + tf.math.log(count), query_of)
+        score = score / self.temperature
+        own = tf.gather(bias, positive_of)
+        if given.corrected_logq:
+            # See `corrected_log_q`, here with candidates that stand for `count` negatives each.
+            others = tf.maximum(tf.reduce_sum(count) - tf.gather(count, positive_of), 1.0)
+            own = tf.math.log(others) - tf.math.log1p(-tf.exp(-own))
+        valid = tf.range(tf.size(count)) != positive_of[:, None]
+        valid = tf.logical_and(valid, count > 0)
+        if given.mask_known:
+            valid = tf.logical_and(valid, tf.logical_not(tf.gather(batch[KNOWN], query_of)))
+        return losses.sampled_softmax(score + own, negative, valid, smoothing=given.label_smoothing)
+
+    def _sampled_rows(self, own, items, score: tf.Tensor, batch) -> tf.Tensor:
+        """The loss of each row against a few negatives of the step's, float32 [n]."""
+        given, positive_of = self.objective, batch[POSITIVE_OF]
+        n, drawn = tf.size(positive_of), given.per_positive * given.hard
+        places = tf.reshape(
+            sample_popularity(n * drawn, batch[COUNT], 1.0, batch[SEED]), [n, drawn]
+        )
+        places = tf.cast(places, tf.int32)
+        negative = tf.einsum("nd,nmd->nm", own, tf.gather(items, places))
+        valid = places != positive_of[:, None]
+        if given.mask_known:
+            rows = tf.repeat(batch[QUERY_OF][:, None], drawn, axis=1)
+            known = tf.gather_nd(batch[KNOWN], tf.stack([rows, places], axis=-1))
+            valid = tf.logical_and(valid, tf.logical_not(known))
+        if given.hard > 1:
+            columns, valid = hard_negatives(negative, valid, given.per_positive)
+            negative = tf.gather(negative, columns, batch_dims=1)
+        if given.loss not in OF_COSINES:
+            score, negative = score / self.temperature, negative / self.temperature
+        return self._function()(score, negative, valid)
+
+    def _function(self):
+        """The loss of models/losses.py with its parameters."""
+        given = self.objective
+        margin = {} if given.margin is None else {"margin": given.margin}
+        if given.loss == "hinge":
+            return functools.partial(losses.hinge, **margin)
+        if given.loss == "cosine_contrastive":
+            parameters = {**margin, "weight": given.negative_weight}
+            return functools.partial(losses.cosine_contrastive, **parameters)
+        if given.loss == "gbce":
+            catalogue = int(np.count_nonzero(self.counts >= 1))
+            parameters = {"candidates": max(catalogue, 2), "t": given.calibration}
+            return functools.partial(losses.gbce, **parameters)
+        names = {"bce": losses.binary_cross_entropy, "bpr": losses.bpr}
+        return names.get(given.loss, losses.cosine_regression)
