@@ -1,0 +1,153 @@
+"""A task beside retrieval, for items with few interactions: know an item by half of its features.
+
+Self-supervised learning for large-scale item recommendations (Yao et al., CIKM 2021,
+arXiv 2007.12865). Items are drawn uniformly and not by popularity, two views of each hide features
+that complement each other, and the item tower's vectors of both are to be closest to one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.random.experimental import stateless_split
+
+from models.layers import OUT_OF_VOCABULARY
+from models.softmax import contrastive_softmax
+
+Features = dict[str, tf.Tensor]
+
+
+def mutual_information(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Of every two feature columns, in nats: float64 [k, k]; on the diagonal are the entropies.
+
+    The sum over pairs of values of p(a, b) * log(p(a, b) / (p(a) * p(b))), 0 or more, where p are
+    shares of the items.
+
+    Parameters
+    ----------
+    columns : k of [items] or [items, width]; a multi-hot row is one value. Numbers should be in
+        buckets, a column without repeats tells all of every other one
+    """
+    flat = [np.reshape(column, (len(column), -1)) for column in columns]
+    values = [np.unique(column, axis=0, return_inverse=True)[1] for column in flat]
+    entropy = np.array([_entropy(value) for value in values])
+    # I(a; b) = H(a) + H(b) - H(a, b)
+    information = np.diag(entropy)
+    for a, one in enumerate(values):
+        for b, other in enumerate(values[:a]):
+            both = _entropy(one.astype(np.int64) * (other.max() + 1) + other)
+            # Rounding may take it below 0.
+            shared = max(entropy[a] + entropy[b] - both, 0.0)
+            information[a, b] = information[b, a] = shared
+    return information
+
+
+def _entropy(values: np.ndarray) -> float:
+    share = np.unique(values, return_counts=True)[1] / len(values)
+    return float(-(share * np.log(share)).sum())
+
+
+def correlated_masks(information: np.ndarray) -> np.ndarray:
+    """The sets of correlated feature masking, bool [k, k]: row f hides what its seed f does.
+
+    The seed and the k // 2 features that share most information with it, of which one view must
+    not be told what the other one hides. One feature at least is left.
+
+    Parameters
+    ----------
+    information : float [k, k], `mutual_information`; k is 2 or more
+
+    Raises
+    ------
+    ValueError : of a single feature there are no two views
+    """
+    k = len(information)
+    if k < 2:
+        raise ValueError(f"two views need 2 item features or more, here are {k}")
+    others = np.array(information, np.float64)
+    np.fill_diagonal(others, np.inf)
+    order = np.argsort(-others, axis=1, kind="stable")[:, : 1 + min(k // 2, k - 2)]
+    masks = np.zeros((k, k), bool)
+    np.put_along_axis(masks, order, True, axis=1)
+    return masks
+
+
+def two_views(
+    features: Mapping[str, tf.Tensor],
+    mask_sets: np.ndarray | None,
+    seed: tf.Tensor,
+    *,
+    dropout: float = 0.0,
+) -> tuple[Features, Features]:
+    """The features of a batch of items twice, each feature hidden in one of the two views.
+
+    A set is drawn for the whole batch: items whose views hid different features would be told
+    apart by that. Codes are hidden as out-of-vocabulary, which a tower knows from unknown values,
+    and numbers as 0, the mean.
+
+    Parameters
+    ----------
+    features : int or float [n, width], by name
+    mask_sets : bool [sets, k], in the order of `features`; the first view hides a set that is
+        drawn uniformly, the second one all others. `correlated_masks`, or None for a random half
+        (random feature masking)
+    seed : int32 [2]
+    dropout : 0 to below 1, the probability with which each value of a multi-hot feature (codes of
+        width 2 or more) is hidden as well, in each view by itself
+    """
+    seeds = tf.unstack(stateless_split(seed, 3))
+    k = len(features)
+    if mask_sets is None:
+        order = tf.argsort(tf.random.stateless_uniform([k], seeds[0]))
+        hidden = tf.argsort(order) < k // 2
+    else:
+        drawn = tf.random.stateless_uniform([], seeds[0], 0, len(mask_sets), tf.int32)
+        hidden = tf.constant(mask_sets)[drawn]
+    return (
+        _view(features, hidden, seeds[1], dropout),
+        _view(features, tf.logical_not(hidden), seeds[2], dropout),
+    )
+
+
+def _view(
+    features: Mapping[str, tf.Tensor], hidden: tf.Tensor, seed: tf.Tensor, dropout: float
+) -> Features:
+    """`features` without those that are `hidden`, bool [k], and without what is dropped out."""
+    view = {}
+    seeds = tf.unstack(stateless_split(seed, len(features)))
+    for place, (name, values) in enumerate(features.items()):
+        gone = tf.fill(tf.shape(values), hidden[place])
+        if dropout and values.dtype.is_integer and values.shape[1] > 1:
+            noise = tf.random.stateless_uniform(tf.shape(values), seeds[place])
+            gone = tf.logical_or(gone, noise < dropout)
+        unknown = OUT_OF_VOCABULARY if values.dtype.is_integer else 0
+        view[name] = tf.where(gone, tf.cast(unknown, values.dtype), values)
+    return view
+
+
+def contrastive_loss(
+    first: tf.Tensor,
+    second: tf.Tensor,
+    temperature: tf.Tensor | float,
+    *,
+    rows: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Mean over a batch's items of -log softmax of an item's two views among all second views.
+
+    With s(i, j) the cosine of the first view of i and the second one of j, over the temperature, it
+    is the mean over i of log(sum over j of exp s(i, j)) - s(i, i) (InfoNCE: van den Oord et al.,
+    2018), float32 scalar.
+
+    Parameters
+    ----------
+    first, second : float32 [n, D], the item tower's vectors of `two_views`
+    temperature : above 0
+    rows : int [n], the item of each row, of which one that is drawn twice is no negative of itself;
+        by default all are different
+    """
+    first, second = (tf.math.l2_normalize(each, axis=1) for each in (first, second))
+    rows = tf.range(tf.shape(first)[0]) if rows is None else rows
+    ids = {"positive_id": rows, "negative_id": rows}
+    return contrastive_softmax(first, second, second, temperature=temperature, **ids)
