@@ -95,7 +95,8 @@ class SampledOutput(InBatchSoftmax):
     def _softmax_rows(self, query, candidate: Candidate, score: tf.Tensor) -> tf.Tensor:
         """The softmax's loss of each row, float32 [n], from all its scores."""
         batch, given = candidate.metadata, self.objective
-        query_of, positive_of, count = batch[QUERY_OF], batch[POSITIVE_OF], batch[COUNT]
+        query_of, positive_of = batch[QUERY_OF], batch[POSITIVE_OF]
+        count = tf.cast(batch[COUNT], tf.float32)
         logits = tf.matmul(query, candidate.embedding, transpose_b=True) / self.temperature
         bias = self._bias_of(candidate, query_of)
         negative = tf.gather(logits + bias + tf.math.log(count), query_of)

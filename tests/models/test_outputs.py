@@ -11,7 +11,9 @@ from models.two_tower import TwoTowerConfig
 from tests.models.test_training import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 
 ITEMS, BATCH = 6, 9
-COUNTS = np.array([0.5, 0.5, 0.5, 5, 3, 9, 1, 2, 4])  # of the codes 0 to 8; row r has the code r + 3
+COUNTS = np.array(
+    [0.5, 0.5, 0.5, 5, 3, 9, 1, 2, 4]
+)  # of the codes 0 to 8; row r has the code r + 3
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def test_the_squared_loss_is_over_the_whole_matrix(batch):
     "changes",
     [
         {"loss": "bce"},
-        {"loss": "gbce", "negatives": "uniform"},
+        {"loss": "gbce", "negatives": "uniform", "calibration": 0.25},
         {"loss": "cosine_regression", "per_positive": 2},
         {"loss": "bpr", "negatives": "popularity"},
         {"loss": "hinge", "margin": 0.5, "hard": 3},
@@ -156,7 +158,7 @@ def test_the_squared_loss_is_over_the_whole_matrix(batch):
 def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path):  # noqa: F811
     objective = ObjectiveConfig(**changes)
     config = CONFIG.copy(update={"objective": objective})
-    training = TRAINING.copy(update={"epochs": 10})
+    training = TRAINING.copy(update={"epochs": 40, "patience": 40})
     tower = create(schema, data, config, seed=1)
     history = fit(tower, data, training, own_colour(data), tmp_path)
     assert max(history["val_ndcg@10"]) > 0.9
