@@ -265,6 +265,16 @@ def compare(file, data, docs) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@data_option
+def tune(file, data) -> None:
+    """Search for better settings in the space that FILE declares (see configs/tune)."""
+    from pipelines.tune import tune as step
+
+    step(file, data)
+
+
+@main.command()
 @click.option("--server", is_flag=True, help="How the run's running server is.")
 @run_option
 def doctor(server, folder) -> None:

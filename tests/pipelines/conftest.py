@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,17 @@ def ml_100k_run(data_dir, tmp_path_factory) -> Run:
         patch.chdir(tmp_path_factory.mktemp("project"))
         config = load_config(CONFIGS / "ml-100k.yaml", overrides)
         return main_job(config, Path.cwd() / "runs" / "ml-100k")
+
+
+def prepared(config: Config, root: Path) -> Run:
+    """What `trial.prepare` makes, but for the data: a run folder with a manifest alone."""
+    run = Run.create(config, root / "data-made-up")
+    steps = {
+        "ingest": {"notes": {"summary": "two users", "synthetic": True}},
+        "preprocess": {
+            "notes": {"split": {"protocol": "any split"}},
+            "files": {"processed/split.parquet": "0" * 64},
+        },
+    }
+    (run.path / "manifest.json").write_text(json.dumps({"steps": steps}))
+    return run

@@ -1,0 +1,73 @@
+"""One training measured: equal to the steps train and evaluate; what its identity depends on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.run import Run
+from pipelines.trial import Trial, measure, prepare
+from tests.pipelines.conftest import prepared, small_config
+
+
+def test_it_measures_what_train_and_evaluate_do(small_run, tmp_path):
+    told = []
+    result = measure(Trial(small_run.config, small_run.path), tmp_path, told.append)
+    reports = json.loads((small_run.path / "reports" / "metrics.json").read_text())["metrics"]
+    history = json.loads((small_run.path / "model" / "history.json").read_text())
+    measured = reports["two-tower"]
+    assert {name: result["test"][name] for name in measured} == measured
+    assert result["valid"]["ndcg@10"] == max(history["val_ndcg@10"])
+    assert result["curve"]["ndcg@10"] == history["val_ndcg@10"]
+    assert [each["ndcg@10"] for each in told] == history["val_ndcg@10"]
+    assert result["curve"]["seconds"][-1] == pytest.approx(result["seconds"])
+    assert {"head_recall@10", "tail_recall@10", "popularity@10"} <= set(result["test"])
+
+
+def test_a_baseline_is_measured_alike(small_run, tmp_path):
+    result = measure(Trial(small_run.config, small_run.path, "popularity", ("test",)), tmp_path)
+    reports = json.loads((small_run.path / "reports" / "metrics.json").read_text())["metrics"]
+    assert {name: result["test"][name] for name in reports["popularity"]} == reports["popularity"]
+    assert "valid" not in result and "curve" not in result
+
+
+def test_its_identity_is_what_the_result_depends_on(tmp_path):
+    def identity(*overrides: str, **more) -> str:
+        config = small_config(*overrides)
+        return Trial(config, prepared(config, tmp_path).path, **more).identity()
+
+    same = identity()
+    assert identity("training.checkpoint_seconds=7", "evaluation.baselines=[ease]") == same
+    assert identity("serving.max_k=50", "name=other") == same
+    for override in ("model.temperature=.3", "training.seed=1", "evaluation.ks=[10]"):
+        assert identity(override) != same
+    assert identity(parts=("valid",)) != same
+    easy = identity(baseline="ease")
+    assert easy not in (same, identity(baseline="itemknn"))
+    assert identity("training.seed=1", baseline="ease") == easy, "of the towers' settings none"
+    path = tmp_path / "data-made-up" / "manifest.json"
+    path.write_text(path.read_text().replace("0" * 64, "1" * 64))
+    assert Trial(small_config(), path.parent).identity() != same
+
+
+def test_data_is_prepared_once_for_the_settings_it_depends_on(tmp_path, monkeypatch):
+    made = []
+
+    def apart(work, log):
+        made.append(log)
+
+    monkeypatch.setattr("pipelines.trial.apart", apart)
+    monkeypatch.setattr(Run, "verified", lambda run, *steps: _is_made(run, made))
+    first = prepare(small_config(), tmp_path)
+    assert prepare(small_config("model.dim=8"), tmp_path).path == first.path
+    other = prepare(small_config("features.user=[gender]"), tmp_path)
+    assert other.path != first.path
+    assert made == [first.path / "prepare.log", other.path / "prepare.log"]
+
+
+def _is_made(run: Run, made: list) -> None:
+    from pipelines.errors import RunError
+
+    if run.path / "prepare.log" not in made:
+        raise RunError("not yet")
