@@ -6,6 +6,7 @@ DATA ?=
 CONFIG ?=
 SET ?=
 PARTS ?=
+DOCS ?=
 RUN_FOLDER ?=
 VERSION_ID = $(if $(filter command,$(firstword $(origin VERSION))),$(VERSION),)
 USER_ID = $(if $(filter command,$(firstword $(origin USER))),$(USER),)
@@ -18,7 +19,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$(DATA)") $(if $(RUN_FOLDER),--run "$(RUN_FOLDER)")
 
-.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality soak checks clean
+.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality soak checks clean compare tune
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,14 @@ update: $(READY) ## learn new interactions and publish: make update DATA=<folder
 
 timeline: $(READY) ## where the time of the last `make run` went, printed and plotted
 	@$(TWOTOWER) timeline
+
+compare: $(READY) ## variants side by side: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>]
+	@test -n "$(CONFIG)" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs]"; exit 2; }
+	@$(TWOTOWER) compare "$(CONFIG)" $(if $(DATA),--data "$(DATA)") $(if $(DOCS),--docs "$(DOCS)")
+
+tune: $(READY) ## search for better settings: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]
+	@test -n "$(CONFIG)" || { echo "usage: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]"; exit 2; }
+	@$(TWOTOWER) tune "$(CONFIG)" $(if $(DATA),--data "$(DATA)")
 
 publish: $(READY) ## serve the newest export from now on, or VERSION=<n>
 	@$(TWOTOWER) publish $(if $(VERSION_ID),--version $(VERSION_ID))
