@@ -11,7 +11,9 @@ from models.two_tower import TwoTowerConfig
 from tests.models.test_training import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 
 ITEMS, BATCH = 6, 9
-COUNTS = np.array([0.5, 0.5, 0.5, 5, 3, 9, 1, 2, 4])  # of the codes 0 to 8; row r has the code r + 3
+COUNTS = np.array(
+    [0.5, 0.5, 0.5, 5, 3, 9, 1, 2, 4]
+)  # of the codes 0 to 8; row r has the code r + 3
 
 
 @pytest.fixture
