@@ -15,6 +15,7 @@ from models.softmax import COUNT, KNOWN, POSITIVE_OF, QUERY_OF, SEED, SHARE
 PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
 SMALL_TABLE = 256  # rows; on two cores 1,024 rows of a batch then cost less by product than by row
 DIVISORS = {"mean": lambda n: n, "sqrtn": tf.sqrt, "sum": tf.ones_like}
+LEAST_SCORE = -1e9  # of what an attention leaves out: finite, a list of nothing else is no NaN
 USER_ROW, ITEM_ROW = "user_row", "item_row"  # what a training batch holds: positions in the tables
 
 
@@ -27,6 +28,9 @@ class MultiHotEmbedding(mm.EmbeddingTable):
     by `sequence_combiner`, their "sum" or "sqrtn", zeros when there are none. Merlin's own
     combiner for dense rows would average the padding in; its ragged path is slow on a CPU.
     Unknown values are left out: they were never trained.
+
+    With a layer in the place of `sequence_combiner`, which gives embeddings [..., dim] scores
+    [...], it is the mean weighted by the softmax of the known values' scores.
 
     A table of at most SMALL_TABLE rows is multiplied by how often a row of the batch has each
     value. That is the same, and its gradient has a row for each value of the table; of gathered
@@ -41,8 +45,12 @@ class MultiHotEmbedding(mm.EmbeddingTable):
         if multi_hot:
             known = tf.logical_and(values != PADDING, values != OUT_OF_VOCABULARY)
             known = tf.cast(known, table.dtype)
-            divisor = tf.maximum(tf.reduce_sum(known, axis=1, keepdims=True), 1.0)
-            share = known / DIVISORS[self.sequence_combiner or "mean"](divisor)
+            if isinstance(self.sequence_combiner, tf.keras.layers.Layer):
+                scores = self._scores(values, small, training)
+                share = tf.nn.softmax(tf.where(known > 0, scores, LEAST_SCORE)) * known
+            else:
+                divisor = tf.maximum(tf.reduce_sum(known, axis=1, keepdims=True), 1.0)
+                share = known / DIVISORS[self.sequence_combiner or "mean"](divisor)
         if small:
             parts = tf.one_hot(values, self.input_dim)
             if multi_hot:
@@ -56,6 +64,17 @@ class MultiHotEmbedding(mm.EmbeddingTable):
         if self.l2_batch_regularization_factor > 0:
             self.add_loss(self.l2_batch_regularization_factor * tf.reduce_sum(tf.square(out)))
         return out
+
+    def _scores(self, values: tf.Tensor, small: bool, training: bool) -> tf.Tensor:
+        """Of `values` [n, length]; in training each different value is scored once."""
+        table = self.table.embeddings
+        if small:
+            return tf.gather(self.sequence_combiner(table), values)
+        if not training:
+            return self.sequence_combiner(tf.gather(table, values))
+        different, place = tf.unique(tf.reshape(values, [-1]))
+        scores = self.sequence_combiner(tf.gather(table, different))
+        return tf.gather(scores, tf.reshape(place, tf.shape(values)))
 
 
 def _sparse_bag(table: tf.Variable, values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:

@@ -29,12 +29,24 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         [],
         description="none: a tower is the sum of its embeddings, each of size dim, and of each "
         "number times a vector; otherwise embeddings and numbers are concatenated and pass these "
-        "ReLU layers and a projection to dim",
+        "layers and a projection to dim",
+    )
+    layers: Literal["mlp", "residual", "cross"] = Field(
+        "mlp",
+        description="what the hidden layers are: ReLU layers of these widths; residual layers, "
+        "which add to their input a ReLU layer of this width, projected back; DCN-v2's cross "
+        "layers, which multiply the input with products of it by matrices of these ranks",
     )
     feature_dim: int = Field(
         16, gt=0, description="size of the embeddings beside the id's, when there are hidden layers"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout after each hidden layer")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="dropout after each hidden layer; of residual and cross layers what they add "
+        "to their input is dropped",
+    )
     feature_dropout: float = Field(
         0.02,
         ge=0,
@@ -48,10 +60,11 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         description="every item's id is hidden about this often an epoch, so that an item without "
         "positives is scored by its features, as if it had this many",
     )
-    history_pooling: Literal["sum", "mean", "sqrtn"] = Field(
+    history_pooling: Literal["sum", "mean", "sqrtn", "attention"] = Field(
         "mean",
         description="what the embeddings of a user's items are added up to, where there is "
-        "features.history: divided by nothing, their number, or its square root",
+        "features.history: divided by nothing, their number, or its square root; or a mean "
+        "weighted by the softmax of what a learned query makes of each",
     )
     history_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of a history's items left out in a training step"
@@ -195,18 +208,21 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
     from merlin.schema import Tags
 
     from models.layers import MultiHotEmbedding, ResumableDropout
+    from models.towers import AttentionScore, CrossLayers, ResidualLayer
 
     norm = {"post": L2Norm()} if config.normalize else {}
 
     id_name = schema.select_by_tag(id_tag).first.name
     categorical = schema.select_by_tag(Tags.CATEGORICAL)
     sizes = {c.name: config.feature_dim for c in categorical} | {id_name: config.dim}
+    attention, pooling = config.history_pooling == "attention", config.history_pooling
     embeddings = mm.Embeddings(
         categorical,
         dim=sizes if config.hidden else config.dim,
         table_cls=MultiHotEmbedding,
         sequence_combiner={
-            column.name: config.history_pooling for column in schema.select_by_tag(Tags.SEQUENCE)
+            column.name: AttentionScore() if attention else pooling
+            for column in schema.select_by_tag(Tags.SEQUENCE)
         },
         l2_batch_regularization_factor=config.embedding_l2,
     )
@@ -223,10 +239,15 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
         )
         return mm.Encoder(inputs, **norm)
     layers = []
-    for width in config.hidden:
-        layers.append(mm.MLPBlock([width]))
-        if config.dropout:
-            layers.append(ResumableDropout(config.dropout))
+    if config.layers == "cross":
+        layers.append(CrossLayers(config.hidden, config.dropout))
+    elif config.layers == "residual":
+        layers.extend(ResidualLayer(width, config.dropout) for width in config.hidden)
+    else:
+        for width in config.hidden:
+            layers.append(mm.MLPBlock([width]))
+            if config.dropout:
+                layers.append(ResumableDropout(config.dropout))
     layers.append(mm.MLPBlock([config.dim], no_activation_last_layer=True))
     return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), *layers, **norm)
 
