@@ -76,7 +76,7 @@ class RetrievalClient:
         user_ids : raw ids; an unknown one is answered from the out-of-vocabulary embedding
         filter_seen : leave out what the user has seen
         features : raw values, one a user, in place of those the server knows; of a list feature
-            a list for each user, with at most 1,024 values
+            a list for each user, with at most 4,096 values
 
         Raises
         ------

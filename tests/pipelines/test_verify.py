@@ -6,11 +6,14 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipelines.errors import RunError
 from pipelines.run import Run
+from pipelines.serve import serving
 from pipelines.verify import best_of, count_wrong, verify
+from serving.client import RetrievalClient
 
 
 def test_served_equals_brute_force_on_synthetic_data(small_run):
@@ -81,3 +84,17 @@ def test_rows_are_judged_apart():
     right = np.array([[10, 30, 20], [60, 40, 50]])
     assert count_wrong(right, ITEM_IDS, scores) == 0
     assert count_wrong(right[::-1], ITEM_IDS, scores) == 6
+
+
+def test_a_history_in_the_request_takes_the_place_of_the_one_in_the_table(small_run):
+    users = pd.read_parquet(small_run.path / "processed" / "raw_users.parquet")
+    one, other = users[users["history"].map(len) == 20].iloc[:2].itertuples()
+    with serving(small_run) as addresses, RetrievalClient(addresses.http) as client:
+        known = client.recommend([one.user_id], filter_seen=False)
+        same = {"history": [list(one.history)]}
+        given = client.recommend([one.user_id], filter_seen=False, features=same)
+        foreign = {"history": [list(other.history)]}
+        changed = client.recommend([one.user_id], filter_seen=False, features=foreign)
+    np.testing.assert_array_equal(given.item_ids, known.item_ids)
+    np.testing.assert_allclose(given.scores, known.scores, rtol=1e-6)
+    assert np.abs(changed.scores - known.scores).max() > 1e-3
