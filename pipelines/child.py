@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -25,7 +26,8 @@ def apart(
     """What `work(tell)` returns in a new process, whose output goes to the file `log`.
 
     What `work` gives to `tell` is given to `heard` here, as it comes. `work` and all that it tells
-    and returns are pickled. Whatever ends this call ends the process: an error in `heard`, Ctrl-C.
+    and returns are pickled. Whatever ends this call ends the process: an error in `heard`, Ctrl-C,
+    a kill.
 
     Raises ChildError with the reason when `work` raises or its process dies.
     """
@@ -55,6 +57,7 @@ def apart(
 
 def _work(work: Callable[[Callable[[Any], None]], Any], log: Path, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with log.open("w") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
@@ -66,6 +69,12 @@ def _work(work: Callable[[Callable[[Any], None]], Any], log: Path, sender: Conne
         sender.send((FAILED, reason))
     else:
         sender.send((DONE, result))
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end this process: nobody would read what it does."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _ending(code: int) -> str:
