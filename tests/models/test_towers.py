@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.training import save_tower
+from models.growth import grow
+from models.training import TrainingConfig, TrainingData, create, fit, load, save, save_tower
 from models.two_tower import TwoTowerConfig, build_two_tower, embed
 
 X = np.array([[1.0, -2, 3], [0, 4, -1]], np.float32)
@@ -210,17 +211,31 @@ def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, settings, tmp_p
     QueryTower(tmp_path / "tower").compile(tmp_path / "onnx", schema)
 
 
-def test_a_tower_with_attention_and_layers_learns(schema):
-    """Users who have seen their positive alone; in-batch negatives are guessed at log 64."""
-    import tensorflow as tf
+def test_what_is_fitted_with_attention_and_layers_learns_and_comes_back(schema, tmp_path):
+    """40 users of one half of the films each, known by their histories alone."""
+    hidden = {"layers": "cross", "hidden": [8, 99], "feature_dim": 8, "dropout": 0.05}
+    config = TwoTowerConfig(dim=8, history_pooling="attention", **hidden)
+    rows = np.argwhere(np.add.outer(np.arange(40), np.arange(297)) % 2 == 0)
+    draw = np.random.default_rng(0)
+    rows = rows[draw.permutation(len(rows))[:2048]].astype(np.int32)
+    halves = draw.integers(0, 148, (40, 4)) * 2 + 3
+    seen = (halves + np.arange(40)[:, None] % 2).astype(np.int32)
+    users = {"user": np.full((40, 1), 2, np.int32), "seen": seen}
+    films = {"film": np.arange(3, 300, dtype=np.int32)[:, None]}
+    data = TrainingData(users, films, *rows.T)
 
-    config = TwoTowerConfig(
-        dim=8, history_pooling="attention", layers="cross", hidden=[8], dropout=0.05
-    )
-    model = build(schema, config)
-    codes = np.arange(3, 67, dtype=np.int32)[:, None]
-    model.compile(optimizer=tf.keras.optimizers.Adam(0.05), metrics=[])
-    rows = {"user": np.full((64, 1), 2, np.int32), "seen": np.pad(codes, [(0, 0), (0, 3)])}
-    batch = tf.data.Dataset.from_tensors({**rows, "film": codes}).repeat(30)
-    history = model.fit(batch, epochs=2, verbose=0)
-    assert history.history["loss"][-1] < np.log(64) / 2
+    def right(model):
+        scores = embed(model.query_encoder, users) @ embed(model.candidate_encoder, films).T
+        own = np.add.outer(np.arange(40), np.arange(297)) % 2 == 0
+        return {"ndcg@10": float(((scores > np.median(scores, axis=1)[:, None]) == own).mean())}
+
+    tower = create(schema, data, config, seed=1)
+    training = TrainingConfig(batch_size=128, epochs=6, patience=6, learning_rate=0.02)
+    assert max(fit(tower, data, training, right, tmp_path / "state")["val_ndcg@10"]) > 0.9
+    learnt = tower.model.query_encoder.trainable_variables
+    assert all(np.abs(weight.numpy()).max() > 0 for weight in learnt), "the query vector moved"
+    save(tower, tmp_path)
+    assert right(load(tmp_path).model) == right(tower.model)
+    expected = embed(tower.model.query_encoder, users)
+    grown = grow(tower, schema, data, seed=2)
+    np.testing.assert_array_equal(embed(grown.model.query_encoder, users), expected)
