@@ -66,18 +66,23 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     return base, day
 
 
-@pytest.fixture(scope="module")
-def base_run(folders, tmp_path_factory) -> Run:
-    """A run on what there is at first, published."""
-    tree = json.loads(small_config("training.epochs=6").json())
+def published(folder: Path, project: Path, *overrides: str) -> Run:
+    """A run on the data in `folder`, published."""
+    tree = json.loads(small_config(*overrides).json())
     tree |= {"name": "small"}
-    tree["ingest"] = {"source": "parquet", "path": str(folders[0]), "parquet": PARQUET}
+    tree["ingest"] = {"source": "parquet", "path": str(folder), "parquet": PARQUET}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("project"))
+        patch.chdir(project)
         run = Run.create(parse_config(tree, "test"), Path.cwd() / "runs" / "small")
         for step in (ingest, preprocess, train, export, publish):
             step(run)
     return run
+
+
+@pytest.fixture(scope="module")
+def base_run(folders, tmp_path_factory) -> Run:
+    """A run on what there is at first, published."""
+    return published(folders[0], tmp_path_factory.mktemp("project"), "training.epochs=6")
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +228,19 @@ def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, m
     told = CliRunner().invoke(main, ["update", "--data", str(folders[1]), "--run", str(run.path)])
     assert told.exit_code == 1
     assert "`train` has not run yet; run `twotower train`" in told.output
+
+
+def test_towers_in_closed_form_are_solved_anew_and_keep_their_place(folders, tmp_path):
+    run = published(
+        *(folders[0], tmp_path, "training.epochs=1", "training.start={l2: 30}"),
+        *("features.history=300", "model.history_pooling=sum", "model.normalize=false"),
+    )
+    assert update(run, folders[1]) == 2
+    notes = run.notes("train")
+    assert notes["epochs"] == 1 and notes["rows_per_second"] == 0
+    assert notes["item_cosine"] > 0.9
+    new, items = ids(run, "user")[-NEW_USERS:], ids(run, "item")[-NEW_ITEMS:]
+    with serving(run) as addresses:
+        answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
+    np.testing.assert_array_equal(answer.item_ids, brute_force(run, new, 20)[0])
+    assert np.isin(answer.item_ids, items).any()
