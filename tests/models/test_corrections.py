@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.models.conftest import differences
+
 
 def test_log_q_is_the_log_of_the_share():
     from models.corrections import log_q
@@ -91,17 +93,6 @@ def test_only_corrected_gradients_are_the_full_softmax_s():
     assert planted.error(certain, planted.log_q, True) < 0.02
     # With false negatives left out, log_q taken off the positive holds it for a drawn one.
     assert planted.error(drawn, planted.log_q, True) > 0.03
-
-
-def differences(of, values, step=1e-6):
-    """Central differences of the scalar `of` at a float64 array."""
-    slopes = np.zeros_like(values)
-    for place in np.ndindex(values.shape):
-        up, down = values.copy(), values.copy()
-        up[place] += step
-        down[place] -= step
-        slopes[place] = (of(up) - of(down)) / (2 * step)
-    return slopes
 
 
 def test_corrected_log_q_is_the_paper_s_weighted_loss():

@@ -15,23 +15,7 @@ from scipy.sparse import csr_matrix
 
 from models.errors import ModelError
 from models.evaluation import METRICS, EvaluationConfig, Metrics, evaluate, metrics_table, topk
-
-
-class Table:
-    """Scores written down beforehand."""
-
-    def __init__(self, scores):
-        self.scores = np.asarray(scores)
-
-    def score(self, users):
-        return self.scores[users]
-
-
-def matrix(rows: list[set[int]], n_items: int) -> csr_matrix:
-    dense = np.zeros((len(rows), n_items), dtype=bool)
-    for row, items in zip(dense, rows, strict=True):
-        row[list(items)] = True
-    return csr_matrix(dense)
+from tests.models.conftest import Table, matrix
 
 
 def slow_reference(scores, relevant, seen, ks, candidates):

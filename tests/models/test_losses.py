@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from tests.models.conftest import differences
+
 ITEMS = 12
 
 
@@ -79,17 +81,6 @@ def by_hand(name, positive, negative, valid):
     formula = FORMULAS[name][1]
     rows = zip(positive.astype(np.float64), negative.astype(np.float64), valid, strict=True)
     return np.array([formula(p, s[v]) for p, s, v in rows])
-
-
-def differences(of, values, step=1e-6):
-    """Central differences of the scalar `of` at a float64 array."""
-    slopes = np.zeros_like(values)
-    for place in np.ndindex(values.shape):
-        up, down = values.copy(), values.copy()
-        up[place] += step
-        down[place] -= step
-        slopes[place] = (of(up) - of(down)) / (2 * step)
-    return slopes
 
 
 @every_loss
