@@ -82,8 +82,9 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
         training = run.config.training.copy(update=config.dict(exclude={"replay", "moving"}))
         data = load_training_data(staged)
         if training.start:  # solved for all interactions anew, there is nothing to fit
-            training = training.copy(update={"epochs": 1})
-        sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
+            training, sample = training.copy(update={"epochs": 1}), data
+        else:
+            sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
         schema = TensorflowMetadata.from_proto_text_file(str(out / "processed"), SCHEMA)
         old = load(run.path / "model")
         tower = grow(old, schema.to_merlin_schema(), data, training.seed)
@@ -101,11 +102,10 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
         )
         save(tower, out / "model")
         after = embed(tower.model.candidate_encoder, data.items)
-        known = known_items(old, data.items)
-        before, after = (
-            v[known] / np.linalg.norm(v[known], axis=1)[:, None] for v in (before, after)
-        )
-        moved = (before * after).sum(axis=1)
+        norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+        # What is beyond training.start's most_items has zeros for a vector, and no direction.
+        known = known_items(old, data.items) & (norms > 0)
+        moved = (before * after).sum(axis=1)[known] / norms[known]
         notes |= summary(history, training.monitor, len(sample.user_rows))
         notes |= {
             "updated_with": config.dict(),
