@@ -70,16 +70,15 @@ def ran(name: str, data: Path, *overrides: str) -> Iterator[Run]:
             os.chdir(before)
 
 
-def measured(run: Run) -> tuple[dict[str, dict[str, float]], Served]:
+def measured(run: Run) -> dict[str, dict[str, float]]:
     """Test metrics of the baselines, and of the served model as "two-tower, served"."""
-    served = Served(run)
     values = {
         name: each
         for name, each in run.notes("evaluate")["metrics"].items()
         if name not in ("two-tower", "random")
     }
-    values["two-tower, served"] = Judge(run, "test").judge(served).values
-    return {name: {key: each[key] for key in TOLD} for name, each in values.items()}, served
+    values["two-tower, served"] = Judge(run, "test").judge(Served(run)).values
+    return {name: {key: each[key] for key in TOLD} for name, each in values.items()}
 
 
 def of_training(run: Run) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def frozen(data: Path) -> tuple[dict, list[Check]]:
     rows: dict[str, Any] = {}
     for seed in SEEDS:
         with ran("ml-1m-history", data / "ml-1m", *given, f"training.seed={seed}") as run:
-            metrics, _ = measured(run)
+            metrics = measured(run)
             rows[f"seed {seed}"] = {"metrics": metrics, **of_training(run)}
             rows[f"seed {seed}"]["split"] = "the frozen split, read from file"
     ours = [row["metrics"]["two-tower, served"] for row in rows.values()]
@@ -120,7 +119,7 @@ def fresh(data: Path) -> tuple[dict, list[Check]]:
     rows, checks = {}, []
     for seed in FRESH_SPLITS:
         with ran("ml-1m-history", data / "ml-1m", f"split.seed={seed}") as run:
-            metrics, _ = measured(run)
+            metrics = measured(run)
             rows[f"split {seed}"] = {"metrics": metrics, **of_training(run)}
         for name in ("recall@10", "ndcg@10"):
             over = metrics["two-tower, served"][name] - metrics["ease"][name]
@@ -176,10 +175,10 @@ def accuracy(scores: np.ndarray, relevant: Any, masked: Any = None, k: int = 100
 
 
 def last_out(data: Path) -> tuple[dict, list[Check]]:
-    """ML-1M with the last rating as test, all ratings positive: reported, there is no bar."""
+    """ML-1M with the last rating as test, all ratings positive: reported, without a limit."""
     overrides = ("positives.at_least=1", "split.method=leave_last_out", "split.k_core=5")
     with ran("ml-1m-history", data / "ml-1m", *overrides) as run:
-        metrics, _ = measured(run)
+        metrics = measured(run)
         row = {"metrics": metrics, "published": PUBLISHED, **of_training(run)}
     return {"last out": row}, []
 

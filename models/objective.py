@@ -12,7 +12,6 @@ import numpy as np
 from pydantic import BaseModel, Extra, Field, root_validator
 
 IN_BATCH = ("in_batch", "mixed")
-OF_ROWS = ("bce", "gbce", "cosine_regression", "bpr", "hinge", "cosine_contrastive")
 OF_COSINES = ("cosine_regression", "hinge", "cosine_contrastive", "squared")
 
 

@@ -146,13 +146,8 @@ def build_two_tower(
         precision = tf.as_dtype(config.softmax_precision)
         output = InBatchSoftmax(DotProduct(), log_q=log_q, precision=precision, **settings)
     else:
-        output = SampledOutput(
-            *(DotProduct(),),
-            objective=config.objective,
-            counts=counts,
-            logq=config.logq,
-            **settings,
-        )
+        given = {"objective": config.objective, "counts": counts, "logq": config.logq}
+        output = SampledOutput(DotProduct(), **given, **settings)
     return mm.TwoTowerModelV2(
         query_tower=_encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config),
         candidate_tower=_encoder(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config),
