@@ -232,7 +232,7 @@ def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, m
 
 def test_towers_in_closed_form_are_solved_anew_and_keep_their_place(folders, tmp_path):
     run = published(
-        *(folders[0], tmp_path, "training.epochs=1", "training.start={l2: 30}"),
+        *(folders[0], tmp_path, "training.epochs=1", "training.start={l2: 30, most_items: 250}"),
         *("features.history=300", "model.history_pooling=sum", "model.normalize=false"),
     )
     assert update(run, folders[1]) == 2
