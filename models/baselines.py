@@ -110,14 +110,7 @@ class EASE:
                 "(itemknn has no such limit)"
             )
         self.train = binary(train).astype(np.float32)
-        # Inverted in place (Fortran order lets LAPACK do so), in float64.
-        gram = np.empty((n_items, n_items), order="F")
-        for items, together in _cooccurrence(self.train):
-            gram[:, items] = together.T
-        gram[np.diag_indices(n_items)] += self.l2
-        weights = inv(gram, overwrite_a=True, check_finite=False)
-        weights /= -np.diag(weights).copy()
-        np.fill_diagonal(weights, 0)
+        weights = items_to_items(gram(self.train), self.l2)
         self.weights = np.ascontiguousarray(weights, dtype=np.float32)
         return self
 
@@ -133,6 +126,27 @@ def fit_baseline(name: BaselineName, train: csr_matrix, seed: int) -> Scorer:
     if name not in models:
         raise ModelError(f"unknown baseline {name!r}; there are {', '.join(models)}")
     return models[name].fit(train)
+
+
+def gram(train: csr_matrix) -> np.ndarray:
+    """X'X, float64 [n_items, n_items] in Fortran order."""
+    product = np.empty((train.shape[1],) * 2, order="F")
+    for items, together in _cooccurrence(train):
+        product[:, items] = together.T
+    return product
+
+
+def items_to_items(gram: np.ndarray, l2: float | np.ndarray) -> np.ndarray:
+    """EASE's weights -P / diag P, P = (gram + diag l2)^-1, with a zero diagonal.
+
+    gram : float64 [n, n] in Fortran order, which lets LAPACK invert it in place: it is overwritten
+    l2 : above 0, one for all or [n]
+    """
+    gram[np.diag_indices(len(gram))] += l2
+    weights = inv(gram, overwrite_a=True, check_finite=False)
+    weights /= -np.diag(weights).copy()
+    np.fill_diagonal(weights, 0)
+    return weights
 
 
 def _cooccurrence(train: csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Extra, Field
-from scipy.linalg import inv, orthogonal_procrustes
+from scipy.linalg import orthogonal_procrustes
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import eigsh
 
+from models.baselines import gram, items_to_items
 from models.errors import ModelError
+from models.evaluation import binary
 
 if TYPE_CHECKING:
     from models.training import TrainingData, TwoTower
@@ -61,22 +63,18 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
 
     An item nobody has, or that is not among the `most_items`, has zeros.
     """
-    train = csr_matrix((np.ones(train.nnz), train.indices, train.indptr), train.shape)
+    train = binary(train).astype(float)
     n_items = train.shape[1]
     users_of = np.bincount(train.indices, minlength=n_items)
     popular = np.argsort(-users_of, kind="stable")[: config.most_items]
     popular = np.sort(popular[users_of[popular] > 0])
     some = train[:, popular]
     weights = np.maximum(np.diff(train.indptr), 1.0) ** -config.user_power
-    gram = (some.T @ diags(weights / weights.mean()) @ some).toarray()
-    regularised = np.array(gram, order="F")  # to be inverted in place
-    counts = np.diag(gram)
-    regularised[np.diag_indices(len(popular))] += config.l2 + config.popularity_l2 * counts
-    items_to_items = inv(regularised, overwrite_a=True, check_finite=False)
-    items_to_items /= -np.diag(items_to_items).copy()
-    np.fill_diagonal(items_to_items, 0)
+    together = gram(csr_matrix(diags(np.sqrt(weights / weights.mean())) @ some))
+    l2 = config.l2 + config.popularity_l2 * np.diag(together)
+    regression = items_to_items(together.copy(order="F"), l2)
     history, candidates = np.zeros((2, n_items, dim), np.float32)
-    squares = items_to_items.T @ (gram @ items_to_items)
+    squares = regression.T @ (together @ regression)
     if dim < len(popular):
         # A fixed start, else the same data would have other vectors each time.
         _, vectors = eigsh(squares, dim, v0=np.ones(len(popular)))
@@ -84,7 +82,7 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     else:
         vectors = np.eye(len(popular))
     width = vectors.shape[1]
-    history[popular, :width] = items_to_items @ vectors
+    history[popular, :width] = regression @ vectors
     candidates[popular, :width] = vectors
     return history, candidates
 
