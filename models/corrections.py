@@ -99,9 +99,13 @@ def corrected_log_q(
     pool = tf.sort(tf.cast(tf.reshape(negative_id, [-1]), tf.int64))
     own = tf.cast(tf.reshape(positive_id, [-1]), tf.int64)
     same = tf.searchsorted(pool, own, side="right") - tf.searchsorted(pool, own, side="left")
+    return corrected_for(positive_log_q, tf.cast(tf.size(pool) - same, tf.float32))
+
+
+def corrected_for(positive_log_q: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """`corrected_log_q`, given for each row how many negatives are another item: float32 [n]."""
     # Without any other negative the loss is 0, whatever is taken off.
-    others = tf.cast(tf.maximum(tf.size(pool) - same, 1), tf.float32)
-    return tf.math.log1p(-tf.exp(positive_log_q)) - tf.math.log(others)
+    return tf.math.log1p(-tf.exp(positive_log_q)) - tf.math.log(tf.maximum(others, 1.0))
 
 
 def inverse_propensity(counts: np.ndarray, power: float, largest: float) -> np.ndarray:

@@ -6,11 +6,10 @@ import functools
 
 import numpy as np
 import tensorflow as tf
-from merlin.models.tf.core.prediction import Prediction
 from merlin.models.tf.outputs.sampling.base import Candidate
 
 from models import losses
-from models.corrections import inverse_propensity
+from models.corrections import corrected_for, inverse_propensity
 from models.negatives import hard_negatives, sample_popularity
 from models.objective import OF_COSINES, ObjectiveConfig
 from models.softmax import (
@@ -44,12 +43,9 @@ class SampledOutput(InBatchSoftmax):
             weights = inverse_propensity(counts, objective.propensity_power, 10.0)
             self.weights_by_id = tf.constant(weights, tf.float32)
 
-    def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
-        """The loss of the batch, as one row."""
-        loss = self.loss_of(query_embedding, positive)
-        return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
-
-    def loss_of(self, query: tf.Tensor, candidate: Candidate) -> tf.Tensor:
+    def loss_of(
+        self, query: tf.Tensor, candidate: Candidate, negative: Candidate | None = None
+    ) -> tf.Tensor:
         """Scalar loss; see `grouped_softmax` for query [q, D], candidate [c, D] and the batch."""
         batch, loss = candidate.metadata, self.objective.loss
         query_of, positive_of = batch[QUERY_OF], batch[POSITIVE_OF]
@@ -103,9 +99,8 @@ class SampledOutput(InBatchSoftmax):
         score = score / self.temperature
         own = tf.gather(bias, positive_of)
         if given.corrected_logq:
-            # See `corrected_log_q`, here with candidates that stand for `count` negatives each.
-            others = tf.maximum(tf.reduce_sum(count) - tf.gather(count, positive_of), 1.0)
-            own = tf.math.log(others) - tf.math.log1p(-tf.exp(-own))
+            others = tf.reduce_sum(count) - tf.gather(count, positive_of)
+            own = -corrected_for(-own, others)
         valid = tf.range(tf.size(count)) != positive_of[:, None]
         valid = tf.logical_and(valid, count > 0)
         if given.mask_known:

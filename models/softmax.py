@@ -276,14 +276,19 @@ class InBatchSoftmax(mm.ContrastiveOutput):
         self.log_q = None if log_q is None else tf.constant(log_q, tf.float32)
 
     def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
-        """The loss of the batch, as one row: all batches weigh the same in Keras's mean of them.
+        """The loss of the batch, as one row: all batches weigh the same in Keras's mean of them."""
+        loss = self.loss_of(query_embedding, positive, negative)
+        return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
+
+    def loss_of(self, query_embedding, positive: Candidate, negative: Candidate) -> tf.Tensor:
+        """The loss of the batch, float32 scalar.
 
         Grouped when the features say which rows belong to an interaction, see `FeatureLookup`.
         """
         masked, batch = self.downscore_false_negatives, positive.metadata
         shared = {"temperature": self.temperature, "precision": self.precision}
         if QUERY_OF in batch:
-            loss = grouped_softmax(
+            return grouped_softmax(
                 query_embedding,
                 positive.embedding,
                 *(batch[QUERY_OF], batch[POSITIVE_OF], batch[COUNT]),
@@ -291,18 +296,16 @@ class InBatchSoftmax(mm.ContrastiveOutput):
                 masked=masked,
                 **shared,
             )
-        else:
-            loss = contrastive_softmax(
-                query_embedding,
-                positive.embedding,
-                negative.embedding,
-                positive_id=positive.id if masked else None,
-                negative_id=negative.id if masked else None,
-                positive_bias=self._bias(positive),
-                negative_bias=self._bias(negative),
-                **shared,
-            )
-        return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
+        return contrastive_softmax(
+            query_embedding,
+            positive.embedding,
+            negative.embedding,
+            positive_id=positive.id if masked else None,
+            negative_id=negative.id if masked else None,
+            positive_bias=self._bias(positive),
+            negative_bias=self._bias(negative),
+            **shared,
+        )
 
     def _bias(self, candidate: Candidate) -> tf.Tensor | None:
         """Minus the logarithm of how likely each candidate is drawn, times the weight of that."""
