@@ -128,7 +128,7 @@ def item_counts(schema: Schema, data: TrainingData) -> np.ndarray:
     item_id = schema.select_by_tag(Tags.ITEM_ID).first
     codes = data.items[item_id.name][:, 0]
     counts = np.bincount(
-        codes, weights=data.positives_per_item(), minlength=item_id.int_domain.max + 1
+        codes, weights=data.positives_per_item, minlength=item_id.int_domain.max + 1
     )
     return np.maximum(counts, 0.5).astype(np.float32)
 

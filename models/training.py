@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,6 +80,7 @@ class TrainingData:
     user_rows: np.ndarray
     item_rows: np.ndarray
 
+    @cached_property
     def positives_per_item(self) -> np.ndarray:
         """int64 [n_items]: how often each row of the item table is a positive."""
         counts = np.zeros(len(next(iter(self.items.values()))), np.int64)
@@ -216,7 +218,7 @@ def _for_objective(objective: ObjectiveConfig, data: TrainingData) -> dict[str, 
     """What `FeatureLookup` needs to know for the loss."""
     from models.negatives import known_pairs
 
-    positives, settings = data.positives_per_item(), {}
+    positives, settings = data.positives_per_item, {}
     settings["draw"] = objective.sampler(positives)
     settings["in_batch"] = objective.negatives in IN_BATCH
     if objective.mask_known:
@@ -246,7 +248,7 @@ def _hidden_item_ids(
     item_id = schema.select_by_tag(Tags.ITEM_ID).first
     return item_id.name, *hide_item_ids(
         data.items[item_id.name][:, 0],
-        data.positives_per_item(),
+        data.positives_per_item,
         config.cold_count,
         item_id.int_domain.max + 1,
         OUT_OF_VOCABULARY,
