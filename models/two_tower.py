@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, Extra, Field
+from pydantic import BaseModel, Extra, Field, root_validator
 
 from models.errors import ModelError
 from models.objective import ObjectiveConfig
@@ -93,6 +93,12 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     objective: ObjectiveConfig = Field(
         ObjectiveConfig(), description="the loss and its negatives: models/objective.py"
     )
+
+    @root_validator(skip_on_failure=True)
+    def _whole_correction(cls, values: dict) -> dict:
+        if values["objective"].corrected_logq and values["logq"] != 1:
+            raise ValueError("objective.corrected_logq is a whole correction: logq is to be 1")
+        return values
 
 
 def build_two_tower(

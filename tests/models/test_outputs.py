@@ -177,3 +177,8 @@ def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path
 def test_what_does_not_fit_together_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TwoTowerConfig(objective=values)
+
+
+def test_half_of_the_correction_of_2025_is_refused():
+    with pytest.raises(ValueError, match="logq is to be 1"):
+        TwoTowerConfig(objective={"corrected_logq": True}, logq=0.5)
