@@ -64,7 +64,8 @@ timeline: $(READY) ## where the time of the last `make run` went, printed and pl
 
 compare: $(READY) ## variants side by side: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>]
 	@test -n "$(CONFIG)" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs]"; exit 2; }
-	@$(TWOTOWER) compare "$(CONFIG)" $(if $(DATA),--data "$(DATA)") $(if $(DOCS),--docs "$(DOCS)")
+	@$(TWOTOWER) compare "$(CONFIG)" $(if $(DATA),--data "$(DATA)") $(if $(DOCS),--docs "$(DOCS)") \
+	    $(foreach s,$(SET),--set '$(s)')
 
 tune: $(READY) ## search for better settings: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]
 	@test -n "$(CONFIG)" || { echo "usage: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]"; exit 2; }
@@ -105,7 +106,7 @@ bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hou
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks.training --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
 
-bench-quality: $(READY) ## the most accurate towers, served, beside EASE (15 minutes): DATA=<folder> [PARTS=frozen]
+bench-quality: $(READY) ## the most accurate towers, served, beside EASE, and the grids (two hours): DATA=<folder> [PARTS=frozen]
 	@test -n "$(DATA)" || { echo "usage: make bench-quality DATA=<folder> [PARTS=frozen]"; exit 2; }
 	@$(BIN)/python -m benchmarks.quality --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
 

@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import Check, merge
+from pipelines.compare import compare
 from pipelines.config import CONFIGS, load_config
 from pipelines.evaluate import Judge
 from pipelines.main import main_job
 from pipelines.preprocess import ITEMS, USERS
+from pipelines.report import rows as table
 from pipelines.run import Run
 from pipelines.serve import ask, serving
 
@@ -183,7 +185,35 @@ def last_out(data: Path) -> tuple[dict, list[Check]]:
     return {"last out": row}, []
 
 
-PARTS = {"frozen": frozen, "fresh": fresh, "tutorial": tutorial, "last_out": last_out}
+def grids(data: Path) -> tuple[dict, list[Check]]:
+    """The default comparisons, whose reports go to docs/: what is there already is not run again."""
+    split = data / "ml-1m" / "recbole_split.parquet"
+    given = ("split.method=file", f"split.path={split}", "split.k_core=0")
+    rows, checks = {}, []
+    for name, least, overrides in (("ml-100k", 24, ()), ("ml-1m", 10, given)):
+        file = CONFIGS / "compare" / f"{name}.yaml"
+        found = compare(file, data / name, Path("docs"), overrides)
+        done = [row for row in table(found) if row.curves and not row.failed]
+        rows[name] = {
+            row.name: {column: str(value) for column, value in row.values.items()}
+            for row in table(found)
+        }
+        fewest = min((len(row.curves) for row in done), default=0)
+        checks += [
+            Check(f"{name} grid: variants", len(done), ">=", least),
+            Check(f"{name} grid: seeds of each", fewest, ">=", 3),
+            Check(f"{name} grid: runs that failed", len(found.failed), "==", 0),
+        ]
+    return {"grids": rows}, checks
+
+
+PARTS = {
+    "frozen": frozen,
+    "fresh": fresh,
+    "tutorial": tutorial,
+    "last_out": last_out,
+    "grids": grids,
+}
 
 
 @click.command()

@@ -56,15 +56,15 @@ class TrainingState:
 
     Weights, the optimizer's variables and the progress are one checkpoint, so that they always
     belong together; the best weights of epoch e are best-<e>, and stay as long as a state says
-    that e is the best.
+    that e is the best. `more` is what else a training has to find as it was.
     """
 
-    def __init__(self, model: tf.keras.Model, folder: Path):
+    def __init__(self, model: tf.keras.Model, folder: Path, **more: tf.Module):
         self.progress = Progress()
         self._folder = folder
         self._weights = weights(model)
         everything = tf.train.Checkpoint(
-            model=model, optimizer=model.optimizer, progress=self.progress
+            model=model, optimizer=model.optimizer, progress=self.progress, **more
         )
         self._manager = tf.train.CheckpointManager(everything, str(folder / "state"), 1)
 
@@ -182,6 +182,33 @@ class ValidateAndKeep(tf.keras.callbacks.Callback):
     def _save(self) -> None:
         self.state.save()
         self.saved = time.perf_counter()
+
+
+class LearningRate(tf.keras.callbacks.Callback):
+    """The learning rate of each step: `rate` * `decay` ** epoch, and less in the first steps.
+
+    In the first `warmup` steps, counted from 1, it is step / warmup of that (Goyal et al.,
+    "Accurate, Large Minibatch SGD", 2017): while the embeddings are random, large steps would
+    follow gradients that mean little.
+    """
+
+    def __init__(self, rate: float, decay: float, warmup: int):
+        super().__init__()
+        self.rate, self.decay, self.warmup = rate, decay, warmup
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.full = self.rate * self.decay**epoch
+        self.done = int(self.model.optimizer.iterations)
+        self.model.optimizer.learning_rate = self.full
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Keras counts batches from 0 in every fit; steps go on.
+        step = self.done + batch + 1
+        if step <= self.warmup:
+            self.model.optimizer.learning_rate = self.full * step / self.warmup
+
+    def on_epoch_end(self, epoch, logs):
+        logs["learning_rate"] = self.full
 
 
 class ReportProgress(tf.keras.callbacks.Callback):

@@ -124,21 +124,3 @@ def inverse_propensity(counts: np.ndarray, power: float, largest: float) -> np.n
     propensity = (counts / counts.max()) ** power
     weight = 1.0 / np.maximum(propensity, 1.0 / largest)
     return (weight * (counts.sum() / (weight @ counts))).astype(np.float32)
-
-
-def warmup_decay(step: tf.Tensor, *, warmup: int, decay: float, epoch: int) -> tf.Tensor:
-    """The factor of a learning rate or a temperature at a step, float32 scalar, above 0 to 1.
-
-    (step + 1) / warmup in the first steps (Goyal et al., 2017), and after them a decay that is
-    smooth: times `decay` with every epoch.
-
-    Parameters
-    ----------
-    step : int scalar, 0 for the first
-    warmup : steps, 0 for none
-    decay : above 0 to 1, 1 for none
-    epoch : steps, above 0
-    """
-    step = tf.cast(step, tf.float32)
-    rise = tf.minimum((step + 1.0) / max(warmup, 1), 1.0)
-    return rise * tf.pow(decay, tf.maximum(step - warmup, 0.0) / epoch)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.random.experimental import stateless_fold_in
 
 from models.negatives import false_negatives
-from models.softmax import COUNT, KNOWN, POSITIVE_OF, QUERY_OF, SEED, SHARE
+from models.softmax import COUNT, KNOWN, NEGATIVE_OF, POSITIVE_OF, QUERY_OF, SEED, SHARE
 
 PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
 SMALL_TABLE = 256  # rows; on two cores 1,024 rows of a batch then cost less by product than by row
@@ -106,9 +106,11 @@ class FeatureLookup(tf.keras.layers.Layer):
     the step, `step()`.
 
     With `draw` there are more negatives: item rows int32 [m] by a seed, each as often as it is
-    drawn; without `in_batch` the batch's own positives are none. `known` are all train positives
-    (see `known_pairs`), from which the batch's false negatives follow; `positives_per_user` float
-    [n_users], from which it follows which share of each user's positives the batch has.
+    drawn; without `in_batch` the batch's own positives are none. With `draw_own` each interaction
+    has negatives of its own: item rows int32 [n, m] by the user rows int [n] and a seed. `known`
+    are all train positives (see `known_pairs`), from which the batch's false negatives follow;
+    `positives_per_user` float [n_users], from which it follows which share of each user's positives
+    the batch has.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class FeatureLookup(tf.keras.layers.Layer):
         history: str | None = None,
         history_dropout: float = 0.0,
         draw: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        draw_own: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         in_batch: bool = True,
         known: np.ndarray | None = None,
         positives_per_user: np.ndarray | None = None,
@@ -137,7 +140,7 @@ class FeatureLookup(tf.keras.layers.Layer):
             ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
         }
         self.item_id = item_id
-        self.draw, self.in_batch = draw, in_batch
+        self.draw, self.draw_own, self.in_batch = draw, draw_own, in_batch
         self.n_items = len(next(iter(items.values())))
         self.known = None if known is None else tf.constant(known)
         self.positives_per_user = None
@@ -178,18 +181,25 @@ class FeatureLookup(tf.keras.layers.Layer):
         self, positions: dict[str, tf.Tensor], seed: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """The rows of each different user and item, and what the loss needs to know of a batch."""
-        n = tf.size(positions[ITEM_ROW])
+        n, positives = tf.size(positions[ITEM_ROW]), positions[ITEM_ROW]
         users, query_of = tf.unique(positions[USER_ROW])
-        if self.draw is None:
-            items, positive_of, count = tf.unique_with_counts(positions[ITEM_ROW])
-        else:
-            drawn = tf.cast(self.draw(stateless_fold_in(seed, 1 << 20)), positions[ITEM_ROW].dtype)
-            items, place = tf.unique(tf.concat([positions[ITEM_ROW], drawn], 0))
+        draw_seed = stateless_fold_in(seed, 1 << 20)
+        features = {}
+        if self.draw_own is not None:
+            own = tf.cast(self.draw_own(positions[USER_ROW], draw_seed), positives.dtype)
+            items, place = tf.unique(tf.concat([positives, tf.reshape(own, [-1])], 0))
+            positive_of, count = place[:n], tf.ones_like(items, tf.float32)
+            features[NEGATIVE_OF] = tf.reshape(place[n:], tf.shape(own))
+        elif self.draw is not None:
+            drawn = tf.cast(self.draw(draw_seed), positives.dtype)
+            items, place = tf.unique(tf.concat([positives, drawn], 0))
             positive_of = place[:n]
             of_batch = tf.fill([n], float(self.in_batch))
             times = tf.concat([of_batch, tf.ones_like(drawn, tf.float32)], 0)
             count = tf.math.unsorted_segment_sum(times, place, tf.size(items))
-        features = {QUERY_OF: query_of, POSITIVE_OF: positive_of, COUNT: count}
+        else:
+            items, positive_of, count = tf.unique_with_counts(positives)
+        features |= {QUERY_OF: query_of, POSITIVE_OF: positive_of, COUNT: count}
         features[SEED] = stateless_fold_in(seed, (1 << 20) + 1)
         if self.known is not None:
             features[KNOWN] = false_negatives(users, items, self.known, self.n_items)

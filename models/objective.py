@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Extra, Field, root_validator
+from pydantic import BaseModel, Extra, Field, conint, root_validator
 
-IN_BATCH = ("in_batch", "mixed")
+IN_BATCH = ("in_batch", "mixed", "cross_batch")
 OF_COSINES = ("cosine_regression", "hinge", "cosine_contrastive", "squared")
 
 
@@ -33,18 +33,32 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
         "without sampling, negatives: all. The others: a few negatives a positive. cosine_*, hinge "
         "and squared take scores as they are, the others divide them by the temperature",
     )
-    negatives: Literal["in_batch", "uniform", "popularity", "mixed", "all"] = Field(
+    negatives: Literal[
+        "in_batch", "uniform", "popularity", "mixed", "all", "cross_batch", "mined"
+    ] = Field(
         "in_batch",
-        description="what a step's negatives are: the items of its batch, `drawn` items of the "
-        "catalogue (uniform, or by positives ** power), both (mixed: batch and uniform), or all",
+        description="what a step's negatives are: the items of its batch; `drawn` items of the "
+        "catalogue (uniform, or by positives ** power); both (mixed: batch and uniform); all; the "
+        "batch's and the last `drawn` positives of batches before (cross_batch); or of each user "
+        "the items scored highest when the epoch began (mined)",
     )
-    drawn: int = Field(1024, gt=0, description="items drawn a step, of uniform, popularity, mixed")
+    drawn: int = Field(
+        1024, gt=0, description="items a step, of uniform, popularity, mixed and cross_batch"
+    )
     power: float = Field(0.75, ge=0, description="of popularity")
     per_positive: int = Field(
         8, gt=0, description="negatives of a positive, drawn from the step's; not of softmax"
     )
     hard: int = Field(
         1, gt=0, description="draw so many times as many, keep those with the highest scores"
+    )
+    mined_ranks: tuple[conint(ge=0), conint(gt=0)] = Field(
+        (20, 200),
+        description="of mined: the first and the last rank of a user's items, train positives left "
+        "out, that negatives are drawn from; at the very top are those the user may like",
+    )
+    mined_share: float = Field(
+        0.5, gt=0, le=1, description="of mined: the share of negatives that are; others are uniform"
     )
     mask_known: bool = Field(
         False, description="leave out all train positives of the user, not only the row's own"
@@ -79,6 +93,14 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
                 raise ValueError(f"{key} is of sampled negatives; loss is squared")
         if values["hard"] > 1 and softmax:
             raise ValueError("hard is of losses with a few negatives a positive; loss is softmax")
+        if values["negatives"] == "mined" and softmax:
+            raise ValueError("negatives mined are a few a positive's own; loss is softmax")
+        if values["negatives"] == "mined" and values["mined_ranks"][0] >= values["mined_ranks"][1]:
+            raise ValueError("mined_ranks: the first rank is to be below the last")
+        if values["negatives"] == "cross_batch" and not softmax:
+            raise ValueError(f"negatives cross_batch are of the softmax; loss is {values['loss']}")
+        if values["negatives"] == "cross_batch" and values["mask_known"]:
+            raise ValueError("mask_known is of the batch's and drawn items; negatives: cross_batch")
         return values
 
     @property
@@ -96,7 +118,7 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
         from models.negatives import sample_popularity, sample_uniform
 
         n_items = len(positives)
-        if self.negatives == "in_batch":
+        if self.negatives in ("in_batch", "cross_batch", "mined"):
             return None
         if self.negatives == "all":
             return lambda seed: tf.range(n_items)
@@ -117,5 +139,5 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
 
         if self.negatives == "mixed":
             return mixture_log_q(counts, batch, self.drawn)
-        powers = {"in_batch": 1.0, "popularity": self.power, "uniform": 0.0, "all": 0.0}
-        return log_q(counts, powers[self.negatives])
+        powers = {"popularity": self.power, "uniform": 0.0, "all": 0.0}
+        return log_q(counts, powers.get(self.negatives, 1.0))

@@ -10,11 +10,12 @@ from merlin.models.tf.outputs.sampling.base import Candidate
 
 from models import losses
 from models.corrections import corrected_for, inverse_propensity
-from models.negatives import hard_negatives, sample_popularity
+from models.negatives import CrossBatchQueue, hard_negatives, sample_popularity
 from models.objective import OF_COSINES, ObjectiveConfig
 from models.softmax import (
     COUNT,
     KNOWN,
+    NEGATIVE_OF,
     POSITIVE_OF,
     QUERY_OF,
     SEED,
@@ -31,13 +32,15 @@ class SampledOutput(InBatchSoftmax):
     ----------
     objective : what is minimised
     counts : float [cardinality of the item id], positives of each id, above 0
-    logq : the weight of the logQ correction
-    temperature, others : of InBatchSoftmax
+    dim : of the towers' vectors, for a queue of them
+    others : of InBatchSoftmax
     """
 
-    def __init__(self, *args, objective: ObjectiveConfig, counts, logq: float, **kwargs):
+    def __init__(self, *args, objective: ObjectiveConfig, counts, dim: int, **kwargs):
         super().__init__(*args, **kwargs)
-        self.objective, self.counts, self.logq = objective, counts, logq
+        self.objective, self.counts, self.queue = objective, counts, None
+        if objective.negatives == "cross_batch":
+            self.queue = CrossBatchQueue(objective.drawn, dim)
         self.weights_by_id = None
         if objective.propensity_power:
             weights = inverse_propensity(counts, objective.propensity_power, 10.0)
@@ -81,10 +84,14 @@ class SampledOutput(InBatchSoftmax):
     def _needs_rows(self) -> bool:
         """Whether the softmax needs each row's scores at once, [n, c] of them."""
         given = self.objective
-        return bool(given.label_smoothing or given.corrected_logq or given.mask_known)
+        return bool(given.label_smoothing or given.corrected_logq or given.mask_known or self.queue)
 
     def _bias_of(self, candidate: Candidate, query_of: tf.Tensor) -> tf.Tensor:
         """Minus the weighted logarithm of how likely each candidate is drawn, float32 [c]."""
+        if self.frequency is not None:
+            # Of a batch of n it is how likely it has the candidate, and of one draw an n-th of it.
+            n = tf.cast(tf.size(query_of), tf.float32)
+            return self._bias(candidate) + self.logq * tf.math.log(n)
         log_q = self.objective.log_q(self.counts, tf.size(query_of))
         return -self.logq * tf.gather(log_q, tf.reshape(candidate.id, [-1]))
 
@@ -98,23 +105,47 @@ class SampledOutput(InBatchSoftmax):
         negative = tf.gather(logits + bias + tf.math.log(count), query_of)
         score = score / self.temperature
         own = tf.gather(bias, positive_of)
-        if given.corrected_logq:
-            others = tf.reduce_sum(count) - tf.gather(count, positive_of)
-            own = -corrected_for(-own, others)
         valid = tf.range(tf.size(count)) != positive_of[:, None]
         valid = tf.logical_and(valid, count > 0)
         if given.mask_known:
             valid = tf.logical_and(valid, tf.logical_not(tf.gather(batch[KNOWN], query_of)))
+        others = tf.reduce_sum(count) - tf.gather(count, positive_of)
+        if self.queue is not None:
+            scores, there = self._queued(query, candidate, bias)
+            negative = tf.concat([negative, scores], axis=1)
+            valid = tf.concat([valid, there], axis=1)
+            others += tf.reduce_sum(tf.cast(there, tf.float32), axis=1)
+        if given.corrected_logq:
+            own = -corrected_for(-own, others)
         return losses.sampled_softmax(score + own, negative, valid, smoothing=given.label_smoothing)
+
+    def _queued(
+        self, query: tf.Tensor, candidate: Candidate, bias: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores of the queue, corrected, float32 [n, m]; which are negatives, bool [n, m].
+
+        Then the batch's positives enter it, each as often as it is one.
+        """
+        batch, ids = candidate.metadata, tf.cast(tf.reshape(candidate.id, [-1]), tf.int64)
+        query_of, positive_of = batch[QUERY_OF], batch[POSITIVE_OF]
+        embeddings, queued, minus_bias, filled = self.queue.read()
+        scores = tf.matmul(query, embeddings, transpose_b=True) / self.temperature
+        scores = tf.gather(tf.where(filled, scores - minus_bias, 0.0), query_of)
+        own = tf.gather(ids, positive_of)
+        valid = tf.logical_and(filled, queued != own[:, None])
+        vectors = tf.gather(candidate.embedding, positive_of)
+        self.queue.push(vectors, own, -tf.gather(bias, positive_of))
+        return scores, valid
 
     def _sampled_rows(self, own, items, score: tf.Tensor, batch) -> tf.Tensor:
         """The loss of each row against a few negatives of the step's, float32 [n]."""
         given, positive_of = self.objective, batch[POSITIVE_OF]
         n, drawn = tf.size(positive_of), given.per_positive * given.hard
-        places = tf.reshape(
-            sample_popularity(n * drawn, batch[COUNT], 1.0, batch[SEED]), [n, drawn]
-        )
-        places = tf.cast(places, tf.int32)
+        if NEGATIVE_OF in batch:
+            places = batch[NEGATIVE_OF]
+        else:
+            places = sample_popularity(n * drawn, batch[COUNT], 1.0, batch[SEED])
+            places = tf.cast(tf.reshape(places, [n, drawn]), tf.int32)
         negative = tf.einsum("nd,nmd->nm", own, tf.gather(items, places))
         valid = places != positive_of[:, None]
         if given.mask_known:

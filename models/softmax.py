@@ -7,20 +7,28 @@ is added up before the next ones.
 
 from __future__ import annotations
 
+import math
+
 import merlin.models.tf as mm
+import numpy as np
 import tensorflow as tf
 from merlin.models.tf.core.prediction import Prediction
 from merlin.models.tf.outputs.sampling.base import Candidate
 
+from models.corrections import StreamingFrequency
+
 SCORES_AT_ONCE = 1 << 21
 """Scores in memory at a time, 8 MB: more would leave the cache, fewer cost more calls."""
 LEAST_ROWS = 128
+LEAST_TEMPERATURE = 0.01
 # Features of a batch in which every user and item is once: the rows of each interaction, and how
 # often a candidate is a positive.
 QUERY_OF, POSITIVE_OF, COUNT = "_query_of", "_positive_of", "_count"
 # For other losses: int32 [2]; bool [q, c], whether a candidate is a train positive; float32 [q],
 # the share of a query's positives that is in the batch.
 SEED, KNOWN, SHARE = "_seed", "_known", "_share"
+# int32 [n, m], the candidates that are an interaction's own negatives.
+NEGATIVE_OF = "_negative_of"
 
 
 def contrastive_softmax(
@@ -264,19 +272,48 @@ class InBatchSoftmax(mm.ContrastiveOutput):
     Parameters
     ----------
     temperature : the scores' divisor
+    learn_temperature : whether that is only where it begins. Its logarithm is what is learnt
+        (CLIP: Radford et al., ICML 2021), down to LEAST_TEMPERATURE, as there
     precision : of the factors of matrix products, see `contrastive_softmax`
-    log_q : float [cardinality of the item id], the logarithm of each id's sampling probability
-        times the weight of the correction; None for no correction
+    log_q : float [cardinality of the item id], the logarithm of each id's sampling probability;
+        None for no correction
+    logq : the weight of the correction
+    frequency : learns from each batch what takes the place of `log_q`
     others : of ContrastiveOutput
     """
 
-    def __init__(self, *args, temperature=1.0, log_q=None, precision=tf.float32, **kwargs):
+    def __init__(
+        self,
+        *args,
+        temperature: float = 1.0,
+        learn_temperature: bool = False,
+        log_q: np.ndarray | None = None,
+        logq: float = 1.0,
+        frequency: StreamingFrequency | None = None,
+        precision: tf.DType = tf.float32,
+        **kwargs,
+    ):
         super().__init__(*args, default_loss=AsGiven(), **kwargs)
-        self.temperature, self.precision = temperature, precision
+        self.precision, self.logq, self.frequency = precision, logq, frequency
+        self.start, self.log_temperature = temperature, None
+        if learn_temperature:
+            self.log_temperature = self.add_weight(
+                "log_temperature",
+                shape=[],
+                initializer=tf.keras.initializers.Constant(math.log(temperature)),
+                constraint=lambda value: tf.maximum(value, math.log(LEAST_TEMPERATURE)),
+            )
         self.log_q = None if log_q is None else tf.constant(log_q, tf.float32)
+
+    @property
+    def temperature(self) -> tf.Tensor | float:
+        """What scores are divided by."""
+        return self.start if self.log_temperature is None else tf.exp(self.log_temperature)
 
     def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
         """The loss of the batch, as one row: all batches weigh the same in Keras's mean of them."""
+        if self.frequency is not None:
+            self.frequency.update(tf.reshape(positive.id, [-1]))
         loss = self.loss_of(query_embedding, positive, negative)
         return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
 
@@ -309,6 +346,9 @@ class InBatchSoftmax(mm.ContrastiveOutput):
 
     def _bias(self, candidate: Candidate) -> tf.Tensor | None:
         """Minus the logarithm of how likely each candidate is drawn, times the weight of that."""
-        if self.log_q is None:
+        if not self.logq or (self.log_q is None and self.frequency is None):
             return None
-        return -tf.gather(self.log_q, tf.reshape(candidate.id, [-1]))
+        ids = tf.reshape(candidate.id, [-1])
+        if self.frequency is not None:
+            return -self.logq * self.frequency.log_q(ids)
+        return -self.logq * tf.gather(self.log_q, ids)

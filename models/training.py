@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from merlin.schema import Schema
 
     from models.callbacks import Progress
+    from models.mining import MinedNegatives
 
 WEIGHTS, QUERY_TOWER, CANDIDATE_TOWER = "weights", "query_tower", "candidate_tower"
 COUNTED_AT_ONCE = 1 << 22  # rows; of a file larger than the memory not all can be
@@ -51,6 +52,9 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
     learning_rate: float = Field(0.005, gt=0, description="initial learning rate")
     learning_rate_decay: float = Field(
         0.85, gt=0, le=1, description="factor on the learning rate after every epoch"
+    )
+    warmup: int = Field(
+        0, ge=0, description="so many steps in which the learning rate rises evenly to its value"
     )
     checkpoint_seconds: float = Field(
         30, gt=0, description="how often the state is saved that an interrupted training needs"
@@ -148,8 +152,9 @@ def fit(
     import tensorflow as tf
 
     from models.batches import shuffled_batches
-    from models.callbacks import ReportProgress, TrainingState, ValidateAndKeep
+    from models.callbacks import LearningRate, ReportProgress, TrainingState, ValidateAndKeep
     from models.layers import FeatureLookup
+    from models.mining import MineEveryEpoch
 
     if len(data.user_rows) < config.batch_size:
         raise ModelError(
@@ -163,7 +168,8 @@ def fit(
     # AutoGraph's translation of Merlin's step takes seconds and changes nothing in it.
     model.train_step = tf.autograph.experimental.do_not_convert(model.train_step)
     model.compile(optimizer=_optimizer(model, config), metrics=[])
-    state = TrainingState(model, folder)
+    mined = _mined(tower.config.objective, data)
+    state = TrainingState(model, folder, **({"mined": mined} if mined else {}))
     state.restore()
     keep = ValidateAndKeep(
         state, validate, config.monitor, config.patience, config.checkpoint_seconds
@@ -172,10 +178,10 @@ def fit(
         keep.count(model, begin)
     callbacks = [
         keep,
-        tf.keras.callbacks.LearningRateScheduler(
-            lambda epoch: config.learning_rate * config.learning_rate_decay**epoch
-        ),
+        LearningRate(config.learning_rate, config.learning_rate_decay, config.warmup),
     ]
+    if mined:
+        callbacks.append(MineEveryEpoch(mined, state.progress))
     if tensorboard is not None:
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
     if progress is not None:
@@ -190,7 +196,7 @@ def fit(
         *(config.seed, lambda: model.optimizer.iterations),
         history=history_column(tower.schema),
         history_dropout=tower.config.history_dropout,
-        **_for_objective(tower.config.objective, data),
+        **_for_objective(tower.config.objective, data, mined),
     )
     while not _finished(state.progress, config):
         # First what an interruption has left of an epoch, then all others in one go.
@@ -214,11 +220,26 @@ def fit(
     return tower.history
 
 
-def _for_objective(objective: ObjectiveConfig, data: TrainingData) -> dict[str, Any]:
+def _mined(objective: ObjectiveConfig, data: TrainingData) -> MinedNegatives | None:
+    from models.mining import MinedNegatives
+
+    if objective.negatives != "mined":
+        return None
+    rows = (data.user_rows, data.item_rows)
+    given = (objective.mined_ranks, objective.mined_share)
+    return MinedNegatives(data.users, data.items, *rows, *given)
+
+
+def _for_objective(
+    objective: ObjectiveConfig, data: TrainingData, mined: MinedNegatives | None
+) -> dict[str, Any]:
     """What `FeatureLookup` needs to know for the loss."""
     from models.negatives import known_pairs
 
     positives, settings = data.positives_per_item, {}
+    if mined:
+        n = objective.per_positive * objective.hard
+        settings["draw_own"] = lambda users, seed: mined.draw(users, n, seed)
     settings["draw"] = objective.sampler(positives)
     settings["in_batch"] = objective.negatives in IN_BATCH
     if objective.mask_known:

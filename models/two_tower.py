@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Extra, Field, root_validator
 
 from models.errors import ModelError
-from models.objective import ObjectiveConfig
+from models.objective import OF_COSINES, ObjectiveConfig
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
@@ -84,20 +84,40 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         "hidden layers are left out",
     )
     temperature: float = Field(0.2, gt=0, description="logits are score / temperature")
+    learn_temperature: bool = Field(
+        False, description="begin with that temperature and learn it with the towers"
+    )
     softmax_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the factors of the softmax's matrix products in training"
     )
     logq: float = Field(
         1.0, ge=0, description="weight of the logQ correction; 1 is the textbook one, 0 none"
     )
+    logq_estimate: Literal["counts", "streaming"] = Field(
+        "counts",
+        description="where it knows from how often an item is a negative: the positives of the "
+        "training part, counted beforehand; or the batches, from which it learns that as they come",
+    )
     objective: ObjectiveConfig = Field(
         ObjectiveConfig(), description="the loss and its negatives: models/objective.py"
     )
 
     @root_validator(skip_on_failure=True)
-    def _whole_correction(cls, values: dict) -> dict:
-        if values["objective"].corrected_logq and values["logq"] != 1:
+    def _fits_the_objective(cls, values: dict) -> dict:
+        objective = values["objective"]
+        if objective.corrected_logq and values["logq"] != 1:
             raise ValueError("objective.corrected_logq is a whole correction: logq is to be 1")
+        if values["learn_temperature"] and objective.loss in OF_COSINES:
+            raise ValueError(f"learn_temperature: objective.loss {objective.loss} has none")
+        if values["logq_estimate"] == "streaming" and (
+            objective.negatives not in ("in_batch", "cross_batch")
+            or objective.loss != "softmax"
+            or not values["logq"]
+        ):
+            raise ValueError(
+                "logq_estimate: streaming is of items that are negatives as positives of batches: "
+                "of the softmax with negatives in_batch or cross_batch, and logq above 0"
+            )
         return values
 
 
@@ -128,6 +148,7 @@ def build_two_tower(
     from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import Tags
 
+    from models.corrections import StreamingFrequency
     from models.outputs import SampledOutput
     from models.softmax import InBatchSoftmax
 
@@ -146,13 +167,16 @@ def build_two_tower(
         "negative_samplers": ["in-batch"],
         "schema": item_id,
         "temperature": config.temperature,
+        "learn_temperature": config.learn_temperature,
+        "logq": config.logq,
     }
+    if config.logq_estimate == "streaming":
+        settings["frequency"] = StreamingFrequency(cardinality)
     if config.objective.is_default:
-        log_q = config.logq * np.log(counts / counts.sum()) if config.logq else None
-        precision = tf.as_dtype(config.softmax_precision)
+        log_q, precision = np.log(counts / counts.sum()), tf.as_dtype(config.softmax_precision)
         output = InBatchSoftmax(DotProduct(), log_q=log_q, precision=precision, **settings)
     else:
-        given = {"objective": config.objective, "counts": counts, "logq": config.logq}
+        given = {"objective": config.objective, "counts": counts, "dim": config.dim}
         output = SampledOutput(DotProduct(), **given, **settings)
     return mm.TwoTowerModelV2(
         query_tower=_encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config),

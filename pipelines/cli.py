@@ -257,11 +257,12 @@ def query(folder, users, k, protocol, seen) -> None:
 @click.option(
     "--docs", type=click.Path(path_type=Path), help="Folder to copy the report to, by its name."
 )
-def compare(file, data, docs) -> None:
+@set_option
+def compare(file, data, docs, overrides) -> None:
     """Train the variants in FILE (see configs/compare) and report how they compare."""
     from pipelines.compare import compare as step
 
-    sys.exit(1 if step(file, data, docs).failed else 0)
+    sys.exit(1 if step(file, data, docs, overrides).failed else 0)
 
 
 @main.command()

@@ -91,16 +91,23 @@ class Comparison:
         return [outcome for outcome in self.outcomes if outcome.result is None]
 
 
-def compare(file: Path, data: Path | None = None, docs: Path | None = None) -> Comparison:
+def compare(
+    file: Path,
+    data: Path | None = None,
+    docs: Path | None = None,
+    overrides: tuple[str, ...] = (),
+) -> Comparison:
     """Train what is not trained yet; table, plots and report.html go to compare/<name>.
 
     `file` is a `CompareConfig`. A run that fails is told with its reason, and the others go on.
     The same call again does only what is missing: what failed, was interrupted, or was made of
-    other data, settings or code. With `docs` the report is copied to docs/<name>.
+    other data, settings or code. With `docs` the report is copied to docs/<name>. `overrides` are
+    "section.key=value", for all variants, in place of what the file has under `set`.
     """
     from pipelines.report import show, write_report
 
-    plan = parse(CompareConfig, read_tree(file, CONFIGS / "compare"), str(file))
+    tree = read_tree(file, CONFIGS / "compare")
+    plan = parse(CompareConfig, tree, str(file)).overridden(overrides)
     configs = variant_configs(plan, file, data)
     folder = COMPARISONS / plan.name
     with console.status("preparing the data"):

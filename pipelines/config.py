@@ -69,16 +69,23 @@ def read_tree(path: Path, folder: Path) -> dict[str, Any]:
 
 def apply_overrides(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
     """A copy of `tree` with every "a.b=value" set; whether a key exists is checked later."""
+    for key, value in read_overrides(overrides).items():
+        tree = set_keys(tree, {key: value}, f"--set {key}")
+    return tree
+
+
+def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The values of "a.b=value", which are YAML, by key; of one key the last."""
+    values = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {override}: expected section.key=value")
         try:
-            parsed = yaml.safe_load(value)
+            values[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
-        tree = set_keys(tree, {key.strip(): parsed}, f"--set {override}")
-    return tree
+    return values
 
 
 def set_keys(tree: dict[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:

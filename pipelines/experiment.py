@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Extra, Field
 
 from models.evaluation import METRICS
-from pipelines.config import CONFIGS, Config, parse_config, set_keys
+from pipelines.config import CONFIGS, Config, parse_config, read_overrides, set_keys
 from pipelines.console import console
 from pipelines.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 VARIED = ("model", "training", "features")
 OF_ALL = ("training.seed", "training.monitor")
+Experiment = TypeVar("Experiment", bound="ExperimentConfig")
 
 
 class ExperimentConfig(BaseModel, extra=Extra.forbid):
@@ -27,6 +28,10 @@ class ExperimentConfig(BaseModel, extra=Extra.forbid):
     about: str = Field("", description="what it is to find out, printed above the results")
     base: str = Field(..., description="a configuration in configs/, without .yaml")
     set: dict[str, Any] = Field({}, description="section.key: value, instead of what the base has")
+
+    def overridden(self: Experiment, overrides: tuple[str, ...]) -> Experiment:
+        """The same with "section.key=value", values in YAML, in `set`."""
+        return self.copy(update={"set": {**self.set, **read_overrides(overrides)}})
 
     def common(self, file: Path, data: Path | None) -> dict[str, Any]:
         """All settings of the base with those of `set`, its data found or downloaded.

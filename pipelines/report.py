@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -196,6 +197,7 @@ def page(comparison: Comparison, pictures: list[Path]) -> str:
     found = rows(comparison)
     return template.render(
         plan=comparison.plan,
+        shared={key: _shown(key, value) for key, value in comparison.plan.set.items()},
         protocol=comparison.protocol,
         synthetic=SYNTHETIC if comparison.synthetic else "",
         note=note(comparison),
@@ -206,6 +208,11 @@ def page(comparison: Comparison, pictures: list[Path]) -> str:
         commits=sorted({outcome.commit for outcome in comparison.outcomes if outcome.commit}),
         versions=versions(),
     )
+
+
+def _shown(key: str, value: Any) -> Any:
+    """A setting as it may be published: of a file its name, not on whose machine it lies."""
+    return Path(value).name if key.endswith("path") and value else value
 
 
 def write_report(comparison: Comparison, folder: Path, docs: Path | None = None) -> Path:

@@ -223,24 +223,3 @@ def test_inverse_propensity_by_hand():
     # unbounded, power 1: every item has the same part in the loss
     part = inverse_propensity(counts[:3], 1.0, largest=1e9) * counts[:3]
     np.testing.assert_allclose(part, np.full(3, 42), 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("step", "factor"),
-    [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (9, 0.5**0.5), (14, 0.5), (34, 0.125)],
-)
-def test_warmup_decay_by_hand(step, factor):
-    """4 steps of warm-up, halved with every epoch of 10 steps."""
-    import tensorflow as tf
-
-    from models.corrections import warmup_decay
-
-    ours = tf.function(lambda s: warmup_decay(s, warmup=4, decay=0.5, epoch=10))(tf.constant(step))
-    assert ours.dtype == tf.float32
-    assert float(ours) == pytest.approx(factor, rel=1e-6)
-
-
-def test_neither_warm_up_nor_decay():
-    from models.corrections import warmup_decay
-
-    assert [float(warmup_decay(step, warmup=0, decay=1.0, epoch=3)) for step in (0, 9)] == [1, 1]

@@ -49,25 +49,36 @@ def batch():
     return of
 
 
-def loss_of(objective, query, features, vectors, logq=0.0):
-    import tensorflow as tf
+def output_of(objective, logq=0.0, **settings):
     from merlin.models.tf.outputs.base import DotProduct
-    from merlin.models.tf.outputs.sampling.base import Candidate
     from merlin.schema import ColumnSchema, Schema
 
     from models.outputs import SampledOutput
 
-    output = SampledOutput(
+    return SampledOutput(
         DotProduct(),
         negative_samplers=["in-batch"],
         schema=Schema([ColumnSchema("film")]),
-        **{"temperature": 0.5, "objective": objective, "counts": COUNTS, "logq": logq},
+        **{"temperature": 0.5, "objective": objective, "counts": COUNTS, "logq": logq, "dim": 3},
+        **settings,
     )
+
+
+def candidate_of(features, vectors):
+    import tensorflow as tf
+    from merlin.models.tf.outputs.sampling.base import Candidate
+
     rows = features["film"].numpy()[:, 0] - 3
-    candidate = Candidate(features["film"], dict(features)).with_embedding(
+    return Candidate(features["film"], dict(features)).with_embedding(
         tf.constant(vectors["item"][rows])
     )
-    return float(output.loss_of(tf.constant(query), candidate))
+
+
+def loss_of(objective, query, features, vectors, logq=0.0):
+    import tensorflow as tf
+
+    candidate = candidate_of(features, vectors)
+    return float(output_of(objective, logq).loss_of(tf.constant(query), candidate))
 
 
 def softmax_loss(scores, items):
@@ -139,6 +150,72 @@ def test_the_squared_loss_is_over_the_whole_matrix(batch):
     assert found == pytest.approx((fitted + 0.3 * missing) / BATCH, rel=1e-5)
 
 
+def test_the_positives_of_batches_before_are_negatives(batch):
+    """In the second step those of the first are, corrected as they were, in the third of both."""
+    import tensorflow as tf
+
+    objective = ObjectiveConfig(negatives="cross_batch", drawn=2 * BATCH)
+    users, items, vectors, query, features = batch(objective)
+    output, candidate = output_of(objective, logq=0.5), candidate_of(features, vectors)
+    share = COUNTS / COUNTS.sum()
+    scores = vectors["user"][users] @ vectors["item"].T / 0.5 - 0.5 * np.log(share[3:])
+    times = np.bincount(items, minlength=ITEMS)
+    for steps in (1, 2, 3, 3):
+        total = 0.0
+        for row, item in zip(scores, items, strict=True):
+            others = np.exp(row) * steps * times * (np.arange(ITEMS) != item)
+            total += np.log(others.sum() + np.exp(row[item])) - row[item]
+        found = output.loss_of(tf.constant(query), candidate)
+        assert float(found) == pytest.approx(total / BATCH, rel=1e-5)
+
+
+def test_frequencies_learnt_from_batches_are_what_is_corrected_for(batch):
+    """All items of a batch that comes every second step are in it with the probability a half."""
+    import tensorflow as tf
+
+    from models.corrections import StreamingFrequency
+
+    objective = ObjectiveConfig(label_smoothing=1e-9)
+    users, items, vectors, query, features = batch(objective)
+    frequency = StreamingFrequency(9, alpha=1.0)
+    output = output_of(objective, logq=1.0, frequency=frequency)
+    candidate = candidate_of(features, vectors)
+    for _ in range(2):
+        frequency.update([0, 1, 2])
+        prediction = output.outputs(tf.constant(query), candidate, None)
+    np.testing.assert_allclose(frequency.log_q(items + 3), np.log(0.5), rtol=1e-6)
+    scores = vectors["user"][users] @ vectors["item"].T / 0.5
+    others = np.exp(scores) @ np.diag(np.bincount(items, minlength=ITEMS))
+    rows = np.arange(BATCH)
+    own = np.exp(scores[rows, items])
+    total = np.log(1 + (others.sum(1) - others[rows, items]) / own).mean()
+    assert float(prediction.outputs) == pytest.approx(total, rel=1e-5)
+    assert len(output.non_trainable_weights) == 3  # so that they are in checkpoints
+
+
+@pytest.mark.parametrize("objective", [{}, {"loss": "bpr"}])
+def test_a_learnt_temperature_goes_down_its_slope(batch, objective):
+    import tensorflow as tf
+
+    objective = ObjectiveConfig(**objective)
+    _, _, vectors, query, features = batch(objective)
+    output, candidate = (
+        output_of(objective, learn_temperature=True),
+        candidate_of(features, vectors),
+    )
+    (weight,) = output.trainable_weights
+    with tf.GradientTape() as tape:
+        loss = output.loss_of(tf.constant(query), candidate)
+    slope = tape.gradient(loss, weight)
+    assert float(output.temperature) == pytest.approx(0.5)
+    around = []
+    for step in (0.01, -0.01):
+        weight.assign(np.log(0.5) + step)
+        around.append(float(output.loss_of(tf.constant(query), candidate)))
+    assert float(slope) == pytest.approx((around[0] - around[1]) / 0.02, rel=1e-2)
+    assert float(weight.constraint(tf.constant(-9.0))) == pytest.approx(np.log(0.01))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -153,6 +230,8 @@ def test_the_squared_loss_is_over_the_whole_matrix(batch):
         {"negatives": "all", "label_smoothing": 0.1},
         {"corrected_logq": True},
         {"propensity_power": 0.5},
+        {"negatives": "cross_batch", "drawn": 128},
+        {"loss": "bpr", "negatives": "mined", "mined_ranks": [3, 15]},
     ],
 )
 def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path):  # noqa: F811
@@ -172,11 +251,28 @@ def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path
         ({"loss": "bpr", "negatives": "all"}, "need each other"),
         ({"loss": "bpr", "label_smoothing": 0.1}, "label_smoothing is of the softmax"),
         ({"hard": 2}, "hard is of losses with a few negatives"),
+        ({"negatives": "mined"}, "a few a positive's own"),
+        ({"loss": "bpr", "negatives": "mined", "mined_ranks": [9, 9]}, "below the last"),
+        ({"loss": "bpr", "negatives": "cross_batch"}, "cross_batch are of the softmax"),
+        ({"negatives": "cross_batch", "mask_known": True}, "mask_known is of the batch's"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TwoTowerConfig(objective=values)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"learn_temperature": True, "objective": {"loss": "hinge"}}, "hinge has none"),
+        ({"logq_estimate": "streaming", "objective": {"negatives": "mixed"}}, "in_batch or"),
+        ({"logq_estimate": "streaming", "logq": 0}, "logq above 0"),
+    ],
+)
+def test_what_the_objective_has_no_use_for_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TwoTowerConfig(**values)
 
 
 def test_half_of_the_correction_of_2025_is_refused():

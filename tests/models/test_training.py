@@ -125,22 +125,22 @@ STEPS = 9  # of an epoch
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "moments"),
+    ("optimizer", "moments", "changes"),
     [
         # Within an epoch, at the end of one, within the same epoch as before.
-        ("lazy_adam", [4, STEPS, 2 * STEPS + 3, 2 * STEPS + 5]),
-        ("adam", [STEPS + 1]),
-        ("adagrad", [STEPS + 1]),
-        ("rowwise_adagrad", [STEPS + 1]),
+        ("lazy_adam", [4, STEPS, 2 * STEPS + 3, 2 * STEPS + 5], {}),
+        ("adam", [STEPS + 1], {"objective": {"negatives": "cross_batch", "drawn": 100}}),
+        ("adagrad", [STEPS + 1], {"learn_temperature": True, "logq_estimate": "streaming"}),
+        ("rowwise_adagrad", [STEPS + 1], {"objective": {"loss": "bpr", "negatives": "mined"}}),
     ],
 )
 def test_interrupted_anywhere_it_ends_as_if_it_had_not_been(
-    schema, data, tmp_path, optimizer, moments
+    schema, data, tmp_path, optimizer, moments, changes
 ):
     assert len(data.user_rows) // TRAINING.batch_size == STEPS
-    changes = {"epochs": 3, "optimizer": optimizer, "checkpoint_seconds": 1e-9}
-    config = TRAINING.copy(update=changes)
-    hidden = CONFIG.copy(update={"hidden": [16], "dropout": 0.3})
+    settings = {"epochs": 3, "optimizer": optimizer, "checkpoint_seconds": 1e-9, "warmup": 12}
+    config = TRAINING.copy(update=settings)
+    hidden = TwoTowerConfig(dim=8, hidden=[16], dropout=0.3, **changes)
     whole = create(schema, data, hidden, seed=1)
     expected = fit(whole, data, config, own_colour(data), tmp_path / "whole")
     for at in moments:
@@ -203,6 +203,26 @@ def test_same_seed_same_weights(schema, data, tmp_path):
     first = run(5, "first")
     np.testing.assert_array_equal(run(5, "again"), first)
     assert np.abs(run(6, "other") - first).max() > 1e-3
+
+
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_with_the_epochs():
+    """Epochs of 3 steps, a warm-up of 4; the second epoch is gone on with after its first step."""
+    import tensorflow as tf
+
+    from models.callbacks import LearningRate
+
+    model = tf.keras.Sequential()
+    model.optimizer = tf.keras.optimizers.Adam()
+    callback = LearningRate(0.8, 0.5, warmup=4)
+    callback.set_model(model)
+    rates = []
+    for epoch, batches in ((0, 3), (1, 1), (1, 2)):
+        callback.on_epoch_begin(epoch)
+        for batch in range(batches):
+            callback.on_train_batch_begin(batch)
+            rates.append(float(model.optimizer.learning_rate))
+            model.optimizer.iterations.assign_add(1)
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.4, 0.4])
 
 
 def test_a_batch_larger_than_the_data_is_refused(schema, data, tmp_path):

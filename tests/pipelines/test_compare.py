@@ -128,6 +128,16 @@ def test_one_run_is_done_again_when_what_it_depends_on_changes(made_up, tmp_path
     assert not found.failed
 
 
+def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
+    file = written(tmp_path, variants={"a": {}}, seeds=[1], set={"model.dim": 8})
+    found = compare(file, overrides=("model.logq=0", "model.dim=16"))
+    assert found.outcomes[-1].result["valid"]["ndcg@10"] == pytest.approx(0.11)
+    page = Path("compare/smoke/report.html").read_text()
+    assert "model.logq: 0" in page and "model.dim: 16" in page
+    with pytest.raises(ConfigError, match=r"model\.dimm: no such key"):
+        compare(file, overrides=("model.dimm=16",))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

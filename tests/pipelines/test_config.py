@@ -44,7 +44,7 @@ def test_an_override_keeps_its_neighbours():
         ("model.temperature=-1", r"model\.temperature: ensure this value is greater than 0"),
         ("split.method=chance", r"split\.method: unexpected value; permitted: 'random'"),
         ("training.epochs", r"--set training\.epochs: expected section\.key=value"),
-        ("name.first=a", r"--set name\.first=a: name is a value, not a section"),
+        ("name.first=a", r"--set name\.first: name is a value, not a section"),
         ("model.hidden=[1", r"--set model\.hidden=\[1: the value is not YAML"),
         ("name=../elsewhere", r"name: string does not match"),
     ],
