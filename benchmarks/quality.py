@@ -186,7 +186,7 @@ def last_out(data: Path) -> tuple[dict, list[Check]]:
 
 
 def grids(data: Path) -> tuple[dict, list[Check]]:
-    """The default comparisons, whose reports go to docs/: what is there already is not run again."""
+    """The default comparisons, whose reports go to docs/; what is there is not run again."""
     split = data / "ml-1m" / "recbole_split.parquet"
     given = ("split.method=file", f"split.path={split}", "split.k_core=0")
     rows, checks = {}, []
