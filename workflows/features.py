@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Extra, Field, PositiveInt, root_validator
 
 from workflows.errors import DataError
+from workflows.sides import Side, check_training, side_rows, typed
 
 if TYPE_CHECKING:
     import dask.dataframe
@@ -35,22 +36,6 @@ class PositivesConfig(BaseModel, extra=Extra.forbid):
 
     column: str | None = Field(None, description="column to compare; none: every row is positive")
     at_least: float = Field(1.0, description="a row is positive when column >= this")
-
-
-class Side(NamedTuple):
-    """The columns of one tower, all of one table."""
-
-    name: str  # "user" or "item"
-    id: str
-    categorical: list[str]
-    multi_hot: dict[str, int]
-    numeric: list[str]
-    history: str | None = None  # the one of `multi_hot` that lists the user's own items
-
-    @property
-    def columns(self) -> list[str]:
-        """The id, then the features by kind."""
-        return [self.id, *self.categorical, *self.multi_hot, *self.numeric]
 
 
 class FeaturesConfig(BaseModel, extra=Extra.forbid):
@@ -235,12 +220,12 @@ def fit_features(
 
     wide = train[[config.user_id, config.item_id]]
     for side, table in zip(config.sides, (users, items), strict=True):
-        rows = _side_rows(table, side).drop(columns=side.history or [])
+        rows = side_rows(table, side).drop(columns=side.history or [])
         wide = wide.merge(rows, on=side.id)
     if config.history:
         wide[config.history_column] = wide[[config.item_id]].to_numpy().tolist()
     for side in config.sides:
-        _check_training(wide, side)
+        check_training(wide, side)
     lists = [column for side in config.sides for column in side.multi_hot]
     # Not a substring of any file name: NVTabular rewrites this path inside the saved graph.
     fitted = out / "fit.tmp"
@@ -274,7 +259,7 @@ def grow_features(
     shutil.copytree(fitted, out, dirs_exist_ok=True)
     schema = Schema()
     for side, table in zip(config.sides, (users, items), strict=True):
-        rows = _side_rows(table, side)
+        rows = side_rows(table, side)
         occurrences = rows[side.id].map(train[side.id].value_counts()).fillna(0).astype(np.int64)
         for column in [side.id, *side.categorical, *side.multi_hot]:
             path = out / "categories" / f"unique.{column}.parquet"
@@ -334,67 +319,6 @@ def _with_small_start(wide: pd.DataFrame, lists: list[str]) -> dask.dataframe.Da
     return dd.concat([dd.from_pandas(part, npartitions=1) for part in parts])
 
 
-def _side_rows(table: pd.DataFrame, side: Side) -> pd.DataFrame:
-    """The side's columns of its table, checked and of the types that NVTabular wants."""
-    _check_table(table, side)
-    return _typed(table[side.columns], list(side.multi_hot), side.numeric)
-
-
-def _check_table(table: pd.DataFrame, side: Side) -> None:
-    """Every column is there and has the kind of values that its place in the config promises."""
-    missing = [column for column in side.columns if column not in table]
-    if missing:
-        raise DataError(
-            f"features: the {side.name}s table has no column {', '.join(missing)}; "
-            f"it has {', '.join(table.columns)}"
-        )
-    for column in side.multi_hot:
-        values = table[column].dropna()
-        bad = [value for value in values if not isinstance(value, (list, np.ndarray))]
-        if bad:
-            raise DataError(
-                f"features.{side.name}_multi_hot: column {column} has {bad[0]!r}, not a list; "
-                f"store lists, or name it under features.{side.name}"
-            )
-    for column in side.numeric:
-        where, values = f"features.{side.name}_numeric: column {column}", table[column].dropna()
-        if not pd.api.types.is_numeric_dtype(values):
-            example = f"{values.iloc[0]!r}, not a number" if len(values) else "no value"
-            raise DataError(
-                f"{where} has {example}; store numbers, or name it under features.{side.name}"
-            )
-        infinite = values[np.isinf(values.to_numpy(np.float64))]
-        if len(infinite):
-            raise DataError(f"{where} has {infinite.iloc[0]}; use null for an unknown value")
-
-
-def _check_training(wide: pd.DataFrame, side: Side) -> None:
-    """Every list column has a value, every numeric one two, else there is nothing to learn."""
-    for column in side.multi_hot:
-        if not any(len(row) for row in wide[column]):
-            raise DataError(
-                f"features.{side.name}_multi_hot: column {column} has only empty lists in the "
-                "training part; leave it out"
-            )
-    for column in side.numeric:
-        # By rounding, Normalize may find a tiny deviation and blow other values up with it.
-        if wide[column].nunique() < 2:
-            raise DataError(
-                f"features.{side.name}_numeric: column {column} has no two different values in "
-                "the training part; leave it out"
-            )
-
-
-def _typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataFrame:
-    """`table` with null lists as empty lists, which NVTabular wants, and numbers as float64."""
-    typed = {column: table[column].astype(np.float64) for column in numbers}
-    for column in lists:
-        null = table[column].isna()
-        if null.any():
-            typed[column] = table[column].where(~null, pd.Series([[]] * len(table), table.index))
-    return table.assign(**typed)
-
-
 def load_workflow(path: Path) -> nvt.Workflow:
     """A saved workflow. Loading unpickles: only call it on files the run's manifest vouches for."""
     import nvtabular as nvt
@@ -408,7 +332,7 @@ def encode(workflow: nvt.Workflow, side: str, table: pd.DataFrame) -> pd.DataFra
     from merlin.schema import Tags
 
     graph = workflow.get_subworkflow(side)
-    rows = _typed(
+    rows = typed(
         table[graph.input_schema.column_names].reset_index(drop=True),
         [column.name for column in graph.output_schema if column.is_list],
         graph.output_schema.select_by_tag(Tags.CONTINUOUS).column_names,

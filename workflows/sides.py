@@ -1,0 +1,87 @@
+"""The columns of one tower: which there are, whether a table has them so, and their types."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from workflows.errors import DataError
+
+
+class Side(NamedTuple):
+    """The columns of one tower, all of one table."""
+
+    name: str  # "user" or "item"
+    id: str
+    categorical: list[str]
+    multi_hot: dict[str, int]
+    numeric: list[str]
+    history: str | None = None  # the one of `multi_hot` that lists the user's own items
+
+    @property
+    def columns(self) -> list[str]:
+        """The id, then the features by kind."""
+        return [self.id, *self.categorical, *self.multi_hot, *self.numeric]
+
+
+def side_rows(table: pd.DataFrame, side: Side) -> pd.DataFrame:
+    """The side's columns of its table, checked and of the types that NVTabular wants."""
+    _check_table(table, side)
+    return typed(table[side.columns], list(side.multi_hot), side.numeric)
+
+
+def _check_table(table: pd.DataFrame, side: Side) -> None:
+    """Every column is there and has the kind of values that its place in the config promises."""
+    missing = [column for column in side.columns if column not in table]
+    if missing:
+        raise DataError(
+            f"features: the {side.name}s table has no column {', '.join(missing)}; "
+            f"it has {', '.join(table.columns)}"
+        )
+    for column in side.multi_hot:
+        values = table[column].dropna()
+        bad = [value for value in values if not isinstance(value, (list, np.ndarray))]
+        if bad:
+            raise DataError(
+                f"features.{side.name}_multi_hot: column {column} has {bad[0]!r}, not a list; "
+                f"store lists, or name it under features.{side.name}"
+            )
+    for column in side.numeric:
+        where, values = f"features.{side.name}_numeric: column {column}", table[column].dropna()
+        if not pd.api.types.is_numeric_dtype(values):
+            example = f"{values.iloc[0]!r}, not a number" if len(values) else "no value"
+            raise DataError(
+                f"{where} has {example}; store numbers, or name it under features.{side.name}"
+            )
+        infinite = values[np.isinf(values.to_numpy(np.float64))]
+        if len(infinite):
+            raise DataError(f"{where} has {infinite.iloc[0]}; use null for an unknown value")
+
+
+def check_training(wide: pd.DataFrame, side: Side) -> None:
+    """Every list column has a value, every numeric one two, else there is nothing to learn."""
+    for column in side.multi_hot:
+        if not any(len(row) for row in wide[column]):
+            raise DataError(
+                f"features.{side.name}_multi_hot: column {column} has only empty lists in the "
+                "training part; leave it out"
+            )
+    for column in side.numeric:
+        # By rounding, Normalize may find a tiny deviation and blow other values up with it.
+        if wide[column].nunique() < 2:
+            raise DataError(
+                f"features.{side.name}_numeric: column {column} has no two different values in "
+                "the training part; leave it out"
+            )
+
+
+def typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataFrame:
+    """`table` with null lists as empty lists, which NVTabular wants, and numbers as float64."""
+    columns = {column: table[column].astype(np.float64) for column in numbers}
+    for column in lists:
+        null = table[column].isna()
+        if null.any():
+            columns[column] = table[column].where(~null, pd.Series([[]] * len(table), table.index))
+    return table.assign(**columns)
