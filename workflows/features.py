@@ -7,8 +7,8 @@ evaluates for a request, the item side encodes the catalogue.
 
 Integers follow NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary, then the
 vocabulary by descending frequency in the training part. Within a list a null is out of
-vocabulary; a list that is null is an empty one. Numbers become float32 of mean 0 and variance 1
-over the training part; a null becomes the mean, 0.
+vocabulary; a list that is null is an empty one. A text is the list of its words. Numbers become
+float32 of mean 0 and variance 1 over the training part; a null becomes the mean, 0.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     item_multi_hot: dict[str, PositiveInt] = Field(
         {}, description="list columns of the item table -> how many values of a row are kept"
     )
+    item_text: dict[str, PositiveInt] = Field(
+        {},
+        description="text columns of the item table -> how many words of a row are kept, the first "
+        "ones; what a word is: workflows/text.py",
+    )
     user_numeric: list[str] = Field([], description="columns of the user table used as numbers")
     item_numeric: list[str] = Field([], description="columns of the item table used as numbers")
     history: PositiveInt | None = Field(
@@ -70,9 +75,10 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
         """The user's columns and the item's."""
         history = self.history_column if self.history else None
         user_lists = {**self.user_multi_hot, **({history: self.history} if history else {})}
+        item_lists, text = {**self.item_multi_hot, **self.item_text}, list(self.item_text)
         return (
             Side("user", self.user_id, self.user, user_lists, self.user_numeric, history),
-            Side("item", self.item_id, self.item, self.item_multi_hot, self.item_numeric),
+            Side("item", self.item_id, self.item, item_lists, self.item_numeric, text=text),
         )
 
     @root_validator(skip_on_failure=True)
@@ -84,6 +90,7 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
                 "features.user_multi_hot names too; rename that one"
             )
         columns = [column for side in sides for column in side.columns]
+        columns += values["item_text"].keys() & values["item_multi_hot"]  # there they are one
         repeated = sorted({column for column in columns if columns.count(column) > 1})
         if repeated:
             raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from workflows.errors import DataError
+from workflows.text import words
 
 
 class Side(NamedTuple):
@@ -19,6 +21,7 @@ class Side(NamedTuple):
     multi_hot: dict[str, int]
     numeric: list[str]
     history: str | None = None  # the one of `multi_hot` that lists the user's own items
+    text: Sequence[str] = ()  # those of `multi_hot` that are texts in the table
 
     @property
     def columns(self) -> list[str]:
@@ -41,13 +44,8 @@ def _check_table(table: pd.DataFrame, side: Side) -> None:
             f"it has {', '.join(table.columns)}"
         )
     for column in side.multi_hot:
-        values = table[column].dropna()
-        bad = [value for value in values if not isinstance(value, (list, np.ndarray))]
-        if bad:
-            raise DataError(
-                f"features.{side.name}_multi_hot: column {column} has {bad[0]!r}, not a list; "
-                f"store lists, or name it under features.{side.name}"
-            )
+        check = _check_texts if column in side.text else _check_lists
+        check(table[column].dropna(), side)
     for column in side.numeric:
         where, values = f"features.{side.name}_numeric: column {column}", table[column].dropna()
         if not pd.api.types.is_numeric_dtype(values):
@@ -60,13 +58,39 @@ def _check_table(table: pd.DataFrame, side: Side) -> None:
             raise DataError(f"{where} has {infinite.iloc[0]}; use null for an unknown value")
 
 
+def _check_lists(values: pd.Series, side: Side) -> None:
+    bad = [value for value in values if not isinstance(value, (list, np.ndarray))]
+    if bad:
+        has_words = side.name == "item" and isinstance(bad[0], str)
+        raise DataError(
+            f"features.{side.name}_multi_hot: column {values.name} has {bad[0]!r}, not a list; "
+            f"store lists, or name it under features.{side.name}"
+            + (" or, for its words, under features.item_text" if has_words else "")
+        )
+
+
+def _check_texts(values: pd.Series, side: Side) -> None:
+    bad = [value for value in values if not isinstance(value, str)]
+    if bad:
+        found, place = repr(bad[0]), f"{side.name} or {side.name}_numeric"
+        if isinstance(bad[0], (list, np.ndarray)):
+            found, place = "a list", f"{side.name}_multi_hot"
+        raise DataError(
+            f"features.{side.name}_text: column {values.name} has {found}, not a text; store "
+            f"texts, or name it under features.{place}"
+        )
+
+
 def check_training(wide: pd.DataFrame, side: Side) -> None:
     """Every list column has a value, every numeric one two, else there is nothing to learn."""
     for column in side.multi_hot:
         if not any(len(row) for row in wide[column]):
+            kind, found = "multi_hot", "only empty lists"
+            if column in side.text:
+                kind, found = "text", "no word"
             raise DataError(
-                f"features.{side.name}_multi_hot: column {column} has only empty lists in the "
-                "training part; leave it out"
+                f"features.{side.name}_{kind}: column {column} has {found} in the training part; "
+                "leave it out"
             )
     for column in side.numeric:
         # By rounding, Normalize may find a tiny deviation and blow other values up with it.
@@ -78,10 +102,17 @@ def check_training(wide: pd.DataFrame, side: Side) -> None:
 
 
 def typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataFrame:
-    """`table` with null lists as empty lists, which NVTabular wants, and numbers as float64."""
+    """`table` with numbers as float64, a text where a list is due as its words, no list null.
+
+    Only a column of texts has them there: the tables were checked for that.
+    """
     columns = {column: table[column].astype(np.float64) for column in numbers}
     for column in lists:
-        null = table[column].isna()
-        if null.any():
-            columns[column] = table[column].where(~null, pd.Series([[]] * len(table), table.index))
+        values = table[column]
+        if any(isinstance(value, str) for value in values):
+            values = values.map(words, na_action="ignore")
+        null = values.isna()
+        if null.any():  # NVTabular wants lists
+            values = values.where(~null, pd.Series([[]] * len(table), table.index))
+        columns[column] = values
     return table.assign(**columns)

@@ -339,10 +339,84 @@ def test_a_column_of_another_kind_is_named_with_what_to_do(config, change, messa
         fit_features(TRAIN, USERS.assign(**change), ITEMS, FeaturesConfig(**config), tmp_path)
 
 
+# In the training part: story six times, toy four, ii once; the last two films are not in it.
+FILMS = pd.DataFrame(
+    {
+        "item_id": [10, 20, 30, 40, 50],
+        "title": ["Toy Story", "Story!", "TOY: story, II", "New toy", None],
+    }
+)
+FILMS_TRAIN = pd.DataFrame({"user_id": 1, "item_id": [10, 10, 10, 20, 20, 30]})
+
+
+def words_of(workflow, films=FILMS):
+    encoded = encode(workflow, "item", films)
+    return as_arrays(encoded[["title"]], {"title": 3})["title"].tolist()
+
+
+def test_a_text_is_the_list_of_its_words(tmp_path):
+    config = FeaturesConfig(item_text={"title": 3})
+    workflow = fit_features(FILMS_TRAIN, USERS, FILMS, config, tmp_path)
+    story, toy, ii, unknown = 3, 4, 5, 2
+    expected = [[toy, story, 0], [story, 0, 0], [toy, story, ii], [unknown, toy, 0], [0, 0, 0]]
+    assert words_of(workflow) == expected
+    for row in range(len(FILMS)):
+        assert words_of(workflow, FILMS.iloc[[row]]) == [expected[row]]
+    assert config.sides[1].multi_hot == {"title": 3}  # as wide as the tower reads it
+    assert workflow.output_schema["title"].value_count.max == 3
+    # Two more of the film that was new, and one in which a word is new that is rarer.
+    films = FILMS.assign(title=[*FILMS["title"][:4], "Ugly story"])
+    train = pd.concat([FILMS_TRAIN, pd.DataFrame({"user_id": 1, "item_id": [40, 40, 50]})])
+    grown = grow_features(tmp_path, train, USERS, films, config, tmp_path / "grown")
+    assert words_of(grown, films) == [*expected[:3], [6, toy, 0], [7, story, 0]]
+
+
+def test_the_first_words_are_kept_and_rare_ones_unknown(tmp_path):
+    config = FeaturesConfig(item_text={"title": 2}, min_frequency=2)
+    films = FILMS.assign(title=["Toy Story", "Story!", "II: toy, story", "New toy", None])
+    workflow = fit_features(FILMS_TRAIN, USERS, films, config, tmp_path)
+    assert words_of(workflow, films)[:3] == [[4, 3, 0], [3, 0, 0], [2, 4, 0]]
+
+
+@pytest.mark.parametrize(
+    "config, titles, message",
+    [
+        (
+            {"item_text": {"genres": 2}},
+            [None] * 3,
+            r"features\.item_text: column genres has a list, not a text; store texts, or name it "
+            r"under features\.item_multi_hot$",
+        ),
+        (
+            {"item_text": {"year": 2}},
+            [None] * 3,
+            r"features\.item_text: column year has 1999, not a text; store texts, or name it under "
+            r"features\.item or item_numeric$",
+        ),
+        (
+            {"item_multi_hot": {"title": 2}},
+            [None, "Toy Story", None],
+            r"features\.item_multi_hot: column title has 'Toy Story', not a list; store lists, or "
+            r"name it under features\.item or, for its words, under features\.item_text$",
+        ),
+        (
+            {"item_text": {"title": 2}},
+            ["?!", None, "Toy"],  # item 30, the third, is not in the training part
+            r"features\.item_text: column title has no word in the training part; leave it out",
+        ),
+    ],
+)
+def test_a_column_that_is_no_text_is_named_with_what_to_do(config, titles, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        fit_features(TRAIN, USERS, ITEMS.assign(title=titles), FeaturesConfig(**config), tmp_path)
+
+
 @pytest.mark.parametrize(
     "config",
     [
         {"user": ["age"], "user_numeric": ["age"]},
+        {"item_multi_hot": {"age": 3}, "item_text": {"age": 3}},
+        {"item": ["age"], "item_text": {"age": 3}},
         {"user_multi_hot": {"age": 3}, "item_multi_hot": {"age": 3}},
         {"item_numeric": ["age", "age"]},
     ],
@@ -352,7 +426,7 @@ def test_a_column_has_one_use(config):
         FeaturesConfig(**config)
 
 
-@pytest.mark.parametrize("kind", ["user_multi_hot", "item_multi_hot"])
+@pytest.mark.parametrize("kind", ["user_multi_hot", "item_multi_hot", "item_text"])
 def test_a_list_keeps_at_least_one_value(kind):
     with pytest.raises(ValueError, match="greater than 0"):
         FeaturesConfig(**{kind: {"likes": 0}})
