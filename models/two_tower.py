@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, Extra, Field, root_validator
+from pydantic import BaseModel, Extra, Field, root_validator, validator
 
 from models.errors import ModelError
 from models.objective import OF_COSINES, ObjectiveConfig
@@ -39,6 +39,12 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     )
     feature_dim: int = Field(
         16, gt=0, description="size of the embeddings beside the id's, when there are hidden layers"
+    )
+    buckets: int = Field(
+        0,
+        ge=0,
+        description="2 or more: of a number a tower also sees an embedding, that of the bucket it "
+        "falls in among so many, which are equally likely under a normal distribution; 0: none",
     )
     dropout: float = Field(
         0.0,
@@ -80,8 +86,8 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         description="added to the loss times the sum of the squares of a batch's embeddings: of "
         "every different user and item of it once, however many interactions it has, and of every "
         "categorical column of theirs the embedding that is looked up (of a list the mean of its "
-        "known values'). Summed, not averaged as the rest of the loss; vectors of numbers and "
-        "hidden layers are left out",
+        "known values'). Summed, not averaged as the rest of the loss; vectors and buckets "
+        "of numbers and hidden layers are left out",
     )
     temperature: float = Field(0.2, gt=0, description="logits are score / temperature")
     learn_temperature: bool = Field(
@@ -101,6 +107,12 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     objective: ObjectiveConfig = Field(
         ObjectiveConfig(), description="the loss and its negatives: models/objective.py"
     )
+
+    @validator("buckets")
+    def _tell_numbers_apart(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one bucket has all numbers: set 2 or more, or 0 for none")
+        return value
 
     @root_validator(skip_on_failure=True)
     def _fits_the_objective(cls, values: dict) -> dict:
@@ -232,6 +244,7 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
     from merlin.models.tf.transforms.regularization import L2Norm
     from merlin.schema import Tags
 
+    from models.buckets import bucket_branches
     from models.layers import MultiHotEmbedding, ResumableDropout
     from models.towers import AttentionScore, CrossLayers, ResidualLayer
 
@@ -259,6 +272,7 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
                 config.dim, use_bias=False, kernel_initializer="uniform"
             )
             numbers = {"continuous": mm.ContinuousProjection(numeric, vectors)}
+        numbers |= bucket_branches(schema, config.buckets, config.dim)
         inputs = mm.InputBlockV2(
             schema, categorical=embeddings, aggregation="element-wise-sum", **numbers
         )
@@ -274,7 +288,8 @@ def _encoder(schema: Schema, id_tag, config: TwoTowerConfig) -> mm.Encoder:
             if config.dropout:
                 layers.append(ResumableDropout(config.dropout))
     layers.append(mm.MLPBlock([config.dim], no_activation_last_layer=True))
-    return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings), *layers, **norm)
+    buckets = bucket_branches(schema, config.buckets, config.feature_dim)
+    return mm.Encoder(mm.InputBlockV2(schema, categorical=embeddings, **buckets), *layers, **norm)
 
 
 def embedding_tables(model: mm.RetrievalModelV2) -> dict[str, MultiHotEmbedding]:
