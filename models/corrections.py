@@ -26,40 +26,53 @@ def log_q(counts: tf.Tensor, power: float = 1.0) -> tf.Tensor:
 
 
 class StreamingFrequency(tf.Module):
-    """How often items are in a batch, learnt from the batches themselves.
+    """How often items are interacted with, learnt from the stream of interactions itself.
 
-    Algorithm 2 of Yi et al. (RecSys 2019): for each bucket the step A that last had it, and the
-    estimated interval between steps that do, B = (1 - alpha) * B + alpha * (step - A). An item is
-    in a batch with the probability 1 / B: for rare ones about the batch's size times its share. It
-    follows a distribution that drifts, and needs no counts beforehand. A bucket that is in a batch
-    several times is so once. What has been learnt is in checkpoints.
+    Algorithm 2 of Yi et al. (RecSys 2019): for each bucket the place A in the stream where it was
+    last, and the estimated distance between two of its places, B = (1 - alpha) * B + alpha *
+    (place - A). An interaction is of the item with the probability 1 / B. It follows a distribution
+    that drifts, and needs no counts beforehand.
+
+    The paper counts in steps, of which each has an item or not. With batches as large as the
+    catalogue every step has the popular ones, and they would all be equally likely; here places are
+    interactions. The k of a batch that are in one bucket count with their mean distance, and with
+    the weight that k single ones would have, 1 - (1 - alpha)^k.
 
     Parameters
     ----------
     buckets : above 0; rows are hashed to row % buckets, so that as many as rows keep all apart,
         and of fewer the items of a bucket share a probability, that of any of them
-    alpha : above 0 to 1, the weight of the latest interval
-    interval : steps, 1 or more: B of a bucket that has not been seen
+    alpha : above 0 to 1, the weight of the latest distance; 0.05 averages over about twenty
+    interval : 1 or more, B of a bucket that has not been seen; by default `buckets`, with which all
+        are equally likely
     """
 
-    def __init__(self, buckets: int, *, alpha: float = 0.01, interval: float = 1.0, name=None):
+    def __init__(
+        self, buckets: int, *, alpha: float = 0.05, interval: float | None = None, name=None
+    ):
         super().__init__(name)
         self.buckets, self.alpha = buckets, alpha
-        self.step = tf.Variable(tf.constant(0, tf.int64), trainable=False)
+        self.place = tf.Variable(tf.constant(0, tf.int64), trainable=False)
         self.last = tf.Variable(tf.zeros([buckets], tf.int64), trainable=False)
-        self.interval = tf.Variable(tf.fill([buckets], float(interval)), trainable=False)
+        start = float(buckets if interval is None else interval)
+        self.interval = tf.Variable(tf.fill([buckets], start), trainable=False)
 
     def update(self, rows: tf.Tensor) -> None:
-        """Learn from the next batch, of the item rows int [n]."""
-        self.step.assign_add(1)
-        hit = tf.unique(self._bucket(rows)).y
-        since = tf.cast(self.step - tf.gather(self.last, hit), tf.float32)
-        interval = (1.0 - self.alpha) * tf.gather(self.interval, hit) + self.alpha * since
+        """Learn from the next interactions, of the item rows int [n], in their order."""
+        hit, at, times = tf.unique_with_counts(self._bucket(rows))
+        n = tf.size(rows, tf.int64)
+        places = self.place + tf.range(1, n + 1)
+        latest = tf.math.unsorted_segment_max(places, at, tf.size(hit))
+        times = tf.cast(times, tf.float32)
+        distance = tf.cast(latest - tf.gather(self.last, hit), tf.float32) / times
+        kept = tf.pow(1.0 - self.alpha, times)
+        interval = kept * tf.gather(self.interval, hit) + (1.0 - kept) * distance
         self.interval.scatter_nd_update(hit[:, None], interval)
-        self.last.scatter_nd_update(hit[:, None], tf.fill(tf.shape(hit), self.step))
+        self.last.scatter_nd_update(hit[:, None], latest)
+        self.place.assign_add(n)
 
     def log_q(self, rows: tf.Tensor) -> tf.Tensor:
-        """Logarithm of the probability that a batch has each of the rows int [n], float32 [n]."""
+        """Logarithm of the probability of each of the item rows int [n], float32 [n]."""
         return -tf.math.log(tf.gather(self.interval, self._bucket(rows)))
 
     def _bucket(self, rows: tf.Tensor) -> tf.Tensor:
@@ -89,7 +102,7 @@ def corrected_log_q(
     Parameters
     ----------
     positive_log_q : float32 [n], log of the probability that a negative that is drawn is this one,
-        below 0. What `StreamingFrequency` has is of a whole batch, and to be divided by its size
+        below 0
     positive_id, negative_id : int [n] and [m]
 
     Returns

@@ -89,9 +89,7 @@ class SampledOutput(InBatchSoftmax):
     def _bias_of(self, candidate: Candidate, query_of: tf.Tensor) -> tf.Tensor:
         """Minus the weighted logarithm of how likely each candidate is drawn, float32 [c]."""
         if self.frequency is not None:
-            # Of a batch of n it is how likely it has the candidate, and of one draw an n-th of it.
-            n = tf.cast(tf.size(query_of), tf.float32)
-            return self._bias(candidate) + self.logq * tf.math.log(n)
+            return self._bias(candidate)
         log_q = self.objective.log_q(self.counts, tf.size(query_of))
         return -self.logq * tf.gather(log_q, tf.reshape(candidate.id, [-1]))
 

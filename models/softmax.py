@@ -313,7 +313,9 @@ class InBatchSoftmax(mm.ContrastiveOutput):
     def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
         """The loss of the batch, as one row: all batches weigh the same in Keras's mean of them."""
         if self.frequency is not None:
-            self.frequency.update(tf.reshape(positive.id, [-1]))
+            ids = tf.reshape(positive.id, [-1])
+            of_batch = positive.metadata.get(POSITIVE_OF)
+            self.frequency.update(ids if of_batch is None else tf.gather(ids, of_batch))
         loss = self.loss_of(query_embedding, positive, negative)
         return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
 

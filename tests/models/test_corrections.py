@@ -157,18 +157,22 @@ def test_corrected_log_q_tiny_answers():
 
 
 class Loop:
-    """Algorithm 2, an item at a time."""
+    """Algorithm 2, a bucket of a batch at a time."""
 
     def __init__(self, buckets, alpha, interval):
         self.last, self.interval = [0] * buckets, [interval] * buckets
-        self.alpha, self.step = alpha, 0
+        self.alpha, self.place = alpha, 0
 
     def update(self, rows):
-        self.step += 1
-        for bucket in {row % len(self.last) for row in rows}:
-            since = self.step - self.last[bucket]
-            self.interval[bucket] = (1 - self.alpha) * self.interval[bucket] + self.alpha * since
-            self.last[bucket] = self.step
+        buckets = [row % len(self.last) for row in rows]
+        for bucket in set(buckets):
+            times = buckets.count(bucket)
+            latest = self.place + max(n for n, each in enumerate(buckets, 1) if each == bucket)
+            for _ in range(times):
+                distance = (latest - self.last[bucket]) / times
+                self.interval[bucket] += self.alpha * (distance - self.interval[bucket])
+            self.last[bucket] = latest
+        self.place += len(rows)
 
 
 @pytest.mark.parametrize("buckets", [40, 7])
@@ -195,18 +199,26 @@ def test_streaming_frequency_equals_the_loop(buckets, tmp_path):
     np.testing.assert_array_equal(resumed.log_q(rows), ours.log_q(rows))
 
 
-def test_streaming_frequency_learns_how_often_items_come():
-    """Twice in every 1st, 2nd, 5th, 20th batch; what it has learnt is then turned upside down."""
+@pytest.mark.parametrize("batch", [1, 7, 400])
+def test_streaming_frequency_learns_how_often_items_come(batch):
+    """10, 6, 3 and 1 of 20 interactions; what it has learnt is then turned upside down.
+
+    A batch of 400 has every item, as a batch that is larger than the catalogue does.
+    """
     import tensorflow as tf
 
     from models.corrections import StreamingFrequency
 
-    frequency = StreamingFrequency(4, alpha=0.2)
+    frequency = StreamingFrequency(4, alpha=0.1)
+    np.testing.assert_allclose(np.exp(frequency.log_q(np.arange(4))), 1 / 4)
     update = tf.function(frequency.update, input_signature=[tf.TensorSpec([None], tf.int32)])
-    for first, every in ((0, np.array([1, 2, 5, 20])), (800, np.array([20, 5, 2, 1]))):
-        for step in range(first, first + 800):
-            update(np.repeat(np.flatnonzero(step % every == 0), 2).astype(np.int32))
-        np.testing.assert_allclose(np.exp(frequency.log_q(np.arange(4))), 1 / every, 0.01)
+    stream = np.random.default_rng(3).permutation(np.repeat(np.arange(4), [10, 6, 3, 1]))
+    for items in (stream, 3 - stream):
+        rows = np.resize(items, 20 * 400).astype(np.int32)
+        for start in range(0, len(rows), batch):
+            update(rows[start : start + batch])
+        shares = np.bincount(items) / 20
+        np.testing.assert_allclose(np.exp(frequency.log_q(np.arange(4))), shares, rtol=0.15)
 
 
 def test_inverse_propensity_by_hand():

@@ -169,27 +169,27 @@ def test_the_positives_of_batches_before_are_negatives(batch):
         assert float(found) == pytest.approx(total / BATCH, rel=1e-5)
 
 
-def test_frequencies_learnt_from_batches_are_what_is_corrected_for(batch):
-    """All items of a batch that comes every second step are in it with the probability a half."""
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_frequencies_learnt_from_batches_are_what_is_corrected_for(batch, by_rows):
     import tensorflow as tf
 
     from models.corrections import StreamingFrequency
 
-    objective = ObjectiveConfig(label_smoothing=1e-9)
+    objective = ObjectiveConfig(label_smoothing=1e-9 if by_rows else 0.0)
     users, items, vectors, query, features = batch(objective)
-    frequency = StreamingFrequency(9, alpha=1.0)
+    frequency, other = (StreamingFrequency(9, alpha=0.5) for _ in range(2))
     output = output_of(objective, logq=1.0, frequency=frequency)
-    candidate = candidate_of(features, vectors)
     for _ in range(2):
-        frequency.update([0, 1, 2])
-        prediction = output.outputs(tf.constant(query), candidate, None)
-    np.testing.assert_allclose(frequency.log_q(items + 3), np.log(0.5), rtol=1e-6)
-    scores = vectors["user"][users] @ vectors["item"].T / 0.5
-    others = np.exp(scores) @ np.diag(np.bincount(items, minlength=ITEMS))
-    rows = np.arange(BATCH)
-    own = np.exp(scores[rows, items])
-    total = np.log(1 + (others.sum(1) - others[rows, items]) / own).mean()
-    assert float(prediction.outputs) == pytest.approx(total, rel=1e-5)
+        prediction = output.outputs(tf.constant(query), candidate_of(features, vectors), None)
+        other.update(items + 3)
+    log_q = other.log_q(np.arange(3, 9)).numpy()
+    assert np.ptp(log_q) > 0.5
+    scores = vectors["user"][users] @ vectors["item"].T / 0.5 - log_q
+    total = 0.0
+    for row, item in zip(scores, items, strict=True):
+        others = np.exp(row) * np.bincount(items, minlength=ITEMS) * (np.arange(ITEMS) != item)
+        total += np.log(others.sum() + np.exp(row[item])) - row[item]
+    assert float(prediction.outputs) == pytest.approx(total / BATCH, rel=1e-5)
     assert len(output.non_trainable_weights) == 3  # so that they are in checkpoints
 
 
