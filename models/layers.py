@@ -110,7 +110,8 @@ class FeatureLookup(tf.keras.layers.Layer):
     has negatives of its own: item rows int32 [n, m] by the user rows int [n] and a seed. `known`
     are all train positives (see `known_pairs`), from which the batch's false negatives follow;
     `positives_per_user` float [n_users], from which it follows which share of each user's positives
-    the batch has.
+    the batch has. `views` makes more features of the item table's columns and a seed (see
+    `item_views`).
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class FeatureLookup(tf.keras.layers.Layer):
         in_batch: bool = True,
         known: np.ndarray | None = None,
         positives_per_user: np.ndarray | None = None,
+        views: Callable[[Mapping[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -140,7 +142,7 @@ class FeatureLookup(tf.keras.layers.Layer):
             ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
         }
         self.item_id = item_id
-        self.draw, self.draw_own, self.in_batch = draw, draw_own, in_batch
+        self.draw, self.draw_own, self.in_batch, self.views = draw, draw_own, in_batch, views
         self.n_items = len(next(iter(items.values())))
         self.known = None if known is None else tf.constant(known)
         self.positives_per_user = None
@@ -175,6 +177,10 @@ class FeatureLookup(tf.keras.layers.Layer):
                         stateless_fold_in(seed, len(features)),
                     )
                 features[name] = values
+        # Last: the seeds of what is hidden above count the features.
+        if training and self.views is not None:
+            seed = stateless_fold_in(seed, (1 << 20) + 2)
+            features.update(self.views(self.tables[ITEM_ROW], seed))
         return features
 
     def _batch(

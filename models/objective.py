@@ -1,6 +1,7 @@
 """What is minimised: which loss, against which negatives, with which correction.
 
-The softmax over the batch itself is `InBatchSoftmax`; everything else is here.
+The softmax over the batch itself is `InBatchSoftmax`; everything else is here, and what is added
+to it.
 """
 
 from __future__ import annotations
@@ -141,3 +142,22 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
             return mixture_log_q(counts, batch, self.drawn)
         powers = {"popularity": self.power, "uniform": 0.0, "all": 0.0}
         return log_q(counts, powers.get(self.negatives, 1.0))
+
+
+class SelfSupervisedConfig(BaseModel, extra=Extra.forbid):
+    """A task on the item tower alone, added to the loss: see models/self_supervised.py."""
+
+    weight: float = Field(0.1, gt=0, description="of the task's loss in the sum")
+    masking: Literal["correlated", "random"] = Field(
+        "correlated",
+        description="what is hidden in the first of an item's two views: a feature, which is "
+        "drawn, and the half of the others that share most information with it; or a random half. "
+        "The second view hides the rest",
+    )
+    items: int = Field(
+        1024, gt=1, description="drawn a step, from the whole item table, each row as likely"
+    )
+    temperature: float = Field(0.1, gt=0, description="the views' cosines are divided by it")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of the values of lists that is hidden in a view as well"
+    )

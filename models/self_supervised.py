@@ -7,16 +7,24 @@ that complement each other, and the item tower's vectors of both are to be close
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.random.experimental import stateless_split
 
+from models.errors import ModelError
 from models.layers import OUT_OF_VOCABULARY
+from models.negatives import sample_uniform
+from models.objective import SelfSupervisedConfig
 from models.softmax import contrastive_softmax
 
 Features = dict[str, tf.Tensor]
+MOST_COUNTED = 100_000
+"""Items by which features are found to tell of each other. The shares of values among more of them
+would be the same but for a thousandth or so, and sorting all of a large catalogue takes minutes."""
+# Features of a batch: the rows of the items drawn, and both views of them under a column's name.
+VIEWED, VIEW = "_viewed", "_view:"
 
 
 def mutual_information(columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -72,6 +80,29 @@ def correlated_masks(information: np.ndarray) -> np.ndarray:
     masks = np.zeros((k, k), bool)
     np.put_along_axis(masks, order, True, axis=1)
     return masks
+
+
+def correlated_sets(items: Mapping[str, np.ndarray]) -> np.ndarray:
+    """`correlated_masks` of an item table's columns, bool [k, k].
+
+    Numbers count as the tenth of the items they belong to. An id tells all of every other column:
+    where there are three or more it is in every set.
+
+    Parameters
+    ----------
+    items : k of int or float [n_items, width], by name
+    """
+    n_items = len(next(iter(items.values())))
+    rows = np.random.default_rng(0).permutation(n_items)[:MOST_COUNTED]
+    return correlated_masks(mutual_information([_buckets(v[rows]) for v in items.values()]))
+
+
+def _buckets(values: np.ndarray) -> np.ndarray:
+    """Codes as they are, of numbers [n, width] the tenths 0 to 9 of their column."""
+    if values.dtype.kind != "f":
+        return values
+    bounds = np.quantile(values, np.arange(1, 10) / 10, axis=0)
+    return sum((values > bound).astype(np.int8) for bound in bounds)
 
 
 def two_views(
@@ -151,3 +182,60 @@ def contrastive_loss(
     rows = tf.range(tf.shape(first)[0]) if rows is None else rows
     ids = {"positive_id": rows, "negative_id": rows}
     return contrastive_softmax(first, second, second, temperature=temperature, **ids)
+
+
+def item_views(
+    config: SelfSupervisedConfig | None, items: Mapping[str, np.ndarray]
+) -> Callable[[Mapping[str, tf.Tensor], tf.Tensor], Features] | None:
+    """A function from the item table and a seed to what `views_loss` needs of a step.
+
+    Its features are the rows drawn, int32 [n], and of every column both views, one after the
+    other, [2 n, width]. All rows are as likely, with or without positives.
+
+    Parameters
+    ----------
+    config : None for no such function
+    items : the item table's columns, int or float [n_items, width]
+
+    Raises
+    ------
+    ModelError : the table has a single column, of which there are no two views
+    """
+    if config is None:
+        return None
+    if len(items) < 2:
+        raise ModelError(
+            f"model.self_supervised hides item features from one another, but there is only "
+            f"{', '.join(items)}; add one to features.item, item_multi_hot or item_numeric"
+        )
+    sets = correlated_sets(items) if config.masking == "correlated" else None
+    n_items = len(next(iter(items.values())))
+
+    def views(table: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Features:
+        of_rows, of_views = tf.unstack(stateless_split(seed, 2))
+        rows = sample_uniform(config.items, n_items, of_rows)
+        features = {name: tf.gather(values, rows) for name, values in table.items()}
+        both = two_views(features, sets, of_views, dropout=config.dropout)
+        views = {VIEW + name: tf.concat([view[name] for view in both], 0) for name in features}
+        return {VIEWED: rows, **views}
+
+    return views
+
+
+def views_loss(
+    config: SelfSupervisedConfig,
+    encoder: Callable[..., tf.Tensor],
+    batch: Mapping[str, tf.Tensor],
+) -> tf.Tensor:
+    """The weight times the `contrastive_loss` of a step, float32 scalar.
+
+    Parameters
+    ----------
+    encoder : the item tower, from columns [n, width] to float32 [n, D]
+    batch : has the features of `item_views`
+    """
+    views = {
+        name.removeprefix(VIEW): values for name, values in batch.items() if name.startswith(VIEW)
+    }
+    first, second = tf.split(encoder(views, training=True), 2)
+    return config.weight * contrastive_loss(first, second, config.temperature, rows=batch[VIEWED])

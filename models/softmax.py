@@ -8,6 +8,7 @@ is added up before the next ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import merlin.models.tf as mm
 import numpy as np
@@ -279,6 +280,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
         None for no correction
     logq : the weight of the correction
     frequency : learns from each batch what takes the place of `log_q`
+    added : a function of the batch's features to a float32 scalar, which is added to the loss
     others : of ContrastiveOutput
     """
 
@@ -291,11 +293,12 @@ class InBatchSoftmax(mm.ContrastiveOutput):
         logq: float = 1.0,
         frequency: StreamingFrequency | None = None,
         precision: tf.DType = tf.float32,
+        added: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None = None,
         **kwargs,
     ):
         super().__init__(*args, default_loss=AsGiven(), **kwargs)
         self.precision, self.logq, self.frequency = precision, logq, frequency
-        self.start, self.log_temperature = temperature, None
+        self.start, self.log_temperature, self.added = temperature, None, added
         if learn_temperature:
             self.log_temperature = self.add_weight(
                 "log_temperature",
@@ -317,6 +320,8 @@ class InBatchSoftmax(mm.ContrastiveOutput):
             of_batch = positive.metadata.get(POSITIVE_OF)
             self.frequency.update(ids if of_batch is None else tf.gather(ids, of_batch))
         loss = self.loss_of(query_embedding, positive, negative)
+        if self.added is not None:
+            loss += self.added(positive.metadata)
         return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
 
     def loss_of(self, query_embedding, positive: Candidate, negative: Candidate) -> tf.Tensor:

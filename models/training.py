@@ -155,6 +155,7 @@ def fit(
     from models.callbacks import LearningRate, ReportProgress, TrainingState, ValidateAndKeep
     from models.layers import FeatureLookup
     from models.mining import MineEveryEpoch
+    from models.self_supervised import item_views
 
     if len(data.user_rows) < config.batch_size:
         raise ModelError(
@@ -196,6 +197,7 @@ def fit(
         *(config.seed, lambda: model.optimizer.iterations),
         history=history_column(tower.schema),
         history_dropout=tower.config.history_dropout,
+        views=item_views(tower.config.self_supervised, data.items),
         **_for_objective(tower.config.objective, data, mined),
     )
     while not _finished(state.progress, config):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, Extra, Field, root_validator, validator
 
 from models.errors import ModelError
-from models.objective import OF_COSINES, ObjectiveConfig
+from models.objective import OF_COSINES, ObjectiveConfig, SelfSupervisedConfig
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
@@ -107,6 +108,11 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     objective: ObjectiveConfig = Field(
         ObjectiveConfig(), description="the loss and its negatives: models/objective.py"
     )
+    self_supervised: SelfSupervisedConfig | None = Field(
+        None,
+        description="a second task, which also teaches items without positives: to know an item by "
+        "a part of its features; by default none",
+    )
 
     @validator("buckets")
     def _tell_numbers_apart(cls, value: int) -> int:
@@ -129,6 +135,16 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
             raise ValueError(
                 "logq_estimate: streaming is of items that are negatives as positives of batches: "
                 "of the softmax with negatives in_batch or cross_batch, and logq above 0"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _penalty_of_the_batch(cls, values: dict) -> dict:
+        # The towers add it to the loss wherever they look an embedding up.
+        if values["self_supervised"] and values["embedding_l2"]:
+            raise ValueError(
+                "embedding_l2 would count the embeddings of self_supervised's views with those of "
+                "the batch: one of them is to be left out"
             )
         return values
 
@@ -162,6 +178,7 @@ def build_two_tower(
 
     from models.corrections import StreamingFrequency
     from models.outputs import SampledOutput
+    from models.self_supervised import views_loss
     from models.softmax import InBatchSoftmax
 
     schema = schema.__class__([_dense(column) for column in schema])
@@ -175,6 +192,8 @@ def build_two_tower(
     # An id that is never a positive (padding, null) is never sampled either; the floor only keeps
     # its logarithm finite.
     counts = np.maximum(item_counts, 0.5)
+    query_tower = _encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config)
+    candidate_tower = _encoder(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config)
     settings = {
         "negative_samplers": ["in-batch"],
         "schema": item_id,
@@ -184,6 +203,9 @@ def build_two_tower(
     }
     if config.logq_estimate == "streaming":
         settings["frequency"] = StreamingFrequency(cardinality)
+    if config.self_supervised is not None:
+        # In a function Keras does not find the tower a second time.
+        settings["added"] = partial(views_loss, config.self_supervised, candidate_tower)
     if config.objective.is_default:
         log_q, precision = np.log(counts / counts.sum()), tf.as_dtype(config.softmax_precision)
         output = InBatchSoftmax(DotProduct(), log_q=log_q, precision=precision, **settings)
@@ -191,10 +213,7 @@ def build_two_tower(
         given = {"objective": config.objective, "counts": counts, "dim": config.dim}
         output = SampledOutput(DotProduct(), **given, **settings)
     return mm.TwoTowerModelV2(
-        query_tower=_encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config),
-        candidate_tower=_encoder(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config),
-        outputs=output,
-        schema=schema,
+        query_tower=query_tower, candidate_tower=candidate_tower, outputs=output, schema=schema
     )
 
 
