@@ -169,6 +169,28 @@ def test_the_positives_of_batches_before_are_negatives(batch):
         assert float(found) == pytest.approx(total / BATCH, rel=1e-5)
 
 
+def test_items_of_the_batch_are_pushed_for_those_of_the_queue(batch):
+    """With the batch itself in the queue, as if the queue's copies had gradients as well."""
+    import tensorflow as tf
+
+    queued = ObjectiveConfig(negatives="cross_batch", drawn=2 * BATCH)
+    _, _, vectors, query, features = batch(queued)
+
+    def gradients(output, features, steps):
+        candidate, query_of = candidate_of(features, vectors), tf.constant(query)
+        for _ in range(steps):
+            with tf.GradientTape() as tape:
+                tape.watch([query_of, candidate.embedding])
+                loss = output.loss_of(query_of, candidate)
+        return tape.gradient(loss, [query_of, candidate.embedding])
+
+    ours = gradients(output_of(queued, logq=0.5), features, 3)
+    thrice = {**features, "_count": 3 * features["_count"]}
+    whole = gradients(output_of(ObjectiveConfig(), logq=0.5), thrice, 1)
+    for one, other in zip(ours, whole, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_frequencies_learnt_from_batches_are_what_is_corrected_for(batch, by_rows):
     import tensorflow as tf
