@@ -23,8 +23,8 @@ from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
 from merlin.models.tf.transforms.regularization import L2Norm
 from merlin.schema import ColumnSchema, Schema, Tags
 
+from models.config import TwoTowerConfig
 from models.training import TrainingConfig, TrainingData, create, fit
-from models.two_tower import TwoTowerConfig
 
 if TYPE_CHECKING:
     from benchmarks.training_process import Watch

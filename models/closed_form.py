@@ -110,6 +110,7 @@ def start(
         "model.history_pooling": (tower.config.history_pooling == "sum", "sum"),
         "model.normalize": (not tower.config.normalize, "false"),
         "model.hidden": (not tower.config.hidden, "[]"),
+        "model.shared": (not tower.config.shared, "[]"),
     }
     wrong = [f"{name}: {value}" for name, (right, value) in settings.items() if not right]
     if wrong:

@@ -114,7 +114,8 @@ def _pairs(before: TwoTower, after: TwoTower) -> Iterator[tuple[np.ndarray, tf.V
     for name, table in new_tables.items():
         old = old_tables[name].table.embeddings
         yield old.numpy(), table.table.embeddings, table.schema.first.is_list
-    # Variables have no names of their own; their order follows from the architecture.
+    # Variables have no names of their own; their order follows from the architecture. Augmented
+    # vectors are among them: a table by id, which grows as the id's embeddings do.
     rest = [
         _rest(tower.model, tables) for tower, tables in ((before, old_tables), (after, new_tables))
     ]

@@ -19,6 +19,14 @@ LEAST_SCORE = -1e9  # of what an attention leaves out: finite, a list of nothing
 USER_ROW, ITEM_ROW = "user_row", "item_row"  # what a training batch holds: positions in the tables
 
 
+class ListPooling(tf.keras.layers.Layer):
+    """What makes a vector of a list's embeddings when it has to see them side by side.
+
+    Called with the embeddings float32 [n, length, dim] and with `known` float32 [n, length], 1 for
+    the values that count and 0 for the others, it answers float32 [n, dim].
+    """
+
+
 @tf.keras.utils.register_keras_serializable(package="twotower")
 class MultiHotEmbedding(mm.EmbeddingTable):
     """An embedding table whose padded rows are averaged over the values that are there.
@@ -30,7 +38,8 @@ class MultiHotEmbedding(mm.EmbeddingTable):
     Unknown values are left out: they were never trained.
 
     With a layer in the place of `sequence_combiner`, which gives embeddings [..., dim] scores
-    [...], it is the mean weighted by the softmax of the known values' scores.
+    [...], it is the mean weighted by the softmax of the known values' scores; with a `ListPooling`
+    what that makes of them.
 
     A table of at most SMALL_TABLE rows is multiplied by how often a row of the batch has each
     value. That is the same, and its gradient has a row for each value of the table; of gathered
@@ -42,16 +51,20 @@ class MultiHotEmbedding(mm.EmbeddingTable):
         if not multi_hot and not small:
             return super()._call_table(inputs, **kwargs)
         table, values = self.table.embeddings, tf.squeeze(inputs, axis=-1)
+        at_once = multi_hot and isinstance(self.sequence_combiner, ListPooling)
         if multi_hot:
             known = tf.logical_and(values != PADDING, values != OUT_OF_VOCABULARY)
             known = tf.cast(known, table.dtype)
+        if multi_hot and not at_once:
             if isinstance(self.sequence_combiner, tf.keras.layers.Layer):
                 scores = self._scores(values, small, training)
                 share = tf.nn.softmax(tf.where(known > 0, scores, LEAST_SCORE)) * known
             else:
                 divisor = tf.maximum(tf.reduce_sum(known, axis=1, keepdims=True), 1.0)
                 share = known / DIVISORS[self.sequence_combiner or "mean"](divisor)
-        if small:
+        if at_once:
+            out = self.sequence_combiner(tf.gather(table, values), known)
+        elif small:
             parts = tf.one_hot(values, self.input_dim)
             if multi_hot:
                 parts = tf.reduce_sum(parts * share[..., None], axis=1)

@@ -13,15 +13,10 @@ import numpy as np
 from pydantic import BaseModel, Extra, Field
 
 from models.closed_form import ClosedFormConfig
+from models.config import TwoTowerConfig
 from models.errors import ModelError
 from models.objective import IN_BATCH, ObjectiveConfig
-from models.two_tower import (
-    TwoTowerConfig,
-    build_two_tower,
-    example_input,
-    hide_item_ids,
-    history_column,
-)
+from models.two_tower import build_two_tower, example_input, hide_item_ids, history_column
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm

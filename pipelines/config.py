@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel, Extra, Field, ValidationError
 from pydantic.fields import SHAPE_SINGLETON
 
+from models.config import TwoTowerConfig
 from models.evaluation import EvaluationConfig
 from models.growth import UpdateConfig
 from models.training import TrainingConfig
-from models.two_tower import TwoTowerConfig
 from pipelines.errors import ConfigError
 from serving.config import ServingConfig
 from workflows.features import FeaturesConfig, PositivesConfig
@@ -32,7 +32,7 @@ class Config(BaseModel, extra=Extra.forbid):
     positives: PositivesConfig = Field(PositivesConfig(), description="workflows/features.py")
     split: SplitConfig = Field(SplitConfig(), description="workflows/split.py")
     features: FeaturesConfig = Field(FeaturesConfig(), description="workflows/features.py")
-    model: TwoTowerConfig = Field(TwoTowerConfig(), description="models/two_tower.py")
+    model: TwoTowerConfig = Field(TwoTowerConfig(), description="models/config.py")
     training: TrainingConfig = Field(TrainingConfig(), description="models/training.py")
     update: UpdateConfig = Field(UpdateConfig(), description="models/growth.py")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="models/evaluation.py")

@@ -70,8 +70,8 @@ def test_a_peer_stops_at_the_target(checkerboard):
 
 def test_the_loss_of_the_same_weights_is_the_same(checkerboard):
     from benchmarks.training_subjects import TEMPERATURE, Ours
+    from models.config import TwoTowerConfig
     from models.training import create
-    from models.two_tower import TwoTowerConfig
 
     schema, data = checkerboard
     # One batch of everything, hardly moved; Keras tells the loss before the step.

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from models.config import TwoTowerConfig
 from models.growth import grow
 from models.training import TrainingConfig, TrainingData, create, fit, load, save, save_tower
-from models.two_tower import TwoTowerConfig, build_two_tower, embed
+from models.two_tower import build_two_tower, embed
 
 QUARTILE = 0.67448975  # of the normal distribution, above 0
 

@@ -8,9 +8,10 @@ from scipy.sparse import csr_matrix
 
 from models.baselines import EASE
 from models.closed_form import ClosedFormConfig, solve, start
+from models.config import TwoTowerConfig
 from models.errors import ModelError
 from models.training import TrainingData, create
-from models.two_tower import TowerScorer, TwoTowerConfig, embed, embedding_tables
+from models.two_tower import TowerScorer, embed, embedding_tables
 
 PLAIN = ClosedFormConfig(l2=5, popularity_l2=0, user_power=0)
 TOWERS = TwoTowerConfig(dim=6, history_pooling="sum", normalize=False)
@@ -142,6 +143,7 @@ def test_turned_to_what_was_there_it_answers_the_same(data):
         ({"history_pooling": "mean"}, True, r"model\.history_pooling: sum"),
         ({"normalize": True}, True, r"model\.normalize: false"),
         ({"hidden": [8]}, True, r"model\.hidden: \[\]"),
+        ({"shared": [8]}, True, r"model\.shared: \[\]"),
         ({}, False, r"features\.history: a number"),
     ],
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.config import TwoTowerConfig
 from models.growth import UpdateConfig, grow, hold, known_items, with_replay
 from models.training import TrainingConfig, TrainingData, create, fit
-from models.two_tower import TwoTowerConfig, embed
+from models.two_tower import embed
 
 OOV, OLD, NEW = 2, 40, 10
 TRAINING = TrainingConfig(batch_size=64, epochs=8, patience=8, learning_rate=0.05)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.config import TwoTowerConfig
 from models.objective import ObjectiveConfig
 from models.training import create, fit
-from models.two_tower import TwoTowerConfig
 from tests.models.test_training import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 
 ITEMS, BATCH = 6, 9

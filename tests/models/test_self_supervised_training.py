@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models.config import TwoTowerConfig
 from models.errors import ModelError
 from models.objective import ObjectiveConfig, SelfSupervisedConfig
 from models.training import create, fit
-from models.two_tower import TwoTowerConfig, embedding_tables
+from models.two_tower import embedding_tables
 from tests.models.test_self_supervised import hides, info_nce
 from tests.models.test_training import CONFIG, ITEMS, TRAINING, data, schema  # noqa: F401
 

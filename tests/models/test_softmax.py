@@ -341,7 +341,8 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     import tensorflow as tf
     from merlin.schema import ColumnSchema, Tags
 
-    from models.two_tower import TwoTowerConfig, build_two_tower
+    from models.config import TwoTowerConfig
+    from models.two_tower import build_two_tower
 
     draw = np.random.default_rng(9)
     counts = draw.integers(1, 90, CARDINALITY).astype(np.float32)

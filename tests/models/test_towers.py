@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.config import TwoTowerConfig
 from models.growth import grow
 from models.training import TrainingConfig, TrainingData, create, fit, load, save, save_tower
-from models.two_tower import TwoTowerConfig, build_two_tower, embed
+from models.two_tower import build_two_tower, embed
 
 X = np.array([[1.0, -2, 3], [0, 4, -1]], np.float32)
 
@@ -58,9 +59,10 @@ def test_dropout_is_of_what_is_added():
 def test_layers_come_back_from_their_config():
     import tensorflow as tf
 
-    from models.towers import AttentionScore, CrossLayers, ResidualLayer
+    from models.towers import AttentionScore, CrossLayers, ResidualLayer, SharedLayers
 
-    for layer in (ResidualLayer(5, 0.5), CrossLayers([3, 2]), AttentionScore()):
+    shared = SharedLayers([4, 2], 3, 0.5)
+    for layer in (ResidualLayer(5, 0.5), CrossLayers([3, 2]), AttentionScore(), shared):
         layer, weights = filled(layer)
         again = tf.keras.layers.deserialize(tf.keras.layers.serialize(layer))
         again(X)
@@ -193,6 +195,7 @@ def test_a_tower_passes_its_layers_and_a_projection(schema):
         {},
         {"layers": "cross", "hidden": [3, 99], "dropout": 0.1},
         {"layers": "residual", "hidden": [8, 8], "dropout": 0.1},
+        {"history_pooling": "self_attention", "hidden": [8], "shared": [6], "augmented": 0.5},
     ],
 )
 def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, settings, tmp_path):
@@ -200,7 +203,8 @@ def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, settings, tmp_p
 
     from serving.operators import QueryTower
 
-    model = build(schema, TwoTowerConfig(dim=4, history_pooling="attention", **settings))
+    settings = {"history_pooling": "attention", **settings}
+    model = build(schema, TwoTowerConfig(dim=4, **settings))
     expected = embed(model.query_encoder, USERS)
     save_tower(model.query_encoder, schema, tmp_path / "tower")
     signature = tf.saved_model.load(str(tmp_path / "tower")).signatures["serving_default"]

@@ -9,10 +9,11 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from models.baselines import Popularity
+from models.config import TwoTowerConfig
 from models.errors import ModelError
 from models.evaluation import evaluate
 from models.training import TrainingConfig, TrainingData, create, fit, load, load_tower, save
-from models.two_tower import TowerScorer, TwoTowerConfig, embed
+from models.two_tower import TowerScorer, embed
 
 USERS, ITEMS = 60, 40
 CONFIG = TwoTowerConfig(dim=8)

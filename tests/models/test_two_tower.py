@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.config import TwoTowerConfig
 from models.errors import ModelError
 from models.training import save_tower
-from models.two_tower import TowerScorer, TwoTowerConfig, build_two_tower, embed, hide_item_ids
+from models.two_tower import TowerScorer, build_two_tower, embed, hide_item_ids
 
 OOV = 2
 
