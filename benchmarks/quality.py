@@ -102,7 +102,6 @@ def frozen(data: Path) -> tuple[dict, list[Check]]:
         with ran("ml-1m-history", data / "ml-1m", *given, f"training.seed={seed}") as run:
             metrics = measured(run)
             rows[f"seed {seed}"] = {"metrics": metrics, **of_training(run)}
-            rows[f"seed {seed}"]["split"] = "the frozen split, read from file"
     ours = [row["metrics"]["two-tower, served"] for row in rows.values()]
     mean = {name: float(np.mean([each[name] for each in ours])) for name in TOLD}
     rows["mean"] = mean

@@ -143,7 +143,8 @@ def describe(config: SplitConfig) -> str:
         "leave_last_out": "leave last out: per user the last positive is test, the one before "
         "valid; ties in time by file order; users with fewer than 3 positives in train",
         "temporal": f"global cut in time {shares}",
-        "file": f"read from {config.path}",
+        # Its name: reports say this, and should not say on whose machine it lies.
+        "file": f"read from {config.path.name if config.path else ''}",
     }[config.method]
     return f"{config.k_core}-core, {words}" if config.k_core else words
 
