@@ -40,7 +40,7 @@ def clone():
 def call(project: Path, *command: str, log: str, **variables: str) -> tuple[float, str]:
     """Run a command in `project` with an empty package cache; (seconds, output)."""
     # What this make was called with must not reach the makes that it measures.
-    ours = ("VIRTUAL_ENV", "MAKE", "MFLAGS", "DATA", "PARTS", "CONFIG", "SET", "PYTHON")
+    ours = ("VIRTUAL_ENV", "MAKE", "MFLAGS", "DATA", "PARTS", "CONFIG", "SET", "PYTHON", "TF_CPP")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment |= {"UV_CACHE_DIR": str(project.parent / "cache"), "COLUMNS": "100", **variables}
     path = ROOT / "runs" / "benchmarks" / f"{log}.log"
