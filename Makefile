@@ -63,7 +63,7 @@ timeline: $(READY) ## where the time of the last `make run` went, printed and pl
 	@$(TWOTOWER) timeline
 
 compare: $(READY) ## variants side by side: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>]
-	@test -n "$(CONFIG)" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs]"; exit 2; }
+	@test -n "$(CONFIG)" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs] [SET='key=value ...']"; exit 2; }
 	@$(TWOTOWER) compare "$(CONFIG)" $(if $(DATA),--data "$(DATA)") $(if $(DOCS),--docs "$(DOCS)") \
 	    $(foreach s,$(SET),--set '$(s)')
 

@@ -111,6 +111,7 @@ def start(
         "model.normalize": (not tower.config.normalize, "false"),
         "model.hidden": (not tower.config.hidden, "[]"),
         "model.shared": (not tower.config.shared, "[]"),
+        "model.self_supervised": (tower.config.self_supervised is None, "none"),
     }
     wrong = [f"{name}: {value}" for name, (right, value) in settings.items() if not right]
     if wrong:
@@ -131,8 +132,9 @@ def start(
         before = tables[item_id].table.embeddings.numpy()[codes]
         turn = orthogonal_procrustes(candidates[known], before[known])[0].astype(np.float32)
         history, candidates = history @ turn, candidates @ turn
-    for weight in tower.model.trainable_variables:
-        weight.assign(np.zeros(weight.shape))
+    for encoder in (tower.model.query_encoder, tower.model.candidate_encoder):
+        for weight in encoder.trainable_variables:
+            weight.assign(np.zeros(weight.shape))
     for name, vectors in ((seen, history), (item_id, candidates)):
         weight = tables[name].table.embeddings
         values = np.zeros(weight.shape, np.float32)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Extra, Field, PositiveInt, root_validator, validator
 
-from models.objective import OF_COSINES, ObjectiveConfig, SelfSupervisedConfig
+from models.objective import LEAST_TEMPERATURE, OF_COSINES, ObjectiveConfig, SelfSupervisedConfig
 
 
 class TwoTowerConfig(BaseModel, extra=Extra.forbid):
@@ -30,7 +30,7 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         description="widths of ReLU layers that follow in both towers with the same weights, and "
         "then a projection to dim, the same too; none: the towers have nothing in common",
     )
-    augmented: float = Field(
+    mimic_weight: float = Field(
         0.0,
         ge=0,
         description="weight of the loss by which a second vector of every user and item, an input "
@@ -86,9 +86,9 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         ge=0,
         description="added to the loss times the sum of the squares of a batch's embeddings: of "
         "every different user and item of it once, however many interactions it has, and of every "
-        "categorical column of theirs the embedding that is looked up (of a list the mean of its "
-        "known values'). Summed, not averaged as the rest of the loss; vectors and buckets of "
-        "numbers, augmented vectors and hidden layers are left out",
+        "categorical column of theirs the embedding that is looked up (of a list what its known "
+        "values' are pooled to). Summed, not averaged as the rest of the loss; vectors and buckets "
+        "of numbers, augmented vectors and hidden layers are left out",
     )
     temperature: float = Field(0.2, gt=0, description="logits are score / temperature")
     learn_temperature: bool = Field(
@@ -103,7 +103,8 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     logq_estimate: Literal["counts", "streaming"] = Field(
         "counts",
         description="where it knows from how often an item is a negative: the positives of the "
-        "training part, counted beforehand; or the batches, from which it learns that as they come",
+        "training part, counted beforehand; or the batches, from which it learns that as they "
+        "come. An update counts",
     )
     objective: ObjectiveConfig = Field(
         ObjectiveConfig(), description="the loss and its negatives: models/objective.py"
@@ -127,6 +128,10 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
             raise ValueError("objective.corrected_logq is a whole correction: logq is to be 1")
         if values["learn_temperature"] and objective.loss in OF_COSINES:
             raise ValueError(f"learn_temperature: objective.loss {objective.loss} has none")
+        if values["learn_temperature"] and values["temperature"] < LEAST_TEMPERATURE:
+            raise ValueError(f"learn_temperature: temperature is {LEAST_TEMPERATURE} or more")
+        if values["softmax_precision"] != "float32" and not objective.is_default:
+            raise ValueError("softmax_precision is of the default objective")
         if values["logq_estimate"] == "streaming" and (
             objective.negatives not in ("in_batch", "cross_batch")
             or objective.loss != "softmax"
@@ -150,9 +155,9 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
 
     @root_validator(skip_on_failure=True)
     def _augmented_beside_others(cls, values: dict) -> dict:
-        if values["augmented"] and not values["hidden"]:
+        if values["mimic_weight"] and not values["hidden"]:
             raise ValueError(
-                "augmented needs hidden layers: in a sum of embeddings the augmented vector would "
-                "be nothing but a second embedding of the id"
+                "mimic_weight needs hidden layers: in a sum of embeddings the augmented vector "
+                "would be nothing but a second embedding of the id"
             )
         return values

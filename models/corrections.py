@@ -28,55 +28,51 @@ def log_q(counts: tf.Tensor, power: float = 1.0) -> tf.Tensor:
 class StreamingFrequency(tf.Module):
     """How often items are interacted with, learnt from the stream of interactions itself.
 
-    Algorithm 2 of Yi et al. (RecSys 2019): for each bucket the place A in the stream where it was
+    Algorithm 2 of Yi et al. (RecSys 2019): for each item the place A in the stream where it was
     last, and the estimated distance between two of its places, B = (1 - alpha) * B + alpha *
     (place - A). An interaction is of the item with the probability 1 / B. It follows a distribution
     that drifts, and needs no counts beforehand.
 
     The paper counts in steps, of which each has an item or not. With batches as large as the
     catalogue every step has the popular ones, and they would all be equally likely; here places are
-    interactions. The k of a batch that are in one bucket count with their mean distance, and with
-    the weight that k single ones would have, 1 - (1 - alpha)^k.
+    interactions. The k of a batch that are of one item count with their mean distance, and with the
+    weight that k single ones would have, 1 - (1 - alpha)^k. Rows are not hashed to fewer.
 
     Parameters
     ----------
-    buckets : above 0; rows are hashed to row % buckets, so that as many as rows keep all apart,
-        and of fewer the items of a bucket share a probability, that of any of them
+    cardinality : above 0, of the rows
     alpha : above 0 to 1, the weight of the latest distance; 0.05 averages over about twenty
-    interval : 1 or more, B of a bucket that has not been seen; by default `buckets`, with which all
-        are equally likely
+    shared : the row that stands for each item now and then, as an id that is hidden in training
+        does: its probability is that of one of the rows that have been seen, not of all together
     """
 
-    def __init__(
-        self, buckets: int, *, alpha: float = 0.05, interval: float | None = None, name=None
-    ):
+    def __init__(self, cardinality: int, *, alpha: float = 0.05, shared: int = -1, name=None):
         super().__init__(name)
-        self.buckets, self.alpha = buckets, alpha
+        self.alpha, self.shared = alpha, shared
         self.place = tf.Variable(tf.constant(0, tf.int64), trainable=False)
-        self.last = tf.Variable(tf.zeros([buckets], tf.int64), trainable=False)
-        start = float(buckets if interval is None else interval)
-        self.interval = tf.Variable(tf.fill([buckets], start), trainable=False)
+        self.last = tf.Variable(tf.zeros([cardinality], tf.int64), trainable=False)
+        # What has not been seen is as likely as anything else.
+        self.distance = tf.Variable(tf.fill([cardinality], float(cardinality)), trainable=False)
 
     def update(self, rows: tf.Tensor) -> None:
         """Learn from the next interactions, of the item rows int [n], in their order."""
-        hit, at, times = tf.unique_with_counts(self._bucket(rows))
+        hit, at, times = tf.unique_with_counts(tf.cast(rows, tf.int64))
         n = tf.size(rows, tf.int64)
         places = self.place + tf.range(1, n + 1)
         latest = tf.math.unsorted_segment_max(places, at, tf.size(hit))
         times = tf.cast(times, tf.float32)
         distance = tf.cast(latest - tf.gather(self.last, hit), tf.float32) / times
         kept = tf.pow(1.0 - self.alpha, times)
-        interval = kept * tf.gather(self.interval, hit) + (1.0 - kept) * distance
-        self.interval.scatter_nd_update(hit[:, None], interval)
+        distance = kept * tf.gather(self.distance, hit) + (1.0 - kept) * distance
+        self.distance.scatter_nd_update(hit[:, None], distance)
         self.last.scatter_nd_update(hit[:, None], latest)
         self.place.assign_add(n)
 
     def log_q(self, rows: tf.Tensor) -> tf.Tensor:
         """Logarithm of the probability of each of the item rows int [n], float32 [n]."""
-        return -tf.math.log(tf.gather(self.interval, self._bucket(rows)))
-
-    def _bucket(self, rows: tf.Tensor) -> tf.Tensor:
-        return tf.cast(rows, tf.int64) % self.buckets
+        seen = tf.math.count_nonzero(self.last, dtype=tf.float32)
+        items = tf.where(tf.cast(rows, tf.int64) == self.shared, tf.maximum(seen - 1.0, 1.0), 1.0)
+        return -tf.math.log(tf.gather(self.distance, rows) * items)
 
 
 def corrected_log_q(

@@ -33,6 +33,7 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         "there are more, to make it 64 batches",
     )
     epochs: int = Field(4, gt=0, description="at most this many passes over new ones and replay")
+    warmup: int = Field(0, ge=0, description="so many steps in which the learning rate rises")
     learning_rate: float = Field(0.01, gt=0, description="initial learning rate")
     learning_rate_decay: float = Field(
         0.7, gt=0, le=1, description="factor on the learning rate after every epoch"
@@ -72,12 +73,16 @@ def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoT
     `data` are all interactions, not only those to fit on: logQ counts the positives in them. A
     sample with all the new ones and a few old ones has a new item more often than users take it;
     with the sample's own counts that share would be learnt, and new items would lead every list.
+    For the same reason it counts also where `tower` has learnt frequencies from the stream.
     """
     from models.training import create
 
-    grown = create(schema, data, tower.config, seed)
+    config = tower.config.copy(update={"logq_estimate": "counts"})
+    grown = create(schema, data, config, seed)
     for old, new, is_list in _pairs(tower, grown):
-        new.assign(_longer(old, new.shape[0] - len(old), is_list))
+        # A learnt temperature is a scalar.
+        more = new.shape[0] - len(old) if new.shape.rank else 0
+        new.assign(_longer(old, more, is_list))
     return grown
 
 
@@ -89,8 +94,9 @@ def hold(grown: TwoTower, before: TwoTower, moving: float) -> None:
     interactions that are not in it.
     """
     for old, new, _ in _pairs(before, grown):
-        values = new.numpy()
-        values[: len(old)] = old + moving * (values[: len(old)] - old)
+        values = np.array(new)
+        kept = values[: len(old)] if old.ndim else values
+        kept[...] = old + moving * (kept - old)
         new.assign(values)
 
 

@@ -59,14 +59,15 @@ class MinedNegatives(tf.Module):
         """Rank all items for all users by the towers as they are, and keep the items' rows.
 
         A user with fewer items at these ranks has them several times over, and one with none, who
-        has taken nearly everything, those before.
+        has taken nearly everything, those before. Users without positives need none.
         """
         vectors = embed(model.candidate_encoder, self.items)
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
-        queries, lists = embed(model.query_encoder, self.users), np.empty(self.lists.shape, int)
+        queries, lists = embed(model.query_encoder, self.users), np.zeros(self.lists.shape, int)
         # By how much they have taken: no search is for more items than its users need.
         order = np.argsort(self.taken, kind="stable")
+        order = order[np.searchsorted(self.taken[order], 1) :]  # others are in no batch
         for start in range(0, len(order), USERS_AT_ONCE):
             users = order[start : start + USERS_AT_ONCE]
             k = min(int(self.ranks[1] + self.taken[users[-1]]), self.n_items)

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, Extra, Field, conint, root_validator
 
 IN_BATCH = ("in_batch", "mixed", "cross_batch")
+LEAST_TEMPERATURE = 0.01  # of one that is learnt
 OF_COSINES = ("cosine_regression", "hinge", "cosine_contrastive", "squared")
 
 
@@ -55,8 +56,10 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
     )
     mined_ranks: tuple[conint(ge=0), conint(gt=0)] = Field(
         (20, 200),
-        description="of mined: the first and the last rank of a user's items, train positives left "
-        "out, that negatives are drawn from; at the very top are those the user may like",
+        description="of mined: the first rank, from 0, of a user's items, train positives left "
+        "out, that negatives are drawn from, and the first one that they are not; at the very top "
+        "are those the user may like. Of every user the items between are kept, 4 bytes each, in "
+        "the checkpoints too",
     )
     mined_share: float = Field(
         0.5, gt=0, le=1, description="of mined: the share of negatives that are; others are uniform"
@@ -98,6 +101,8 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
             raise ValueError("negatives mined are a few a positive's own; loss is softmax")
         if values["negatives"] == "mined" and values["mined_ranks"][0] >= values["mined_ranks"][1]:
             raise ValueError("mined_ranks: the first rank is to be below the last")
+        if values["loss"] == "gbce" and values["negatives"] != "uniform":
+            raise ValueError("loss gbce is calibrated for uniform negatives")
         if values["negatives"] == "cross_batch" and not softmax:
             raise ValueError(f"negatives cross_batch are of the softmax; loss is {values['loss']}")
         if values["negatives"] == "cross_batch" and values["mask_known"]:

@@ -206,7 +206,8 @@ def item_views(
     if len(items) < 2:
         raise ModelError(
             f"model.self_supervised hides item features from one another, but there is only "
-            f"{', '.join(items)}; add one to features.item, item_multi_hot or item_numeric"
+            f"{', '.join(items)}; add one to features.item, item_multi_hot, item_text or "
+            "item_numeric"
         )
     sets = correlated_sets(items) if config.masking == "correlated" else None
     n_items = len(next(iter(items.values())))

@@ -17,11 +17,11 @@ from merlin.models.tf.core.prediction import Prediction
 from merlin.models.tf.outputs.sampling.base import Candidate
 
 from models.corrections import StreamingFrequency
+from models.objective import LEAST_TEMPERATURE
 
 SCORES_AT_ONCE = 1 << 21
 """Scores in memory at a time, 8 MB: more would leave the cache, fewer cost more calls."""
 LEAST_ROWS = 128
-LEAST_TEMPERATURE = 0.01
 # Features of a batch in which every user and item is once: the rows of each interaction, and how
 # often a candidate is a positive.
 QUERY_OF, POSITIVE_OF, COUNT = "_query_of", "_positive_of", "_count"

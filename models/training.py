@@ -121,8 +121,9 @@ def fit(
     tensorboard: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     begin: Callable[[], None] | None = None,
+    known: TrainingData | None = None,
 ) -> dict[str, list[float | None]]:
-    """Fit with in-batch negatives until `config.monitor` stops rising; keep the best epoch.
+    """Fit until `config.monitor` stops rising; keep the best epoch.
 
     A training that was interrupted, or that is to have more epochs or patience, goes on from the
     state in `folder`, with the batches and the learning rate that would have come next: the result
@@ -138,6 +139,9 @@ def fit(
         Called as (step, steps of all epochs, text).
     begin
         Gives the model what it starts from; that is validated and counts as the first epoch.
+    known
+        All interactions, where `data` has a sample of them: none is a mined negative, or one where
+        `objective.mask_known`.
 
     Returns
     -------
@@ -164,7 +168,8 @@ def fit(
     # AutoGraph's translation of Merlin's step takes seconds and changes nothing in it.
     model.train_step = tf.autograph.experimental.do_not_convert(model.train_step)
     model.compile(optimizer=_optimizer(model, config), metrics=[])
-    mined = _mined(tower.config.objective, data)
+    known = data if known is None else known
+    mined = _mined(tower.config.objective, known)
     state = TrainingState(model, folder, **({"mined": mined} if mined else {}))
     state.restore()
     keep = ValidateAndKeep(
@@ -193,7 +198,7 @@ def fit(
         history=history_column(tower.schema),
         history_dropout=tower.config.history_dropout,
         views=item_views(tower.config.self_supervised, data.items),
-        **_for_objective(tower.config.objective, data, mined),
+        **_for_objective(tower.config.objective, data, known, mined),
     )
     while not _finished(state.progress, config):
         # First what an interruption has left of an epoch, then all others in one go.
@@ -217,18 +222,21 @@ def fit(
     return tower.history
 
 
-def _mined(objective: ObjectiveConfig, data: TrainingData) -> MinedNegatives | None:
+def _mined(objective: ObjectiveConfig, known: TrainingData) -> MinedNegatives | None:
     from models.mining import MinedNegatives
 
     if objective.negatives != "mined":
         return None
-    rows = (data.user_rows, data.item_rows)
+    rows = (known.user_rows, known.item_rows)
     given = (objective.mined_ranks, objective.mined_share)
-    return MinedNegatives(data.users, data.items, *rows, *given)
+    return MinedNegatives(known.users, known.items, *rows, *given)
 
 
 def _for_objective(
-    objective: ObjectiveConfig, data: TrainingData, mined: MinedNegatives | None
+    objective: ObjectiveConfig,
+    data: TrainingData,
+    known: TrainingData,
+    mined: MinedNegatives | None,
 ) -> dict[str, Any]:
     """What `FeatureLookup` needs to know for the loss."""
     from models.negatives import known_pairs
@@ -240,7 +248,7 @@ def _for_objective(
     settings["draw"] = objective.sampler(positives)
     settings["in_batch"] = objective.negatives in IN_BATCH
     if objective.mask_known:
-        settings["known"] = known_pairs(data.user_rows, data.item_rows, len(positives))
+        settings["known"] = known_pairs(known.user_rows, known.item_rows, len(positives))
     if objective.loss == "squared":
         n_users = len(next(iter(data.users.values())))
         settings["positives_per_user"] = np.bincount(data.user_rows, minlength=n_users)

@@ -1,4 +1,4 @@
-"""TwoTowerModelV2 as this project builds it: two encoders, in-batch negatives, logQ correction."""
+"""TwoTowerModelV2 as this project builds it: two encoders and the loss between them."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def build_two_tower(
 
     from models.augmented import AUGMENTED, MimicLoss
     from models.corrections import StreamingFrequency
+    from models.layers import OUT_OF_VOCABULARY
     from models.outputs import SampledOutput
     from models.self_supervised import views_loss
     from models.softmax import InBatchSoftmax
@@ -77,11 +78,11 @@ def build_two_tower(
     shared = [SharedLayers(config.shared, config.dim, config.dropout)] if config.shared else []
     query = _encoder(schema.select_by_tag(Tags.USER), Tags.USER_ID, config, shared)
     candidate = _encoder(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config, shared)
-    if config.augmented:
+    if config.mimic_weight:
         augmented = (encoder.first[AUGMENTED] for encoder in (query, candidate))
-        settings["pre"] = MimicLoss(*augmented, config.augmented)
+        settings["pre"] = MimicLoss(*augmented, config.mimic_weight)
     if config.logq_estimate == "streaming":
-        settings["frequency"] = StreamingFrequency(cardinality)
+        settings["frequency"] = StreamingFrequency(cardinality, shared=OUT_OF_VOCABULARY)
     if config.self_supervised is not None:
         # In a function Keras does not find the tower a second time.
         settings["added"] = partial(views_loss, config.self_supervised, candidate)
@@ -178,7 +179,7 @@ def _encoder(
         )
         return mm.Encoder(inputs, *shared, **norm)
     beside = bucket_branches(schema, config.buckets, config.feature_dim)
-    if config.augmented:
+    if config.mimic_weight:
         beside[AUGMENTED] = AugmentedVector(own_id, config.dim)
     inputs = mm.InputBlockV2(schema, categorical=embeddings, **beside)
     layers = hidden_layers(config.layers, config.hidden, config.dropout)

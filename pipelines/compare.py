@@ -34,7 +34,11 @@ class Variant(BaseModel, extra=Extra.forbid):
     """One row of the table."""
 
     about: str = Field("", description="what it is, in one line")
-    family: str = Field("", description="what it is an example of: losses, towers, ...")
+    family: str = Field(
+        "",
+        description="what it is an example of: losses, towers, ...; a family has a panel of the "
+        "plots, and what is of the family `reference` is in all of them",
+    )
     set: dict[str, Any] = Field({}, description="key: value in model., training. and features.")
 
 
@@ -102,7 +106,8 @@ def compare(
     `file` is a `CompareConfig`. A run that fails is told with its reason, and the others go on.
     The same call again does only what is missing: what failed, was interrupted, or was made of
     other data, settings or code. With `docs` the report is copied to docs/<name>. `overrides` are
-    "section.key=value", for all variants, in place of what the file has under `set`.
+    "section.key=value", added to what the file has under `set`: for all variants that do not set
+    the same themselves.
     """
     from pipelines.report import show, write_report
 

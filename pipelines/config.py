@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Extra, Field, ValidationError
+from pydantic import BaseModel, Extra, Field, ValidationError, root_validator
 from pydantic.fields import SHAPE_SINGLETON
 
 from models.config import TwoTowerConfig
@@ -38,6 +38,16 @@ class Config(BaseModel, extra=Extra.forbid):
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="models/evaluation.py")
     serving: ServingConfig = Field(ServingConfig(), description="serving/config.py")
     show: list[str] = Field([], description="item columns printed beside a recommendation")
+
+    @root_validator(skip_on_failure=True)
+    def _numbers_for_buckets(cls, values: dict) -> dict:
+        numeric = values["features"].user_numeric + values["features"].item_numeric
+        if values["model"].buckets and not numeric:
+            raise ValueError(
+                "model.buckets are of numbers: name some under features.user_numeric or "
+                "item_numeric, or leave it out"
+            )
+        return values
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = (), data: Path | None = None) -> Config:
@@ -82,6 +92,7 @@ def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set {override}: expected section.key=value")
         try:
+            values.pop(key.strip(), None)  # the last one's place counts, too
             values[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None

@@ -98,7 +98,10 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
 
         begin = starting(tower, data, training, report, turned=True)
         history = fit(
-            tower, sample, training, validate, out / "state", progress=report, begin=begin
+            *(tower, sample, training, validate, out / "state"),
+            progress=report,
+            begin=begin,
+            known=data,
         )
         save(tower, out / "model")
         after = embed(tower.model.candidate_encoder, data.items)

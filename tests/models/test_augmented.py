@@ -21,7 +21,7 @@ from tests.models.test_training import (  # noqa: F401
 )
 from tests.models.test_two_tower import OOV, build, column, features, multi_hot, only, schema  # noqa: F401
 
-DUAL = {"dim": 4, "hidden": [5], "feature_dim": 2, "augmented": 0.3}
+DUAL = {"dim": 4, "hidden": [5], "feature_dim": 2, "mimic_weight": 0.3}
 
 
 def larger(more=0):
@@ -152,13 +152,13 @@ def test_an_augmented_vector_is_an_input_of_its_tower(schema):  # noqa: F811
 
 
 def test_there_is_none_in_a_sum_of_embeddings():
-    with pytest.raises(ValueError, match="augmented needs hidden layers"):
-        TwoTowerConfig(augmented=0.5)
+    with pytest.raises(ValueError, match="mimic_weight needs hidden layers"):
+        TwoTowerConfig(mimic_weight=0.5)
 
 
 def test_a_tower_of_all_that_learns_goes_on_from_a_checkpoint_and_comes_back(seeing, tmp_path):
     layers = {"hidden": [16], "layers": "residual", "shared": [16], "dropout": 0.1}
-    mutual = {"augmented": 0.1, "history_pooling": "self_attention"}
+    mutual = {"mimic_weight": 0.1, "history_pooling": "self_attention"}
     config = TwoTowerConfig(dim=8, **layers, **mutual)
     tower = create(larger(), seeing, config, seed=1)
     history = fit(tower, seeing, TRAINING, own_colour(seeing), tmp_path / "state")

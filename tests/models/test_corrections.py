@@ -157,33 +157,31 @@ def test_corrected_log_q_tiny_answers():
 
 
 class Loop:
-    """Algorithm 2, a bucket of a batch at a time."""
+    """Algorithm 2, an item of a batch at a time."""
 
-    def __init__(self, buckets, alpha, interval):
-        self.last, self.interval = [0] * buckets, [interval] * buckets
+    def __init__(self, items, alpha):
+        self.last, self.distance = [0] * items, [items] * items
         self.alpha, self.place = alpha, 0
 
     def update(self, rows):
-        buckets = [row % len(self.last) for row in rows]
-        for bucket in set(buckets):
-            times = buckets.count(bucket)
-            latest = self.place + max(n for n, each in enumerate(buckets, 1) if each == bucket)
+        for item in set(rows):
+            times = rows.count(item)
+            latest = self.place + max(n for n, each in enumerate(rows, 1) if each == item)
             for _ in range(times):
-                distance = (latest - self.last[bucket]) / times
-                self.interval[bucket] += self.alpha * (distance - self.interval[bucket])
-            self.last[bucket] = latest
+                distance = (latest - self.last[item]) / times
+                self.distance[item] += self.alpha * (distance - self.distance[item])
+            self.last[item] = latest
         self.place += len(rows)
 
 
-@pytest.mark.parametrize("buckets", [40, 7])
-def test_streaming_frequency_equals_the_loop(buckets, tmp_path):
+def test_streaming_frequency_equals_the_loop(tmp_path):
     import tensorflow as tf
 
     from models.corrections import StreamingFrequency
 
     draw = np.random.default_rng(1)
-    loop = Loop(buckets, 0.1, 5.0)
-    ours, resumed = (StreamingFrequency(buckets, alpha=0.1, interval=5.0) for _ in range(2))
+    loop = Loop(40, 0.1)
+    ours, resumed = (StreamingFrequency(40, alpha=0.1) for _ in range(2))
     rows = np.arange(40)
     for step in range(60):
         batch = np.minimum(draw.geometric(0.1, 8) - 1, 39)
@@ -194,9 +192,21 @@ def test_streaming_frequency_equals_the_loop(buckets, tmp_path):
             tf.train.Checkpoint(frequency=resumed).restore(path).assert_consumed()
         elif step > 30:
             resumed.update(batch)
-    expected = -np.log(np.array(loop.interval)[rows % buckets])
-    np.testing.assert_allclose(ours.log_q(rows), expected, 1e-4)
+    np.testing.assert_allclose(ours.log_q(rows), -np.log(np.array(loop.distance)), 1e-4)
     np.testing.assert_array_equal(resumed.log_q(rows), ours.log_q(rows))
+
+
+def test_what_stands_for_each_item_now_and_then_is_as_likely_as_one_of_them():
+    """Row 2 has a third of the stream, in the place of the four items that have been seen."""
+    from models.corrections import StreamingFrequency
+
+    plain, shared = StreamingFrequency(9), StreamingFrequency(9, shared=2)
+    for frequency in (plain, shared):
+        for _ in range(50):
+            frequency.update([3, 4, 2, 5, 6, 2])
+    assert np.exp(plain.log_q([2])) == pytest.approx(1 / 3, rel=0.1)
+    assert np.exp(shared.log_q([2])) == pytest.approx(1 / 12, rel=0.1)
+    np.testing.assert_array_equal(shared.log_q([3, 8]), plain.log_q([3, 8]))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 400])

@@ -142,6 +142,21 @@ def test_held_rows_move_a_share_of_their_way(fitted):
         np.testing.assert_allclose(moved[rows:], 1.0, atol=1e-6)
 
 
+def test_a_learnt_temperature_grows_and_is_held_and_updates_count():
+    data = checkerboard(OLD, OLD)
+    config = TwoTowerConfig(dim=8, learn_temperature=True, logq_estimate="streaming")
+    tower = create(schema(OLD, OLD, 3), data, config, seed=1)
+    tower.model._output.log_temperature.assign(np.log(0.4))
+    grown = grow(tower, schema(OLD + NEW, OLD, 3), checkerboard(OLD + NEW, OLD), seed=7)
+    output = grown.model._output
+    assert float(output.temperature) == pytest.approx(0.4)
+    output.log_temperature.assign(np.log(0.1))
+    hold(grown, tower, moving=0.5)
+    assert float(output.temperature) == pytest.approx(0.2)
+    # A sample's frequencies are not those of the stream.
+    assert output.frequency is None and grown.config.logq_estimate == "counts"
+
+
 def test_replay_draws_old_interactions_once_each():
     data = checkerboard(40, 40)  # 800 interactions; the last 100 are new
     sample = with_replay(data, 100, 2.0, batch_size=2, seed=0)

@@ -12,16 +12,20 @@ SCORES = np.float32([[9, 8, 7, 6, 5, 4], [1, 2, 3, 4, 5, 6], [5, 5, 9, 0, 1, 2]]
 POSITIVES = [(0, 0), (0, 3), (1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]
 
 
+# A user more, who has nothing and asks for nothing.
+USERS = 4
+
+
 def mined(ranks, share=1.0, positives=POSITIVES):
     import tensorflow as tf
 
     from models.mining import MinedNegatives
 
-    users, items = np.arange(3)[:, None], np.arange(6)[:, None]
+    users, items = np.arange(USERS)[:, None], np.arange(6)[:, None]
     rows = np.array(positives).T
     negatives = MinedNegatives({"user": users}, {"item": items}, *rows, ranks, share)
     model = SimpleNamespace(
-        query_encoder=lambda features: tf.one_hot(features["user"][:, 0], 3),
+        query_encoder=lambda features: tf.one_hot(features["user"][:, 0], 3),  # nothing: zeros
         candidate_encoder=lambda features: tf.gather(SCORES.T, features["item"][:, 0]),
     )
     negatives.mine(model)
@@ -40,7 +44,9 @@ def mined(ranks, share=1.0, positives=POSITIVES):
     ],
 )
 def test_the_highest_ranked_ones_that_are_no_positives(ranks, lists):
-    np.testing.assert_array_equal(mined(ranks).lists.numpy(), lists)
+    found = mined(ranks).lists.numpy()
+    np.testing.assert_array_equal(found[:3], lists)
+    np.testing.assert_array_equal(found[3], 0)
 
 
 def test_who_has_taken_everything_gets_what_ranks_highest():

@@ -274,6 +274,7 @@ def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path
         ({"loss": "bpr", "label_smoothing": 0.1}, "label_smoothing is of the softmax"),
         ({"hard": 2}, "hard is of losses with a few negatives"),
         ({"negatives": "mined"}, "a few a positive's own"),
+        ({"loss": "gbce", "negatives": "popularity"}, "calibrated for uniform"),
         ({"loss": "bpr", "negatives": "mined", "mined_ranks": [9, 9]}, "below the last"),
         ({"loss": "bpr", "negatives": "cross_batch"}, "cross_batch are of the softmax"),
         ({"negatives": "cross_batch", "mask_known": True}, "mask_known is of the batch's"),
@@ -290,6 +291,8 @@ def test_what_does_not_fit_together_is_refused(values, message):
         ({"learn_temperature": True, "objective": {"loss": "hinge"}}, "hinge has none"),
         ({"logq_estimate": "streaming", "objective": {"negatives": "mixed"}}, "in_batch or"),
         ({"logq_estimate": "streaming", "logq": 0}, "logq above 0"),
+        ({"learn_temperature": True, "temperature": 0.005}, "0.01 or more"),
+        ({"softmax_precision": "bfloat16", "objective": {"loss": "bce"}}, "of the default"),
     ],
 )
 def test_what_the_objective_has_no_use_for_is_refused(values, message):

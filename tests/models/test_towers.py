@@ -195,7 +195,7 @@ def test_a_tower_passes_its_layers_and_a_projection(schema):
         {},
         {"layers": "cross", "hidden": [3, 99], "dropout": 0.1},
         {"layers": "residual", "hidden": [8, 8], "dropout": 0.1},
-        {"history_pooling": "self_attention", "hidden": [8], "shared": [6], "augmented": 0.5},
+        {"history_pooling": "self_attention", "hidden": [8], "shared": [6], "mimic_weight": 0.5},
     ],
 )
 def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, settings, tmp_path):

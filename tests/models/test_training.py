@@ -226,6 +226,22 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_with_the_epochs():
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.4, 0.4])
 
 
+def test_what_a_sample_leaves_out_is_no_negative(schema, data, tmp_path, monkeypatch):
+    seen = []
+
+    def told(users, items, user_rows, *more):
+        seen.append(len(user_rows))
+        raise Killed
+
+    monkeypatch.setattr("models.mining.MinedNegatives", told)
+    config = TwoTowerConfig(dim=8, objective={"loss": "bpr", "negatives": "mined"})
+    sample = replace(data, user_rows=data.user_rows[:100], item_rows=data.item_rows[:100])
+    tower = create(schema, data, config, seed=1)
+    with pytest.raises(Killed):
+        fit(tower, sample, TRAINING, own_colour(data), tmp_path, known=data)
+    assert seen == [len(data.user_rows)]
+
+
 def test_a_batch_larger_than_the_data_is_refused(schema, data, tmp_path):
     tower = create(schema, data, CONFIG, seed=1)
     config = TRAINING.copy(update={"batch_size": 10**6})

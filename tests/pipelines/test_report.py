@@ -111,6 +111,34 @@ def test_the_page_does_not_say_where_files_lie(comparison):
     assert "split.path: split.parquet" in text and "/home/me" not in text
 
 
+def test_each_family_has_a_panel_and_the_reference_and_baselines_are_in_all():
+    from matplotlib.figure import Figure
+
+    from pipelines.report import Row
+    from pipelines.report_plots import _panels
+
+    curve = [{"seconds": [1], "ndcg@10": [0.1]}]
+    found = [
+        *(Row(name, "a", "", {}, curves=curve) for name in ("one", "two")),
+        Row("plain", "reference", "", {}, curves=curve),
+        Row("ease", "baseline", "", {}),
+        *(Row(f"of {family}", family, "", {}, curves=curve) for family in "bc"),
+    ]
+    figure = Figure()
+    panels = {}
+    for axes, row, look in _panels(figure, found):
+        panels.setdefault(axes.get_title(loc="left"), []).append((row.name, *look.values()))
+        axes.plot([0], [0], label=row.name)
+    names = {family: [name for name, *_ in rows] for family, rows in panels.items()}
+    assert names == {
+        "a": ["plain", "ease", "one", "two"],
+        "b": ["plain", "ease", "of b"],
+        "c": ["plain", "ease", "of c"],
+    }
+    assert all(len({tuple(look) for _, *look in rows}) == len(rows) for rows in panels.values())
+    assert len(figure.axes) == 3, "the fourth place of two lines of two is empty"
+
+
 def _without_data(text: str) -> str:
     return re.sub(r"base64,[A-Za-z0-9+/=]+", "base64,", text)
 
