@@ -138,17 +138,19 @@ def note(comparison: Comparison) -> str:
 
 
 def show(comparison: Comparison) -> None:
-    """Print the table, with spreads of the first two metrics only, and why runs have failed."""
+    """Print what of the table 80 columns have room for, and why runs have failed."""
     title = f"{SYNTHETIC}\n" if comparison.synthetic else ""
     table = Table(title=escape(f"{title}{comparison.plan.name}: {comparison.protocol}"), box=None)
-    names, k = columns(comparison.monitor), cutoff(comparison.monitor)
+    chosen, monitored = columns(comparison.monitor)[:2]
+    told = (f"tail_recall@{cutoff(comparison.monitor)}", f"coverage@{cutoff(comparison.monitor)}")
     table.add_column("model", no_wrap=True)
-    for place, name in enumerate([*names, "seconds"]):
-        short = name.removeprefix("test ").replace("_recall", "").removesuffix(f"@{k}")
-        table.add_column(name.replace(" ", "\n") if place < 2 else short, justify="right")
+    for heading in (chosen, monitored, *told, "seconds"):
+        heading = heading.removeprefix("test ").replace("_", " ")
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows(comparison):
-        values = [row.values.get(name, "") for name in names]
-        texts = [str(v.mean_only() if v and n > 1 else v) for n, v in enumerate(values)]
+        shown = [row.values.get(chosen), row.values.get(monitored)]
+        shown += [row.values.get(f"test {metric}") for metric in told]
+        texts = [str(v if n == 1 else v.mean_only()) if v else "" for n, v in enumerate(shown)]
         seconds = f"{row.seconds.mean:.1f}" if row.seconds else "failed"
         table.add_row(escape(row.name), *texts, seconds)
     console.print(table, soft_wrap=False)

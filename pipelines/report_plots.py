@@ -29,7 +29,8 @@ COLOURS = ("#1b6ca8", "#d98e04", "#b3261e", "#3f7d20", "#6a4c93", "#17a398", "#c
 MARKERS = "os^Dv<>PX"
 GREY, BLACK = "#8a8a8a", "#222222"
 SHADES = ("#1b6ca8", "#72a7cf", "#d98e04")  # head, middle, tail
-WIDTH, LINE, PANEL = 11, 0.21, 3.2  # inches: of a plot, and the height of a row and of a panel
+WIDTH, LINE, PANEL = 11, 0.21, 3.6  # inches: of a plot, and the height of a row and of a panel
+LEAST_SECONDS = 0.1  # popularity takes next to none, and the scale is logarithmic
 
 
 def plot_all(rows: list[Row], monitor: str, title: str, folder: Path) -> list[Path]:
@@ -96,15 +97,16 @@ def _quality(figure: Figure, rows: list[Row], monitor: str) -> None:
     for axes, row, look in _panels(figure, rows):
         value = row.values[column]
         axes.errorbar(
-            *(max(row.seconds.mean, 1e-3), value.mean, value.spread, row.seconds.spread),
+            *(max(row.seconds.mean, LEAST_SECONDS), value.mean, value.spread, row.seconds.spread),
             **look,
             linestyle="none",
-            capsize=3,
+            ms=5,
+            capsize=2,
             label=row.name,
         )
         axes.set(xscale="log")
         axes.xaxis.set_major_formatter("{x:g}")
-    figure.supxlabel("seconds of fitting", fontsize=10)
+    figure.supxlabel(f"seconds of fitting, at least {LEAST_SECONDS}", fontsize=10)
     figure.supylabel(column, fontsize=10)
 
 
@@ -113,6 +115,7 @@ def _curves(figure: Figure, rows: list[Row], monitor: str) -> None:
         for n, curve in enumerate(row.curves):
             label = None if n else row.name
             axes.plot(curve["seconds"], curve[monitor], **look, ms=3, lw=1, label=label)
+    for axes in figure.axes:  # now that all is there: a limit that is set ends the scaling
         axes.set_xlim(left=0)
     figure.supxlabel("seconds of fitting", fontsize=10)
     figure.supylabel(f"valid {monitor}", fontsize=10)
