@@ -148,7 +148,7 @@ def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
         ({"variants": {"ease": {}}}, "variant ease: a baseline has this name"),
         (
             {"variants": {"a": {}, "b": {"set": {"model.temprature": 1}}}},
-            "variant b: wrong configuration\n  model.temprature: no such key; known here: augm",
+            "variant b: wrong configuration\n  model.temprature: no such key; known here: buckets",
         ),
         (
             {"variants": {"b": {"set": {"model.temperature": -1}}}},
