@@ -83,6 +83,6 @@ def test_the_lookup_gives_each_interaction_its_own():
     users, items = np.array([2, 0, 1, 0]), np.array([1, 2, 3, 1])
     features = lookup({"user_row": tf.constant(users), "item_row": tf.constant(items)}, True)
     rows = features["film"].numpy()[:, 0] - 3
-    np.testing.assert_array_equal(rows[features["_positive_of"]], items)
-    np.testing.assert_array_equal(rows[features["_negative_of"]], own[users])
+    np.testing.assert_array_equal(rows[features["_positive_of"].numpy()], items)
+    np.testing.assert_array_equal(rows[features["_negative_of"].numpy()], own[users])
     assert len(np.unique(rows)) == len(rows)
