@@ -127,12 +127,13 @@ def parse(model: type[Model], tree: Any, where: str) -> Model:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
+            # What is wrong with a section as a whole pydantic says of its "__root__".
+            key = ".".join(str(part) for part in problem["loc"] if part != "__root__")
             known = ""
             if problem["type"] == "value_error.extra":
                 known = f"; known here: {', '.join(_fields(model, problem['loc'][:-1]))}"
                 problem["msg"] = "no such key"
-            lines.append(f"  {key}: {problem['msg']}{known}")
+            lines.append(f"  {key + ': ' if key else ''}{problem['msg']}{known}")
         raise ConfigError("\n".join([f"{where}: wrong configuration", *lines])) from None
 
 

@@ -47,7 +47,8 @@ def test_an_override_keeps_its_neighbours():
         ("name.first=a", r"--set name\.first: name is a value, not a section"),
         ("model.hidden=[1", r"--set model\.hidden=\[1: the value is not YAML"),
         ("name=../elsewhere", r"name: string does not match"),
-        ("model.buckets=8", r"model\.buckets are of numbers: name some under features"),
+        ("model.buckets=8", r"\n  model\.buckets are of numbers: name some under"),
+        ("model.mimic_weight=1", r"\n  model: mimic_weight needs hidden layers"),
     ],
 )
 def test_a_mistake_is_named(override, message):
