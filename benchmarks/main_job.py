@@ -63,12 +63,15 @@ def call(project: Path, *command: str, log: str, **variables: str) -> tuple[floa
 
 
 def processes_of(project: Path) -> int:
-    """Processes still running out of `project`."""
-    count = 0
+    """Processes running out of `project` that do not end within seconds by themselves."""
+    running = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
-        count += any(str(project) in word for word in words)
-    return count
+        if any(str(project) in word for word in words):
+            running.append(process)
+            click.echo(f"  still there: {' '.join(words)}")
+    # A helper of multiprocessing ends when it notices that its parent has.
+    return len(psutil.wait_procs(running, timeout=10)[1])
 
 
 def answered(output: str) -> int:
