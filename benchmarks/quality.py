@@ -197,10 +197,10 @@ def grids(data: Path) -> tuple[dict, list[Check]]:
     for name, least, overrides in (("ml-100k", 24, ()), ("ml-1m", 10, frozen_split(data))):
         file = CONFIGS / "compare" / f"{name}.yaml"
         found = compare(file, data / name, Path("docs"), overrides)
-        done = [row for row in table(found) if row.curves and not row.failed]
+        lines = table(found)
+        done = [row for row in lines if row.curves and not row.failed]
         rows[name] = {
-            row.name: {column: str(value) for column, value in row.values.items()}
-            for row in table(found)
+            row.name: {column: str(value) for column, value in row.values.items()} for row in lines
         }
         fewest = min((len(row.curves) for row in done), default=0)
         checks += [
