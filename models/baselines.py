@@ -1,35 +1,48 @@
 """Baselines without gradient descent: popularity, random, ItemKNN and EASE.
 
 Each is fitted on the training interactions, a matrix [n_users, n_items] whose nonzero entries
-count as 1, and is a `models.evaluation.Scorer`.
+count as 1, and is a `models.evaluation.Scorer` or `Ranker`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from scipy.linalg import inv
 from scipy.sparse import csr_matrix
 
 from models.errors import ModelError
-from models.evaluation import BaselineName, Scorer, binary, topk
+from models.evaluation import BaselineName, Ranker, Scorer, binary
 
 EASE_MAX_ITEMS = 20_000  # 4.8 GB and minutes of inversion; both grow steeply from there
-BLOCK = 1024  # items whose co-occurrence counts are dense at once
+BLOCK = 1024  # items whose common users with others are counted at once
+NEIGHBOURS_AT_ONCE = 1 << 23  # of a block's items, 64 MB
 
 
 class Popularity:
     """The number of users who interacted with the item, the same for everybody."""
 
     def fit(self, train: csr_matrix) -> Popularity:
-        """Count the users of each item."""
-        self.counts = np.bincount(binary(train).indices, minlength=train.shape[1]).astype(float)
+        """Order the items by their users; equally popular ones by position."""
+        counts = np.bincount(binary(train).indices, minlength=train.shape[1])
+        self.order = np.argsort(-counts, kind="stable")
         return self
 
-    def score(self, users: np.ndarray) -> np.ndarray:
-        """float64 [len(users), n_items], a read-only view."""
-        return np.broadcast_to(self.counts, (len(users), len(self.counts)))
+    def rank(
+        self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
+    ) -> np.ndarray:
+        """int64 [len(users), k], see `models.evaluation.Ranker`."""
+        order = self.order[candidates[self.order]]
+        place = np.full(len(candidates), len(order))  # of an item in the order; of others after it
+        place[order] = np.arange(len(order))
+        rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
+        pairs = np.sort(rows * len(candidates) + place[seen.indices])  # each row's by place
+        places = pairs % len(candidates)
+        # So many unseen items stand before a seen one, which moves all later ones one place up.
+        before = places - (np.arange(len(pairs)) - seen.indptr[rows])
+        moves = (places < len(order)) & (before < k)
+        moved = np.bincount(rows[moves] * k + before[moves], minlength=len(users) * k)
+        ranks = np.arange(k) + moved.reshape(-1, k).cumsum(axis=1)
+        return np.append(order, -1)[np.minimum(ranks, len(order))]
 
 
 class Random:
@@ -62,26 +75,37 @@ class ItemKNN:
         self.neighbours = neighbours
 
     def fit(self, train: csr_matrix) -> ItemKNN:
-        """Keep each item's nearest items; memory is BLOCK x n_items, then items x neighbours."""
+        """Keep each item's nearest items.
+
+        Memory is that of NEIGHBOURS_AT_ONCE, but at least of one item, then items x neighbours.
+        """
+        from models.top_k import topk
+
         self.train = binary(train).astype(np.float32)
-        n_items = train.shape[1]
-        users_of = self.train.getnnz(axis=0).astype(float)
-        nearest, similarities = [], []
-        for items, together in _cooccurrence(self.train):
-            # An item without users meets nobody: 0/1 instead of 0/0.
-            cosine = together / np.sqrt(np.maximum(np.outer(users_of[items], users_of), 1))
-            cosine[np.arange(len(items)), items] = 0
-            cosine[cosine == 0] = -np.inf  # no neighbour at all
-            columns, values = topk(cosine, min(self.neighbours, n_items))
-            nearest.append(columns)
-            similarities.append(values)
-        columns, values = np.vstack(nearest), np.vstack(similarities)
-        rows, slots = np.nonzero(columns >= 0)
+        by_item, users_of = self.train.T.tocsr(), self.train.getnnz(axis=0).astype(float)
+        # So many items at most have a user in common with an item.
+        met = np.minimum(by_item @ np.diff(self.train.indptr), train.shape[1]).astype(np.int64)
+        order = np.argsort(met, kind="stable")
+        order = order[np.searchsorted(met[order], 1) :]  # the others have no users
+        start, entries = 0, []
+        while start < len(order):
+            widest = met[order[min(start + BLOCK, len(order)) - 1]]
+            items = order[start : start + max(1, min(BLOCK, NEIGHBOURS_AT_ONCE // widest))]
+            together = (by_item[items] @ self.train).sorted_indices()
+            rows = np.repeat(np.arange(len(items)), np.diff(together.indptr))
+            cosine = together.data / np.sqrt(users_of[items[rows]] * users_of[together.indices])
+            cosine[together.indices == items[rows]] = -np.inf  # not its own neighbour
+            # The items that each has met, side by side: few rows are as wide as the catalogue.
+            side_by_side = np.full((len(items), np.diff(together.indptr).max()), -np.inf)
+            side_by_side[rows, np.arange(len(rows)) - together.indptr[rows]] = cosine
+            places, values = topk(side_by_side, min(self.neighbours, side_by_side.shape[1]))
+            rows, slots = np.nonzero(places >= 0)
+            columns = together.indices[together.indptr[rows] + places[rows, slots]]
+            entries.append((values[rows, slots].astype(np.float32), columns, items[rows]))
+            start += len(items)
+        values, columns, rows = (np.concatenate(part) for part in zip(*entries, strict=True))
         # Entry [j, i]: what the user's item j adds to item i.
-        self.weights = csr_matrix(
-            (values[rows, slots].astype(np.float32), (columns[rows, slots], rows)),
-            shape=(n_items, n_items),
-        )
+        self.weights = csr_matrix((values, (columns, rows)), shape=(train.shape[1],) * 2)
         return self
 
     def score(self, users: np.ndarray) -> np.ndarray:
@@ -93,33 +117,37 @@ class EASE:
     """Embarrassingly shallow autoencoder (Steck 2019, arXiv:1905.03375).
 
     P = (X'X + l2 I)^-1, B = -P / diag(P) column by column with a zero diagonal, scores X B.
-    Fitting needs 12 bytes x n_items^2 and time of order n_items^3, so more than
-    EASE_MAX_ITEMS items are refused with a ModelError.
+    Items without positives have no weights and score 0. Fitting needs 12 bytes x n^2 and time of
+    order n^3 for n items with positives; more than EASE_MAX_ITEMS are refused with a ModelError.
     """
 
     def __init__(self, l2: float = 1000.0):
         self.l2 = l2
 
     def fit(self, train: csr_matrix) -> EASE:
-        """Solve for the item-to-item weights, float32 [n_items, n_items]."""
-        n_items = train.shape[1]
-        if n_items > EASE_MAX_ITEMS:
+        """Solve for the weights, float32 [n, n], of the n items that have positives."""
+        train = binary(train).astype(np.float32)
+        self.n_items, self.items = train.shape[1], np.flatnonzero(train.getnnz(axis=0))
+        n = len(self.items)
+        if n > EASE_MAX_ITEMS:
             raise ModelError(
-                f"EASE on {n_items} items would need {12 * n_items**2 / 1e9:.0f} GB of memory; "
+                f"EASE on {n} items would need {12 * n**2 / 1e9:.0f} GB of memory; "
                 f"it is refused above {EASE_MAX_ITEMS} items: take 'ease' out of the baselines "
                 "(itemknn has no such limit)"
             )
-        self.train = binary(train).astype(np.float32)
+        self.train = train[:, self.items]
         weights = items_to_items(gram(self.train), self.l2)
         self.weights = np.ascontiguousarray(weights, dtype=np.float32)
         return self
 
     def score(self, users: np.ndarray) -> np.ndarray:
         """float32 [len(users), n_items]."""
-        return self.train[users] @ self.weights
+        scores = np.zeros((len(users), self.n_items), np.float32)
+        scores[:, self.items] = self.train[users] @ self.weights
+        return scores
 
 
-def fit_baseline(name: BaselineName, train: csr_matrix, seed: int) -> Scorer:
+def fit_baseline(name: BaselineName, train: csr_matrix, seed: int) -> Scorer | Ranker:
     """The baseline `name` with its default settings, fitted; `seed` is for `random` only."""
     models = {"popularity": Popularity(), "random": Random(seed), "itemknn": ItemKNN()}
     models["ease"] = EASE()
@@ -129,10 +157,15 @@ def fit_baseline(name: BaselineName, train: csr_matrix, seed: int) -> Scorer:
 
 
 def gram(train: csr_matrix) -> np.ndarray:
-    """X'X, float64 [n_items, n_items] in Fortran order."""
+    """X'X, float64 [n_items, n_items] in Fortran order.
+
+    Counts of float32 are exact up to 16.7 million users of one pair.
+    """
+    by_item = train.T.tocsr()
     product = np.empty((train.shape[1],) * 2, order="F")
-    for items, together in _cooccurrence(train):
-        product[:, items] = together.T
+    for start in range(0, len(product), BLOCK):
+        items = slice(start, start + BLOCK)
+        product[:, items] = (by_item[items] @ train).toarray().T
     return product
 
 
@@ -147,14 +180,3 @@ def items_to_items(gram: np.ndarray, l2: float | np.ndarray) -> np.ndarray:
     weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
     return weights
-
-
-def _cooccurrence(train: csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of X'X: item positions [b] and, for each, its common users with all items [b, n].
-
-    float32 counts are exact up to 16.7 million users of one pair.
-    """
-    by_item = train.T.tocsr()
-    for start in range(0, train.shape[1], BLOCK):
-        items = np.arange(start, min(start + BLOCK, train.shape[1]))
-        yield items, (by_item[items] @ train).toarray()

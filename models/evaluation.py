@@ -20,6 +20,9 @@ from models.errors import ModelError
 
 BaselineName = Literal["popularity", "random", "itemknn", "ease"]
 METRICS = ("recall", "ndcg", "mrr", "hit", "precision", "map", "coverage")
+SCORES_AT_ONCE = 1 << 25  # 128 MB; fewer rows would lay the items out for the product too often
+SMALL_CATALOGUE, MIN_VALID_USERS = 10_000, 2048
+VALID_SCORES_PER_ROW = 100  # that are ranked in a tenth of the time that a training row takes
 
 
 class EvaluationConfig(BaseModel, extra="forbid"):
@@ -29,7 +32,16 @@ class EvaluationConfig(BaseModel, extra="forbid"):
         [10, 20, 50, 100], min_items=1, unique_items=True, description="cutoffs of every metric@k"
     )
     batch_size: PositiveInt = Field(
-        1024, description="users ranked at once; memory is about 20 bytes x batch_size x items"
+        1024,
+        description="users ranked at once; with more than 32,000 items fewer, so that their scores "
+        "take at most 128 MB",
+    )
+    valid_users: PositiveInt | None = Field(
+        None,
+        description="validation during training ranks the catalogue for this many users, always "
+        "the same random ones; by default all users up to 10,000 items, and for a larger catalogue "
+        "so many that a validation takes about a tenth of an epoch, but at least 2,048. The test "
+        "part is always measured on all users",
     )
     catalogue: Literal["interactions", "items"] = Field(
         "interactions",
@@ -49,7 +61,21 @@ class Scorer(Protocol):
         """Scores float32 or float64 [len(users), n_items] of the user rows `users` (int [n]).
 
         Higher is better, -inf is "never recommend", NaN is refused. A user's scores must not
-        depend on who else is in the batch.
+        depend on who else is in the batch. The caller overwrites the array.
+        """
+        ...
+
+
+class Ranker(Protocol):
+    """What ranks the catalogue without scoring all of it."""
+
+    def rank(
+        self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
+    ) -> np.ndarray:
+        """The k best candidates (bool [n_items]) of each of `users` (int [n]), int64 [n, k].
+
+        `seen` has a row for each of `users`, items to leave out. A list that is shorter than k
+        ends in -1.
         """
         ...
 
@@ -68,7 +94,7 @@ class Metrics:
 
 
 def evaluate(
-    scorer: Scorer,
+    scorer: Scorer | Ranker,
     relevant: csr_matrix,
     seen: csr_matrix,
     ks: Sequence[int],
@@ -123,7 +149,7 @@ def evaluate(
     done = 0
     for batch, ranked in rankings(scorer, users, seen, int(cutoffs.max()), candidates, batch_size):
         listed = ranked >= 0
-        hits = np.take_along_axis(relevant[batch].toarray(), ranked, axis=1) & listed
+        hits = is_relevant(relevant[batch], ranked)
         per_user[done : done + len(batch)] = _at_cutoffs(hits, sizes[batch], cutoffs)
         for row, k in zip(recommended, cutoffs, strict=True):
             row[ranked[:, :k][listed[:, :k]]] = True
@@ -141,7 +167,7 @@ def evaluate(
 
 
 def rankings(
-    scorer: Scorer,
+    scorer: Scorer | Ranker,
     users: np.ndarray,
     seen: csr_matrix,
     k: int,
@@ -151,47 +177,46 @@ def rankings(
     """Yield (user rows int [b], their k best items int64 [b, k]) for batches of the rows `users`.
 
     Items that are not `candidates` (bool [n_items]) or that the user has `seen` are left out; the
-    tail of a list that is shorter than k is -1. Raises ModelError on a NaN score.
+    tail of a list that is shorter than k is -1. A batch has at most `batch_size` users, and scores
+    of at most SCORES_AT_ONCE items. Raises ModelError on a NaN score.
     """
+    from models.top_k import topk
+
+    if not hasattr(scorer, "rank"):
+        batch_size = max(1, min(batch_size, SCORES_AT_ONCE // len(candidates)))
+    others = np.flatnonzero(~candidates)
     for start in range(0, len(users), batch_size):
         batch = users[start : start + batch_size]
-        yield batch, topk(_scores(scorer, batch, seen, candidates), k)[0]
+        if hasattr(scorer, "rank"):
+            yield batch, scorer.rank(batch, seen[batch], k, candidates)
+        else:
+            yield batch, topk(_scores(scorer, batch, seen[batch], others), k)[0]
 
 
-def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns of each row, best first; equal scores by column, lower first.
+def is_relevant(relevant: csr_matrix, ranked: np.ndarray) -> np.ndarray:
+    """Which of the items `ranked` (int [n, k], -1 for none) are `relevant` to their user.
 
-    Parameters
-    ----------
-    scores
-        float [n, m] without NaN; -inf marks a column that must not be returned.
-
-    Returns
-    -------
-    columns int64 [n, k], scores [n, k]; where a row has fewer than k columns left, its tail is
-    -1 and -inf.
+    `relevant` has the same n rows, one for each user, and is a `binary` matrix. Returns bool
+    [n, k].
     """
-    n, m = scores.shape
-    width = min(k, m)
-    # Partitioning finds the k-th best value in linear time but takes any of the columns that
-    # share it, so the columns are chosen by that value: all above it, then the first equal ones.
-    threshold = np.partition(scores, m - width, axis=1)[:, m - width, None]
-    chosen = scores >= threshold
-    tied = np.flatnonzero(np.count_nonzero(chosen, axis=1) > width)
-    above = scores[tied] > threshold[tied]
-    equal, room = chosen[tied] & ~above, width - np.count_nonzero(above, axis=1)
-    chosen[tied] = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room[:, None]))
-    columns = np.flatnonzero(chosen).reshape(n, width) - m * np.arange(n)[:, None]
-    values = np.take_along_axis(scores, columns, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    columns = np.take_along_axis(columns, order, axis=1)
-    values = np.take_along_axis(values, order, axis=1)
-    columns[np.isneginf(values)] = -1
-    missing = ((0, 0), (0, k - width))
-    return (
-        np.pad(columns, missing, constant_values=-1),
-        np.pad(values, missing, constant_values=-np.inf),
-    )
+    n, n_items = relevant.shape
+    rows = np.repeat(np.arange(n), np.diff(relevant.indptr))
+    # Above all pairs there is one more, so that the place of each pair exists.
+    pairs = np.append(rows * n_items + relevant.indices, n * n_items)
+    asked = np.arange(n)[:, None] * n_items + ranked
+    return (pairs[np.searchsorted(pairs, asked)] == asked) & (ranked >= 0)
+
+
+def valid_users(setting: int | None, users: int, items: int, rows: int) -> int:
+    """How many of the `users` of the valid part a validation ranks `items` for.
+
+    `setting` is `EvaluationConfig.valid_users`, `rows` the number of training interactions. It
+    depends on nothing that is measured, so that a repeated training validates on the same users.
+    """
+    if setting is None:
+        affordable = max(MIN_VALID_USERS, VALID_SCORES_PER_ROW * rows // items)
+        setting = users if items <= SMALL_CATALOGUE else affordable
+    return min(setting, users)
 
 
 def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) -> Table:
@@ -256,28 +281,23 @@ def _check(
         )
 
 
-def _scores(
-    scorer: Scorer, users: np.ndarray, seen: csr_matrix, candidates: np.ndarray
-) -> np.ndarray:
-    """The scorer's answer, checked, with -inf where an item may not be recommended."""
+def _scores(scorer: Scorer, users: np.ndarray, seen: csr_matrix, others: np.ndarray) -> np.ndarray:
+    """The scorer's answer, checked, with -inf for what the users have `seen` and for `others`."""
     answer = np.asarray(scorer.score(users))
-    if answer.shape != (len(users), len(candidates)):
+    if answer.shape != seen.shape:
         raise ModelError(
             f"{type(scorer).__name__}.score returned {answer.shape} for {len(users)} users "
-            f"and {len(candidates)} items"
+            f"and {seen.shape[1]} items"
         )
-    # A copy, because masking must not write into what the scorer may keep.
-    scores = np.array(answer, dtype=np.result_type(answer, np.float32))
-    unknown = np.isnan(scores)
-    if unknown.any():
-        bad = np.argwhere(unknown)
+    scores = np.require(answer, np.result_type(answer, np.float32), ["C", "W"])
+    if np.isnan(scores.max()):  # which NaN is, whatever else there is
+        bad = np.argwhere(np.isnan(scores))
         raise ModelError(
             f"{type(scorer).__name__} scored NaN for user row {users[bad[0, 0]]}, item row "
             f"{bad[0, 1]} (and {len(bad) - 1} more in this batch): did training diverge?"
         )
-    scores[:, ~candidates] = -np.inf
-    masked = seen[users]
-    scores[np.repeat(np.arange(len(users)), np.diff(masked.indptr)), masked.indices] = -np.inf
+    scores[:, others] = -np.inf
+    scores[np.repeat(np.arange(len(users)), np.diff(seen.indptr)), seen.indices] = -np.inf
     return scores
 
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import rankdata
 
 from models.errors import ModelError
-from models.evaluation import Scorer, binary, rankings
+from models.evaluation import Ranker, Scorer, binary, is_relevant, rankings
 
 THIRDS = ("head", "middle", "tail")
 
@@ -55,7 +55,7 @@ def percentiles(counts: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 
 def by_popularity(
-    scorer: Scorer,
+    scorer: Scorer | Ranker,
     relevant: csr_matrix,
     seen: csr_matrix,
     train: csr_matrix,
@@ -83,14 +83,14 @@ def by_popularity(
     users = np.flatnonzero(np.diff(relevant.indptr))
     members = thirds(counts)[:, None] == np.arange(len(THIRDS))  # [n_items, 3]
     popularity = percentiles(counts, candidates)
-    wanted, found = relevant[users] @ members.astype(np.int64), []
+    wanted, hit = relevant[users] @ members.astype(np.int64), []
     recommended = np.zeros(len(counts), dtype=np.int64)
     for batch, ranked in rankings(scorer, users, seen, k, candidates, batch_size):
         listed = ranked >= 0
-        hits = np.take_along_axis(relevant[batch].toarray(), ranked, axis=1) & listed
-        found.append((hits[:, :, None] & members[ranked]).sum(axis=1))
+        hits = is_relevant(relevant[batch], ranked)
+        hit.append((hits[:, :, None] & members[ranked]).sum(axis=1))
         recommended += np.bincount(ranked[listed], minlength=len(counts))
-    hit, values = np.vstack(found), {}
+    hit, values = np.vstack(hit), {}
     for column, name in enumerate(THIRDS):
         who = wanted[:, column] > 0
         if who.any():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from scipy.sparse import random as sparse_random
 
 from models import baselines
 from models.baselines import EASE, ItemKNN, Popularity, Random, fit_baseline
 from models.errors import ModelError
-from models.evaluation import evaluate, topk
-
-NAMES = ["popularity", "random", "itemknn", "ease"]
+from models.evaluation import evaluate
+from models.top_k import topk
+from tests.models.conftest import Table
 
 
 @pytest.fixture
@@ -52,8 +54,44 @@ def test_popularity_orders_by_users():
     pairs = [(0, 2), (1, 2), (2, 2), (0, 0), (1, 0), (2, 3), (2, 3), (2, 3)]
     rows, columns = zip(*pairs, strict=True)
     train = csr_matrix((np.ones(len(pairs)), (rows, columns)), shape=(3, 4))
-    scores = Popularity().fit(train).score(np.array([2, 0]))
-    assert scores.tolist() == [[2, 0, 3, 1]] * 2
+    model, everything = Popularity().fit(train), np.ones(4, bool)
+    users, nothing = np.array([2, 0]), csr_matrix((2, 4), dtype=bool)
+    assert model.rank(users, nothing, 3, everything).tolist() == [[2, 0, 3]] * 2
+    # User 2 has seen 2 and 3, user 0 nothing; item 0 is no candidate.
+    seen = csr_matrix(np.array([[0, 0, 1, 1], [0, 0, 0, 0]], bool))
+    some = np.array([False, True, True, True])
+    assert model.rank(users, seen, 5, some).tolist() == [[1, -1, -1, -1, -1], [2, 3, 1, -1, -1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_popularity_ranks_as_its_counts_do_when_they_are_sorted(seed):
+    # Few users, so that most items have the same count; some have seen nearly all.
+    rng = np.random.default_rng(seed)
+    train = csr_matrix(rng.random((60, 40)) < 0.03)
+    seen = csr_matrix(rng.random((60, 40)) < rng.choice([0, 0.1, 0.5, 0.98], (60, 1)))
+    relevant = csr_matrix((rng.random((60, 40)) < 0.2) & ~seen.toarray())
+    candidates = rng.random(40) < 0.7
+    counts = Table(np.tile(np.asarray(train.sum(axis=0), float), (60, 1)))
+    ks = [1, 5, 50]
+    expected = evaluate(counts, relevant, seen, ks, candidates)
+    found = evaluate(Popularity().fit(train), relevant, seen, ks, candidates, batch_size=7)
+    assert found == expected
+
+
+def test_popularity_needs_no_scores():
+    # 2,000 users and 40,000 items, nearly all of one count: the scores would take 320 MB.
+    rng = np.random.default_rng(1)
+    train = sparse_random(2000, 40_000, density=1e-4, format="csr", random_state=rng) != 0
+    relevant = csr_matrix((np.ones(2000, bool), (np.arange(2000), np.arange(2000))), train.shape)
+    seen = csr_matrix(train.astype(np.int8) - train.multiply(relevant).astype(np.int8)) != 0
+    model = Popularity().fit(train)
+    tracemalloc.start()
+    try:
+        evaluate(model, relevant, seen, [10, 100])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6
 
 
 def test_popularity_covers_k_items_where_nothing_is_masked(noise):
@@ -71,7 +109,7 @@ def test_random_depends_on_seed_and_user_only(noise):
     assert whole.mean() == pytest.approx(0.5, abs=0.03)  # standard error .0075
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["random", "itemknn", "ease"])
 def test_a_batch_scores_like_its_rows(noise, name):
     model = fit_baseline(name, noise, seed=1)
     users = np.array([3, 41, 3, 0])
@@ -108,12 +146,41 @@ def test_ease_is_the_regression_without_the_diagonal(noise):
 def test_blocks_of_items_change_nothing(noise, model, monkeypatch):
     whole = model.fit(noise).score(np.arange(50))
     monkeypatch.setattr(baselines, "BLOCK", 7)
+    monkeypatch.setattr(baselines, "NEIGHBOURS_AT_ONCE", 50)
     assert (model.fit(noise).score(np.arange(50)) == whole).all()
+
+
+def test_itemknn_keeps_the_first_of_equally_near_items():
+    # A dense reference with many equal cosines on both sides of the cut, and items nobody has.
+    rng = np.random.default_rng(8)
+    dense = rng.random((30, 60)) < rng.choice([0, 0.03, 0.1], 60)
+    together, users_of = (dense.T.astype(float) @ dense), dense.sum(axis=0)
+    cosine = together / np.sqrt(np.maximum(np.outer(users_of, users_of), 1))
+    np.fill_diagonal(cosine, 0)
+    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :4]
+    kept = np.zeros_like(cosine)
+    np.put_along_axis(kept, nearest, np.take_along_axis(cosine, nearest, axis=1), axis=1)
+    scores = ItemKNN(neighbours=4).fit(csr_matrix(dense)).score(np.arange(30))
+    assert scores == pytest.approx(dense @ kept.T, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["itemknn", "ease"])
+def test_items_without_positives_score_0_and_take_no_part(noise, name):
+    wide = np.zeros((50, 90), bool)
+    wide[:, 1::3] = noise.toarray()
+    scores = fit_baseline(name, csr_matrix(wide), seed=0).score(np.arange(50))
+    assert (scores[:, 1::3] == fit_baseline(name, noise, seed=0).score(np.arange(50))).all()
+    assert not scores[:, 0::3].any() and not scores[:, 2::3].any()
+
+
+def test_ease_is_as_large_as_the_items_with_positives():
+    train = csr_matrix((np.ones(3), ([0, 0, 1], [5, 99_999, 5])), (2, 100_000))
+    assert EASE().fit(train).weights.shape == (2, 2)
 
 
 def test_ease_refuses_a_catalogue_it_cannot_invert():
     with pytest.raises(ModelError, match=r"EASE on 100000 items would need 120 GB"):
-        EASE().fit(csr_matrix((10, 100_000), dtype=bool))
+        EASE().fit(csr_matrix(np.ones((1, 100_000), bool)))
 
 
 def test_unknown_baseline_lists_the_known(noise):

@@ -13,8 +13,17 @@ from pydantic import ValidationError
 from rich.console import Console
 from scipy.sparse import csr_matrix
 
+from models import evaluation
 from models.errors import ModelError
-from models.evaluation import METRICS, EvaluationConfig, Metrics, evaluate, metrics_table, topk
+from models.evaluation import (
+    METRICS,
+    EvaluationConfig,
+    Metrics,
+    evaluate,
+    is_relevant,
+    metrics_table,
+    valid_users,
+)
 from tests.models.conftest import Table, matrix
 
 
@@ -139,22 +148,62 @@ def test_stored_zeros_and_duplicates_are_not_interactions():
     assert evaluate(scores, messy, seen, [2]) == evaluate(scores, plain, seen, [2])
 
 
-def test_topk_breaks_ties_by_position_and_pads():
-    scores = np.array([[1, 2, 2, 2, 0], [-np.inf, 3, -np.inf, 3, -np.inf]], dtype=np.float32)
-    columns, values = topk(scores, 3)
-    assert columns.tolist() == [[1, 2, 3], [1, 3, -1]]
-    assert values.tolist() == [[2, 2, 2], [3, 3, -np.inf]]
-    columns, values = topk(scores, 7)
-    assert columns.tolist() == [[1, 2, 3, 0, 4, -1, -1], [1, 3, -1, -1, -1, -1, -1]]
-    assert values.shape == (2, 7)
+class Counting(Table):
+    """Notes how many scores it was asked for at once."""
+
+    def score(self, users):
+        self.largest = max(getattr(self, "largest", 0), len(users) * self.scores.shape[1])
+        return super().score(users)
 
 
-@pytest.mark.parametrize("k", [1, 5, 30])
-def test_topk_equals_a_stable_full_sort(k):
-    scores = np.random.default_rng(k).integers(0, 8, (50, 30)).astype(np.float64)
-    columns, values = topk(scores, k)
-    assert (columns == np.argsort(-scores, axis=1, kind="stable")[:, :k]).all()
-    assert (values == np.take_along_axis(scores, columns, axis=1)).all()
+def test_blocks_of_scores_change_nothing_and_stay_small(monkeypatch):
+    scores, relevant, seen, candidates = random_case(4)
+    whole = evaluate(Table(scores), relevant, seen, [5, 20], candidates)
+    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 130)
+    counting = Counting(scores)
+    assert evaluate(counting, relevant, seen, [5, 20], candidates) == whole
+    assert counting.largest == 3 * 40
+
+
+def test_scores_that_may_not_be_written_to_are_copied():
+    scores, relevant, seen, candidates = random_case(5)
+
+    class View:
+        def score(self, users):
+            view = scores[users[0] : users[0] + 1].view()
+            view.flags.writeable = False
+            return view
+
+    before = scores.copy()
+    expected = evaluate(Table(scores), relevant, seen, [5], candidates)
+    assert evaluate(View(), relevant, seen, [5], candidates, batch_size=1) == expected
+    assert (scores == before).all()
+
+
+def test_relevant_places_are_those_of_the_dense_matrix():
+    rng = np.random.default_rng(2)
+    relevant = csr_matrix(rng.random((30, 20)) < rng.choice([0, 0.2, 1], (30, 1)))
+    ranked = rng.integers(-1, 20, (30, 8))
+    expected = np.take_along_axis(relevant.toarray(), ranked, axis=1) & (ranked >= 0)
+    np.testing.assert_array_equal(is_relevant(relevant, ranked), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "users"),
+    [
+        # setting, users of the valid part, items, training rows
+        ((None, 6_000, 3_706, 100_000), 6_000),
+        ((None, 6_000_000, 10_000, 100), 6_000_000),  # a small catalogue: always all
+        ((None, 1_892, 17_632, 74_000), 1_892),
+        ((None, 29_858, 40_981, 821_000), 2_048),  # 2,003 would do: not fewer than the least
+        ((None, 137_000, 156_000, 10_000_000), 6_410),  # 100 * 10 M / 156,000
+        ((500, 137_000, 156_000, 10_000_000), 500),
+        ((500, 200, 5, 100), 200),
+        ((50, 200, 5, 100), 50),
+    ],
+)
+def test_users_of_a_validation_by_the_sizes_alone(given, users):
+    assert valid_users(*given) == users
 
 
 def test_progress_counts_the_users_evaluated():
@@ -204,11 +253,13 @@ def test_config_defaults_and_errors():
     config = EvaluationConfig()
     assert config.ks == [10, 20, 50, 100]
     assert config.baselines == ["popularity", "random"]
+    assert config.valid_users is None
     for bad in (
         {"ks": []},
         {"ks": [10, 0]},
         {"ks": [10, 10]},
         {"batch_size": 0},
+        {"valid_users": 0},
         {"catalogue": "all"},
         {"baselines": ["svd"]},
         {"cutoffs": [10]},
