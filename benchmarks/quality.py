@@ -17,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 
 from benchmarks.report import Check, merge
 from pipelines.compare import compare
@@ -146,19 +147,18 @@ def tutorial(data: Path) -> tuple[dict, list[Check]]:
     overrides = ("positives.at_least=1", "split.ratios=[0.72,0.08,0.2]", "split.k_core=0")
     with ran("ml-100k-history", data / "ml-100k", *overrides) as run:
         judge = Judge(run, "test")
-        users = np.arange(judge.train.shape[0])
-        train = judge.train.astype(np.float32)
-        scores = {
-            "two-tower, served": Served(run).scores,
-            "ease": EASE().fit(train).score(users),
-            "popularity": np.array(Popularity().fit(train).score(users)),
+        models = {
+            "two-tower, served": Served(run),
+            "ease": EASE().fit(judge.train),
+            "popularity": Popularity().fit(judge.train),
         }
+        nothing = csr_matrix(judge.train.shape, dtype=bool)
         rows = {
             name: {
-                "train items not masked": accuracy(each, judge.relevant),
+                "train items not masked": accuracy(each, judge.relevant, nothing),
                 "train items masked": accuracy(each, judge.relevant, judge.train),
             }
-            for name, each in scores.items()
+            for name, each in models.items()
         }
         protocol = run.notes("preprocess")["split"]["protocol"]
     ours = rows["two-tower, served"]
@@ -171,15 +171,17 @@ def tutorial(data: Path) -> tuple[dict, list[Check]]:
     ]
 
 
-def accuracy(scores: np.ndarray, relevant: Any, masked: Any = None, k: int = 100) -> float:
+def accuracy(scorer: Any, relevant: csr_matrix, masked: csr_matrix, k: int = 100) -> float:
     """The share of the interactions `relevant` whose item is among the user's k best."""
-    from models.evaluation import topk
+    from models.evaluation import binary, is_relevant, rankings
 
-    if masked is not None:
-        scores = np.where(masked.toarray() > 0, -np.inf, scores)
-    best, _ = topk(scores, k)
-    hits = np.take_along_axis(relevant.toarray() > 0, np.maximum(best, 0), axis=1) & (best >= 0)
-    return float(hits.sum() / relevant.nnz)
+    relevant, everything = binary(relevant), np.ones(relevant.shape[1], bool)
+    users = np.flatnonzero(np.diff(relevant.indptr))
+    hits = sum(
+        int(is_relevant(relevant[batch], ranked).sum())
+        for batch, ranked in rankings(scorer, users, masked, k, everything, batch_size=1024)
+    )
+    return hits / relevant.nnz
 
 
 def last_out(data: Path) -> tuple[dict, list[Check]]:

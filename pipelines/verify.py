@@ -128,14 +128,10 @@ def best_of(item_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarra
     (item ids int64 [n, k], scores float32 [n, k]), best first; a row with fewer than k unseen
     items, be it because the catalogue is smaller, ends in -1 / -inf.
     """
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    best_scores = np.take_along_axis(scores, best, axis=1)
-    ids = np.where(np.isneginf(best_scores), -1, item_ids[best])
-    missing = ((0, 0), (0, k - best.shape[1]))
-    return (
-        np.pad(ids, missing, constant_values=-1),
-        np.pad(best_scores, missing, constant_values=-np.inf),
-    )
+    from models.top_k import topk
+
+    best, best_scores = topk(scores, k)
+    return np.where(best < 0, -1, item_ids[best]), best_scores
 
 
 def count_wrong(ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> int:

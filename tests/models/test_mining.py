@@ -54,6 +54,12 @@ def test_who_has_taken_everything_gets_what_ranks_highest():
     np.testing.assert_array_equal(mined((0, 3), positives=everything).lists[1], [5, 4, 3])
 
 
+def test_equal_scores_rank_by_row():
+    # User 3's vector is zeros: all six items score 0.
+    negatives = mined((0, 3), positives=[(3, 1), (3, 4)])
+    np.testing.assert_array_equal(negatives.lists[3], [0, 2, 3])
+
+
 def test_a_share_is_mined_and_the_rest_uniform():
     negatives = mined((0, 2), share=0.5)
     drawn = negatives.draw(np.repeat([0, 1], 2000), 4, [3, 4]).numpy()
