@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 import tensorflow as tf
+from scipy.sparse import csr_matrix
 
-from models.negatives import known_pairs, sample_uniform
-from models.two_tower import embed
+from models.evaluation import binary, rankings
+from models.negatives import sample_uniform
+from models.two_tower import TowerScorer
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
@@ -49,8 +50,8 @@ class MinedNegatives(tf.Module):
         super().__init__()
         self.users, self.items, self.ranks, self.share = users, items, ranks, share
         n_users, self.n_items = (len(next(iter(table.values()))) for table in (users, items))
-        self.known = known_pairs(user_rows, item_rows, self.n_items)
-        self.taken = np.bincount(self.known // self.n_items, minlength=n_users)
+        ones = np.ones(len(user_rows), bool)
+        self.known = binary(csr_matrix((ones, (user_rows, item_rows)), (n_users, self.n_items)))
         width = min(ranks[1], self.n_items) - min(ranks[0], self.n_items - 1)
         # In a checkpoint: an epoch that is gone on with has the lists that it began with.
         self.lists = tf.Variable(tf.zeros([n_users, width], tf.int32), trainable=False)
@@ -58,34 +59,28 @@ class MinedNegatives(tf.Module):
     def mine(self, model: mm.RetrievalModelV2) -> None:
         """Rank all items for all users by the towers as they are, and keep the items' rows.
 
-        A user with fewer items at these ranks has them several times over, and one with none, who
-        has taken nearly everything, those before. Users without positives need none.
+        A user with fewer items at these ranks has them several times over; one with none has those
+        of higher ranks. The positives of a user who has taken all items are ranked, too. Users
+        without positives need no list.
         """
-        vectors = embed(model.candidate_encoder, self.items)
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        queries, lists = embed(model.query_encoder, self.users), np.zeros(self.lists.shape, int)
-        # By how much they have taken: no search is for more items than its users need.
-        order = np.argsort(self.taken, kind="stable")
-        order = order[np.searchsorted(self.taken[order], 1) :]  # others are in no batch
-        for start in range(0, len(order), USERS_AT_ONCE):
-            users = order[start : start + USERS_AT_ONCE]
-            k = min(int(self.ranks[1] + self.taken[users[-1]]), self.n_items)
-            lists[users] = self._others(users, index.search(queries[users], k)[1])
-        self.lists.assign(lists.astype(np.int32))
+        scorer = TowerScorer.of(model, self.users, self.items)
+        lists, taken = np.zeros(self.lists.shape, np.int32), np.diff(self.known.indptr)
+        candidates = np.ones(self.n_items, bool)
+        k = min(self.ranks[1], self.n_items)
+        for users, known in (
+            (np.flatnonzero((taken > 0) & (taken < self.n_items)), self.known),
+            (np.flatnonzero(taken == self.n_items), csr_matrix(self.known.shape, dtype=bool)),
+        ):
+            for batch, ranked in rankings(scorer, users, known, k, candidates, USERS_AT_ONCE):
+                lists[batch] = self._at_ranks(ranked)
+        self.lists.assign(lists)
 
-    def _others(self, users: np.ndarray, ranked: np.ndarray) -> np.ndarray:
-        """What `mine` keeps of the item rows [u, k] found for users [u], the best first."""
-        pairs = users[:, None] * self.n_items + ranked
-        place = np.minimum(np.searchsorted(self.known, pairs), len(self.known) - 1)
-        known = self.known[place] == pairs
-        others = np.take_along_axis(ranked, np.argsort(known, axis=1, kind="stable"), axis=1)
-        (first, last), number = self.ranks, np.count_nonzero(~known, axis=1)
-        enough = number > first
-        begin = np.where(enough, first, 0)
-        end = np.where(number > 0, np.minimum(number, last), ranked.shape[1])
-        places = np.arange(self.lists.shape[1]) % (end - begin)[:, None]
-        return np.take_along_axis(others, begin[:, None] + places, axis=1)
+    def _at_ranks(self, ranked: np.ndarray) -> np.ndarray:
+        """What `mine` keeps of the item rows `ranked` [n, k], the best first, -1 for none."""
+        first, number = self.ranks[0], np.count_nonzero(ranked >= 0, axis=1)
+        begin = np.where(number > first, first, 0)
+        places = np.arange(self.lists.shape[1]) % (number - begin)[:, None]
+        return np.take_along_axis(ranked, begin[:, None] + places, axis=1)
 
     def draw(self, user_rows: tf.Tensor, n: int, seed: tf.Tensor) -> tf.Tensor:
         """n item rows for each of the users int [m], by a seed int32 [2]: int32 [m, n]."""
