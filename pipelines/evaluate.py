@@ -15,9 +15,10 @@ from pipelines.preprocess import load_split, load_tables
 from pipelines.run import Run
 
 if TYPE_CHECKING:
-    from models.evaluation import Metrics, Scorer
+    from models.evaluation import Metrics, Ranker, Scorer
 
 MODEL = "two-tower"
+SAMPLE_SEED = 0  # not the training's: its seeds are compared on the same users
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 
 
@@ -26,6 +27,11 @@ class Judge:
 
     Valid is ranked with the train items masked, test with train and valid masked. A positive
     that is also in a masked part does not exist: a pair is in one part only.
+
+    Attributes
+    ----------
+    users : slice or ndarray of int
+        The rows of the user table that a scorer is asked for as 0, 1, ...; see `sample`.
     """
 
     def __init__(self, run: Run, part: str):
@@ -47,17 +53,26 @@ class Judge:
             ones = np.ones(len(pairs), dtype=bool)
             return csr_matrix((ones, (pairs["user_row"], pairs["item_row"])), shape=shape)
 
+        self.users = slice(None)
         self.train = matrix("train")
         self.relevant = matrix(part)
-        self.seen = matrix("train") if part == "valid" else matrix("train", "valid")
-        everything = matrix("train", "valid", "test")
-        self.candidates = (
-            np.asarray(everything.sum(axis=0)).ravel() > 0
-            if self.config.catalogue == "interactions"
-            else None
-        )
+        self.seen = self.train if part == "valid" else matrix("train", "valid")
+        self.candidates = None
+        if self.config.catalogue == "interactions":
+            self.candidates = np.zeros(rows["items"], bool)
+            for pairs in parts.values():
+                self.candidates[pairs["item_row"]] = True
 
-    def judge(self, scorer: Scorer, progress: Callable[[int, int], None] | None = None) -> Metrics:
+    def sample(self, count: int) -> None:
+        """Judge only `count` of the users with something to find, always the same random ones."""
+        users = np.flatnonzero(np.diff(self.relevant.indptr))
+        chosen = np.random.default_rng(SAMPLE_SEED).choice(users, count, replace=False)
+        self.users = np.sort(chosen)
+        self.relevant, self.seen = self.relevant[self.users], self.seen[self.users]
+
+    def judge(
+        self, scorer: Scorer | Ranker, progress: Callable[[int, int], None] | None = None
+    ) -> Metrics:
         """Metrics at every cutoff of the config."""
         from models.evaluation import evaluate as measure
 
@@ -71,7 +86,7 @@ class Judge:
             progress,
         )
 
-    def judge_popularity(self, scorer: Scorer, k: int) -> dict[str, float]:
+    def judge_popularity(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
         """Recall@k in head, middle and tail, and how popular what is recommended is."""
         from models.popularity import by_popularity
 
@@ -97,14 +112,17 @@ def evaluate(run: Run) -> dict[str, dict]:
         tower = load(run.path / "model")
         metrics = {}
         for name in (MODEL, *run.config.evaluation.baselines):
+            report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
             scorer = (
                 TowerScorer.of(tower.model, *load_tables(run))
                 if name == MODEL
                 else fit_baseline(name, judge.train, run.config.training.seed)
             )
-            metrics[name] = judge.judge(
-                scorer, lambda done, total, name=name: report(done, total, name)
-            )
+
+            def ranked(done: int, total: int, name: str = name) -> None:
+                report(done, total, f"{name}: rank", f"{done:,} of {total:,} users")
+
+            metrics[name] = judge.judge(scorer, ranked)
         measured = metrics[MODEL]
         protocol = {
             "part": "test",
@@ -112,7 +130,7 @@ def evaluate(run: Run) -> dict[str, dict]:
             "synthetic": run.notes("ingest")["synthetic"],
             "split": run.notes("preprocess")["split"]["protocol"],
             "ranking": PROTOCOL.format(candidates=measured.candidates, users=measured.users),
-            "chosen_on": f"valid {run.config.training.monitor}",
+            "chosen_on": chosen_on(run),
         }
         values = {name: m.to_dict() for name, m in metrics.items()}
         report_path = out / "reports" / "metrics.json"
@@ -123,6 +141,12 @@ def evaluate(run: Run) -> dict[str, dict]:
     table.caption = f"test part of: {protocol['split']}"
     console.print(table)
     return values
+
+
+def chosen_on(run: Run) -> str:
+    """The metric that chose the epoch, and of how many users."""
+    users = run.notes("train").get("valid_users")
+    return f"valid {run.config.training.monitor}" + (f" of {users:,} users" if users else "")
 
 
 def _title(protocol: dict) -> str:

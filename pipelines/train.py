@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipelines.console import Report, stage
 from pipelines.errors import RunError
 from pipelines.evaluate import Judge
@@ -26,12 +28,32 @@ def _ignore(*told: Any, **more: Any) -> None:
     """Told what nobody asked for."""
 
 
-def validation(run: Run, data: TrainingData) -> Callable[[Any], dict[str, float]]:
-    """A function from a model to its full-catalogue metrics on the valid part."""
+def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
+    """A function from a model to its full-catalogue metrics on the valid part.
+
+    They are of all users of the part or of a sample, see `evaluation.valid_users`; `users` among
+    them says of how many. Its second argument is the `progress` of `models.evaluation.evaluate`.
+    """
+    from models.evaluation import valid_users
     from models.two_tower import TowerScorer
 
     judge = Judge(run, "valid")
-    return lambda model: judge.judge(TowerScorer.of(model, data.users, data.items)).values
+    n_users = np.count_nonzero(np.diff(judge.relevant.indptr))
+    count = valid_users(
+        run.config.evaluation.valid_users,
+        users=n_users,
+        items=judge.relevant.shape[1],
+        rows=len(data.user_rows),
+    )
+    if count < n_users:
+        judge.sample(count)
+    users = {name: column[judge.users] for name, column in data.users.items()}
+
+    def measure(model: Any, progress: Callable[[int, int], None] = _ignore) -> dict[str, float]:
+        metrics = judge.judge(TowerScorer.of(model, users, data.items), progress)
+        return {**metrics.values, "users": metrics.users}
+
+    return measure
 
 
 def train(run: Run, resume: bool = False) -> dict:
@@ -57,8 +79,9 @@ def train(run: Run, resume: bool = False) -> dict:
         best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         result(
-            f"{again}{notes['epochs']} epochs, {best} {notes[f'valid_{monitor}']:.4f}; "
-            f"{speed}, validation {notes['validation_share']:.0%} of the time"
+            f"{again}{notes['epochs']} epochs, {best} {notes[f'valid_{monitor}']:.4f} of "
+            f"{notes['valid_users']:,} users; {speed}, "
+            f"validation {notes['validation_share']:.0%} of the time"
         )
     return notes
 
@@ -96,10 +119,13 @@ def fit_towers(
 
     def validate(model):
         report(phase="validation")
-        metrics = measure(model)
+        metrics = measure(model, validated)
         heard(metrics)
         report(phase="training")
         return metrics
+
+    def validated(done, total):
+        report(phase="validation", detail=f"{done:,} of {total:,} users")
 
     def progress(done, total, text):
         report(done, total, "training", text)
@@ -140,6 +166,7 @@ def summary(history: Mapping[str, list[float | None]], monitor: str, rows: int) 
         "epochs": len(scores),
         "best_epoch": best + 1,
         f"valid_{monitor}": scores[best],
+        "valid_users": int(history["val_users"][best]),
         "rows_per_second": round(rows * fitted / fitting),
         "validation_share": round(validating / (fitting + validating), 3),
     }
@@ -151,7 +178,8 @@ def state_folder(run: Run, resume: bool) -> Path:
     The folder of an interrupted training is taken up; one of a finished training only to
     `resume`, else it is emptied. Those of other data or settings are removed.
     """
-    settings = json.loads(run.config.json(include={"model", "training"}))
+    read = {"model": ..., "training": ..., "evaluation": {"valid_users"}}
+    settings = json.loads(run.config.json(include=read))
     for key in ("epochs", "patience", "checkpoint_seconds"):
         del settings["training"][key]
     depends = json.dumps([run.identity("preprocess"), settings], sort_keys=True)

@@ -119,7 +119,8 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
         result(
             f"{new_rows:,} new rows, {notes['replayed_rows']:,} old; {notes['epochs']} epochs, "
             f"best {notes['best_epoch']} with valid {training.monitor} "
-            f"{notes[f'valid_{training.monitor}']:.4f}; items' cosine to before {moved.mean():.4f}"
+            f"{notes[f'valid_{training.monitor}']:.4f} of {notes['valid_users']:,} users; "
+            f"items' cosine to before {moved.mean():.4f}"
         )
 
 

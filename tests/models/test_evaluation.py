@@ -189,21 +189,20 @@ def test_relevant_places_are_those_of_the_dense_matrix():
 
 
 @pytest.mark.parametrize(
-    ("given", "users"),
+    ("setting", "users", "items", "rows", "expected"),
     [
-        # setting, users of the valid part, items, training rows
-        ((None, 6_000, 3_706, 100_000), 6_000),
-        ((None, 6_000_000, 10_000, 100), 6_000_000),  # a small catalogue: always all
-        ((None, 1_892, 17_632, 74_000), 1_892),
-        ((None, 29_858, 40_981, 821_000), 2_048),  # 2,003 would do: not fewer than the least
-        ((None, 137_000, 156_000, 10_000_000), 6_410),  # 100 * 10 M / 156,000
-        ((500, 137_000, 156_000, 10_000_000), 500),
-        ((500, 200, 5, 100), 200),
-        ((50, 200, 5, 100), 50),
+        (None, 6_000, 3_706, 100_000, 6_000),
+        (None, 6_000_000, 10_000, 100, 6_000_000),  # a small catalogue: always all
+        (None, 1_892, 17_632, 74_000, 1_892),
+        (None, 29_858, 40_981, 821_000, 2_048),  # 2,003 would do: not fewer than the least
+        (None, 137_000, 156_000, 10_000_000, 6_410),  # 100 * 10 M / 156,000
+        (500, 137_000, 156_000, 10_000_000, 500),
+        (500, 200, 5, 100, 200),
+        (50, 200, 5, 100, 50),
     ],
 )
-def test_users_of_a_validation_by_the_sizes_alone(given, users):
-    assert valid_users(*given) == users
+def test_users_of_a_validation_by_the_sizes_alone(setting, users, items, rows, expected):
+    assert valid_users(setting, users=users, items=items, rows=rows) == expected
 
 
 def test_progress_counts_the_users_evaluated():
