@@ -1,6 +1,6 @@
 """How good the most accurate towers are, answered by a served index, beside EASE and popularity.
 
-And the default comparisons, with their reports in docs/.
+And the default comparisons, with their reports in docs/, and how fast all of them are ranked.
 
 python -m benchmarks.quality --data <folder with ml-1m/ and ml-100k/> [--part frozen ...]
 """
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from benchmarks.evaluation import evaluation
 from benchmarks.report import Check, merge
 from pipelines.compare import compare
 from pipelines.config import CONFIGS, load_config
@@ -220,17 +221,20 @@ PARTS = {
     "tutorial": tutorial,
     "last_out": last_out,
     "grids": grids,
+    "evaluation": evaluation,
 }
+RESULTS = {"evaluation": "faults"}
+"""Of the parts whose figures do not go to quality.json."""
 
 
 @click.command()
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)))
 def main(data: Path, parts: tuple[str, ...]) -> None:
-    """Measure, and write benchmarks/results/quality.json."""
+    """Measure, and write benchmarks/results/quality.json (faults.json for `evaluation`)."""
     for part in parts or PARTS:
         rows, checks = PARTS[part](data.resolve())
-        path = merge("quality", rows, checks)
+        path = merge(RESULTS.get(part, "quality"), rows, checks)
         for check in checks:
             record = check.record()
             click.echo(f"  {check.name}: {check.value:g} ({record['limit']})")
