@@ -79,10 +79,8 @@ class ItemKNN:
 
         Memory is that of NEIGHBOURS_AT_ONCE, but at least of one item, then items x neighbours.
         """
-        from models.top_k import topk
-
         self.train = binary(train).astype(np.float32)
-        by_item, users_of = self.train.T.tocsr(), self.train.getnnz(axis=0).astype(float)
+        by_item = self.train.T.tocsr()
         # So many items at most have a user in common with an item.
         met = np.minimum(by_item @ np.diff(self.train.indptr), train.shape[1]).astype(np.int64)
         order = np.argsort(met, kind="stable")
@@ -91,22 +89,31 @@ class ItemKNN:
         while start < len(order):
             widest = met[order[min(start + BLOCK, len(order)) - 1]]
             items = order[start : start + max(1, min(BLOCK, NEIGHBOURS_AT_ONCE // widest))]
-            together = (by_item[items] @ self.train).tocsc().tocsr()  # sorts, in linear time
-            rows = np.repeat(np.arange(len(items)), np.diff(together.indptr))
-            cosine = together.data / np.sqrt(users_of[items[rows]] * users_of[together.indices])
-            cosine[together.indices == items[rows]] = -np.inf  # not its own neighbour
-            # The items that each has met, side by side: few rows are as wide as the catalogue.
-            side_by_side = np.full((len(items), np.diff(together.indptr).max()), -np.inf)
-            side_by_side[rows, np.arange(len(rows)) - together.indptr[rows]] = cosine
-            places, values = topk(side_by_side, min(self.neighbours, side_by_side.shape[1]))
-            rows, slots = np.nonzero(places >= 0)
-            columns = together.indices[together.indptr[rows] + places[rows, slots]]
-            entries.append((values[rows, slots].astype(np.float32), columns, items[rows]))
+            entries.append(self._nearest(by_item, items))
             start += len(items)
         values, columns, rows = (np.concatenate(part) for part in zip(*entries, strict=True))
         # Entry [j, i]: what the user's item j adds to item i.
         self.weights = csr_matrix((values, (columns, rows)), shape=(train.shape[1],) * 2)
         return self
+
+    def _nearest(
+        self, by_item: csr_matrix, items: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cosines, neighbours and the items they belong to, of `items`, each [entries]."""
+        from models.top_k import topk
+
+        users_of = np.diff(by_item.indptr).astype(float)
+        together = (by_item[items] @ self.train).tocsc().tocsr()  # sorts, in linear time
+        rows = np.repeat(np.arange(len(items)), np.diff(together.indptr))
+        cosine = together.data / np.sqrt(users_of[items[rows]] * users_of[together.indices])
+        cosine[together.indices == items[rows]] = -np.inf  # not its own neighbour
+        # The items that each has met, side by side: few rows are as wide as the catalogue.
+        side_by_side = np.full((len(items), np.diff(together.indptr).max()), -np.inf)
+        side_by_side[rows, np.arange(len(rows)) - together.indptr[rows]] = cosine
+        places, values = topk(side_by_side, min(self.neighbours, side_by_side.shape[1]))
+        rows, slots = np.nonzero(places >= 0)
+        neighbours = together.indices[together.indptr[rows] + places[rows, slots]]
+        return values[rows, slots].astype(np.float32), neighbours, items[rows]
 
     def score(self, users: np.ndarray) -> np.ndarray:
         """float32 [len(users), n_items]; 0 where no neighbour of the item is the user's."""
