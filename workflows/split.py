@@ -88,6 +88,12 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
     return result
 
 
+def check_split(config: SplitConfig) -> None:
+    """Read the split file where there is one, so that a bad one is told at once."""
+    if config.method == "file":
+        _read_split_file(config.path)
+
+
 def extend_split(
     old: pd.DataFrame, positives: pd.DataFrame, fresh: pd.DataFrame, config: SplitConfig
 ) -> pd.DataFrame:
@@ -258,6 +264,11 @@ def _read_split_file(path: Path | None) -> pd.DataFrame:
             )
     if listed.empty:
         raise DataError(f"{path}: no rows")
+    if not (listed["part"] == "train").any():
+        found = ", ".join(map(repr, listed["part"].unique()[:3]))
+        raise DataError(
+            f"{path}: no row has the part 'train', from which the model learns; there are {found}"
+        )
     return listed[["user_id", "item_id", "part"]]
 
 

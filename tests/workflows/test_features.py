@@ -312,7 +312,7 @@ def test_tags_and_widths_of_lists_and_numbers(wide):
             r"features\.user_numeric: column city has 'Oslo', not a number; store numbers, or name "
             r"it under features\.user$",
         ),
-        ({"user_numeric": ["age"]}, {"age": [None] * 3}, "column age has no value; store numbers"),
+        ({"user_numeric": ["age"]}, {"age": [None] * 3}, "column age has no value; leave it out"),
         ({"user_numeric": ["age"]}, {"age": [1, np.inf, 2]}, "column age has inf; use null"),
         (
             {"user_numeric": ["age"]},

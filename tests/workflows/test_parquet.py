@@ -31,6 +31,7 @@ def config(**changes) -> ParquetConfig:
         "user_features": ["city"],
         "item_features": ["price"],
         "duplicates": "keep_all",
+        "differing": "keep_last",
     }
     return ParquetConfig(**{**settings, **changes})
 
@@ -104,7 +105,10 @@ def test_categories_and_lists_are_kept_as_values(tmp_path):
     )
     rows.to_parquet(tmp_path / "log.parquet")
     settings = ParquetConfig(
-        interactions="log.parquet", user_features=["kind"], item_features=["genres"]
+        interactions="log.parquet",
+        user_features=["kind"],
+        item_features=["genres"],
+        differing="keep_last",
     )
     tables = read_parquet(settings, tmp_path)
     assert tables.users.to_pydict() == {"user_id": [1, 2], "kind": ["a", "b"]}
@@ -126,6 +130,7 @@ def test_ali_ccp_sample_in_merlin_names(ali_ccp_parquet, tmp_path):
         user_features=user,
         item_features=item,
         duplicates="keep_all",
+        differing="keep_last",
     )
     source = IngestConfig(source="parquet", path=ali_ccp_parquet, parquet=settings)
     report = ingest(source, tmp_path)
