@@ -261,9 +261,12 @@ class _Files:
             if fractions.any():
                 advice = "Store the ids as whole numbers"
             elif np.abs(values).max() >= 2**53:
-                row, advice = int(np.argmax(np.abs(values))), (
-                    "Make the file anew from ids that were never floats: these have been rounded. "
-                    'In pandas read them as "Int64", which has nulls, too'
+                row, advice = (
+                    int(np.argmax(np.abs(values))),
+                    (
+                        "Make the file anew from ids that were never floats: these have been rounded. "
+                        'In pandas read them as "Int64", which has nulls, too'
+                    ),
                 )
             raise self._bad_id(name, row, f"{values[row]!r} ({column.type})", advice)
         if not pa.types.is_int64(column.type):
