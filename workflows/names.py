@@ -12,12 +12,14 @@ import hashlib
 import keyword
 import re
 
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_PLAIN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _INTERNAL = re.compile(r"column_.*_[0-9a-f]{12}")
 _SUFFIXES = ("__state", "__count")  # of columns that the served graph adds
 _RESERVED = {
     # NVTabular's Categorify: it leaves a column of such a name as it is, or fails.
     *("labels", "order"),
+    # TensorFlow passes a tower's columns as arguments of these names to a method.
+    "self",
     # The served graph's own columns.
     *("k", "filter_seen", "score", "query_vector"),
 }
@@ -26,14 +28,15 @@ _RESERVED = {
 def internal_name(name: str) -> str:
     """The internal name of the column `name`: a function of the name alone, and one to one.
 
-    A plain name stays as it is: a letter, then up to 63 ASCII letters, digits and underscores,
-    neither a Python keyword nor reserved. Of any other name the letters and digits stay for the
-    reader, and a hash tells it from all others.
+    A plain name stays as it is: a lower-case letter, then up to 63 lower-case letters, digits and
+    underscores, neither a Python keyword nor reserved. (TensorFlow does not tell "Age" from "age".)
+    Of any other name the letters and digits stay for the reader, and a hash tells it from all
+    others.
 
     >>> internal_name("zip_code")
     'zip_code'
     >>> internal_name("zip-code")
-    'column_zip_code_7ce7fe0e2f5e'
+    'column_zip_code_9ea0020cd29e'
     """
     if (
         _PLAIN.fullmatch(name)

@@ -158,7 +158,9 @@ def typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataF
 
     Only a column of texts has them there: the tables were checked for that.
     """
-    columns = {column: table[column].astype(np.float64) for column in numbers}
+    table = table.copy()
+    for column in numbers:
+        table[column] = table[column].astype(np.float64)
     for column in lists:
         values = table[column]
         if any(isinstance(value, str) for value in values):
@@ -166,5 +168,5 @@ def typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataF
         null = values.isna()
         if null.any():  # NVTabular wants lists
             values = values.where(~null, pd.Series([[]] * len(table), table.index))
-        columns[column] = values
-    return table.assign(**columns)
+        table[column] = values
+    return table
