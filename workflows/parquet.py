@@ -18,6 +18,9 @@ from pydantic import BaseModel, Field
 from workflows.errors import DataError
 from workflows.tables import Tables, repeated_pairs, sorted_by_id
 
+UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
+"""What pyarrow raises for files that are damaged: sizes in them may be of any value."""
+
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 _EARLIEST, _LATEST = 10**8, 4_102_444_800  # seconds: March 1973 and the year 2100
@@ -255,20 +258,8 @@ class _Files:
             row = int(np.argmax(pc.is_null(column).to_numpy()))
             raise self._bad_id(name, row, "null", f"Leave such rows out ({column.null_count:,})")
         if pa.types.is_floating(column.type):
-            values = column.to_numpy()
-            fractions = values % 1 != 0
-            row, advice = int(np.argmax(fractions)), 'Cast the column: astype("int64")'
-            if fractions.any():
-                advice = "Store the ids as whole numbers"
-            elif np.abs(values).max() >= 2**53:
-                row, advice = (
-                    int(np.argmax(np.abs(values))),
-                    (
-                        "Make the file anew from ids that were never floats: these have been rounded. "
-                        'In pandas read them as "Int64", which has nulls, too'
-                    ),
-                )
-            raise self._bad_id(name, row, f"{values[row]!r} ({column.type})", advice)
+            row, advice = _float_id(column.to_numpy())
+            raise self._bad_id(name, row, f"{column[row].as_py()!r} ({column.type})", advice)
         if not pa.types.is_int64(column.type):
             raise self._bad_id(name, 0, f"{column[0].as_py()!r} ({column.type})", _TEXT_IDS)
         values = column.to_numpy()
@@ -331,7 +322,7 @@ class _Files:
                 parts.append(_tidy(column))
             except pa.ArrowNotImplementedError as error:
                 raise DataError(f"{path}, column {source}: {error}") from error
-            except (pa.ArrowException, OSError, ValueError) as error:
+            except UNREADABLE as error:
                 raise DataError(f"{path}, column {source}: cannot be read: {error}") from error
             if not pa.types.is_null(parts[-1].type):
                 kinds.add("times" if _is_time(column.type) else str(parts[-1].type))
@@ -386,6 +377,20 @@ class _Files:
         return column
 
 
+def _float_id(ids: np.ndarray) -> tuple[int, str]:
+    """The row that shows best why floats are no ids, and what to do."""
+    fractions = ids % 1 != 0
+    if fractions.any():
+        return int(fractions.argmax()), "Store the ids as whole numbers"
+    row = int(np.abs(ids).argmax())
+    if abs(ids[row]) < 2**53:
+        return row, 'Cast the column: astype("int64")'
+    return row, (
+        "Make the file anew from ids that were never floats, as these have been rounded: in pandas "
+        'read them as "Int64", which has nulls, too'
+    )
+
+
 def expand(path: Path) -> list[Path]:
     """The files that `path` names, in natural order (part.2 before part.10).
 
@@ -423,9 +428,11 @@ def _natural(path: Path) -> list[str | int]:
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        file = pq.ParquetFile(path)
+        file.schema_arrow.names  # noqa: B018 - damaged names show only when they are read
+    except UNREADABLE as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
+    return file
 
 
 def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:

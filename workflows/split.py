@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, validator
 
 from workflows.errors import DataError
+from workflows.parquet import UNREADABLE
 from workflows.tables import pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
@@ -250,7 +251,7 @@ def _read_split_file(path: Path | None) -> pd.DataFrame:
         listed = pd.read_parquet(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such split file") from error
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
     missing = [name for name in ("user_id", "item_id", "part") if name not in listed]
     if missing:
