@@ -14,7 +14,7 @@ import re
 
 _PLAIN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _INTERNAL = re.compile(r"column_.*_[0-9a-f]{12}")
-_SUFFIXES = ("__state", "__count")  # of columns that the served graph adds
+_SUFFIXES = ("__state", "__count", "__row")  # of columns that the served graph adds
 _RESERVED = {
     # NVTabular's Categorify: it leaves a column of such a name as it is, or fails.
     *("labels", "order"),

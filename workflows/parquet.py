@@ -235,7 +235,7 @@ class _Files:
         base: Path | None,
         columns: dict[str, str],
         reading: _Progress,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None] = ignore,
     ):
         self._paths = expand(base / path if base else path)
         self._mapping = columns
