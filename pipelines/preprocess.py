@@ -63,6 +63,9 @@ def preprocess(run: Run) -> dict:
             f"{len(positives):,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in ("train", "valid", "test"))
         )
+        column = run.config.positives.column
+        if column and (unknown := int(interactions[column].isna().sum())):
+            result(f"{unknown:,} rows without a value of {column} are no positives")
         for count, reason in _LEFT_OUT.items():
             if counts[count]:
                 result(f"{counts[count]:,} {reason}")

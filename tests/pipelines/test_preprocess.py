@@ -69,6 +69,14 @@ def test_a_history_is_ordered_by_the_times_of_the_positives(in_folder, capsys):
     assert notes["split"]["repeated_pairs"] == 0
 
 
+def test_rows_of_which_nobody_knows_whether_they_are_positives_are_counted(in_folder, capsys):
+    run = make_run(in_folder, split={})
+    LOG.assign(click=[*[None] * 2, *LOG["click"][2:]]).to_parquet(in_folder / "log.parquet")
+    ingest(run)
+    assert preprocess(run)["positives"] == 5
+    assert "2 rows without a value of click are no positives" in capsys.readouterr().out
+
+
 def test_positives_that_are_left_out_are_counted(in_folder, capsys):
     run = make_run(in_folder, positives={}, split={})
     ingest(run)

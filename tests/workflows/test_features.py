@@ -85,6 +85,13 @@ def test_positives_are_the_rows_at_or_above_the_threshold():
     assert kept["user_id"].tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("name", ["a.b", "labels", "is click?", "self", "class", "", "../x", "日"])
+def test_the_column_of_positives_may_have_any_name(name):
+    rows = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 9], name: [0.5, 1.0, 3.0]})
+    kept = filter_positives(rows, PositivesConfig(column=name))
+    assert kept.to_dict("list") == rows[1:].to_dict("list")
+
+
 def test_without_a_column_every_row_is_positive():
     rows = pd.DataFrame({"user_id": [1, 2]})
     assert len(filter_positives(rows, PositivesConfig())) == 2

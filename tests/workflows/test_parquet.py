@@ -430,6 +430,10 @@ def test_damage_is_told_wherever_it_is(tmp_path):
     refused = 0
     damaged = [whole[:length] for length in range(0, len(whole), 200)]
     # The last bytes are the footer: names, types, sizes and places.
+    damaged.append(
+        whole[: whole.rindex(b"item_id")] + b"\xff" + whole[whole.rindex(b"item_id") + 1 :]
+    )
+    damaged.append(whole.replace(b"item_id", b"\xfftem_id"))
     damaged += [whole[:p] + b"\xff\xff" + whole[p + 2 :] for p in range(8, len(whole), 23)]
     for data in damaged:
         (tmp_path / "log.parquet").write_bytes(data)
