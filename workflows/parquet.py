@@ -443,8 +443,8 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(kind):
         return _tidy(column.cast(kind.value_type))
     if pa.types.is_fixed_size_list(kind):
-        column = column.cast(pa.list_(kind.value_type))
-        kind = column.type
+        kind = pa.list_(kind.value_type)
+        column = pa.chunked_array([_as_lists(chunk) for chunk in column.chunks], kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return column.cast(pa.list_(_tidy_type(kind.value_type)))
     if pa.types.is_date(kind):
@@ -458,6 +458,15 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_floating(column.type):
         return pc.if_else(pc.is_nan(column), None, column)
     return column
+
+
+def _as_lists(chunk: pa.FixedSizeListArray) -> pa.ListArray:
+    """The same rows as lists of any length; older versions of Arrow have no cast for it.
+
+    None of them is null: Arrow reads no file that has such a list.
+    """
+    offsets = np.arange(len(chunk) + 1, dtype=np.int32) * chunk.type.list_size
+    return pa.ListArray.from_arrays(offsets, chunk.flatten())
 
 
 def _is_time(kind: pa.DataType) -> bool:

@@ -225,6 +225,20 @@ def test_a_column_that_has_nulls_by_now_keeps_its_codes(tmp_path):
     assert encode(new, "user", users)["age"].tolist() == [*known, 1]
 
 
+def test_columns_of_any_name_grow_like_others(tmp_path):
+    config = FeaturesConfig(user=["zip-code"], item_multi_hot={"labels": 2}, item_numeric=["€/kg"])
+    users = USERS.rename(columns={"city": "zip-code"})
+    items = ITEMS.rename(columns={"genres": "labels"}).assign(**{"€/kg": [1, 3, 5]})
+    before = fit_features(TRAIN, users, items, config, tmp_path / "before")
+    later = pd.concat([TRAIN, pd.DataFrame({"user_id": [9, 9], "item_id": [30, 30]})])
+    after = grow_features(tmp_path / "before", later, users, items, config, tmp_path / "after")
+    (codes,) = (c for c in encode(before, "user", users) if "zip" in c)
+    assert encode(before, "user", users)[codes].tolist() == [3, 1, 2]
+    assert encode(after, "user", users)[codes].tolist() == [3, 1, 4]
+    others = [encode(workflow, "item", items).iloc[:, 1:] for workflow in (before, after)]
+    pd.testing.assert_frame_equal(others[0], others[1])
+
+
 @pytest.mark.parametrize("column", ["city", "age"])
 def test_an_empty_vocabulary_gets_its_first_values(column, tmp_path):
     config = FeaturesConfig(user=[column], min_frequency=4)

@@ -365,6 +365,7 @@ def column(values, kind=None) -> pa.Table:
         (column(["a", ""], pa.large_string()), ["a", ""]),
         (column([["a", None], None], pa.large_list(pa.large_string())), [["a", None], None]),
         (column([[1, 2], [3, 4]], pa.list_(pa.int8(), 2)), [[1, 2], [3, 4]]),
+        (column([[None, 2], [3, None]], pa.list_(pa.int8(), 2)), [[None, 2], [3, None]]),
         (column([1.5, float("nan")]), [1.5, None]),
     ],
 )
