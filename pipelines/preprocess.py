@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import nvtabular as nvt
 
     from models.training import TrainingData
+    from pipelines.config import Config
     from workflows.features import FeaturesConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
@@ -63,13 +65,21 @@ def preprocess(run: Run) -> dict:
             f"{len(positives):,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in ("train", "valid", "test"))
         )
-        column = run.config.positives.column
-        if column and (unknown := int(interactions[column].isna().sum())):
-            result(f"{unknown:,} rows without a value of {column} are no positives")
-        for count, reason in _LEFT_OUT.items():
-            if counts[count]:
-                result(f"{counts[count]:,} {reason}")
+        for remark in _remarks(run.config, interactions, counts):
+            result(remark)
     return notes
+
+
+def _remarks(config: Config, interactions: pd.DataFrame, counts: dict) -> Iterator[str]:
+    """What people should know of how the rows were read."""
+    column, ordered = config.positives.column, config.split.method == "leave_last_out"
+    if "timestamp" not in interactions and (ordered or config.features.history):
+        yield "no timestamp in the interactions: the order of their rows is taken for time"
+    if column and (unknown := int(interactions[column].isna().sum())):
+        yield f"{unknown:,} rows without a value of {column} are no positives"
+    for name, reason in _LEFT_OUT.items():
+        if counts[name]:
+            yield f"{counts[name]:,} {reason}"
 
 
 def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -> int:

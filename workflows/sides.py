@@ -61,16 +61,24 @@ def check_table(table: pd.DataFrame, side: Side) -> None:
             f"it has {', '.join(table.columns)}"
         )
     for column in side.categorical:
-        if table[column].map(_is_list).any():
-            raise DataError(
-                f"features.{side.name}: column {column} has lists; name it under "
-                f"features.{side.name}_multi_hot with the number of values to keep"
-            )
+        _check_values(table[column], side)
     for column in side.multi_hot:
         check = _check_texts if column in side.text else _check_lists
         check(table[column].dropna(), side)
     for column in side.numeric:
         _check_numbers(table[column].dropna(), side)
+
+
+def _check_values(values: pd.Series, side: Side) -> None:
+    where, known = f"features.{side.name}: column {values.name}", values.notna().to_numpy()
+    if not known.any():
+        raise DataError(f"{where} has no value in any row; leave it out")
+    # One is enough: a column of a parquet file has one type.
+    if _is_list(values.iloc[int(known.argmax())]):
+        raise DataError(
+            f"{where} has lists; name it under features.{side.name}_multi_hot with the number of "
+            "values to keep"
+        )
 
 
 def _check_numbers(values: pd.Series, side: Side) -> None:
@@ -83,10 +91,10 @@ def _check_numbers(values: pd.Series, side: Side) -> None:
             f"{where} has {values.iloc[0]!r}, not a number; store numbers, or name it under "
             f"features.{kind}"
         )
-    infinite = values[np.isinf(values.to_numpy(np.float64))]
-    if len(infinite):
-        raise DataError(f"{where} has {infinite.iloc[0]}; use null for an unknown value")
-    largest = values[values.abs().idxmax()]
+    numbers = values.to_numpy(np.float64)
+    largest = numbers[np.abs(numbers).argmax()]
+    if np.isinf(largest):
+        raise DataError(f"{where} has {largest}; use null for an unknown value")
     if abs(largest) > MAX_NUMBER:
         raise DataError(
             f"{where} has {largest:g}, whose square is no float64; divide the numbers or take "
@@ -107,15 +115,17 @@ def _check_lists(values: pd.Series, side: Side) -> None:
             f"store lists, or name it under features.{side.name}"
             + (" or, for its words, under features.item_text" if has_words else "")
         )
-    for row in values:
-        numbers = np.asarray(row)
-        if numbers.dtype.kind == "f" and (fractions := numbers[numbers % 1 > 0]).size:
-            raise DataError(
-                f"features.{side.name}_multi_hot: column {values.name} has lists of fractions such "
-                f"as {fractions[0]:g}, and each number would be a category. Of a vector store each "
-                f"number in a column of its own, under features.{side.name}_numeric; where "
-                "fractions are categories, such as sizes, store them as text"
-            )
+    rows = [row for row in values if len(row)]
+    if not rows or np.asarray(rows[0]).dtype.kind != "f":
+        return
+    numbers = np.concatenate(rows)
+    if (fractions := numbers[numbers % 1 > 0]).size:
+        raise DataError(
+            f"features.{side.name}_multi_hot: column {values.name} has lists of fractions such as "
+            f"{fractions[0]:g}, and each number would be a category. Of a vector store each number "
+            f"in a column of its own, under features.{side.name}_numeric; where fractions are "
+            "categories, such as sizes, store them as text"
+        )
 
 
 def _check_texts(values: pd.Series, side: Side) -> None:

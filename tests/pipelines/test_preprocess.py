@@ -33,12 +33,12 @@ PARTS = pd.DataFrame(
 )
 
 
-def make_run(folder, **sections) -> Run:
+def make_run(folder, keep=("timestamp", "click"), **sections) -> Run:
     LOG.to_parquet(folder / "log.parquet")
     PARTS.to_parquet(folder / "parts.parquet")
     files = {
         "interactions": "log.parquet",
-        "keep": ["timestamp", "click"],
+        "keep": list(keep),
         "duplicates": "keep_all",
     }
     tree = {
@@ -74,14 +74,17 @@ def test_rows_of_which_nobody_knows_whether_they_are_positives_are_counted(in_fo
     LOG.assign(click=[*[None] * 2, *LOG["click"][2:]]).to_parquet(in_folder / "log.parquet")
     ingest(run)
     assert preprocess(run)["positives"] == 5
-    assert "2 rows without a value of click are no positives" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 rows without a value of click are no positives" in printed
+    assert "no timestamp" not in printed
 
 
 def test_positives_that_are_left_out_are_counted(in_folder, capsys):
-    run = make_run(in_folder, positives={}, split={})
+    run = make_run(in_folder, keep=(), positives={}, split={"method": "leave_last_out"})
     ingest(run)
     preprocess(run)
     printed = capsys.readouterr().out
+    assert "no timestamp in the interactions: the order of their rows is taken for time" in printed
     assert "2 positives left out that a later row of the same user and item replaces" in printed
     assert "k-core" not in printed
 

@@ -354,6 +354,11 @@ def test_tags_and_widths_of_lists_and_numbers(wide):
             "user_multi_hot: column likes has only empty lists in the training part; leave it out",
         ),
         ({"user_numeric": ["shoe_size"]}, {}, "the users table has no column shoe_size; it has"),
+        (
+            {"user": ["age"]},
+            {"age": [np.nan] * 3},
+            r"features\.user: column age has no value in any",
+        ),
         ({"user_numeric": ["age"]}, {"age": [1e200, 2, 3]}, r"age has 1e\+200, whose square is no"),
     ],
 )
