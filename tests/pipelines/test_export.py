@@ -20,19 +20,10 @@ from serving.runtime.plan import Plan
 from workflows.names import internal_name
 
 USER_NAMES = [
-    *("zip-code", "a.b", "2nd", "class", "User ID", "país/región", " lead ", "x" * 240, "self"),
-    *("k", "score", "filter_seen", "labels", "order", "index", "count", "user_id__state", "Age"),
+    *("zip-code", "a.b", "2nd", "class", "país/región", " lead ", "x" * 240, "self", "Age"),
+    *("k", "score", "filter_seen", "labels", "order", "user_id__state"),
 ]
-ITEM_NAMES = [
-    "product/category",
-    "talla (EU)",
-    "カテゴリ",
-    "..",
-    "history",
-    "age",
-    "part",
-    "a[0]*?",
-]
+ITEM_NAMES = ["product/category", "カテゴリ", "..", "history", "age", "a[0]*?"]
 NUMBER, LIST = "price (EUR)", "tags/all"
 USERS, ITEMS = 40, 25
 
