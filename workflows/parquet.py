@@ -129,7 +129,9 @@ def _rows_to_keep(
 ) -> np.ndarray:
     """Row numbers that `duplicates` leaves, ascending."""
     kept = np.ones(len(user_ids), dtype=bool)
-    repeats, firsts = repeated_pairs(user_ids, item_ids)
+    # Seen from the end, the last row of a pair is its first.
+    step = -1 if config.duplicates == "keep_last" else 1
+    repeats, firsts = repeated_pairs(user_ids[::step], item_ids[::step])
     if not len(repeats):
         return np.flatnonzero(kept)
     if config.duplicates == "error":
@@ -142,8 +144,6 @@ def _rows_to_keep(
     done = "all are kept, and of a pair's positive rows the split takes the last"
     if config.duplicates == "keep_last":
         done = "of each pair the last row is kept"
-        # Seen from the end, the last row of a pair is its first.
-        repeats, _ = repeated_pairs(user_ids[::-1], item_ids[::-1])
         kept[len(kept) - 1 - repeats] = False
     tell(f"{len(repeats):,} of {len(kept):,} rows repeat a user_id and item_id; {done}")
     return np.flatnonzero(kept)

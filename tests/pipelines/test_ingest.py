@@ -106,7 +106,7 @@ def test_what_the_tables_lack_is_told_at_ingest(sections, message, in_folder):
 def test_wrong_names_and_split_files_are_told_before_tensorflow_is_imported(in_folder):
     run = make_run(in_folder)
     ingest(run)
-    PARTS.assign(part="test").to_parquet(in_folder / "parts.parquet")
+    PARTS.assign(part="test").to_parquet(in_folder / "no_train.parquet")
     code = """
 import sys
 from pathlib import Path
@@ -117,7 +117,7 @@ from workflows.errors import DataError
 for setting, message in (
     ("features.item=[year]", "the items table has no column year"),
     ("positives.column=clicks", "the interactions have no column 'clicks'"),
-    ("split.k_core=0", "no row has the part 'train', from which the model learns"),
+    ("split.path=no_train.parquet", "no row has the part 'train', from which the model learns"),
 ):
     run = Run(Path("run"))
     run.override((setting,))
