@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from models.evaluation import BaselineName
 from pipelines.config import CONFIGS, Config, parse, read_tree
-from pipelines.console import console
+from pipelines.console import console, say
 from pipelines.errors import ChildError, ConfigError
 from pipelines.experiment import NAME, ExperimentConfig, as_tree, varied
 from pipelines.run import Run, git_commit, versions, write_atomically
@@ -120,7 +120,8 @@ def compare(
     first = next(iter(configs))
     run, monitor = runs[first], configs[first].training.monitor
     protocol = f"{run.notes('ingest')['summary']}; {run.notes('preprocess')['split']['protocol']}"
-    console.print(escape(protocol))
+    for line in (*run.notes("ingest").get("remarks", []), protocol):
+        say(line)
     outcomes = run_all(list(_jobs(plan, configs, runs)), monitor, folder)
     synthetic = run.notes("ingest")["synthetic"]
     comparison = Comparison(plan, monitor, protocol, synthetic, outcomes)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipelines.timeline import recorded_step
@@ -15,6 +16,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 Report = Callable[..., None]
 LOG_EVERY_SECONDS = 10
+
+
+def say(line: str) -> None:
+    """A line as it is, whatever characters it has."""
+    console.print(escape(line))
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ def export(run: Run) -> dict:
         from serving.runtime.seen import SeenItems
         from serving.versions import ModelRepository
         from workflows.features import load_workflow
+        from workflows.names import internal_name
 
         report(1, 5, "index the items")
         names = run.config.features
@@ -38,13 +39,14 @@ def export(run: Run) -> dict:
         report(2, 5, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
-            raw_users,
+            raw_users.rename(columns=internal_name),
             load_workflow(run.path / "workflow").get_subworkflow("user"),
             run.path / "model" / QUERY_TOWER,
             out / "index",
             SeenItems.from_pairs(seen_users, seen_items),
             item_id=names.item_id,
             towers_sha256=towers,
+            names={internal_name(name): name for name in raw_users},
         )
         report(3, 5, "compile the ensemble")
         staged = out / "version"

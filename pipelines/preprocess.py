@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
     import nvtabular as nvt
 
     from models.training import TrainingData
+    from pipelines.config import Config
     from workflows.features import FeaturesConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
+_LEFT_OUT = {
+    "repeated_pairs": "positives left out that a later row of the same user and item replaces",
+    "dropped_by_k_core": "left out by k-core",
+    "not_in_split_file": "left out that the split file does not have",
+}
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
 
 
@@ -33,10 +40,13 @@ def preprocess(run: Run) -> dict:
     schema, and split.json.
     """
     run.verified("ingest")
-    from workflows.features import add_history, filter_positives, fit_features
-    from workflows.split import split
+    from workflows.features import add_history, check_data, filter_positives, fit_features
+    from workflows.split import check_split, split
 
     names = run.config.features
+    # What is wrong with names and files is told before TensorFlow is imported.
+    check_data(run.path / "data", run.config.positives, names)
+    check_split(run.config.split)
     with stage("preprocess") as (report, result), run.step("preprocess") as (out, notes):
         report(0, 5, "positives")
         interactions, users, items = _read_data(run)
@@ -45,7 +55,7 @@ def preprocess(run: Run) -> dict:
         parts = split(positives, run.config.split)
         report(2, 5, "fit the feature graph")
         train = parts[parts["part"] == "train"]
-        users = add_history(users, train, interactions, names)
+        users = add_history(users, train, positives, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
         report(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
@@ -55,7 +65,21 @@ def preprocess(run: Run) -> dict:
             f"{len(positives):,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in ("train", "valid", "test"))
         )
+        for remark in _remarks(run.config, interactions, counts):
+            result(remark)
     return notes
+
+
+def _remarks(config: Config, interactions: pd.DataFrame, counts: dict) -> Iterator[str]:
+    """What people should know of how the rows were read."""
+    column, ordered = config.positives.column, config.split.method == "leave_last_out"
+    if "timestamp" not in interactions and (ordered or config.features.history):
+        yield "no timestamp in the interactions: the order of their rows is taken for time"
+    if column and (unknown := int(interactions[column].isna().sum())):
+        yield f"{unknown:,} rows without a value of {column} are no positives"
+    for name, reason in _LEFT_OUT.items():
+        if counts[name]:
+            yield f"{counts[name]:,} {reason}"
 
 
 def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -> int:
@@ -77,7 +101,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         parts = extend_split(old, positives, fresh, run.config.split)
         report(1, 4, "grow the vocabularies")
         train = parts[parts["part"] == "train"]
-        users = add_history(users, train, interactions, names)
+        users = add_history(users, train, positives, names)
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
         )
@@ -144,7 +168,7 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     from workflows.features import as_arrays
 
     users, items = (
-        as_arrays(pd.read_parquet(run.path / "processed" / file), side.multi_hot)
+        as_arrays(pd.read_parquet(run.path / "processed" / file), side.internal.multi_hot)
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return users, items

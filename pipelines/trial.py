@@ -14,8 +14,10 @@ from typing import Any
 
 from pipelines.child import apart
 from pipelines.config import Config
+from pipelines.console import say
 from pipelines.errors import RunError
 from pipelines.run import STEPS, Run, versions
+from serving.runtime.manifest import sha256
 
 DATA_SECTIONS = STEPS["ingest"].settings + STEPS["preprocess"].settings
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -63,10 +65,18 @@ def _code(path: Path) -> str:
 def prepare(config: Config, root: Path) -> Run:
     """A run folder in `root` with the data of `config` ingested and preprocessed, made only once.
 
-    It is found again by the settings of the data: remove the folder when the data itself changed.
+    It is found again by the settings of the data and the content of the files. Results of other
+    data are not found again: `Trial.identity` depends on what was prepared.
     """
     sections = json.loads(config.json(include=set(DATA_SECTIONS)))
-    path = root / f"data-{short_hash(sections)}"
+    settings = f"data-{short_hash(sections)}"
+    path = root / f"{settings}-{content_hash(config)}"
+    before = [other.name for other in sorted(root.glob(f"{settings}-*")) if other != path]
+    if before and not path.exists():
+        say(
+            f"{root}: the files of the data have changed, they are prepared anew and what was "
+            f"measured on the old ones is measured again ({', '.join(before)} can be removed)"
+        )
     run = Run.create(config, path)
     try:
         run.verified("ingest", "preprocess")
@@ -74,6 +84,16 @@ def prepare(config: Config, root: Path) -> Run:
         apart(partial(_prepare, path), path / "prepare.log")
         run.verified("ingest", "preprocess")
     return run
+
+
+def content_hash(config: Config) -> str:
+    """12 hex digits of what the files of the data hold, the split file included."""
+    from workflows.ingest import source_files
+
+    files = source_files(config.ingest)
+    if config.split.method == "file" and config.split.path and config.split.path.is_file():
+        files.append(config.split.path)
+    return short_hash([[file.name, sha256(file)] for file in files])
 
 
 def _prepare(path: Path, tell: Tell) -> None:

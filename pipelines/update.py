@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.console import stage
+from pipelines.console import say, stage
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.export import export
@@ -44,7 +44,7 @@ def _learn(run: Run, folder: Path) -> None:
     from workflows.ingest import IngestReport, ingest_more
 
     with stage("ingest") as (report, result):
-        more = ingest_more(run.config.ingest, run.path / "data", folder, report)
+        more = ingest_more(run.config.ingest, run.path / "data", folder, report, say)
         if more is None:
             result(f"{folder}: nothing new")
             return

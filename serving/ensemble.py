@@ -52,6 +52,7 @@ def build_ensemble(
     *,
     item_id: str,
     towers_sha256: str,
+    names: Mapping[str, str] | None = None,
 ) -> Ensemble:
     """Chain the operators of `serving.operators` into the served graph.
 
@@ -64,6 +65,7 @@ def build_ensemble(
     seen : the items that `filter_seen` removes
     item_id : name of the schema's ITEM_ID column, which names the answered ids
     towers_sha256 : hash of the towers; an index of other towers is refused
+    names : user feature -> what requests call it; one that is not there keeps its name
     """
     user_id = _user_id(workflow)
     features = [name for name in workflow.input_schema.column_names if name != user_id]
@@ -73,8 +75,8 @@ def build_ensemble(
         raise ServingError(f"{saved_model}: the tower reads '{unknown[0]}', the workflow lacks it")
     numbers = [name for name in moments(workflow) if name in users]
     users = users.astype(dict.fromkeys(numbers, np.float64))
-    completed = UserFeatures(users, user_id, features, list_lengths(workflow))
-    _check_numbers(users, _ranges(workflow))
+    completed = UserFeatures(users, user_id, features, list_lengths(workflow), names)
+    _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
     top = FaissTopK(
         index_dir,
         seen,
@@ -103,14 +105,16 @@ def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
 def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
     """What requests to the ensemble may hold."""
     users, top = operator(ensemble, UserFeatures), operator(ensemble, FaissTopK)
+    names = users.names
     return Contract(
         users.user_id,
         top.item_id,
-        users.features,
+        {names[column]: dtype for column, dtype in users.features.items()},
         default_k,
         max_k,
-        users.lists,
-        _ranges(operator(ensemble, EncodeFeatures).workflow),
+        {names[column]: length for column, length in users.lists.items()},
+        _ranges(operator(ensemble, EncodeFeatures).workflow, names),
+        {name: column for column, name in names.items() if name != column},
     )
 
 
@@ -174,10 +178,10 @@ def _user_id(workflow: Any) -> str:
     return tagged[0]
 
 
-def _ranges(workflow: Any) -> dict[str, tuple[float, float]]:
-    """Numeric column -> the smallest and the largest number it takes."""
+def _ranges(workflow: Any, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+    """Numeric feature, as requests call it -> the smallest and the largest number it takes."""
     return {
-        name: (mean - std * MAX_DEVIATIONS, mean + std * MAX_DEVIATIONS)
+        names[name]: (mean - std * MAX_DEVIATIONS, mean + std * MAX_DEVIATIONS)
         for name, (mean, std) in moments(workflow).items()
     }
 

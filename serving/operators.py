@@ -80,6 +80,7 @@ class UserFeatures(ServedOperator):
     user_id : its id column, int64
     features : its raw feature columns: integers, floats or strings, nulls allowed, or lists of them
     lists : the features that are lists -> how many values of a row are kept; a null is an empty one
+    names : feature -> what requests call it, where that is another name
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class UserFeatures(ServedOperator):
         user_id: str,
         features: list[str],
         lists: Mapping[str, int] | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.names = {name: (names or {}).get(name, name) for name in features}
         _check_users(users, user_id, features)
         users = users.sort_values(user_id)
         self.user_id = user_id

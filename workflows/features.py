@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from pydantic import BaseModel, Extra, Field, PositiveInt, root_validator
 
 from workflows.errors import DataError
-from workflows.sides import Side, check_training, side_rows, typed
+from workflows.names import internal_name
+from workflows.sides import Side, check_table, check_training, side_rows, typed
 
 if TYPE_CHECKING:
     import dask.dataframe
@@ -121,18 +123,44 @@ def positives_workflow(config: PositivesConfig, columns: list[str]) -> nvt.Workf
     return nvt.Workflow(nodes)
 
 
-def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.DataFrame:
-    """The positive rows of `interactions`, in their order, by NVTabular's Filter.
+def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig) -> None:
+    """Check that the tidy tables in the folder `data` have what the settings name.
 
-    Raises DataError when the column is missing or no row is positive.
+    Needs no TensorFlow, so that a wrong name is told before it is imported. Raises DataError naming
+    the setting and the column.
     """
+    interactions = pq.read_schema(data / "interactions.parquet").empty_table().to_pandas()
+    _check_positives(interactions, positives)
+    for side in features.sides:
+        given = {name: length for name, length in side.multi_hot.items() if name != side.history}
+        table = pd.read_parquet(data / f"{side.name}s.parquet")
+        check_table(table, side._replace(multi_hot=given))
+
+
+def _check_positives(interactions: pd.DataFrame, config: PositivesConfig) -> None:
     if config.column is None:
-        return interactions
+        return
     if config.column not in interactions:
         raise DataError(
             f"positives.column: the interactions have no column {config.column!r}; "
             f"they have {', '.join(interactions.columns)}"
         )
+    if not pd.api.types.is_numeric_dtype(interactions[config.column]):
+        raise DataError(
+            f"positives.column: column {config.column!r} has no numbers, which "
+            "positives.at_least needs; store a column with 1 for the rows that count and 0 for "
+            "the others, keep it (ingest.parquet.keep) and name it"
+        )
+
+
+def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.DataFrame:
+    """The positive rows of `interactions`, in their order, by NVTabular's Filter.
+
+    Raises DataError when the column is missing or has no numbers, or no row is positive.
+    """
+    if config.column is None:
+        return interactions
+    _check_positives(interactions, config)
     import nvtabular as nvt
 
     workflow = positives_workflow(config, list(interactions.columns))
@@ -148,20 +176,21 @@ def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.
 
 
 def add_history(
-    users: pd.DataFrame, train: pd.DataFrame, interactions: pd.DataFrame, config: FeaturesConfig
+    users: pd.DataFrame, train: pd.DataFrame, positives: pd.DataFrame, config: FeaturesConfig
 ) -> pd.DataFrame:
     """`users` with the column of each one's latest positives in `train`, the latest first.
 
     Lists of raw item ids, at most `config.history` long, empty for a user without positives; the
-    table as it is when there is no history. Time is that of `interactions`, where they have one;
-    equally late ones stay in the order of `train`, the last one first.
+    table as it is when there is no history. Time is that of `positives`, where they have one, of a
+    pair that they have more than once that of the last row, as in the split; equally late ones stay
+    in the order of `train`, the last one first.
     """
     if not config.history:
         return users
     keys = [config.user_id, config.item_id]
     rows = train[keys]
-    if "timestamp" in interactions:
-        times = interactions[[*keys, "timestamp"]].drop_duplicates(keys, keep="last")
+    if "timestamp" in positives:
+        times = positives[[*keys, "timestamp"]].drop_duplicates(keys, keep="last")
         rows = rows.merge(times, on=keys, how="left").sort_values("timestamp", kind="stable")
     latest = rows.iloc[::-1].groupby(config.user_id, sort=False)[config.item_id]
     lists = latest.agg(lambda items: items.to_numpy()[: config.history].tolist())
@@ -202,7 +231,7 @@ def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
             nodes += scaled >> ops.AddMetadata(tags=[tag])
         return Subgraph(side.name, nodes)
 
-    user, item = config.sides
+    user, item = (side.internal for side in config.sides)
     return nvt.Workflow(
         subgraph(user, Tags.USER_ID, Tags.USER) + subgraph(item, Tags.ITEM_ID, Tags.ITEM)
     )
@@ -233,14 +262,34 @@ def fit_features(
         wide[config.history_column] = wide[[config.item_id]].to_numpy().tolist()
     for side in config.sides:
         check_training(wide, side)
-    lists = [column for side in config.sides for column in side.multi_hot]
+    lists = [column for side in config.sides for column in side.internal.multi_hot]
     # Not a substring of any file name: NVTabular rewrites this path inside the saved graph.
     fitted = out / "fit.tmp"
     workflow = feature_workflow(config, fitted)
     workflow.fit(nvt.Dataset(_with_small_start(wide, lists)))
+    _set_moments(workflow, wide)
     workflow.save(str(out))
     shutil.rmtree(fitted, ignore_errors=True)
     return load_workflow(out)
+
+
+def _set_moments(workflow: nvt.Workflow, wide: pd.DataFrame) -> None:
+    """Replace the moments that Normalize has found in `wide` by exact ones.
+
+    NVTabular takes the variance as the difference of two sums of squares, which have no digit left
+    where the deviation is below 1e-8 of the mean. Here the mean is subtracted first.
+    """
+    from merlin.dag import iter_nodes
+    from nvtabular import ops
+
+    for node in iter_nodes([workflow.output_node], flatten_subgraphs=True):
+        if isinstance(node.op, ops.Normalize):
+            for column in node.op.means:
+                values = wide[column].dropna().to_numpy(np.float64)
+                mean = values.mean()
+                mean += (values - mean).mean()  # what rounding left
+                node.op.means[column] = float(mean)
+                node.op.stds[column] = float((values - mean).std(ddof=1))
 
 
 def grow_features(
@@ -266,7 +315,7 @@ def grow_features(
     shutil.copytree(fitted, out, dirs_exist_ok=True)
     schema = Schema()
     for side, table in zip(config.sides, (users, items), strict=True):
-        rows = side_rows(table, side)
+        rows, side = side_rows(table, side), side.internal
         occurrences = rows[side.id].map(train[side.id].value_counts()).fillna(0).astype(np.int64)
         for column in [side.id, *side.categorical, *side.multi_hot]:
             path = out / "categories" / f"unique.{column}.parquet"
@@ -334,11 +383,15 @@ def load_workflow(path: Path) -> nvt.Workflow:
 
 
 def encode(workflow: nvt.Workflow, side: str, table: pd.DataFrame) -> pd.DataFrame:
-    """`table` through the Subgraph `side` ("user" or "item"); rows keep their order."""
+    """`table` through the Subgraph `side` ("user" or "item"); rows keep their order.
+
+    The columns of `table` have the names of the data, those of the result internal ones.
+    """
     import nvtabular as nvt
     from merlin.schema import Tags
 
     graph = workflow.get_subworkflow(side)
+    table = table.rename(columns=internal_name)
     rows = typed(
         table[graph.input_schema.column_names].reset_index(drop=True),
         [column.name for column in graph.output_schema if column.is_list],

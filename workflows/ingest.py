@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from workflows.errors import DataError
 from workflows.movielens import read_movielens
 from workflows.official import LAYOUTS, find
-from workflows.parquet import ParquetConfig, read_parquet
+from workflows.parquet import ParquetConfig, expand, ignore, read_parquet
 from workflows.synthetic import SyntheticConfig, synthesise
 from workflows.tables import Tables, merge
 
@@ -60,14 +60,19 @@ class IngestReport(BaseModel):
 
 
 def ingest(
-    config: IngestConfig, out: Path, progress: Callable[[int, int], None] | None = None
+    config: IngestConfig,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] = ignore,
 ) -> IngestReport:
     """Read and check the source, then write the tidy tables into `out`.
 
-    Nothing is written before everything is checked. See `workflows.tables.Tables` for what
-    interactions.parquet, users.parquet and items.parquet hold. Raises DataError.
+    `tell` gets a line for each thing that was read in a way that people should know of, such as
+    repeated rows, with its count. Nothing is written before everything is checked. See
+    `workflows.tables.Tables` for what interactions.parquet, users.parquet and items.parquet hold.
+    Raises DataError.
     """
-    tables = _read(config, progress)
+    tables = _read(config, progress, tell)
     tables.write(out)
     return IngestReport.of(config.source, tables)
 
@@ -77,6 +82,7 @@ def ingest_more(
     data: Path,
     more: Path,
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] = ignore,
 ) -> tuple[Tables, int] | None:
     """The tidy tables in `data` merged with what `more` brings (see `tables.merge`).
 
@@ -92,7 +98,7 @@ def ingest_more(
             f"{fixed[0]}: ingest.parquet names a place that does not change with the folder of the "
             "new data; make it relative to ingest.path and run `twotower ingest` again"
         )
-    new = _read(config.copy(update={"path": more}), progress)
+    new = _read(config.copy(update={"path": more}), progress, tell)
     old = Tables.read(data)
     keep_repeats = config.source == "parquet" and config.parquet.duplicates == "keep_all"
     merged, appended = merge(old, new, keep_repeats)
@@ -106,13 +112,35 @@ def _parquet_paths(config: IngestConfig) -> list[Path]:
     return [path for path in (files.interactions, files.users, files.items) if path is not None]
 
 
-def _read(config: IngestConfig, progress: Callable[[int, int], None] | None) -> Tables:
+def source_files(config: IngestConfig) -> list[Path]:
+    """The files that `ingest` would read, in a fixed order; none of synthetic data.
+
+    Raises DataError when there are none of parquet.
+    """
+    if config.source == "synthetic" or (config.path is None and config.source != "parquet"):
+        return []
+    if config.source == "parquet":
+        base = config.path or Path()
+        return [file for path in _parquet_paths(config) for file in expand(base / path)]
+    found = find(LAYOUTS[config.source], config.path)
+    if found is None:
+        return []
+    if found.root.is_file():
+        return [found.root]
+    return [found.root / name for name in sorted(found.names)]
+
+
+def _read(
+    config: IngestConfig,
+    progress: Callable[[int, int], None] | None,
+    tell: Callable[[str], None],
+) -> Tables:
     if config.source == "synthetic":
         return synthesise(config.synthetic, progress)
     if config.source == "parquet":
         if config.parquet is None:
             raise DataError("source parquet needs the section `parquet` in the config")
-        return read_parquet(config.parquet, config.path, progress)
+        return read_parquet(config.parquet, config.path, progress, tell)
     if config.path is None:
         raise DataError(f"source {config.source} needs `path`: the folder or zip of the data set")
     return read_movielens(config.source, config.path, progress)

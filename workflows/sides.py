@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 
 from workflows.errors import DataError
+from workflows.names import internal_name
 from workflows.text import words
+
+MAX_NUMBER = 1e150
 
 
 class Side(NamedTuple):
@@ -28,38 +31,83 @@ class Side(NamedTuple):
         """The id, then the features by kind."""
         return [self.id, *self.categorical, *self.multi_hot, *self.numeric]
 
+    @property
+    def internal(self) -> Side:
+        """The same columns by their internal names."""
+        return self._replace(
+            categorical=[internal_name(column) for column in self.categorical],
+            multi_hot={internal_name(column): n for column, n in self.multi_hot.items()},
+            numeric=[internal_name(column) for column in self.numeric],
+            text=[internal_name(column) for column in self.text],
+        )
+
 
 def side_rows(table: pd.DataFrame, side: Side) -> pd.DataFrame:
-    """The side's columns of its table, checked and of the types that NVTabular wants."""
-    _check_table(table, side)
-    return typed(table[side.columns], list(side.multi_hot), side.numeric)
+    """The side's columns of its table, checked, by internal names, typed as NVTabular wants."""
+    check_table(table, side)
+    rows = typed(table[side.columns], list(side.multi_hot), side.numeric)
+    return rows.rename(columns=internal_name)
 
 
-def _check_table(table: pd.DataFrame, side: Side) -> None:
-    """Every column is there and has the kind of values that its place in the config promises."""
+def check_table(table: pd.DataFrame, side: Side) -> None:
+    """Every column is there and has the kind of values that its place in the config promises.
+
+    Raises DataError naming the column, a value and what to do.
+    """
     missing = [column for column in side.columns if column not in table]
     if missing:
         raise DataError(
             f"features: the {side.name}s table has no column {', '.join(missing)}; "
             f"it has {', '.join(table.columns)}"
         )
+    for column in side.categorical:
+        _check_values(table[column], side)
     for column in side.multi_hot:
         check = _check_texts if column in side.text else _check_lists
         check(table[column].dropna(), side)
     for column in side.numeric:
-        where, values = f"features.{side.name}_numeric: column {column}", table[column].dropna()
-        if not pd.api.types.is_numeric_dtype(values):
-            example = f"{values.iloc[0]!r}, not a number" if len(values) else "no value"
-            raise DataError(
-                f"{where} has {example}; store numbers, or name it under features.{side.name}"
-            )
-        infinite = values[np.isinf(values.to_numpy(np.float64))]
-        if len(infinite):
-            raise DataError(f"{where} has {infinite.iloc[0]}; use null for an unknown value")
+        _check_numbers(table[column].dropna(), side)
+
+
+def _check_values(values: pd.Series, side: Side) -> None:
+    where, known = f"features.{side.name}: column {values.name}", values.notna().to_numpy()
+    if not known.any():
+        raise DataError(f"{where} has no value in any row; leave it out")
+    # One is enough: a column of a parquet file has one type.
+    if _is_list(values.iloc[int(known.argmax())]):
+        raise DataError(
+            f"{where} has lists; name it under features.{side.name}_multi_hot with the number of "
+            "values to keep"
+        )
+
+
+def _check_numbers(values: pd.Series, side: Side) -> None:
+    where = f"features.{side.name}_numeric: column {values.name}"
+    if not len(values):
+        raise DataError(f"{where} has no value; leave it out")
+    if not pd.api.types.is_numeric_dtype(values):
+        kind = f"{side.name}_multi_hot" if _is_list(values.iloc[0]) else side.name
+        raise DataError(
+            f"{where} has {values.iloc[0]!r}, not a number; store numbers, or name it under "
+            f"features.{kind}"
+        )
+    numbers = values.to_numpy(np.float64)
+    largest = numbers[np.abs(numbers).argmax()]
+    if np.isinf(largest):
+        raise DataError(f"{where} has {largest}; use null for an unknown value")
+    if abs(largest) > MAX_NUMBER:
+        raise DataError(
+            f"{where} has {largest:g}, whose square is no float64; divide the numbers or take "
+            "their logarithm"
+        )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, np.ndarray))
 
 
 def _check_lists(values: pd.Series, side: Side) -> None:
-    bad = [value for value in values if not isinstance(value, (list, np.ndarray))]
+    bad = [value for value in values if not _is_list(value)]
     if bad:
         has_words = side.name == "item" and isinstance(bad[0], str)
         raise DataError(
@@ -67,13 +115,24 @@ def _check_lists(values: pd.Series, side: Side) -> None:
             f"store lists, or name it under features.{side.name}"
             + (" or, for its words, under features.item_text" if has_words else "")
         )
+    rows = [row for row in values if len(row)]
+    if not rows or np.asarray(rows[0]).dtype.kind != "f":
+        return
+    numbers = np.concatenate(rows)
+    if (fractions := numbers[numbers % 1 > 0]).size:
+        raise DataError(
+            f"features.{side.name}_multi_hot: column {values.name} has lists of fractions such as "
+            f"{fractions[0]:g}, and each number would be a category. Of a vector store each number "
+            f"in a column of its own, under features.{side.name}_numeric; where fractions are "
+            "categories, such as sizes, store them as text"
+        )
 
 
 def _check_texts(values: pd.Series, side: Side) -> None:
     bad = [value for value in values if not isinstance(value, str)]
     if bad:
         found, place = repr(bad[0]), f"{side.name} or {side.name}_numeric"
-        if isinstance(bad[0], (list, np.ndarray)):
+        if _is_list(bad[0]):
             found, place = "a list", f"{side.name}_multi_hot"
         raise DataError(
             f"features.{side.name}_text: column {values.name} has {found}, not a text; store "
@@ -82,9 +141,12 @@ def _check_texts(values: pd.Series, side: Side) -> None:
 
 
 def check_training(wide: pd.DataFrame, side: Side) -> None:
-    """Every list column has a value, every numeric one two, else there is nothing to learn."""
+    """Every list column has a value, every numeric one two, else there is nothing to learn.
+
+    `wide` has the training part's columns by internal names.
+    """
     for column in side.multi_hot:
-        if not any(len(row) for row in wide[column]):
+        if not any(len(row) for row in wide[internal_name(column)]):
             kind, found = "multi_hot", "only empty lists"
             if column in side.text:
                 kind, found = "text", "no word"
@@ -94,7 +156,7 @@ def check_training(wide: pd.DataFrame, side: Side) -> None:
             )
     for column in side.numeric:
         # By rounding, Normalize may find a tiny deviation and blow other values up with it.
-        if wide[column].nunique() < 2:
+        if wide[internal_name(column)].nunique() < 2:
             raise DataError(
                 f"features.{side.name}_numeric: column {column} has no two different values in "
                 "the training part; leave it out"
@@ -106,7 +168,9 @@ def typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataF
 
     Only a column of texts has them there: the tables were checked for that.
     """
-    columns = {column: table[column].astype(np.float64) for column in numbers}
+    table = table.copy()
+    for column in numbers:
+        table[column] = table[column].astype(np.float64)
     for column in lists:
         values = table[column]
         if any(isinstance(value, str) for value in values):
@@ -114,5 +178,5 @@ def typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataF
         null = values.isna()
         if null.any():  # NVTabular wants lists
             values = values.where(~null, pd.Series([[]] * len(table), table.index))
-        columns[column] = values
-    return table.assign(**columns)
+        table[column] = values
+    return table

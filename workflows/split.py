@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, validator
 
 from workflows.errors import DataError
+from workflows.parquet import UNREADABLE
 from workflows.tables import pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
@@ -86,6 +87,12 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
         "not_in_split_file": int((codes < 0).sum()),
     }
     return result
+
+
+def check_split(config: SplitConfig) -> None:
+    """Read the split file where there is one, so that a bad one is told at once."""
+    if config.method == "file":
+        _read_split_file(config.path)
 
 
 def extend_split(
@@ -244,7 +251,7 @@ def _read_split_file(path: Path | None) -> pd.DataFrame:
         listed = pd.read_parquet(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such split file") from error
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
     missing = [name for name in ("user_id", "item_id", "part") if name not in listed]
     if missing:
@@ -258,6 +265,11 @@ def _read_split_file(path: Path | None) -> pd.DataFrame:
             )
     if listed.empty:
         raise DataError(f"{path}: no rows")
+    if not (listed["part"] == "train").any():
+        found = ", ".join(map(repr, listed["part"].unique()[:3]))
+        raise DataError(
+            f"{path}: no row has the part 'train', from which the model learns; there are {found}"
+        )
     return listed[["user_id", "item_id", "part"]]
 
 

@@ -78,6 +78,7 @@ class Contract:
     default_k, max_k : the request parameter `k`
     lists : features that are lists, name -> how many values of a row the model reads
     ranges : features that are used as numbers, name -> the smallest and the largest it takes
+    columns : features whose column of the table has another name, name -> column
     """
 
     user_id: str
@@ -87,6 +88,7 @@ class Contract:
     max_k: int
     lists: dict[str, int] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
         """One request as a table of n rows; strings decoded.
@@ -108,22 +110,23 @@ class Contract:
         table = {self.user_id: _column(self.user_id, inputs[self.user_id], "INT64")}
         rows = len(table[self.user_id])
         for name, dtype in self.features.items():
+            column = self.columns.get(name, name)
             if name in inputs:
                 table.update(self._feature(name, inputs[name], dtype, rows))
             elif name in self.lists:
-                table[name], table[count_of(name)] = _no_lists(dtype, rows, self.lists[name])
-                table[state_of(name)] = _absent(dtype, rows)[1]
+                table[column], table[count_of(column)] = _no_lists(dtype, rows, self.lists[name])
+                table[state_of(column)] = _absent(dtype, rows)[1]
             else:
-                table[name], table[state_of(name)] = _absent(dtype, rows)
+                table[column], table[state_of(column)] = _absent(dtype, rows)
         table[K], table[FILTER_SEEN] = _constant(rows, k), _constant(rows, filter_seen)
         return table
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """The columns of a feature that a request gives."""
-        state = np.full(rows, VALUE, np.int8)
+        column, state = self.columns.get(name, name), np.full(rows, VALUE, np.int8)
         if name in self.lists:
             values, counts = _lists(name, array, dtype, rows, self.lists[name])
-            return {name: values, count_of(name): counts, state_of(name): state}
+            return {column: values, count_of(column): counts, state_of(column): state}
         values = _column(name, array, dtype, rows)
         if name in self.ranges:
             low, high = self.ranges[name]
@@ -136,7 +139,7 @@ class Contract:
         if dtype.startswith("FP"):
             null = np.isnan(values)
             values, state[null] = np.where(null, filler(dtype), values), NULL
-        return {name: values, state_of(name): state}
+        return {column: values, state_of(column): state}
 
     def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
         if not parameters:

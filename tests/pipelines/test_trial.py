@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
+from pipelines.config import parse_config
 from pipelines.run import Run
 from pipelines.trial import Trial, measure, prepare
 from tests.pipelines.conftest import prepared, small_config
@@ -64,6 +66,43 @@ def test_data_is_prepared_once_for_the_settings_it_depends_on(tmp_path, monkeypa
     other = prepare(small_config("features.user=[gender]"), tmp_path)
     assert other.path != first.path
     assert made == [first.path / "prepare.log", other.path / "prepare.log"]
+
+
+def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypatch, capsys):
+    """The same settings, other files: no result of the old ones is found."""
+    monkeypatch.setattr("pipelines.trial.apart", lambda work, log: work(lambda metrics: None))
+    pairs = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [10, 11, 12, 10]})
+    parts = pairs.assign(part=["train", "valid", "test", "train"])
+    tree = json.loads(small_config().json())
+    tree["ingest"] = {
+        "source": "parquet",
+        "path": str(tmp_path / "files"),
+        "parquet": {"interactions": "*.parquet"},
+    }
+    tree |= {
+        "positives": {},
+        "features": {},
+        "split": {"method": "file", "path": str(tmp_path / "split.parquet")},
+    }
+    config = parse_config(tree, "test")
+    (tmp_path / "files").mkdir()
+
+    def prepared_of(pairs: pd.DataFrame, parts: pd.DataFrame) -> tuple[str, str, str]:
+        pairs.to_parquet(tmp_path / "files" / "log.parquet")
+        parts.to_parquet(tmp_path / "split.parquet")
+        path = prepare(config, tmp_path / "compare").path
+        return path.name, Trial(config, path).identity(), capsys.readouterr().out
+
+    first, identity, told = prepared_of(pairs, parts)
+    assert "have changed" not in told
+    other, other_identity, told = prepared_of(pairs.assign(item_id=[10, 12, 11, 10]), parts)
+    assert other != first and other_identity != identity
+    assert "the files of the data have changed, they are prepared anew and what was" in told
+    assert first in told
+    moved = parts.assign(part=["train", "test", "valid", "train"])
+    assert len({first, other, prepared_of(pairs, moved)[0]}) == 3
+    again, same_identity, told = prepared_of(pairs, parts)
+    assert (again, same_identity) == (first, identity) and "have changed" not in told
 
 
 def _is_made(run: Run, made: list) -> None:

@@ -14,6 +14,7 @@ from workflows.features import (
     PositivesConfig,
     add_history,
     as_arrays,
+    check_data,
     encode,
     filter_positives,
     fit_features,
@@ -82,6 +83,13 @@ def test_positives_are_the_rows_at_or_above_the_threshold():
     rows = pd.DataFrame({"user_id": [1, 2, 3, 4], "rating": [2.5, 3.0, 5.0, 1.0]})
     kept = filter_positives(rows, PositivesConfig(column="rating", at_least=3))
     assert kept["user_id"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["a.b", "labels", "is click?", "self", "class", "", "../x", "日"])
+def test_the_column_of_positives_may_have_any_name(name):
+    rows = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 9], name: [0.5, 1.0, 3.0]})
+    kept = filter_positives(rows, PositivesConfig(column=name))
+    assert kept.to_dict("list") == rows[1:].to_dict("list")
 
 
 def test_without_a_column_every_row_is_positive():
@@ -217,6 +225,20 @@ def test_a_column_that_has_nulls_by_now_keeps_its_codes(tmp_path):
     assert encode(new, "user", users)["age"].tolist() == [*known, 1]
 
 
+def test_columns_of_any_name_grow_like_others(tmp_path):
+    config = FeaturesConfig(user=["zip-code"], item_multi_hot={"labels": 2}, item_numeric=["€/kg"])
+    users = USERS.rename(columns={"city": "zip-code"})
+    items = ITEMS.rename(columns={"genres": "labels"}).assign(**{"€/kg": [1, 3, 5]})
+    before = fit_features(TRAIN, users, items, config, tmp_path / "before")
+    later = pd.concat([TRAIN, pd.DataFrame({"user_id": [9, 9], "item_id": [30, 30]})])
+    after = grow_features(tmp_path / "before", later, users, items, config, tmp_path / "after")
+    (codes,) = (c for c in encode(before, "user", users) if "zip" in c)
+    assert encode(before, "user", users)[codes].tolist() == [3, 1, 2]
+    assert encode(after, "user", users)[codes].tolist() == [3, 1, 4]
+    others = [encode(workflow, "item", items).iloc[:, 1:] for workflow in (before, after)]
+    pd.testing.assert_frame_equal(others[0], others[1])
+
+
 @pytest.mark.parametrize("column", ["city", "age"])
 def test_an_empty_vocabulary_gets_its_first_values(column, tmp_path):
     config = FeaturesConfig(user=[column], min_frequency=4)
@@ -312,7 +334,7 @@ def test_tags_and_widths_of_lists_and_numbers(wide):
             r"features\.user_numeric: column city has 'Oslo', not a number; store numbers, or name "
             r"it under features\.user$",
         ),
-        ({"user_numeric": ["age"]}, {"age": [None] * 3}, "column age has no value; store numbers"),
+        ({"user_numeric": ["age"]}, {"age": [None] * 3}, "column age has no value; leave it out"),
         ({"user_numeric": ["age"]}, {"age": [1, np.inf, 2]}, "column age has inf; use null"),
         (
             {"user_numeric": ["age"]},
@@ -332,11 +354,126 @@ def test_tags_and_widths_of_lists_and_numbers(wide):
             "user_multi_hot: column likes has only empty lists in the training part; leave it out",
         ),
         ({"user_numeric": ["shoe_size"]}, {}, "the users table has no column shoe_size; it has"),
+        (
+            {"user": ["age"]},
+            {"age": [np.nan] * 3},
+            r"features\.user: column age has no value in any",
+        ),
+        ({"user_numeric": ["age"]}, {"age": [1e200, 2, 3]}, r"age has 1e\+200, whose square is no"),
     ],
 )
 def test_a_column_of_another_kind_is_named_with_what_to_do(config, change, message, tmp_path):
     with pytest.raises(DataError, match=message):
         fit_features(TRAIN, USERS.assign(**change), ITEMS, FeaturesConfig(**config), tmp_path)
+
+
+VECTORS = [[0.5, -1.25], [0.75, 0.5], [2.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "column, config, message, advised, followed",
+    [
+        (
+            ["a", None, "b"],
+            {"item_numeric": ["x"]},
+            r"x has 'a', not a number; .* name it under features\.item$",
+            {"item": ["x"]},
+            None,
+        ),
+        (
+            [["a"], [], ["b"]],
+            {"item_numeric": ["x"]},
+            r"not a number; .* name it under features\.item_multi_hot$",
+            {"item_multi_hot": {"x": 1}},
+            None,
+        ),
+        (
+            [["a"], [], ["b"]],
+            {"item": ["x"]},
+            r"features\.item: column x has lists; name it under features\.item_multi_hot with",
+            {"item_multi_hot": {"x": 1}},
+            None,
+        ),
+        (
+            ["a b", "", "b"],
+            {"item_multi_hot": {"x": 2}},
+            r"'a b', not a list; .* under features\.item or, .* under features\.item_text$",
+            {"item_text": {"x": 2}},
+            None,
+        ),
+        (
+            [1, 2, 3],
+            {"item_text": {"x": 2}},
+            "under features.item or item_num",
+            {"item": ["x"]},
+            None,
+        ),
+        (
+            VECTORS,
+            {"item_multi_hot": {"x": 2}},
+            r"column x has lists of fractions such as 0\.5, .* under features\.item_numeric",
+            {"item_numeric": ["x0", "x1"]},
+            {"x0": [0.5, 0.75, 2.0], "x1": [-1.25, 0.5, 1.0]},
+        ),
+        (
+            [[38.5], [39.0], [38.5]],
+            {"item_multi_hot": {"x": 2}},
+            "where fractions are categories, such as sizes, store them as text",
+            {"item_multi_hot": {"x": 2}},
+            {"x": [["38.5"], ["39"], ["38.5"]]},
+        ),
+    ],
+)
+def test_what_a_message_advises_works(column, config, message, advised, followed, tmp_path):
+    items = ITEMS[["item_id"]].assign(x=column)
+    with pytest.raises(DataError, match=message):
+        fit_features(TRAIN, USERS, items, FeaturesConfig(**config), tmp_path)
+    items, config = items.assign(**(followed or {})), FeaturesConfig(**advised)
+    workflow = fit_features(TRAIN, USERS, items, config, tmp_path)
+    encoded = as_arrays(encode(workflow, "item", items), config.sides[1].multi_hot)
+    assert encoded.keys() == {"item_id", *config.sides[1].columns}
+
+
+def test_whole_numbers_beside_nulls_in_lists_are_categories(tmp_path):
+    items = ITEMS.assign(x=[[1.0, np.nan], [1.0], [2.0]])
+    fit_features(TRAIN, USERS, items, FeaturesConfig(item_multi_hot={"x": 2}), tmp_path)
+
+
+def test_moments_are_exact_where_the_deviation_is_tiny_beside_the_mean(tmp_path):
+    """Milliseconds of 2020 within a minute: their squares have no digit for the variance."""
+    from serving.vocabularies import moments
+
+    users = USERS[["user_id"]].assign(since=1577836800000.0 + np.array([0, 30000, 60000]))
+    train = pd.DataFrame({"user_id": [1, 5, 9], "item_id": 10})
+    config = FeaturesConfig(user_numeric=["since"])
+    fit_features(train, users, ITEMS, config, tmp_path)
+    workflow = load_workflow(tmp_path)
+    np.testing.assert_allclose(encode(workflow, "user", users)["since"], [-1, 0, 1])
+    assert moments(workflow.get_subworkflow("user")) == {"since": (1577836830000.0, 30000.0)}
+
+
+def write_tables(folder, interactions=TRAIN, users=USERS, items=ITEMS):
+    for name, table in (("interactions", interactions), ("users", users), ("items", items)):
+        table.to_parquet(folder / f"{name}.parquet")
+
+
+@pytest.mark.parametrize(
+    "positives, features, message",
+    [
+        ({}, {"user": ["shoe_size"]}, "the users table has no column shoe_size"),
+        ({}, {"item": ["genres"]}, r"features\.item: column genres has lists"),
+        ({"column": "click"}, {}, "the interactions have no column 'click'"),
+        ({"column": "event"}, {}, r"positives\.column: column 'event' has no numbers"),
+    ],
+)
+def test_data_is_checked_against_the_settings(positives, features, message, tmp_path):
+    write_tables(tmp_path, TRAIN.assign(event=["view", "buy", "view", "buy"]))
+    check_data(tmp_path, PositivesConfig(), FeaturesConfig(user=["city"], history=3))
+    with pytest.raises(DataError, match=message):
+        check_data(tmp_path, PositivesConfig(**positives), FeaturesConfig(**features))
+    # What the message on texts advises.
+    write_tables(tmp_path, TRAIN.assign(bought=[0, 1, 0, 1]))
+    check_data(tmp_path, PositivesConfig(column="bought"), FeaturesConfig())
 
 
 # In the training part: story six times, toy four, ii once; the last two films are not in it.
@@ -438,9 +575,9 @@ SEEN = pd.DataFrame({"user_id": [1, 1, 1, 5, 5], "item_id": [10, 20, 30, 20, 10]
 
 def test_a_history_is_the_latest_positives_of_train_the_latest_first():
     times = [30, 10, 20, 7, 7]
-    # Rated again later, but not a row of train's own: the interactions have one time a pair.
-    interactions = pd.concat([SEEN.assign(timestamp=times), SEEN.assign(timestamp=99)[:0]])
-    users = add_history(USERS, SEEN, interactions, HISTORY)
+    # Of a pair that is a positive twice the split takes the last row, whose time is 20.
+    positives = pd.concat([SEEN[2:3].assign(timestamp=99), SEEN.assign(timestamp=times)])
+    users = add_history(USERS, SEEN, positives, HISTORY)
     assert users["history"].tolist() == [[10, 30], [10, 20], []]
     assert users["city"].tolist() == USERS["city"].tolist()
     without_time = add_history(USERS, SEEN, SEEN, HISTORY)
