@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import stage
-from pipelines.run import Run
+from pipelines.run import Run, writes
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -24,6 +24,7 @@ RAW_USERS = "raw_users.parquet"
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
 
 
+@writes
 def preprocess(run: Run) -> dict:
     """Filter positives, split them, fit NVTabular on train, encode both tables.
 
