@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -25,6 +25,9 @@ from pipelines.lock import LOCK
 from pipelines.run import MANIFEST, STAGING, TRITON, Run
 from serving.runtime.manifest import sha256, verify_manifest
 from serving.versions import ModelRepository
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
 
 SMALL = (
     *("ingest.synthetic.users=150", "ingest.synthetic.items=120"),
@@ -184,34 +187,28 @@ def make_world(folder: Path, data: Path | None, seed: int, days: int) -> World:
     folder.mkdir(parents=True, exist_ok=True)
     path, day_folders = run_command(partial(_make, folder, data, seed, days), log)
     seconds = {}
-    for verb in PAIRED_VERBS:
-        copy = shutil.copytree(path, folder / "measured")
-        ending = Command(partial(perform, verb, copy, day_folders[0]), log).end()
+    for verb in ("preprocess", "train", "evaluate", *("export", "publish") * 2):
+        ending = Command(partial(perform, verb, path), log).end()
         if ending.kind != DONE:
             raise click.ClickException(f"{verb}: {ending.told}")
         seconds[verb] = ending.seconds
-        shutil.rmtree(copy)
+    steps = ("preprocess", "train", "evaluate", "export")
+    seconds |= {"ingest": seconds["preprocess"], "update": sum(seconds[step] for step in steps)}
+    seconds |= {"rollback": seconds["publish"], "versions": seconds["publish"]}
     click.echo("  seconds: " + ", ".join(f"{verb} {s:.1f}" for verb, s in seconds.items()))
     return World(path, day_folders, seconds)
 
 
 def _make(folder: Path, data: Path | None, seed: int, days: int) -> tuple[Path, list[Path]]:
-    from models.growth import UpdateConfig
-    from pipelines.config import CONFIGS, load_config, parse_config
+    """Make the base and the days, and ingest the base: (run folder, folders of the days)."""
+    from pipelines.config import parse_config
     from pipelines.console import console
     from pipelines.ingest import ingest as read
-    from pipelines.main import choose
     from workflows.ingest import ingest
     from workflows.tables import Tables
 
     console.quiet = True
-    overrides = SMALL
-    if "max_loss" in UpdateConfig.__fields__:  # what so small a model loses by chance is no matter
-        overrides = (*SMALL, "update.max_loss=1")
-    if data:
-        config, _ = choose(None, data, overrides)
-    else:
-        config = load_config(CONFIGS / "synthetic.yaml", overrides)
+    config = _config(data)
     ingest(config.ingest, folder / "all")
     tables = Tables.read(folder / "all")
     base, *day_folders = _dealt(tables, folder, seed, days)
@@ -225,9 +222,20 @@ def _make(folder: Path, data: Path | None, seed: int, days: int) -> tuple[Path, 
     tree["ingest"] = {"source": "parquet", "path": str(base), "parquet": {**names, **features}}
     run = Run.create(parse_config(tree, "made-up run"), folder / "run")
     read(run, remember=False)
-    for verb in ("preprocess", "train", "evaluate", *("export", "publish") * 2):
-        perform(verb, run.path)
     return run.path, day_folders
+
+
+def _config(data: Path | None) -> Config:
+    from models.growth import UpdateConfig
+    from pipelines.config import CONFIGS, load_config
+    from pipelines.main import choose
+
+    overrides = SMALL
+    if "max_loss" in UpdateConfig.__fields__:  # what so small a model loses by chance is no matter
+        overrides = (*SMALL, "update.max_loss=1")
+    if data:
+        return choose(None, data, overrides)[0]
+    return load_config(CONFIGS / "synthetic.yaml", overrides)
 
 
 def _dealt(tables: Any, folder: Path, seed: int, days: int) -> Iterator[Path]:
@@ -268,6 +276,11 @@ def measure_kills(kills: int, seed: int, folder: Path, data: Path | None = None)
     checks : name, value, limit, holds
     """
     world = make_world(folder, data, seed, days=kills // len(KILLED_VERBS) + 1)
+    return kill_in(world, kills, seed)
+
+
+def kill_in(world: World, kills: int, seed: int) -> dict[str, Any]:
+    """`measure_kills` in a world that is there already."""
     draw, rows, faults = random.Random(seed), [], Counter()
     for number in range(kills):
         verb = KILLED_VERBS[number % len(KILLED_VERBS)]
@@ -387,7 +400,12 @@ def measure_pairs(pairs: int, seed: int, folder: Path) -> dict[str, Any]:
     rows : one per pair: the verbs, the seconds between their starts, how each ended
     checks : name, value, limit, holds
     """
-    world = make_world(folder, None, seed, days=2)
+    return pair_in(make_world(folder, None, seed, days=2), pairs, seed)
+
+
+def pair_in(world: World, pairs: int, seed: int) -> dict[str, Any]:
+    """`measure_pairs` in a world that is there already."""
+    folder = world.run.parent
     draw, rows, faults = random.Random(seed), [], Counter()
     for number in range(pairs):
         verbs = draw.choice(PAIRED_VERBS), draw.choice(PAIRED_VERBS)
@@ -395,7 +413,7 @@ def measure_pairs(pairs: int, seed: int, folder: Path) -> dict[str, Any]:
         path = Path(shutil.copytree(world.run, folder / "pair"))
         before = state_of(path)
         works = [
-            partial(perform, verb, path, day) for verb, day in zip(verbs, world.days, strict=True)
+            partial(perform, verb, path, day) for verb, day in zip(verbs, world.days[-2:], strict=True)
         ]
         endings = _at_once(works, wait, folder / "commands.log")
         ended = list(zip(verbs, endings, strict=True))
