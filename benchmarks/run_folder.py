@@ -36,14 +36,14 @@ SMALL = (
     *("evaluation.baselines=[]", "serving.keep_versions=100000"),
 )
 DAY_ROWS = 40
-KILLED_VERBS = ("train", "update", "export", "publish")
+KILLED_VERBS = ("export", "publish", "train", "update")
 PAIRED_VERBS = (
     *("ingest", "preprocess", "train", "evaluate", "export", "publish", "rollback", "update"),
     "versions",
 )
 # When a command is killed: at any time, in its last tenth, or as soon as it has committed a step.
 MOMENTS = ("any", "late", "commit")
-CONTINUED = 3  # after every third kill the same command runs to its end
+CONTINUED = 3  # after every third kill, from the second on, the same command runs to its end
 LOCKED = "has been writing here since"
 
 
@@ -193,7 +193,7 @@ def make_world(folder: Path, data: Path | None, seed: int, days: int) -> World:
             raise click.ClickException(f"{verb}: {ending.told}")
         seconds[verb] = ending.seconds
     steps = ("preprocess", "train", "evaluate", "export")
-    seconds |= {"ingest": seconds["preprocess"], "update": sum(seconds[step] for step in steps)}
+    seconds |= {"ingest": seconds["publish"], "update": sum(seconds[step] for step in steps)}
     seconds |= {"rollback": seconds["publish"], "versions": seconds["publish"]}
     click.echo("  seconds: " + ", ".join(f"{verb} {s:.1f}" for verb, s in seconds.items()))
     return World(path, day_folders, seconds)
@@ -297,7 +297,7 @@ def kill_in(world: World, kills: int, seed: int) -> dict[str, Any]:
         faults["failed by itself"] += ending.kind in (REFUSED, FAILED)
         row = {"verb": verb, "moment": moment, "seconds": round(ending.seconds, 2)}
         rows.append({**row, "outcome": outcome, "reported done": ending.kind == DONE})
-        if number % CONTINUED == CONTINUED - 1:
+        if number % CONTINUED == 1:
             _next_command(_work(verb, world.run, day), world, faults)
             faults["lost"] += _lost(after, state_of(world.run))
         click.echo(f"  kill {number + 1}: {rows[-1]}, faults: {dict(+faults)}")
@@ -413,7 +413,8 @@ def pair_in(world: World, pairs: int, seed: int) -> dict[str, Any]:
         path = Path(shutil.copytree(world.run, folder / "pair"))
         before = state_of(path)
         works = [
-            partial(perform, verb, path, day) for verb, day in zip(verbs, world.days[-2:], strict=True)
+            partial(perform, verb, path, day)
+            for verb, day in zip(verbs, world.days[-2:], strict=True)
         ]
         endings = _at_once(works, wait, folder / "commands.log")
         ended = list(zip(verbs, endings, strict=True))

@@ -71,7 +71,7 @@ def is_held(path: Path) -> bool:
     try:
         with path.open() as file:
             return not _locked(file, path, fcntl.LOCK_SH, tries=1)
-    except FileNotFoundError:
+    except (FileNotFoundError, RunError):  # where there are no locks, nobody holds one
         return False
 
 

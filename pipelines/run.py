@@ -53,6 +53,7 @@ from pipelines.config import (
     to_yaml,
 )
 from pipelines.errors import ConfigError, RunError
+from serving.errors import ServingError
 from serving.runtime.manifest import sha256
 from serving.versions import ModelRepository
 
@@ -457,7 +458,8 @@ def _telling_of_the_disk(path: Path, name: str) -> Iterator[None]:
 def _complete_commit(path: Path) -> None:
     """Complete what a killed writer has committed, unless somebody is writing or nobody may."""
     if (path / STAGING / MANIFEST).is_file():
-        with contextlib.suppress(RunError), lock.writing(path, "recovery"):
+        refusals = (RunError, ServingError, OSError)  # a reader without rights to write reads on
+        with contextlib.suppress(*refusals), lock.writing(path, "recovery"):
             _recover(path)
 
 

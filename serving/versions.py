@@ -132,7 +132,9 @@ class ModelRepository:
     def versions(self) -> list[Version]:
         """Every version, ascending."""
         published = self.published
-        return [self._describe(number, number == published) for number in self._numbers()]
+        found = [self._describe(number, number == published) for number in self._numbers()]
+        # Nobody waits for `prune`: what it has removed in the meantime is not there.
+        return [version for version in found if (self.model / str(version.number)).is_dir()]
 
     @property
     def published(self) -> int | None:
@@ -277,7 +279,9 @@ class ModelRepository:
             told = [str(manifest[key]) for key in ("created", "towers_sha256", "runtime")]
         except (OSError, ValueError, LookupError, TypeError):
             told = ["damaged"] * 3
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        size = 0
+        with contextlib.suppress(FileNotFoundError):  # it is being removed
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Version(number, *told, size, published)
 
     def _sweep(self) -> None:

@@ -29,7 +29,7 @@ def test_a_kill_loses_nothing_that_was_reported_done(kills, world):
     assert len(found["rows"]) == kills and not falls_short(found), found["rows"]
 
 
-@pytest.mark.parametrize("pairs", [3, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", [2, pytest.param(200, marks=pytest.mark.slow)])
 def test_two_commands_at_once_come_out_as_one_after_the_other(pairs, world):
-    found = pair_in(world, pairs, seed=8)
+    found = pair_in(world, pairs, seed=1332)
     assert len(found["rows"]) == pairs and not falls_short(found), found["rows"]

@@ -123,6 +123,8 @@ def test_a_file_system_without_locks_is_said_in_one_sentence(tmp_path, monkeypat
     message = r"lock: this file system has no file locks \(No locks available\).* on a local disk$"
     with pytest.raises(RunError, match=message), writing(tmp_path, "train"):
         pass
+    (tmp_path / LOCK).touch()
+    assert not is_held(tmp_path / LOCK), "a reader is not refused"
     with pytest.raises(ServingError, match=message), ModelRepository(tmp_path / "triton").lock():
         pass
 
