@@ -17,6 +17,7 @@ from pipelines.config import CONFIGS, Config, parse, read_tree
 from pipelines.console import console, say
 from pipelines.errors import ChildError, ConfigError
 from pipelines.experiment import NAME, ExperimentConfig, as_tree, varied
+from pipelines.lock import writing
 from pipelines.run import Run, git_commit, versions, write_atomically
 from pipelines.trial import Trial, measure_apart, prepare
 
@@ -115,6 +116,15 @@ def compare(
     plan = parse(CompareConfig, tree, str(file)).overridden(overrides)
     configs = variant_configs(plan, file, data)
     folder = COMPARISONS / plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, "compare"):
+        comparison = _compared(plan, configs, folder)
+        show(comparison)
+        console.print(f"report: {write_report(comparison, folder, docs)}")
+    return comparison
+
+
+def _compared(plan: CompareConfig, configs: dict[str, Config], folder: Path) -> Comparison:
     with console.status("preparing the data"):
         runs = {name: prepare(config, folder) for name, config in configs.items()}
     first = next(iter(configs))
@@ -124,10 +134,7 @@ def compare(
         say(line)
     outcomes = run_all(list(_jobs(plan, configs, runs)), monitor, folder)
     synthetic = run.notes("ingest")["synthetic"]
-    comparison = Comparison(plan, monitor, protocol, synthetic, outcomes)
-    show(comparison)
-    console.print(f"report: {write_report(comparison, folder, docs)}")
-    return comparison
+    return Comparison(plan, monitor, protocol, synthetic, outcomes)
 
 
 def variant_configs(plan: CompareConfig, file: Path, data: Path | None) -> dict[str, Config]:

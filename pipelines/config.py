@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +61,26 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: Path | None =
     if data is not None:
         tree["ingest"] = {**(tree.get("ingest") or {}), "path": str(data)}
     return parse_config(apply_overrides(tree, overrides), str(path))
+
+
+def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split")) -> Config:
+    """`config` with the paths in `sections` absolute: they start from the working directory.
+
+    The files of `ingest.parquet` start from `ingest.path`, which becomes the working directory
+    when there is none.
+    """
+    changed = {}
+    for name in sections:
+        section = getattr(config, name)
+        if section.path is not None or (name == "ingest" and section.source == "parquet"):
+            path = Path.cwd() / (section.path or "")
+            changed[name] = section.copy(update={"path": path})
+    return config.copy(update=changed)
+
+
+def overridden_sections(overrides: tuple[str, ...]) -> set[str]:
+    """The sections with paths in which `overrides` change something."""
+    return {key.partition(".")[0] for key in read_overrides(overrides)} & {"ingest", "split"}
 
 
 def read_tree(path: Path, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 from pipelines.console import console, stage
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import load_split, load_tables
-from pipelines.run import Run
+from pipelines.run import Run, writes
 
 if TYPE_CHECKING:
     from models.evaluation import Metrics, Ranker, Scorer
@@ -96,6 +96,7 @@ class Judge:
         )
 
 
+@writes
 def evaluate(run: Run) -> dict[str, dict]:
     """Measure model and baselines on test; write reports/metrics.json, print the table."""
     run.verified("ingest", "preprocess", "train")

@@ -8,14 +8,15 @@ import pandas as pd
 from pipelines.console import stage
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import ITEMS, RAW_USERS, load_split, load_tables
-from pipelines.run import TRITON, Run
+from pipelines.run import TRITON, VERSION, Run, writes
 
 
+@writes
 def export(run: Run) -> dict:
     """Write index/ (FAISS, raw ids) and add a version to triton/; `publish` has it served."""
     run.verified("ingest", "preprocess", "train")
     with stage("export") as (report, result), run.step("export") as (out, notes):
-        report(0, 5, "import")
+        report(0, 4, "import")
         load_libraries()
         from models.training import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from models.two_tower import embed
@@ -28,7 +29,7 @@ def export(run: Run) -> dict:
         from workflows.features import load_workflow
         from workflows.names import internal_name
 
-        report(1, 5, "index the items")
+        report(1, 4, "index the items")
         names = run.config.features
         raw_items = pd.read_parquet(run.path / "data" / ITEMS, columns=[names.item_id])
         raw_users = pd.read_parquet(run.path / "processed" / RAW_USERS)
@@ -36,7 +37,7 @@ def export(run: Run) -> dict:
         towers = run.identity("train")
         vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
         build_index(raw_items[names.item_id].to_numpy(np.int64), vectors, out / "index", towers)
-        report(2, 5, "build the ensemble")
+        report(2, 4, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
             raw_users.rename(columns=internal_name),
@@ -48,14 +49,14 @@ def export(run: Run) -> dict:
             towers_sha256=towers,
             names={internal_name(name): name for name in raw_users},
         )
-        report(3, 5, "compile the ensemble")
-        staged = out / "version"
+        report(3, 4, "compile the ensemble")
+        staged = out / VERSION
         write_version(ensemble, staged, run.config.serving)
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         notes |= {"items": len(raw_items), "seen_pairs": len(seen_users), "bytes": size}
         notes["version_manifest_sha256"] = sha256(staged / MANIFEST_FILE)
-        report(4, 5, "add the version")
-        notes["version"] = ModelRepository(run.path / TRITON).add(staged)
+        # The version is added when the step is committed; nobody else adds one in the meantime.
+        notes["version"] = ModelRepository(run.path / TRITON).next_number()
         result(
             f"version {notes['version']}: {run.config.serving.runtime} runtime, "
             f"{len(raw_items):,} items indexed, {size / 1e6:.1f} MB"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pipelines.console import say, stage
-from pipelines.run import Run
+from pipelines.run import Run, writes
 
 
+@writes
 def ingest(run: Run, remember: bool = True) -> dict:
     """Source -> data/interactions.parquet, users.parquet, items.parquet.
 

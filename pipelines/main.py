@@ -83,8 +83,8 @@ def main_job(config: Config, path: Path | None = None) -> Run:
     from pipelines.serve import demonstrate, example_users
     from pipelines.train import train
 
-    with recorded() as timeline:
-        run = Run.create(config, path)
+    run = Run.create(config, path)
+    with recorded() as timeline, run.writing("run"):
         console.print(f"run folder: {run.path}")
         ingest(run)
         with stage("import") as (_, result):

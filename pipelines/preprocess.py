@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import stage
-from pipelines.run import Run
+from pipelines.run import Run, writes
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -31,6 +31,7 @@ _LEFT_OUT = {
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
 
 
+@writes
 def preprocess(run: Run) -> dict:
     """Filter positives, split them, fit NVTabular on train, encode both tables.
 

@@ -7,11 +7,17 @@
       triton/        the versions that `export` has added, and which is published
       logs/          TensorBoard, Triton
 
-A step writes into a staging folder; only when that is complete, fsynced and has the new manifest is
-it moved into place, the manifest last: what a kill between two renames left is finished by whoever
-opens the run next. Before a step reads another's files, they, the settings they were made with and
-the steps they were made from are checked against the manifest: what a changed file or a changed
-setting left is refused by name, never read.
+One process at a time writes a run: it holds the lock in `.twotower.lock` (see `pipelines.lock`).
+Whoever only reads needs no lock.
+
+A step writes into the folder `.twotower-staging`. When that is complete and on the disk, it gets
+the new manifest: from then on the step counts. Its folders are moved into place, the manifest last.
+If the process is killed between the renames, the next one that takes the lock completes them. It
+knows a commit by its content: the staged manifest names the hash of the manifest that it replaces.
+Any other staging folder is removed.
+
+Before a step reads another step's files, they are checked against the manifest, and so are the
+settings they were made with and the steps they were made from. A changed file is never read.
 """
 
 from __future__ import annotations
@@ -19,30 +25,42 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import functools
 import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import psutil
 import yaml
 from pydantic.json import pydantic_encoder
 
-from pipelines.config import Config, apply_overrides, parse_config, to_yaml
-from pipelines.errors import RunError
+from pipelines import lock
+from pipelines.config import (
+    Config,
+    apply_overrides,
+    from_anywhere,
+    overridden_sections,
+    parse_config,
+    to_yaml,
+)
+from pipelines.errors import ConfigError, RunError
+from serving.errors import ServingError
 from serving.runtime.manifest import sha256
+from serving.versions import ModelRepository
 
 RUNS = Path("runs")
 TRITON = "triton"
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
+STAGING, REPLACED, VERSION = ".twotower-staging", "replaced", "version"
 # Where a server listens and how many versions are kept is no property of what is served.
 NOT_EXPORTED = (
     *("host", "http_port", "grpc_port", "metrics_port", "startup_seconds"),
@@ -86,26 +104,37 @@ STEPS = {
 
 
 class Run:
-    """One run folder."""
+    """One run folder.
 
-    def __init__(self, path: Path):
-        self.path = path
-        if not (path / CONFIG).is_file():
+    Parameters
+    ----------
+    created : Config, optional
+        The configuration of a run that is being made, see `create`; default: that in the folder.
+    """
+
+    def __init__(self, path: Path, created: Config | None = None):
+        _complete_commit(path)
+        if not created and not (path / CONFIG).is_file():
             raise RunError(
                 f"{path}: not a run folder (it has no config.yaml); make one with "
                 f"`twotower run` or `twotower ingest --config <file>`"
             )
-        _sweep(path)
-        self.config = parse_config(yaml.safe_load((path / CONFIG).read_text()), str(path / CONFIG))
-        self._kept: Config | None = None
+        self.path = path
+        # What is written to config.yaml once a step has succeeded, and what is never written.
+        self._created = created
+        self._kept: tuple[str, ...] = ()
+        self._passing: tuple[str, ...] = ()
+        self.config = self._configured()
 
     @classmethod
     def create(cls, config: Config, path: Path | None = None) -> Run:
-        """The folder for `config` (default runs/<name>); an existing one gets the new config."""
+        """The run of `config` in a folder, new or not (default runs/<name>).
+
+        config.yaml is written, or replaced, as soon as a step has succeeded.
+        """
         path = path or RUNS / config.name
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / CONFIG, to_yaml(config))
-        return cls(path)
+        return cls(path, from_anywhere(config))
 
     @classmethod
     def last(cls) -> Run:
@@ -126,11 +155,75 @@ class Run:
         With `keep` the file gets them as soon as a step has succeeded with them: a typing error
         shall not stay.
         """
-        if overrides:
-            tree = apply_overrides(json.loads(self.config.json()), overrides)
-            self.config = parse_config(tree, "--set")
-            if keep:
-                self._kept = self.config
+        before = self._kept, self._passing
+        if keep:
+            self._kept += overrides
+        else:
+            self._passing += overrides
+        try:
+            self.config = self._configured()
+        except ConfigError:
+            self._kept, self._passing = before
+            raise
+
+    def _configured(self, *, stored: bool = False) -> Config:
+        """What the run was created with or has in its file, with the overrides on top.
+
+        With `stored` as it shall be in the file.
+        """
+        if self._created:
+            config = self._created
+        else:
+            path = self.path / CONFIG
+            config = parse_config(yaml.safe_load(path.read_text()), str(path))
+        if overrides := self._kept if stored else self._kept + self._passing:
+            tree = apply_overrides(json.loads(config.json()), overrides)
+            config = parse_config(tree, "--set")
+            config = from_anywhere(config, overridden_sections(overrides))
+        return config
+
+    @contextlib.contextmanager
+    def writing(self, verb: str) -> Iterator[None]:
+        """Be the only one that writes the run while the block runs; may be nested in a thread.
+
+        What a killed writer has left is completed or removed first, and the configuration is read
+        again: another command may have changed it since this run was opened.
+
+        Raises
+        ------
+        RunError
+            At once, when another command is writing: its verb, process and host, since when.
+        """
+        with lock.writing(self.path, verb) as taken:
+            if taken:
+                _recover(self.path)
+                self.config = self._configured()
+            yield
+
+    @contextlib.contextmanager
+    def reading(self, *names: str) -> Iterator[None]:
+        """Read what the steps `names` wrote without the lock.
+
+        Raises
+        ------
+        RunError
+            When the block fails because another command is replacing the files that it reads.
+        """
+        before = self._files_by_step(names)
+        try:
+            yield
+        except Exception as error:
+            committing = (self.path / STAGING / MANIFEST).is_file()
+            if committing or self._files_by_step(names) != before:
+                raise RunError(
+                    f"{self.path}: another command replaced files while this one read them; run "
+                    "this command again"
+                ) from error
+            raise
+
+    def _files_by_step(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        steps = self.manifest["steps"]
+        return {name: steps[name]["files"] for name in names if name in steps}
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -162,40 +255,47 @@ class Run:
 
         `verb` is what to run again after an error. Yields notes by step.
         """
-        upstream = {each for name in names for each in STEPS[name].after}.difference(names)
-        made_from = {each: self.identity(each) for each in upstream}
-        made_with = {name: self._settings(name) for name in names}
-        _sweep(self.path)
-        staging = self.path / f".{verb}-{os.getpid()}"
-        notes: dict[str, dict[str, Any]] = {name: {} for name in names}
-        started = time.perf_counter()
-        try:
-            with _telling_of_the_disk(self.path, verb):
-                for folder in _folders(names):
-                    (staging / folder).mkdir(parents=True)
-                yield staging, notes
-                manifest = self.manifest
-                for name in names:
-                    files = {
-                        f: hashed for d in _folders([name]) for f, hashed in _digests(staging, d)
-                    }
-                    made_from[name] = _identity(files)
-                    manifest["steps"][name] = {
-                        "seconds": round(time.perf_counter() - started, 1),
-                        "made_from": {each: made_from[each] for each in STEPS[name].after},
-                        "made_with": made_with[name],
-                        "notes": notes[name],
-                        "files": files,
-                    }
-                manifest |= {"versions": versions(), "commit": git_commit()}
-                if self._kept:
-                    write_atomically(staging / CONFIG, to_yaml(self._kept))
-                # From here on the steps have happened.
-                write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        _finish(staging, self.path)
+        with self.writing(verb):
+            upstream = {each for name in names for each in STEPS[name].after}.difference(names)
+            made_from = {each: self.identity(each) for each in upstream}
+            made_with = {name: self._settings(name) for name in names}
+            staging = self.path / STAGING
+            notes: dict[str, dict[str, Any]] = {name: {} for name in names}
+            started = time.perf_counter()
+            try:
+                with _telling_of_the_disk(self.path, verb):
+                    for folder in _folders(names):
+                        (staging / folder).mkdir(parents=True)
+                    yield staging, notes
+                    manifest = self.manifest
+                    for name in names:
+                        files = _files_of(staging, name)
+                        made_from[name] = _identity(files)
+                        manifest["steps"][name] = {
+                            "seconds": round(time.perf_counter() - started, 1),
+                            "made_from": {each: made_from[each] for each in STEPS[name].after},
+                            "made_with": made_with[name],
+                            "notes": notes[name],
+                            "files": files,
+                        }
+                    self._commit(staging, manifest)
+            finally:
+                committed = _recover(self.path)
+            if not committed:
+                raise RunError(
+                    f"{self.path}: somebody changed it by hand in the meantime, so nothing was "
+                    f"replaced; run `twotower {verb}` again"
+                )
+            self._created, self._kept = None, ()
+
+    def _commit(self, staging: Path, manifest: dict[str, Any]) -> None:
+        """Write the new configuration, if there is one, and the manifest into `staging`."""
+        replaces = {file: _hash_of(self.path / file) for file in (CONFIG, MANIFEST)}
+        if self._created or self._kept:
+            write_atomically(staging / CONFIG, to_yaml(self._configured(stored=True)))
+        manifest |= {"versions": versions(), "commit": git_commit(), "replaces": replaces}
+        # From here on the steps have happened.
+        write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
     def verified(self, *names: str, settings: bool = True) -> Path:
         """The run folder, once the files of the steps `names` are what the manifest says.
@@ -251,21 +351,42 @@ class Run:
         return _identity(self._recorded(name)["files"])
 
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def writes(
+    verb: Callable[Concatenate[Run, Parameters], Result],
+) -> Callable[Concatenate[Run, Parameters], Result]:
+    """A verb that is the only one to write the run from its first line to its last."""
+
+    @functools.wraps(verb)
+    def locked(run: Run, *arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        with run.writing(verb.__name__):
+            return verb(run, *arguments, **options)
+
+    return locked
+
+
 def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
     """Write `text` so that a reader sees the old file or the new one, never a part.
 
     The file has the permissions `mode`, less the umask, from its first byte on. Raises RunError
     when the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with open(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}; make room or make it writable") from error
 
@@ -334,29 +455,65 @@ def _telling_of_the_disk(path: Path, name: str) -> Iterator[None]:
         ) from error
 
 
-def _sweep(path: Path) -> None:
-    """Finish or remove what killed steps have left: `.<verb>-<pid>` of processes now gone."""
-    for left in path.glob(".*-*"):
-        pid = left.name.rpartition("-")[2]
-        if left.is_dir() and pid.isdigit() and not psutil.pid_exists(int(pid)):
-            if _time(left / MANIFEST) > _time(path / MANIFEST):
-                _finish(left, path)
-            shutil.rmtree(left, ignore_errors=True)
+def _complete_commit(path: Path) -> None:
+    """Complete what a killed writer has committed, unless somebody is writing or nobody may."""
+    if (path / STAGING / MANIFEST).is_file():
+        refusals = (RunError, ServingError, OSError)  # a reader without rights to write reads on
+        with contextlib.suppress(*refusals), lock.writing(path, "recovery"):
+            _recover(path)
 
 
-def _time(manifest: Path) -> float:
-    return manifest.stat().st_mtime if manifest.is_file() else 0.0
+def _recover(path: Path) -> bool:
+    """Complete the commit in the staging folder, or remove a folder without one.
+
+    The caller holds the lock, so nobody else uses the folder. Returns whether there was a commit.
+    """
+    staging = path / STAGING
+    if not staging.is_dir():
+        return False
+    if manifest := _committed(staging, path):
+        _finish(staging, path, manifest)
+    (staging / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(staging, ignore_errors=True)
+    return manifest is not None
 
 
-def _finish(staging: Path, path: Path) -> None:
-    """Move what is whole in `staging` into the run folder, the manifest last."""
+def _committed(staging: Path, path: Path) -> dict[str, Any] | None:
+    """The staged manifest, if it is to replace the one that the run has now."""
+    try:
+        manifest = json.loads((staging / MANIFEST).read_text())
+        if manifest["replaces"][MANIFEST] != _hash_of(path / MANIFEST):
+            return None
+        if (staging / VERSION).exists() and _version_folder(path, manifest).exists():
+            return None  # the number has been given to another version by hand
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return manifest
+
+
+def _finish(staging: Path, path: Path, manifest: dict[str, Any]) -> None:
+    """Move what is staged into the run folder, the manifest last; may be interrupted and redone."""
+    replaced = staging / REPLACED
+    replaced.mkdir(exist_ok=True)
+    if (staging / VERSION).exists():
+        number = manifest["steps"]["export"]["notes"]["version"]
+        ModelRepository(path / TRITON).add(staging / VERSION, number)
     for folder in _folders(STEPS):
         if (staging / folder).exists():
-            _replace(staging / folder, path / folder)
-    for file in (CONFIG, MANIFEST):
-        if (staging / file).exists():
-            (staging / file).replace(path / file)
-    shutil.rmtree(staging, ignore_errors=True)
+            if (path / folder).exists():
+                (path / folder).rename(replaced / folder)
+            (staging / folder).rename(path / folder)
+    # A config.yaml that was edited since the commit stays.
+    if (staging / CONFIG).exists() and _hash_of(path / CONFIG) == manifest["replaces"][CONFIG]:
+        (staging / CONFIG).replace(path / CONFIG)
+    _sync(path)
+    (staging / MANIFEST).replace(path / MANIFEST)
+    _sync(path)
+
+
+def _version_folder(path: Path, manifest: dict[str, Any]) -> Path:
+    number = manifest["steps"]["export"]["notes"]["version"]
+    return ModelRepository(path / TRITON).model / str(number)
 
 
 def _folders(names: Iterable[str]) -> list[str]:
@@ -367,19 +524,25 @@ def _identity(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def _digests(root: Path, folder: str) -> Iterator[tuple[str, str]]:
-    """(path relative to root, sha256) of every file, each fsynced first."""
-    for path in sorted((root / folder).rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            yield str(path.relative_to(root)), sha256(path)
+def _files_of(staging: Path, name: str) -> dict[str, str]:
+    """Path relative to `staging` -> sha256 of each file of the step `name`, all on the disk."""
+    files = {}
+    for folder in _folders([name]):
+        for path in [staging / folder, *sorted((staging / folder).rglob("*"))]:
+            _sync(path)
+            if path.is_file():
+                files[str(path.relative_to(staging))] = sha256(path)
+    return files
 
 
-def _replace(new: Path, old: Path) -> None:
-    """Put the folder `new` in the place of `old`."""
-    away = old.with_name(f".{old.name}.old-{os.getpid()}")
-    if old.exists():
-        old.rename(away)
-    new.rename(old)
-    shutil.rmtree(away, ignore_errors=True)
+def _hash_of(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's entries, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import psutil
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from pipelines.console import console, stage
 from pipelines.errors import ConfigError, RunError
+from pipelines.lock import is_held, writing
 from pipelines.preprocess import ITEMS, load_split
 from pipelines.run import TRITON, Run, write_atomically
 from serving.control import ModelControl
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from serving.config import ServingConfig
     from serving.server import TritonServer
 
-SERVER = "server.json"
+SERVER, SERVE_LOCK = "server.json", ".twotower-serve.lock"
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,21 @@ class RunningServer(Addresses):
 
 
 def running_server(run: Run) -> RunningServer | None:
-    """The `twotower serve` of this run, if there is one that answers."""
+    """The `twotower serve` of this run, if there is one that answers.
+
+    It holds a lock for its life. Its process id would prove nothing: in a container it is another
+    process's, or always the same.
+    """
     from serving.client import RetrievalClient
 
+    if not is_held(run.path / SERVE_LOCK):
+        return None
     try:
         server = RunningServer(**json.loads((run.path / SERVER).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     with RetrievalClient(server.http) as client:
-        return server if psutil.pid_exists(server.pid) and client.ready() else None
+        return server if client.ready() else None
 
 
 @contextlib.contextmanager
@@ -133,6 +139,8 @@ def serve(run: Run) -> None:
                     f"process {other.pid} serves this run already (http {other.http}); "
                     "`twotower publish` changes what it serves"
                 )
+            stack.enter_context(writing(run.path, "serve", SERVE_LOCK))
+            path.unlink(missing_ok=True)  # of a server that was killed
             report(0, 1, "start Triton")
             # A log of its own: a server for one question may run beside it.
             server = stack.enter_context(_triton(run, repository, run.config.serving, "serve.log"))
@@ -169,10 +177,11 @@ def query(
     run: Run, users: Sequence[int], k: int, protocol: str = "http", filter_seen: bool = True
 ) -> dict[str, Recommendations]:
     """Ask a running server of this run, or start one for the question; print the answer."""
-    shown_items(run)  # what cannot be printed shall not be asked
-    with _server_for(run) as addresses:
-        answers = ask(addresses, users, k, [protocol], filter_seen)
-    print_recommendations(run, users, answers)
+    with run.reading("ingest"):
+        shown_items(run)  # what cannot be printed shall not be asked
+        with _server_for(run) as addresses:
+            answers = ask(addresses, users, k, [protocol], filter_seen)
+        print_recommendations(run, users, answers)
     (version,) = {answer.version for answer in answers.values()}
     published = ModelRepository(run.path / TRITON).published
     console.print(

@@ -16,7 +16,7 @@ from pipelines.errors import RunError
 from pipelines.evaluate import Judge
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import SCHEMA, load_training_data
-from pipelines.run import Run
+from pipelines.run import Run, writes
 
 if TYPE_CHECKING:
     from models.training import TrainingConfig, TrainingData, TwoTower
@@ -56,6 +56,7 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     return measure
 
 
+@writes
 def train(run: Run, resume: bool = False) -> dict:
     """Fit, keep the best epoch, save both towers to model/.
 
@@ -74,7 +75,6 @@ def train(run: Run, resume: bool = False) -> dict:
         tower, data = fit_towers(run, folder, run.path / "logs" / "tensorboard", report)
         report(phase="save the towers")
         save(tower, out / "model")
-        (folder / FINISHED).touch()
         notes |= summary(tower.history, monitor, len(data.user_rows))
         best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
@@ -83,6 +83,8 @@ def train(run: Run, resume: bool = False) -> dict:
             f"{notes['valid_users']:,} users; {speed}, "
             f"validation {notes['validation_share']:.0%} of the time"
         )
+    # Only now: until the step is committed, a training that is interrupted must go on from here.
+    (folder / FINISHED).touch()
     return notes
 
 

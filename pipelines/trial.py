@@ -81,7 +81,7 @@ def prepare(config: Config, root: Path) -> Run:
     try:
         run.verified("ingest", "preprocess")
     except RunError:
-        apart(partial(_prepare, path), path / "prepare.log")
+        apart(partial(_prepare, config, path), path / "prepare.log")
         run.verified("ingest", "preprocess")
     return run
 
@@ -96,13 +96,14 @@ def content_hash(config: Config) -> str:
     return short_hash([[file.name, sha256(file)] for file in files])
 
 
-def _prepare(path: Path, tell: Tell) -> None:
+def _prepare(config: Config, path: Path, tell: Tell) -> None:
     from pipelines.ingest import ingest
     from pipelines.preprocess import preprocess
 
-    run = Run(path)
-    ingest(run, remember=False)
-    preprocess(run)
+    run = Run.create(config, path)
+    with run.writing("prepare"):
+        ingest(run, remember=False)
+        preprocess(run)
 
 
 def measure_apart(trial: Trial, state: Path, log: Path, heard: Tell) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt, root_validator
 from rich.markup import escape
 
-from pipelines.config import CONFIGS, Config, parse, read_tree, to_yaml
+from pipelines.config import CONFIGS, Config, from_anywhere, parse, read_tree, to_yaml
 from pipelines.console import console
 from pipelines.errors import ChildError, ConfigError, RunError
 from pipelines.experiment import ExperimentConfig, as_text, varied
+from pipelines.lock import writing
 from pipelines.run import write_atomically
 from pipelines.space import Space
 from pipelines.trial import Trial, measure_apart, prepare, short_hash
@@ -77,6 +78,12 @@ def tune(file: Path, data: Path | None = None) -> Config:
     tree["training"]["seed"] = plan.seed
     base = _check_space(plan, tree, file)
     folder = TUNINGS / plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, "tune"):
+        return _searched(plan, tree, base, folder)
+
+
+def _searched(plan: TuneConfig, tree: dict[str, Any], base: Config, folder: Path) -> Config:
     with console.status("preparing the data"):
         run = prepare(base, folder)
     console.print(escape(run.notes("ingest")["summary"]))
@@ -231,7 +238,7 @@ def _conclude(search: Search) -> Config:
         update={"name": search.plan.name}
     )
     path = search.folder / BEST
-    write_atomically(path, to_yaml(config))
+    write_atomically(path, to_yaml(from_anywhere(config)))
     changed = {**search.plan.set, **values}
     arguments = (f"--set {shlex.quote(f'{key}={as_text(v)}')}" for key, v in changed.items())
     console.print(f"best valid {search.monitor} {best.value:.4f}")

@@ -14,11 +14,12 @@ from pipelines.export import export
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import SCHEMA, load_training_data, preprocess_more
 from pipelines.publish import publish
-from pipelines.run import TRITON, Run
+from pipelines.run import TRITON, Run, writes
 from pipelines.train import starting, summary, validation
 from serving.versions import ModelRepository
 
 
+@writes
 def update(run: Run, folder: Path) -> int:
     """Take in what `folder` has, fit the model further, evaluate, export and publish it.
 

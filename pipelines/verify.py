@@ -44,9 +44,11 @@ def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Veri
     Ids must be identical place by place; where scores tie to 1e-6 the order may differ. The first
     `together` users are also asked in one request and one by one. Raises RunError on a difference.
     """
-    run.verified("ingest", "preprocess", "train", "export")
-    _check_published(run)
-    with stage("verify") as (report, result):
+    steps = ("ingest", "preprocess", "train", "export")
+    with run.reading(*steps), stage("verify") as (report, result):
+        report(0, 3, "check the files")
+        run.verified(*steps)
+        _check_published(run)
         report(0, 3, "start Triton")
         users = pd.read_parquet(run.path / "data" / USERS)[run.config.features.user_id]
         users = users.sample(min(count, len(users)), random_state=1).to_numpy()

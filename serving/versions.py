@@ -12,6 +12,7 @@ old state or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -33,6 +34,8 @@ CONFIG_FILE, COPY_FILE, LOCK_FILE = "config.pbtxt", "config.copy", ".lock"
 REMOVED = ".removed-"
 SEAL = b"# sha256 of the lines above: "
 LONGEST_HISTORY = 20
+# What flock answers on a file system that has no locks.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -96,16 +99,29 @@ class ModelRepository:
                     file = stack.enter_context((self.root / LOCK_FILE).open("w"))
                     fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
                 except OSError as error:
+                    if error.errno in NO_LOCKS:
+                        raise ServingError(
+                            f"{self.root / LOCK_FILE}: this file system has no file locks "
+                            f"({error.strerror}), which keep two commands from writing at once; "
+                            "put the folder on a local disk"
+                        ) from error
                     raise self._refused(error) from error
                 self._locked = True
                 stack.callback(setattr, self, "_locked", False)
                 yield
 
+    def next_number(self) -> int:
+        """The number of the version that is added next."""
+        return max([*self._numbers(), *self._history()], default=0) + 1
+
     @_writing
-    def add(self, staged: Path) -> int:
-        """Move the folder `staged`, on the same disk, in as the newest version; its number."""
+    def add(self, staged: Path, number: int | None = None) -> int:
+        """Move the folder `staged`, on the same disk, in as a version; its number.
+
+        `number` is one that `next_number` gave before; by default it is the next one now.
+        """
         self._sweep()
-        number = max([*self._numbers(), *self._history()], default=0) + 1
+        number = number or self.next_number()
         for path in [*staged.rglob("*"), staged]:
             _sync(path)
         staged.rename(self.model / str(number))
@@ -116,7 +132,9 @@ class ModelRepository:
     def versions(self) -> list[Version]:
         """Every version, ascending."""
         published = self.published
-        return [self._describe(number, number == published) for number in self._numbers()]
+        found = [self._describe(number, number == published) for number in self._numbers()]
+        # Nobody waits for `prune`: what it has removed in the meantime is not there.
+        return [version for version in found if (self.model / str(version.number)).is_dir()]
 
     @property
     def published(self) -> int | None:
@@ -261,7 +279,9 @@ class ModelRepository:
             told = [str(manifest[key]) for key in ("created", "towers_sha256", "runtime")]
         except (OSError, ValueError, LookupError, TypeError):
             told = ["damaged"] * 3
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        size = 0
+        with contextlib.suppress(FileNotFoundError):  # it is being removed
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Version(number, *told, size, published)
 
     def _sweep(self) -> None:

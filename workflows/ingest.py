@@ -25,7 +25,8 @@ class IngestConfig(BaseModel, extra="forbid"):
     path: Path | None = Field(
         None,
         description="Folder or zip of an official MovieLens data set, or a folder that holds it. "
-        "For parquet: the folder that relative paths start from.",
+        "For parquet: the folder that relative paths start from. A relative path starts from the "
+        "working directory; a run folder keeps it as an absolute one.",
     )
     parquet: ParquetConfig | None = Field(
         None, description="The files and columns of source parquet."

@@ -35,7 +35,9 @@ class SplitConfig(BaseModel, extra="forbid"):
         "again and again until none is left. 0 keeps all.",
     )
     path: Path | None = Field(
-        None, description="For `file`: parquet with user_id, item_id, part (train, valid, test)."
+        None,
+        description="For `file`: parquet with user_id, item_id, part (train, valid, test). A "
+        "relative path starts from the working directory; a run folder keeps an absolute one.",
     )
     seed: int = Field(42, ge=0, description="Seed of the random method.")
 

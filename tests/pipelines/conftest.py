@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import CONFIGS, Config, load_config
+from pipelines.config import CONFIGS, Config, load_config, to_yaml
 from pipelines.main import main_job
 from pipelines.run import Run
 
@@ -53,5 +53,6 @@ def prepared(config: Config, root: Path) -> Run:
             "files": {"processed/split.parquet": "0" * 64},
         },
     }
+    (run.path / "config.yaml").write_text(to_yaml(config))
     (run.path / "manifest.json").write_text(json.dumps({"steps": steps}))
     return run

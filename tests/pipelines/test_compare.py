@@ -17,7 +17,9 @@ import yaml
 from pipelines.compare import compare
 from pipelines.config import CONFIGS
 from pipelines.errors import ChildError, ConfigError
+from pipelines.lock import writing
 from tests.pipelines.conftest import prepared
+from tests.pipelines.test_lock import in_a_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = CONFIGS / "compare" / "smoke.yaml"
@@ -100,6 +102,16 @@ def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
     pictures = {"quality.png", "thirds.png", "diversity.png", "curves.png"}
     assert names == {"table.md", "report.html"} | pictures
     assert not (tmp_path / "runs").exists(), "the last run is still the last run"
+
+
+def test_a_second_comparison_is_told_of_the_first_and_removes_nothing(made_up, tmp_path):
+    folder = tmp_path / "compare" / "smoke"
+    state = folder / "training" / "another-training"
+    state.mkdir(parents=True)
+    with writing(folder, "compare"):
+        told = in_a_thread(lambda: compare(SMOKE))
+    assert told.startswith("compare/smoke: `compare` (process ")
+    assert state.is_dir() and not made_up
 
 
 def test_a_failed_variant_is_told_the_others_go_on_and_it_is_tried_again(made_up, capsys):

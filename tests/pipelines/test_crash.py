@@ -39,12 +39,17 @@ def publish_another(path):
         publish(run, one if ModelRepository(path / TRITON).published == other else other)
 
 
-def killed_after(seconds, target, path):
-    """Run `target(path)` in a process of its own; kill it unless it ends before."""
+def killed_after(seconds, target, path, until=None):
+    """Run `target(path)` in a process of its own; kill it unless it ends before.
+
+    With `until` it is killed as soon as that is true, and not before.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)  # or each child would import TensorFlow again
     process = context.Process(target=target, args=(path,))
     process.start()
+    while until and process.is_alive() and not until():
+        time.sleep(0.001)
     process.join(seconds)
     process.kill()
     process.join()
@@ -74,9 +79,14 @@ def test_a_kill_at_a_random_moment_leaves_the_old_version_or_the_new(kills, smal
     for kill in range(kills):
         numbers = [version.number for version in repository.versions()]
         before = repository.published
-        if kill % 2:  # the whole of it, most of which is TensorFlow's, in half of the kills
+        allowed = {before, max(numbers) + 1}
+        if kill == 0:  # too early for anything
+            killed_after(0, export_and_publish, run.path)
+        elif kill == 1:  # as late as can be
+            published = lambda old=before: repository.published != old  # noqa: E731
+            killed_after(0, export_and_publish, run.path, until=published)
+        elif kill % 2:  # the whole of it, most of which is TensorFlow's, in half of the kills
             killed_after(draw.uniform(0, whole), export_and_publish, run.path)
-            allowed = {before, max(numbers) + 1}
         else:
             killed_after(draw.uniform(0.05, 1.0), publish_another, run.path)
             allowed = set(numbers[-2:])
@@ -85,5 +95,6 @@ def test_a_kill_at_a_random_moment_leaves_the_old_version_or_the_new(kills, smal
     export_and_publish(run.path)  # and whatever the kills have left, it is in nobody's way
     newest = max(version.number for version in repository.versions())
     assert_next_start_is_whole(run, {newest}, *truth)
-    assert not list(run.path.glob(".*-*"))
+    assert {path.name for path in run.path.glob(".*")} == {".twotower.lock"}
+    assert outcomes["old"] and outcomes["new"], outcomes
     print(f"{kills} kills: {outcomes['old']} served the old version, {outcomes['new']} the new")

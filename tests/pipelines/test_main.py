@@ -21,6 +21,8 @@ from pipelines.train import train
 from pipelines.verify import brute_force
 from serving.runtime.manifest import sha256
 from serving.versions import ModelRepository
+from tests.pipelines.test_lock import in_a_thread
+from workflows.errors import DataError
 
 
 def test_the_run_folder_is_whole(small_run):
@@ -105,6 +107,20 @@ def test_the_layout_chooses_the_configuration(data_dir):
     assert (config.name, config.ingest.path) == ("ml-100k", data_dir / "ml-100k")
     assert choose(None, data_dir)[0].name == "ml-1m"
     assert choose(CONFIGS / "ml-100k.yaml", data_dir)[0].name == "ml-100k"
+
+
+def test_a_main_job_that_fails_at_once_leaves_the_configuration(tmp_path):
+    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
+    with run.step("ingest"):
+        pass
+    before = (run.path / "config.yaml").read_bytes()
+    wrong = load_config(CONFIGS / "ml-100k.yaml", (f"ingest.path={tmp_path}/nowhere",))
+    with pytest.raises(DataError, match="nowhere"):
+        main_job(wrong, run.path)
+    assert (run.path / "config.yaml").read_bytes() == before
+    with Run(run.path).writing("another"):
+        told = in_a_thread(lambda: main_job(wrong, run.path))
+    assert "`another` (process" in told
 
 
 def test_a_named_configuration_without_data_needs_none():

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 from pipelines.cli import main
 from pipelines.export import export
+from pipelines.lock import writing
 from pipelines.publish import publish, rollback, versions
 from pipelines.run import Run
-from pipelines.serve import ask, example_users, query, running_server, serving
+from pipelines.serve import SERVE_LOCK, ask, example_users, query, running_server, serving
 from serving.client import RetrievalClient
 from serving.errors import ServingError
 from serving.triton import Triton
@@ -132,9 +133,11 @@ def test_a_server_that_cannot_load_says_what_to_do(run, monkeypatch, capsys):
     with serving(run) as addresses:
         server = RunningServer(**asdict(addresses), key=None, pid=os.getpid())
         (run.path / "server.json").write_text(json.dumps(asdict(server)))
-        export(run)
-        publish(run)
-        query(run, example_users(run, 1), 3)
+        assert running_server(run) is None, "nobody holds the lock of a server, whatever answers"
+        with writing(run.path, "serve", SERVE_LOCK):
+            export(run)
+            publish(run)
+            query(run, example_users(run, 1), 3)
     told = capsys.readouterr().out
     assert "version 2: the running server's Triton cannot load it; restart `twotower serve`" in told
     assert "version 1 answered; 2 is published: restart `twotower serve`" in told
@@ -167,6 +170,21 @@ def test_a_published_version_that_does_not_start_names_the_way_back(run):
     rollback(run)
     with serving(run) as addresses:
         assert ask(addresses, example_users(run), 5, ["http"])["http"].version == 1
+
+
+def test_a_version_is_added_when_the_export_is_committed(run, monkeypatch):
+    """An export that fails at its end leaves no version that nobody has been told of."""
+
+    def fails(path, text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.run.write_atomically", fails)
+    with pytest.raises(KeyboardInterrupt):
+        export(run)
+    assert [each.number for each in versions(run)] == [1]
+    monkeypatch.undo()
+    assert export(run)["version"] == 2
+    assert [each.number for each in versions(run)] == [1, 2]
 
 
 def test_old_versions_are_removed_when_one_is_published(run):

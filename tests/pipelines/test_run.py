@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import itertools
 import json
 import os
 import shutil
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pipelines.config import CONFIGS, load_config
-from pipelines.errors import RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.run import Run, write_atomically
+from serving.versions import ModelRepository
 
 
 @pytest.fixture
@@ -44,7 +52,8 @@ def test_an_interrupted_step_changes_nothing(run, error):
         raise error
     assert (run.path / "data" / "file").read_text() == "old"
     assert (run.path / "manifest.json").read_text() == before
-    assert {p.name for p in run.path.iterdir()} == {"config.yaml", "data", "manifest.json"}
+    files = {"config.yaml", "data", "manifest.json", ".twotower.lock"}
+    assert {p.name for p in run.path.iterdir()} == files
 
 
 def test_a_changed_file_is_not_vouched_for(run):
@@ -113,14 +122,6 @@ def test_where_a_server_listens_does_not_age_an_export(run):
     assert run.verified("export") == run.path
 
 
-def test_what_a_killed_step_left_is_swept_away(run):
-    dead, alive = run.path / ".train-999999999", run.path / f".ingest-{os.getppid()}"
-    dead.mkdir()
-    alive.mkdir()
-    write_step(run, "ingest", "data")
-    assert not dead.exists() and alive.exists()
-
-
 def write_two(run: Run, text: str) -> None:
     with run.steps("both", "ingest", "preprocess") as (out, notes):
         for folder in ("data", "workflow", "processed"):
@@ -142,39 +143,309 @@ def test_steps_that_belong_together_happen_together(run):
         run.verified("preprocess")
 
 
+CLONE_NEWPID = 0x20000000
+
+
+def in_a_process(work: Callable[[], None], namespace: bool = False) -> int:
+    """Do `work` in a process of its own and return its exit status; nothing is cleaned up after it.
+
+    In a pid `namespace` of its own the process has the id 1, as it has in a container.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        if namespace and ctypes.CDLL(None).unshare(CLONE_NEWPID):
+            os._exit(NOT_ALLOWED)
+        if namespace and (inner := os.fork()):
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(FAILED)
+
+
+def die() -> None:
+    os._exit(KILLED)
+
+
+FAILED, KILLED, NOT_ALLOWED = 1, 9, 77
+needs_namespaces = pytest.mark.skipif(
+    in_a_process(lambda: None, namespace=True) == NOT_ALLOWED,
+    reason="needs the right to make a pid namespace",
+)
+
+
+def dies_at_rename(number: int, work: Callable[[], None]) -> Callable[[], None]:
+    """`work`, which ends as by a kill before the folder that it renames as its `number`th."""
+
+    def dying() -> None:
+        rename, left = Path.rename, number
+
+        def counted(self, target):
+            nonlocal left
+            left -= 1
+            return rename(self, target) if left else die()
+
+        Path.rename = counted
+        work()
+
+    return dying
+
+
+def kill_between_renames(run: Run, namespace: bool = False, text: str = "new") -> None:
+    """Leave a commit of which data/ is in place; workflow/, processed/ and the manifest are not."""
+    work = dies_at_rename(3, lambda: write_two(Run(run.path), text))
+    assert in_a_process(work, namespace) == KILLED
+
+
+def texts(run: Run) -> set[str]:
+    names = ("data", "workflow", "processed")
+    return {(run.path / name / "file").read_text() for name in names}
+
+
 @pytest.fixture
-def killed(run, tmp_path):
-    """A run whose last steps were killed when one of three folders was in its place."""
+def two(run, tmp_path) -> Run:
+    """A run in tmp_path/run with two steps made."""
     write_two(run, "old")
-    other = Run(shutil.copytree(run.path, tmp_path / "other"))
-    write_two(other, "new")
-    staging = run.path / ".both-999999999"
-    staging.mkdir()
-    shutil.rmtree(run.path / "data")
-    shutil.move(other.path / "data", run.path)
-    for name in ("workflow", "processed", "manifest.json"):
-        shutil.move(other.path / name, staging)
-    return run
+    return Run(Path(shutil.copytree(run.path, tmp_path / "run")))
 
 
-def test_what_a_kill_left_half_in_place_is_finished(killed):
-    with pytest.raises(RunError, match="not the file the manifest vouches for"):
-        killed.verified("ingest")
-    again = Run(killed.path)
-    assert again.verified("ingest", "preprocess") == killed.path
-    texts = {p: (killed.path / p / "file").read_text() for p in ("data", "workflow", "processed")}
-    assert set(texts.values()) == {"new"}
-    assert not list(killed.path.glob(".*-*"))
+@needs_namespaces
+def test_the_process_id_says_nothing_about_what_is_left(two):
+    def killed_in_a_step():
+        with Run(two.path).step("ingest") as (out, _):
+            (out / "data" / "file").write_text("new")
+            die()
+
+    assert in_a_process(killed_in_a_step, namespace=True) == KILLED
+    assert in_a_process(lambda: write_two(Run(two.path), "b"), namespace=True) == 0
+    assert texts(two) == {"b"}
+    kill_between_renames(two, namespace=True)
+    assert texts(two) == {"b", "new"}
+    verified = lambda: Run(two.path).verified("ingest", "preprocess")  # noqa: E731
+    assert in_a_process(verified, namespace=True) == 0
+    assert texts(two) == {"new"}
 
 
-def test_what_is_older_than_the_manifest_is_not_finished(killed):
-    os.utime(killed.path / "manifest.json", (2e9, 2e9))
-    Run(killed.path)
-    assert (killed.path / "workflow" / "file").read_text() == "old"
-    assert not list(killed.path.glob(".*-*"))
+@needs_namespaces
+def test_a_reader_in_another_namespace_leaves_a_running_step_alone(two):
+    def read():
+        assert Run(two.path).notes("preprocess")["text"] == "old"
+
+    with two.step("ingest") as (out, _):
+        (out / "data" / "file").write_text("new")
+        assert in_a_process(read, namespace=True) == 0
+    assert (two.path / "data" / "file").read_text() == "new"
+
+
+def test_folders_of_others_are_left_alone(two):
+    names = (".Trash-1000", ".backup-20240101", ".train-999999999")
+    for name in names:
+        (two.path / name).mkdir()
+        (two.path / name / "file").touch()
+    write_two(Run(two.path), "new")
+    assert all((two.path / name / "file").exists() for name in names)
+
+
+CHANGES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
+
+
+def dies_at_change(number: int, work: Callable[[], None]) -> Callable[[], None]:
+    """`work`, which ends as by a kill before the `number`th call that may change a file."""
+
+    def dying() -> None:
+        left = number
+
+        def hook(event, arguments):
+            nonlocal left
+            if event in CHANGES and (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+                left -= 1
+                if not left:
+                    die()
+
+        sys.addaudithook(hook)
+        work()
+
+    return dying
+
+
+def write_all(path: Path) -> None:
+    """Two steps with other settings than before, and an export with its version."""
+    run = Run(path)
+    run.override(("training.epochs=77",))
+    with run.steps("all", "ingest", "preprocess", "train", "export") as (out, notes):
+        for folder in ("data", "workflow", "processed", "model", "index", "version"):
+            (out / folder).mkdir(exist_ok=True)
+            (out / folder / "file").write_text("new")
+        notes["export"]["version"] = ModelRepository(path / "triton").next_number()
+
+
+def test_a_kill_at_any_change_leaves_the_steps_undone_or_done(two, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.run.git_commit", lambda: None)
+    outcomes, path = Counter(), tmp_path / "killed"
+    for number in itertools.count(1):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(two.path, path)
+        status = in_a_process(dies_at_change(number, lambda: write_all(path)))
+        run = Run(path)  # the next reader completes what has been committed
+        if number % 2:
+            with run.writing("next"):  # and so does the next writer, which removes anything else
+                left = {each.name for each in path.iterdir() if each.name.startswith(".")}
+                assert left == {".twotower.lock"}, number
+        new = "train" in run.manifest["steps"]
+        run.verified(*run.manifest["steps"], settings=False)
+        assert texts(run) == {"new" if new else "old"}, number
+        assert (Run(path).config.training.epochs == 77) == new, number
+        assert (path / "triton" / "retrieval" / "1" / "file").exists() == new, number
+        outcomes[new] += 1
+        if status == 0:
+            break
+        assert status == KILLED
+    assert outcomes[False] > 20 and outcomes[True] > 20, outcomes
+
+
+def test_a_commit_is_completed_by_its_content_not_by_the_clock(two):
+    kill_between_renames(two)
+    assert texts(two) == {"old", "new"}
+    os.utime(two.path / "manifest.json", (2e9, 2e9))
+    assert texts(Run(two.path)) == {"new"}
+
+
+def test_a_commit_on_another_manifest_is_dropped(two):
+    assert in_a_process(dies_at_rename(1, lambda: write_two(Run(two.path), "new"))) == KILLED
+    manifest = two.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("old", "another"))
+    assert texts(Run(two.path)) == {"old"}
+    assert not (two.path / ".twotower-staging").exists()
+
+
+def test_ctrl_c_in_a_commit_does_not_undo_it(two, monkeypatch):
+    rename, left = Path.rename, [3]
+
+    def interrupted(self, target):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_two(two, "new")
+    assert Run(two.path).verified("ingest", "preprocess") == two.path
+    assert texts(two) == {"new"}
+
+
+def test_what_is_reported_done_is_on_the_disk(two, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_two(two, "new")
+    staging = f"{two.path}/.twotower-staging"
+    assert {f"{staging}/data/file", f"{staging}/data", staging} <= set(synced)
+    assert synced[-1] == str(two.path), "after the manifest was moved into place"
+
+
+def test_a_reader_in_the_midst_of_a_commit_is_told_to_read_again(two, tmp_path):
+    with two.reading("ingest"), pytest.raises(RunError, match="missing; run `twotower ingest`"):
+        (two.path / "data" / "file").rename(tmp_path / "file")
+        two.verified("ingest")
+    (tmp_path / "file").rename(two.path / "data" / "file")
+    message = "another command replaced files while this one read them; run this command again"
+    with pytest.raises(RunError, match=message), two.reading("ingest"):
+        write_two(Run(two.path), "new")
+        raise FileNotFoundError
+    kill_between_renames(two, text="newer")
+    with pytest.raises(RunError, match=message), two.reading("ingest"):
+        two.verified("ingest", "preprocess")
+
+
+def test_a_failed_step_leaves_the_configuration_of_before(two):
+    before = (two.path / "config.yaml").read_bytes()
+    other = load_config(CONFIGS / "synthetic.yaml", ("training.epochs=3",))
+    run = Run.create(other, two.path)
+    with pytest.raises(KeyError), run.step("ingest"):
+        raise KeyError
+    assert (two.path / "config.yaml").read_bytes() == before
+    write_step(run, "ingest", "data")
+    assert Run(two.path).config.training.epochs == 3
+
+
+def test_a_run_whose_first_step_failed_is_none(tmp_path):
+    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "new")
+    with pytest.raises(KeyError), run.step("ingest"):
+        raise KeyError
+    assert [path.name for path in run.path.iterdir()] == [".twotower.lock"]
+    with pytest.raises(RunError, match="not a run folder"):
+        Run(run.path)
+    write_step(Run.create(run.config, run.path), "ingest", "data")
+    assert Run(run.path).verified("ingest")
+
+
+def test_what_a_step_changes_in_the_configuration_comes_on_top_of_what_is_there(two):
+    two.override(("training.epochs=3",))
+    other = Run(two.path)
+    other.override(("training.patience=4",))
+    write_step(other, "ingest", "data", "one")
+    write_step(two, "ingest", "data", "two")
+    kept = Run(two.path).config.training
+    assert (kept.epochs, kept.patience) == (3, 4)
+    assert two.config.training.patience == 4
+    write_step(other, "ingest", "data", "three")
+    other.override(("training.epochs=5",))
+    write_step(other, "ingest", "data", "four")
+    write_step(two, "ingest", "data", "five")
+    assert Run(two.path).config.training.epochs == 5, "kept once, not for ever"
+
+
+def test_a_killed_commit_does_not_overwrite_a_newer_configuration(two):
+    def killed():
+        run = Run(two.path)
+        run.override(("training.epochs=3",))
+        write_two(run, "new")
+
+    assert in_a_process(dies_at_rename(3, killed)) == KILLED
+    config = two.path / "config.yaml"
+    config.write_text(config.read_text().replace("patience: ", "patience: 1"))
+    edited = config.read_text()
+    assert texts(Run(two.path)) == {"new"}
+    assert config.read_text() == edited
+
+
+def test_paths_are_kept_so_that_they_work_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    parquet = "{interactions: a.parquet}"
+    overrides = ("ingest.source=parquet", f"ingest.parquet={parquet}", "split.path=s.parquet")
+    run = Run.create(load_config(CONFIGS / "synthetic.yaml", overrides), tmp_path / "run")
+    write_step(run, "ingest", "data")
+    monkeypatch.chdir(tmp_path)
+    run = Run(tmp_path / "run")
+    assert run.config.ingest.path == tmp_path / "here"
+    assert run.config.split.path == tmp_path / "here" / "s.parquet"
+    assert run.config.ingest.parquet.interactions == Path("a.parquet"), "starts from the folder"
+    run.override(("ingest.path=there", "training.epochs=3"))
+    write_step(run, "ingest", "data")
+    monkeypatch.chdir("/")
+    run = Run(tmp_path / "run")
+    assert run.config.ingest.path == tmp_path / "there"
+    assert run.config.split.path == tmp_path / "here" / "s.parquet"
+
+
+def test_a_wrong_override_is_not_kept(two):
+    with pytest.raises(ConfigError):
+        two.override(("training.epochs=many",))
+    write_step(two, "ingest", "data")
 
 
 def test_the_last_run_is_found_and_no_run_is_explained(run, tmp_path, monkeypatch):
+    write_step(run, "ingest", "data")
     run.remember()
     assert Run.last().path == run.path
     monkeypatch.chdir(tmp_path / "runs")
@@ -190,7 +461,7 @@ def test_overrides_are_kept_once_a_step_has_succeeded_unless_told_otherwise(run)
     assert (run.config.training.epochs, run.config.serving.http_port) == (3, 8000)
     with pytest.raises(ZeroDivisionError), run.step("ingest"):
         1 / 0  # noqa: B018
-    assert Run(run.path).config.training.epochs != 3
+    assert not (run.path / "config.yaml").exists()
     write_step(run, "ingest", "data")
     kept = Run(run.path).config
     assert (kept.training.epochs, kept.serving.http_port) == (3, 0)
@@ -215,7 +486,7 @@ def test_a_secret_is_never_readable_by_others(tmp_path, monkeypatch):
     modes = []
     monkeypatch.setattr(os, "fsync", lambda file: modes.append(os.fstat(file).st_mode & 0o777))
     write_atomically(tmp_path / "a.txt", "secret", mode=0o600)
-    assert modes == [0o600]
+    assert modes[0] == 0o600, "of the file; then the folder is synced"
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o600
 
 

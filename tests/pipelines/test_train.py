@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.run
 from pipelines.errors import RunError
 from pipelines.evaluate import evaluate
 from pipelines.run import Run
@@ -65,6 +66,29 @@ def test_a_finished_training_goes_on_when_told_to_and_else_begins_anew(small_run
     assert anew["seconds"][:4] != history["seconds"]
     assert anew["val_ndcg@10"] == longer["val_ndcg@10"], "6 at once are 4 and 2"
     assert len(list((run.path / "training").glob(f"*/{FINISHED}"))) == 1
+
+
+def test_ctrl_c_in_the_last_second_leaves_it_to_be_gone_on_with(small_run, tmp_path, monkeypatch):
+    """Its epochs are done and the towers saved; only the commit is missing."""
+    run = copy_of(small_run, tmp_path / "run")
+    (finished,) = (run.path / "training").glob(f"*/{FINISHED}")
+    finished.unlink()  # as it is until the end
+    write = pipelines.run.write_atomically
+
+    def interrupted(path, text):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr("pipelines.run.write_atomically", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    assert not finished.exists()
+    monkeypatch.undo()
+    before = (run.path / "model" / "history.json").read_bytes()
+    train(Run(run.path))
+    assert (run.path / "model" / "history.json").read_bytes() == before, "nothing is done again"
+    assert finished.exists()
 
 
 def test_with_other_settings_there_is_nothing_to_go_on_with(small_run, tmp_path):

@@ -12,8 +12,10 @@ import yaml
 
 from pipelines.config import CONFIGS, load_config
 from pipelines.errors import ChildError, ConfigError, RunError
+from pipelines.lock import writing
 from pipelines.tune import JOURNAL, tune
 from tests.pipelines.conftest import prepared
+from tests.pipelines.test_lock import in_a_thread
 
 SMOKE = CONFIGS / "tune" / "smoke.yaml"
 SPACE = {
@@ -72,6 +74,14 @@ def test_it_begins_with_the_present_settings_and_finds_better_ones(trainings, tm
     again = load_config(CONFIGS / "synthetic.yaml", overrides)
     kept = load_config(Path("tune/smoke/best.yaml"))
     assert kept.name == "smoke" and again.copy(update={"name": "smoke"}) == kept == best
+
+
+def test_a_second_search_is_told_of_the_first(trainings, tmp_path):
+    (tmp_path / "tune" / "smoke").mkdir(parents=True)
+    with writing(tmp_path / "tune" / "smoke", "tune"):
+        told = in_a_thread(lambda: tune(written(tmp_path, trials=1, space=SPACE)))
+    assert told.startswith("tune/smoke: `tune` (process ")
+    assert not trainings.settings
 
 
 def test_killed_it_goes_on_as_if_it_had_not_been(trainings, tmp_path):

@@ -312,6 +312,12 @@ def test_a_kill_at_any_line_leaves_the_old_version_published_or_the_new_one(repo
     assert len(states) > 100
 
 
+def test_a_version_that_is_removed_while_they_are_listed_is_not_listed(repository, monkeypatch):
+    numbers = repository._numbers()
+    monkeypatch.setattr(repository, "_numbers", lambda: [*numbers, 9])
+    assert [version.number for version in repository.versions()] == numbers
+
+
 def test_two_publishes_at_once_wait_for_each_other(repository):
     """The lock is a process's, and a killed one's is free."""
     holder = subprocess.Popen(

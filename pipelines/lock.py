@@ -1,0 +1,120 @@
+"""One writer at a time per folder: a file lock, which the kernel frees when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pipelines.errors import RunError
+from serving.versions import NO_LOCKS
+
+LOCK = ".twotower.lock"
+# Somebody who only asks whether a lock is held, or completes a commit, has it for milliseconds.
+TRIES, TRY_EVERY = 10, 0.02
+
+
+class _Held(threading.local):
+    """The lock files that this thread holds."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+
+
+_held = _Held()
+os.register_at_fork(after_in_child=lambda: _held.paths.clear())
+
+
+@contextlib.contextmanager
+def writing(folder: Path, verb: str, lock: str = LOCK) -> Iterator[bool]:
+    """Hold the lock of `folder` while the block runs; a thread may do so again inside.
+
+    The lock is the kernel's lock on the open file `lock`, which ends with the process. The text in
+    the file is only for the message of whoever is refused.
+
+    Yields
+    ------
+    bool
+        True when the lock was free and is taken here, False when this thread held it before.
+
+    Raises
+    ------
+    RunError
+        At once, when somebody else holds the lock: who it is, and since when.
+    """
+    path = folder / lock
+    key = os.path.realpath(path)
+    if key in _held.paths:
+        yield False
+        return
+    with _opened(path) as file:
+        if not _locked(file, path):
+            raise RunError(f"{folder}: {_holder(file)}")
+        try:
+            _held.paths.add(key)
+            _sign(file, verb)
+            yield True
+        finally:
+            _held.paths.discard(key)
+            file.truncate(0)
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file `path`; nothing is written."""
+    try:
+        with path.open() as file:
+            return not _locked(file, path, fcntl.LOCK_SH, tries=1)
+    except (FileNotFoundError, RunError):  # where there are no locks, nobody holds one
+        return False
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open("a+")
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}; the folder must be writable") from error
+
+
+def _locked(file: IO[str], path: Path, kind: int = fcntl.LOCK_EX, tries: int = TRIES) -> bool:
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if left:
+                time.sleep(TRY_EVERY)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise RunError(
+                f"{path}: this file system has no file locks ({error.strerror}), which keep two "
+                "commands from writing at once; put the folder on a local disk"
+            ) from error
+    return False
+
+
+def _sign(file: IO[str], verb: str) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    file.truncate(0)
+    file.write(
+        json.dumps({"verb": verb, "pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    )
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    """Who holds the lock, by the text in its file."""
+    who, since = "another command", ""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        file.seek(0)
+        told = json.loads(file.read())
+        who = f"`{told['verb']}` (process {told['pid']} on {told['host']})"
+        since = f" since {told['since']}"
+    return f"{who} has been writing here{since}; wait until it has ended"

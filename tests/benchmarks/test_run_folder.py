@@ -1,0 +1,35 @@
+"""Kills and pairs of commands on a small run: a few, or, when asked for slow tests, all."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.namespaces import possible
+from benchmarks.run_folder import kill_in, make_world, pair_in
+
+pytestmark = [
+    pytest.mark.skipif(not possible(), reason="needs the right to make a pid namespace"),
+    pytest.mark.timeout(3600),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A published run of its own; kills change it, pairs work on copies."""
+    return make_world(tmp_path_factory.mktemp("world"), None, seed=1, days=30)
+
+
+def falls_short(found: dict) -> list[dict]:
+    return [check for check in found["checks"] if not check["holds"]]
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_kill_loses_nothing_that_was_reported_done(kills, world):
+    found = kill_in(world, kills, seed=1)
+    assert len(found["rows"]) == kills and not falls_short(found), found["rows"]
+
+
+@pytest.mark.parametrize("pairs", [2, pytest.param(200, marks=pytest.mark.slow)])
+def test_two_commands_at_once_come_out_as_one_after_the_other(pairs, world):
+    found = pair_in(world, pairs, seed=1332)
+    assert len(found["rows"]) == pairs and not falls_short(found), found["rows"]

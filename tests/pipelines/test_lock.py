@@ -1,0 +1,148 @@
+"""One writer at a time: the second is refused by name, nobody waits, the dead hold nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import CONFIGS, load_config
+from pipelines.errors import RunError
+from pipelines.evaluate import evaluate
+from pipelines.export import export
+from pipelines.ingest import ingest
+from pipelines.lock import LOCK, is_held, writing
+from pipelines.preprocess import preprocess
+from pipelines.run import Run
+from pipelines.train import train
+from pipelines.update import update
+from serving.errors import ServingError
+from serving.versions import ModelRepository
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDER = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from pipelines.lock import writing
+with writing(Path("."), "train"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of tmp_path."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def in_a_thread(work: Callable[[], object]) -> str:
+    """What `work` raises as a RunError in another thread."""
+    told = []
+
+    def tried():
+        try:
+            work()
+        except RunError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=tried)
+    thread.start()
+    thread.join()
+    return told[0] if told else ""
+
+
+def test_a_second_writer_is_told_who_holds_the_lock_until_that_one_is_dead(holder, tmp_path):
+    assert is_held(tmp_path / LOCK)
+    with pytest.raises(RunError) as error, writing(tmp_path, "update"):
+        pass
+    told = re.fullmatch(
+        rf"{tmp_path}: `train` \(process (\d+) on (.+)\) has been writing here since "
+        r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait until it has ended",
+        str(error.value),
+    )
+    assert told.groups() == (str(holder.pid), socket.gethostname())
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not is_held(tmp_path / LOCK)
+    with writing(tmp_path, "update"):
+        pass
+
+
+def test_the_text_in_the_lock_file_holds_nothing(tmp_path):
+    told = {"verb": "train", "pid": os.getpid(), "host": socket.gethostname(), "since": "ever"}
+    (tmp_path / LOCK).write_text(json.dumps(told))
+    with writing(tmp_path, "update"):
+        assert json.loads((tmp_path / LOCK).read_text())["verb"] == "update"
+    assert (tmp_path / LOCK).read_text() == ""
+
+
+def test_it_is_held_once_however_often_a_thread_asks(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with writing(tmp_path, "update") as first, writing(tmp_path / "link", "train") as second:
+        assert (first, second) == (True, False)
+        assert "`update`" in in_a_thread(lambda: writing(tmp_path, "train").__enter__())
+    assert not is_held(tmp_path / LOCK)
+
+
+def test_a_forked_process_does_not_hold_what_its_parent_holds(tmp_path):
+    with writing(tmp_path, "update"):
+        child = os.fork()
+        if not child:
+            try:
+                writing(tmp_path, "train").__enter__()
+            except RunError:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_file_system_without_locks_is_said_in_one_sentence(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    message = r"lock: this file system has no file locks \(No locks available\).* on a local disk$"
+    with pytest.raises(RunError, match=message), writing(tmp_path, "train"):
+        pass
+    (tmp_path / LOCK).touch()
+    assert not is_held(tmp_path / LOCK), "a reader is not refused"
+    with pytest.raises(ServingError, match=message), ModelRepository(tmp_path / "triton").lock():
+        pass
+
+
+VERBS = {
+    "ingest": ingest,
+    "preprocess": preprocess,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "update": lambda run: update(run, run.path),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_refused_while_another_writes_and_changes_nothing(verb, tmp_path):
+    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path)
+    with run.writing("another"):
+        told = in_a_thread(lambda: VERBS[verb](Run.create(run.config, tmp_path)))
+        assert f"{tmp_path}: `another` (process {os.getpid()} on " in told
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
