@@ -20,27 +20,34 @@ from models.errors import ModelError
 from models.evaluation import binary
 
 if TYPE_CHECKING:
+    from models.config import TwoTowerConfig
     from models.training import TrainingData, TwoTower
 
 
 class ClosedFormConfig(BaseModel, extra=Extra.forbid):
     """Regularisation of the regression; choose it on valid."""
 
-    l2: float = Field(300.0, gt=0, description="added to the number of users of every item")
+    l2: float = Field(
+        300.0, ge=1e-6, le=1e12, description="added to the number of users of every item"
+    )
     popularity_l2: float = Field(
         0.3,
         ge=0,
+        le=1e6,
         description="and this share of the number itself: d / (1 - d) of it is what a dropout of d "
         "on the histories would do",
     )
     user_power: float = Field(
         0.5,
+        ge=-10,
+        le=10,
         description="a user of n positives weighs n to the minus this (the mean is 1): 0 weighs "
         "interactions alike, 1 users",
     )
     most_items: int = Field(
         10_000,
         gt=1,
+        le=1_000_000,
         description="only so many items, the most popular ones, are solved for: memory is 24 bytes "
         "times its square, time grows with its cube. Other items start at 0",
     )
@@ -87,6 +94,19 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     return history, candidates
 
 
+def unmet(config: TwoTowerConfig, has_history: bool) -> str:
+    """What `start` needs and these towers have not: "key: value" of each; "" where all is met."""
+    settings = {
+        "features.history": (has_history, "a number, the most items of a user"),
+        "model.history_pooling": (config.history_pooling == "sum", "sum"),
+        "model.normalize": (not config.normalize, "false"),
+        "model.hidden": (not config.hidden, "[]"),
+        "model.shared": (not config.shared, "[]"),
+        "model.self_supervised": (config.self_supervised is None, "none"),
+    }
+    return ", ".join(f"{name}: {value}" for name, (met, value) in settings.items() if not met)
+
+
 def start(
     tower: TwoTower, data: TrainingData, config: ClosedFormConfig, turned: bool = False
 ) -> None:
@@ -105,19 +125,8 @@ def start(
     from models.two_tower import embedding_tables, history_column
 
     seen = history_column(tower.schema)
-    settings = {
-        "features.history": (seen is not None, "a number, the most items of a user"),
-        "model.history_pooling": (tower.config.history_pooling == "sum", "sum"),
-        "model.normalize": (not tower.config.normalize, "false"),
-        "model.hidden": (not tower.config.hidden, "[]"),
-        "model.shared": (not tower.config.shared, "[]"),
-        "model.self_supervised": (tower.config.self_supervised is None, "none"),
-    }
-    wrong = [f"{name}: {value}" for name, (right, value) in settings.items() if not right]
-    if wrong:
-        raise ModelError(
-            f"training.start solves for sums of embeddings; it needs {', '.join(wrong)}"
-        )
+    if wrong := unmet(tower.config, seen is not None):
+        raise ModelError(f"training.start solves for sums of embeddings; it needs {wrong}")
     user_id, item_id = (
         tower.schema.select_by_tag(tag).first.name for tag in (Tags.USER_ID, Tags.ITEM_ID)
     )

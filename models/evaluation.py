@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, conint
 from rich.table import Table
 from scipy.sparse import csr_matrix
 
@@ -25,11 +25,14 @@ METRICS = ("recall", "ndcg", "mrr", "hit", "precision", "map", "coverage")
 class EvaluationConfig(BaseModel, extra="forbid"):
     """What is measured, over which catalogue, and beside which baselines."""
 
-    ks: list[PositiveInt] = Field(
+    ks: list[conint(gt=0, le=1_000_000)] = Field(
         [10, 20, 50, 100], min_items=1, unique_items=True, description="cutoffs of every metric@k"
     )
-    batch_size: PositiveInt = Field(
-        1024, description="users ranked at once; memory is about 20 bytes x batch_size x items"
+    batch_size: int = Field(
+        1024,
+        gt=0,
+        le=1_000_000,
+        description="users ranked at once; memory is about 20 bytes x batch_size x items",
     )
     catalogue: Literal["interactions", "items"] = Field(
         "interactions",

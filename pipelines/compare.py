@@ -9,25 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConstrainedStr, Extra, Field
+from pydantic import BaseModel, Extra, Field, conint
 from rich.markup import escape
 
 from models.evaluation import BaselineName
-from pipelines.config import CONFIGS, Config, parse, read_tree
+from models.training import MAX_INT
+from pipelines.config import CONFIGS, Config, Name, parse, read_tree
 from pipelines.console import console
 from pipelines.errors import ChildError, ConfigError
-from pipelines.experiment import NAME, ExperimentConfig, as_tree, varied
+from pipelines.experiment import ExperimentConfig, as_tree, varied
 from pipelines.run import Run, git_commit, versions, write_atomically
 from pipelines.trial import Trial, measure_apart, prepare
 
 COMPARISONS = Path("compare")
 RESULTS, TRAININGS, LOGS = "results", "training", "logs"
-
-
-class VariantName(ConstrainedStr):
-    """Part of file names."""
-
-    regex = NAME
 
 
 class Variant(BaseModel, extra=Extra.forbid):
@@ -45,13 +40,13 @@ class Variant(BaseModel, extra=Extra.forbid):
 class CompareConfig(ExperimentConfig):
     """A file in configs/compare."""
 
-    seeds: list[int] = Field(
+    seeds: list[conint(ge=0, le=MAX_INT)] = Field(
         [42], min_items=1, unique_items=True, description="training.seed of each run of a variant"
     )
     baselines: list[BaselineName] = Field(
         ["popularity", "itemknn", "ease"], unique_items=True, description="in the same table"
     )
-    variants: dict[VariantName, Variant] = Field(..., description="by the name of its row")
+    variants: dict[Name, Variant] = Field(..., description="by the name of its row")
 
 
 @dataclass(frozen=True)

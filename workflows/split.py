@@ -30,17 +30,19 @@ class SplitConfig(BaseModel, extra="forbid"):
     k_core: int = Field(
         0,
         ge=0,
+        le=2**31 - 1,
         description="Before splitting, drop users and items with fewer positives than this, "
         "again and again until none is left. 0 keeps all.",
     )
     path: Path | None = Field(
         None, description="For `file`: parquet with user_id, item_id, part (train, valid, test)."
     )
-    seed: int = Field(42, ge=0, description="Seed of the random method.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="Seed of the random method.")
 
     @validator("ratios")
     def _add_up(cls, ratios: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(ratios) < 0 or ratios[0] == 0 or abs(sum(ratios) - 1) > 1e-6:
+        # So that NaN fails as well.
+        if not (min(ratios) >= 0 and ratios[0] > 0 and abs(sum(ratios) - 1) <= 1e-6):
             raise ValueError("ratios must be 0 or more, train above 0, and add up to 1")
         return ratios
 
