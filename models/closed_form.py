@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Extra, Field
-from scipy.linalg import orthogonal_procrustes
+from scipy.linalg import eigh, orthogonal_procrustes
 from scipy.sparse import csr_matrix, diags
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from models.baselines import gram, items_to_items
 from models.errors import ModelError
@@ -68,6 +68,8 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     train : [n_users, n_items], nonzero where there is a positive
     dim : of the vectors; above the number of items the rest is 0
 
+    Raises ModelError when no two items have a user in common.
+
     An item nobody has, or that is not among the `most_items`, has zeros.
     """
     train = binary(train).astype(float)
@@ -82,16 +84,27 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     regression = items_to_items(together.copy(order="F"), l2)
     history, candidates = np.zeros((2, n_items, dim), np.float32)
     squares = regression.T @ (together @ regression)
-    if dim < len(popular):
-        # A fixed start, else the same data would have other vectors each time.
-        _, vectors = eigsh(squares, dim, v0=np.ones(len(popular)))
-        vectors = vectors[:, ::-1]
-    else:
-        vectors = np.eye(len(popular))
+    if not squares.any():
+        raise ModelError(
+            "training.start: no two of the items have a user in common, so there is nothing to "
+            "solve; leave it out"
+        )
+    vectors = _first_eigenvectors(squares, dim) if dim < len(popular) else np.eye(len(popular))
     width = vectors.shape[1]
     history[popular, :width] = regression @ vectors
     candidates[popular, :width] = vectors
     return history, candidates
+
+
+def _first_eigenvectors(matrix: np.ndarray, k: int) -> np.ndarray:
+    """Those of a symmetric matrix [n, n] with the largest eigenvalues, the first one first."""
+    try:
+        # A fixed start, else the same data would have other vectors each time.
+        _, vectors = eigsh(matrix, k, v0=np.ones(len(matrix)))
+    except ArpackError:  # of a matrix that the start is orthogonal to, or of a low rank
+        n = len(matrix)
+        _, vectors = eigh(matrix, subset_by_index=(n - k, n - 1))
+    return vectors[:, ::-1]
 
 
 def unmet(config: TwoTowerConfig, has_history: bool) -> str:

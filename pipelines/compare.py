@@ -16,7 +16,7 @@ from models.evaluation import BaselineName
 from models.training import MAX_INT
 from pipelines.config import CONFIGS, Config, Name, parse, read_tree
 from pipelines.console import console
-from pipelines.errors import ChildError, ConfigError
+from pipelines.errors import ChildError, ConfigError, RunError
 from pipelines.experiment import ExperimentConfig, as_tree, varied
 from pipelines.run import Run, git_commit, versions, write_atomically
 from pipelines.trial import Trial, measure_apart, prepare
@@ -160,7 +160,7 @@ def run_all(jobs: list[Job], monitor: str, folder: Path) -> list[Outcome]:
     outcomes = []
     for job in jobs:
         if _file(job, folder).is_file():
-            found = json.loads(_file(job, folder).read_text())
+            found = _read_result(_file(job, folder))
             outcomes.append(Outcome(job.row, job.seed, found["result"], found["commit"]))
             continue
         outcome, left = _run(job, monitor, folder), left - 1
@@ -176,6 +176,14 @@ def run_all(jobs: list[Job], monitor: str, folder: Path) -> list[Outcome]:
 
 def _file(job: Job, folder: Path) -> Path:
     return folder / RESULTS / f"{job.name}.json"
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        return {key: found[key] for key in ("result", "commit")}
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{path}: damaged ({error}); remove it to have it measured again") from None
 
 
 def _sweep(trainings: Path, names: set[str]) -> None:

@@ -90,11 +90,12 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _a_monitor_that_is_measured(cls, values: dict) -> dict:
         monitor, ks = values["training"].monitor, values["evaluation"].ks
-        measured = [f"{metric}@{k}" for k in ks for metric in METRICS]
-        if monitor not in measured:
+        metric, _, k = monitor.partition("@")
+        if metric not in METRICS or k not in map(str, ks):
             raise ValueError(
                 f"training.monitor: {monitor!r} is not measured; choose one of "
-                f"{', '.join(measured)}, or add its k to evaluation.ks"
+                f"{', '.join(METRICS)}, with @ and one of evaluation.ks "
+                f"({', '.join(map(str, ks))}), such as ndcg@{ks[0]}"
             )
         return values
 
@@ -240,7 +241,7 @@ def parse(model: type[Model], tree: Any, where: str) -> Model:
     if not problems:
         try:
             parsed = model.parse_obj(tree)
-            problems = list(_no_whole_numbers(tree, parsed))
+            problems = list(_misread(tree, parsed))
         except ValidationError as error:
             problems = [_worded(model, tree, problem) for problem in error.errors()]
     if problems:
@@ -292,20 +293,22 @@ def _no_text(tree: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
             yield f"{section}the key {key!r} is no text to YAML; put it in quotes: '{key}'"
 
 
-def _no_whole_numbers(tree: Any, parsed: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """A line for each value that pydantic would cut off, or take a yes or no for, as an integer."""
+def _misread(tree: Any, parsed: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """A line for each value that pydantic took for something else: 2.9 for 2, no for "False"."""
     if isinstance(parsed, BaseModel):
         parsed = dict(parsed)
     if isinstance(tree, dict) and isinstance(parsed, dict):
         for key in tree.keys() & parsed.keys():
-            yield from _no_whole_numbers(tree[key], parsed[key], (*path, key))
+            yield from _misread(tree[key], parsed[key], (*path, key))
     elif isinstance(tree, list | tuple) and isinstance(parsed, list | tuple):
         for place, (value, found) in enumerate(zip(tree, parsed, strict=False)):
-            yield from _no_whole_numbers(value, found, (*path, str(place)))
+            yield from _misread(value, found, (*path, str(place)))
     elif type(parsed) is int and (
         isinstance(tree, bool) or (isinstance(tree, float) and tree != parsed)
     ):
         yield f"{'.'.join(path)}: {tree!r} is no whole number"
+    elif isinstance(parsed, str) and isinstance(tree, bool | float):
+        yield f"{'.'.join(path)}: {tree!r} is no text to YAML; put it in quotes"
 
 
 def to_yaml(config: Config) -> str:

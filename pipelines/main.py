@@ -78,15 +78,18 @@ def main_job(config: Config, path: Path | None = None) -> Run:
     from pipelines.evaluate import evaluate
     from pipelines.export import export
     from pipelines.ingest import ingest
-    from pipelines.preprocess import preprocess
+    from pipelines.preprocess import preprocess, split_ahead
     from pipelines.publish import publish
-    from pipelines.serve import demonstrate, example_users
-    from pipelines.train import train
+    from pipelines.serve import demonstrate, example_users, shown_items
+    from pipelines.train import check_training, train
 
     with recorded() as timeline:
         run = Run.create(config, path)
         console.print(f"run folder: {run.path}")
         ingest(run)
+        shown_items(run)
+        ahead = split_ahead(run)
+        check_training(run.config, ahead[ahead["part"] == "train"])
         with stage("import") as (_, result):
             load_libraries()
             result("TensorFlow and Merlin")

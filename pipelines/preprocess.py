@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from pipelines.console import stage
+from pipelines.errors import ConfigError
+from pipelines.libraries import are_loaded
 from pipelines.run import Run
 
 if TYPE_CHECKING:
@@ -17,8 +20,10 @@ if TYPE_CHECKING:
 
     from models.training import TrainingData
     from workflows.features import FeaturesConfig
+    from workflows.split import SplitConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
+PARTS = ("train", "valid", "test")
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
@@ -33,6 +38,8 @@ def preprocess(run: Run) -> dict:
     schema, and split.json.
     """
     run.verified("ingest")
+    if not are_loaded():
+        split_ahead(run)
     from workflows.features import add_history, filter_positives, fit_features
     from workflows.split import split
 
@@ -43,6 +50,7 @@ def preprocess(run: Run) -> dict:
         positives = filter_positives(interactions, run.config.positives)
         report(1, 5, "split")
         parts = split(positives, run.config.split)
+        _check_parts(parts, run.config.split)
         report(2, 5, "fit the feature graph")
         train = parts[parts["part"] == "train"]
         users = add_history(users, train, interactions, names)
@@ -56,6 +64,47 @@ def preprocess(run: Run) -> dict:
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in ("train", "valid", "test"))
         )
     return notes
+
+
+def split_ahead(run: Run) -> pd.DataFrame:
+    """What `split` will make of the run's data, seen without the slow import of NVTabular.
+
+    Raises DataError or ConfigError where a part will be empty.
+    """
+    from workflows.features import AtLeast
+    from workflows.split import split
+
+    names, positives = run.config.features, run.config.positives
+    path = run.path / "data" / INTERACTIONS
+    wanted = [names.user_id, names.item_id, "timestamp", positives.column]
+    there = pq.read_schema(path).names
+    rows = pd.read_parquet(path, columns=[name for name in there if name in wanted])
+    column = rows.get(positives.column)
+    if column is not None and column.dtype.kind in "biuf":  # else NVTabular's filter says it
+        rows = rows[AtLeast(positives.column, positives.at_least)(rows)]
+    if rows.empty:
+        return rows.assign(part=[])
+    parts = split(rows, run.config.split)
+    _check_parts(parts, run.config.split)
+    return parts
+
+
+def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
+    """Refuse a split that leaves nothing to fit on, to choose an epoch on, or to measure on."""
+    sizes = parts["part"].value_counts()
+    if empty := [part for part in PARTS if not sizes.get(part)]:
+        ways = {
+            "random": "test takes one of a user with 2 positives, valid of one with 3, and there "
+            "are no such users; use split.method temporal or file",
+            "leave_last_out": "no user has 3 positives; use split.method random, temporal or file",
+            "temporal": "split.ratios leave it no time of its own; give it more, or use "
+            "split.method random",
+            "file": f"{config.path} names none for it; add some",
+        }
+        raise ConfigError(
+            f"split.method {config.method}: the part {' and '.join(empty)} has no rows of "
+            f"{len(parts)} positives: {ways[config.method]}"
+        )
 
 
 def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -> int:
@@ -136,7 +185,7 @@ def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:
     """Part -> its rows (user_row, item_row and the raw ids)."""
     parts = pd.read_parquet(processed / SPLIT)
-    return {part: parts[parts["part"] == part] for part in ("train", "valid", "test")}
+    return {part: parts[parts["part"] == part] for part in PARTS}
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -123,6 +123,8 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
         ({"training": {"epochs": 2.9}}, r"training\.epochs: 2\.9 is no whole number"),
         ({"training": {"epochs": True}}, r"training\.epochs: True is no whole number"),
         ({"model": {"hidden": [64.5]}}, r"model\.hidden\.0: 64\.5 is no whole number"),
+        ({"show": [False]}, r"show\.0: False is no text to YAML; put it in quotes"),
+        ({"features": {"item": [1.10]}}, r"features\.item\.0: 1\.1 is no text to YAML"),
         ({"name": "last"}, r"name: runs/last is the file that says which run was used last"),
         ({"name": "one\n"}, r"name: 'one\\n' cannot be the name of a folder"),
         ({"name": "a/b"}, r"name: 'a/b' cannot be the name of a folder; use letters, digits"),
@@ -136,10 +138,14 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
         ),
         (
             {"training": {"monitor": "ndcg@11"}},
-            r"training\.monitor: 'ndcg@11' is not measured; choose one of recall@10, ndcg@10, .*"
-            r"coverage@100, or add its k to evaluation\.ks",
+            r"training\.monitor: 'ndcg@11' is not measured; choose one of recall, ndcg, .*, with @ "
+            r"and one of evaluation\.ks \(10, 20, 50, 100\), such as ndcg@10",
         ),
-        ({"evaluation": {"ks": [5]}}, r"training\.monitor: 'ndcg@10' is not measured; .* recall@5"),
+        ({"training": {"monitor": "ndcg"}}, r"training\.monitor: 'ndcg' is not measured"),
+        (
+            {"evaluation": {"ks": [5]}},
+            r"training\.monitor: 'ndcg@10' is not measured; .* such as ndcg@5",
+        ),
         (
             {"training": {"start": {}}},
             r"training\.start solves for sums of embeddings; it needs features\.history: a number, "
