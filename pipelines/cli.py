@@ -34,29 +34,37 @@ NOT_ALLOWED = (
 class Commands(click.Group):
     """Says in a sentence what went wrong; a traceback is for those who ask for it."""
 
-    def invoke(self, context: click.Context):
+    def main(self, *arguments, **options):
         with _noted_interrupt() as interrupted:
             try:
-                return super().invoke(context)
+                return super().main(*arguments, **options)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
-            except (Exception, KeyboardInterrupt) as error:
-                # A library that is interrupted as it is imported raises what it likes.
-                if interrupted or isinstance(error, KeyboardInterrupt):
-                    click.echo(
-                        "\ninterrupted; finished steps are kept, the step in progress left nothing "
-                        "but, of a training, the state from which the same command goes on"
-                    )
-                    context.exit(130)
+            except Exception as error:
+                if interrupted:  # what a library raises that is interrupted as it is imported
+                    sys.exit(_say_interrupted())
                 if os.environ.get(TRACEBACK):
                     raise
-                if isinstance(error, BrokenPipeError) and _nobody_reads():
-                    _end_output()
-                    context.exit(1)
-                click.secho(f"error: {explained(error)}", fg="red", err=True)
+                if not (isinstance(error, BrokenPipeError) and _nobody_reads()):
+                    click.secho(f"error: {explained(error)}", fg="red", err=True)
                 if isinstance(error, OSError):
                     _end_output()
-                context.exit(1)
+                sys.exit(1)
+
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            context.exit(_say_interrupted())
+
+
+def _say_interrupted() -> int:
+    """Says what an interrupt leaves; the exit status that shells know it by."""
+    click.echo(
+        "\ninterrupted; finished steps are kept, the step in progress left nothing but, of a "
+        "training, the state from which the same command goes on"
+    )
+    return 130
 
 
 @contextlib.contextmanager

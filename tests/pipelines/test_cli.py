@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -168,7 +169,7 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(faulty,
     ("command", "errors"),
     [
         ("{} doctor | true", ""),
-        ("{} --help | true", ""),
+        ("{} --help > /dev/full", "error: the output: No space left on device"),
         ("{} doctor > /dev/full", "error: the output: No space left on device"),
     ],
 )
@@ -331,6 +332,32 @@ def test_data_is_printed_as_it_is(titled_run, capsys):
     printed = capsys.readouterr().out
     for title in ("[rec] (2007)", "[/b]", ":heart: \\"):
         assert f" {title} " in printed
+
+
+def test_an_item_that_the_run_does_not_have_is_told(titled_run, capsys):
+    """As a version answers that was made before the run got other data."""
+    import numpy as np
+
+    from pipelines.serve import print_recommendations
+    from serving.client import Recommendations
+
+    run, item_ids = titled_run
+    ids = np.array([[item_ids[0], 999_999, -1]])
+    answer = Recommendations(ids, np.array([[1, 0.5, -np.inf]], np.float32), version=1)
+    print_recommendations(run, [1], {"http": answer})
+    printed = capsys.readouterr().out
+    assert re.search(r"999999.*\?.*0\.5000", printed)
+    assert "1 of the items are not in the run's item table: the version that answered" in printed
+
+
+def test_a_run_without_data_says_what_to_run_before_a_server_is_started(tmp_path):
+    from pipelines.config import CONFIGS, load_config
+    from pipelines.run import Run
+    from pipelines.serve import query
+
+    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
+    with pytest.raises(RunError, match=r"`ingest` has not run yet; run `twotower ingest`"):
+        query(run, [1])
 
 
 def test_a_column_to_show_that_is_not_there_is_named(titled_run):
