@@ -8,6 +8,7 @@ from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
 
 from models.objective import LEAST_TEMPERATURE, OF_COSINES, ObjectiveConfig, SelfSupervisedConfig
 
+MOST_COMPARED = 200  # values of a list that attend to each other
 Width = conint(gt=0, le=65_536)
 
 

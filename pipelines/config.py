@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, r
 from pydantic.fields import SHAPE_SINGLETON
 
 from models.closed_form import unmet
-from models.config import TwoTowerConfig
+from models.config import MOST_COMPARED, TwoTowerConfig
 from models.evaluation import METRICS, EvaluationConfig
 from models.growth import UpdateConfig
 from models.training import TrainingConfig
@@ -96,6 +96,16 @@ class Config(BaseModel, extra=Extra.forbid):
                 f"training.monitor: {monitor!r} is not measured; choose one of "
                 f"{', '.join(METRICS)}, with @ and one of evaluation.ks "
                 f"({', '.join(map(str, ks))}), such as ndcg@{ks[0]}"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _a_history_that_attends_to_itself(cls, values: dict) -> dict:
+        history = values["features"].history or 0
+        if values["model"].history_pooling == "self_attention" and history > MOST_COMPARED:
+            raise ValueError(
+                "model.history_pooling: self_attention compares all items of a history with each "
+                f"other; set features.history to at most {MOST_COMPARED}"
             )
         return values
 

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import console, stage
+from pipelines.errors import ConfigError
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import load_split, load_tables
 from pipelines.run import Run
 
 if TYPE_CHECKING:
     from models.evaluation import Metrics, Scorer
+    from pipelines.config import Config
 
 MODEL = "two-tower"
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
@@ -123,6 +125,18 @@ def evaluate(run: Run) -> dict[str, dict]:
     table.caption = f"test part of: {protocol['split']}"
     console.print(table)
     return values
+
+
+def check_baselines(config: Config, train: pd.DataFrame) -> None:
+    """Refuse, before anything is trained, a baseline that the training part is too large for."""
+    from models.baselines import EASE_MAX_ITEMS
+
+    items = train[config.features.item_id].nunique()
+    if "ease" in config.evaluation.baselines and items > EASE_MAX_ITEMS:
+        raise ConfigError(
+            f"evaluation.baselines: ease takes up to {EASE_MAX_ITEMS:,} items, and the training "
+            f"part has {items:,}; take it out (itemknn has no such limit)"
+        )
 
 
 def _title(protocol: dict) -> str:

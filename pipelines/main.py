@@ -75,7 +75,7 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
 
 def main_job(config: Config, path: Path | None = None) -> Run:
     """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton."""
-    from pipelines.evaluate import evaluate
+    from pipelines.evaluate import check_baselines, evaluate
     from pipelines.export import export
     from pipelines.ingest import ingest
     from pipelines.preprocess import preprocess, split_ahead
@@ -89,7 +89,9 @@ def main_job(config: Config, path: Path | None = None) -> Run:
         ingest(run)
         shown_items(run)
         ahead = split_ahead(run)
-        check_training(run.config, ahead[ahead["part"] == "train"])
+        train_part = ahead[ahead["part"] == "train"]
+        check_training(run.config, train_part)
+        check_baselines(run.config, train_part)
         with stage("import") as (_, result):
             load_libraries()
             result("TensorFlow and Merlin")

@@ -155,6 +155,10 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
             {"model": {"self_supervised": {}}},
             r"model\.self_supervised hides item features .* add on",
         ),
+        (
+            {"model": {"history_pooling": "self_attention"}, "features": {"history": 201}},
+            r"self_attention compares all items .* set features\.history to at most 200",
+        ),
         ({"serving": {"host": ""}}, r"serving\.host: ensure this value has at least 1 char"),
         (
             {"serving": {"http_port": 9, "grpc_port": 9}},

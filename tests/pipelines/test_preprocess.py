@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.config import parse_config, set_keys
 from pipelines.errors import ConfigError
+from pipelines.evaluate import check_baselines
 from pipelines.ingest import ingest
 from pipelines.preprocess import split_ahead
 from pipelines.run import Run
@@ -126,6 +127,17 @@ def test_settings_that_the_training_part_does_not_allow_are_named(settings, mess
     with pytest.raises(ConfigError) as error:
         check_training(config, pairs(48, 1))
     assert message in str(error.value)
+
+
+def test_a_baseline_that_the_training_part_is_too_large_for_is_named(monkeypatch):
+    monkeypatch.setattr("models.baselines.EASE_MAX_ITEMS", 3)
+    settings = {"evaluation.baselines": ["popularity", "ease"]}
+    config = parse_config(set_keys(PARQUET, settings, "here"), "here")
+    check_baselines(config, pairs(2, 3))
+    with pytest.raises(
+        ConfigError, match=r"baselines: ease takes up to 3 items, .* part has 4; tak"
+    ):
+        check_baselines(config, pairs(2, 4))
 
 
 def test_the_main_job_checks_all_that_before_tensorflow_is_imported(tmp_path):
