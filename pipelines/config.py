@@ -152,7 +152,7 @@ def read_tree(path: Path, folder: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """What a YAML file of keys says. Raises ConfigError naming the file and the place in it."""
     try:
-        tree = yaml.safe_load(path.read_bytes())
+        tree = yaml.load(path.read_bytes(), _OnceAKey)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_place(error)}; mend it there") from None
     except (ValueError, RecursionError) as error:  # a date that does not exist, a list of lists ...
@@ -164,6 +164,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
     return tree
+
+
+class _OnceAKey(yaml.SafeLoader):
+    """Refuses a key that occurs twice in a section, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"{key.value} occurs twice in this section",
+                        problem_mark=key.start_mark,
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _place(error: yaml.YAMLError) -> str:

@@ -169,6 +169,7 @@ class Run:
 
         `verb` is what to run again after an error. Yields notes by step.
         """
+        _read_manifest(self.path)  # a damaged one is refused before the work, not after it
         upstream = {each for name in names for each in STEPS[name].after}.difference(names)
         made_from = {each: self.identity(each) for each in upstream}
         made_with = {name: self._settings(name) for name in names}

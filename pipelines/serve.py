@@ -243,9 +243,10 @@ def check_k(run: Run, k: int) -> None:
 
 def demonstrate(run: Run) -> dict[str, Any]:
     """Start Triton on free ports, ask for three users over HTTP and gRPC, print, stop."""
-    k = min(10, run.config.serving.max_k)
+    serves = run.config.serving
+    k = min(10, serves.max_k)
     with stage("serve") as (report, result):
-        users = example_users(run)
+        users = example_users(run, min(3, serves.max_batch_size))
         shown_items(run)
         report(0, 3, "start Triton")
         with serving(run) as addresses:

@@ -31,7 +31,7 @@ class ServingConfig(BaseModel):
     queue_delay_us: int = Field(
         0,
         ge=0,
-        le=60_000_000,
+        le=1_000_000,
         description="microseconds a request may wait for others to reach such a size",
     )
     threads: int = Field(

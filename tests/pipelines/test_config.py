@@ -85,6 +85,8 @@ def test_a_missing_file_lists_the_shipped_ones(tmp_path):
             r"bad\.yaml, line 2, column 3: not YAML: found character '\\t' that cannot",
         ),
         ("- just\n- a list", r"bad\.yaml: expected `key: value` lines, found list"),
+        ("a: 1\nb: 2\na: 3", r"bad\.yaml, line 3, column 1: not YAML: a occurs twice in this sect"),
+        ("a:\n  b: 1\n  b: 2", r"bad\.yaml, line 3, column 3: not YAML: b occurs twice"),
         ("", r"bad\.yaml: the file is empty; expected `key: value` lines, see configs/"),
         ("# nothing but a comment", r"bad\.yaml: the file is empty"),
         ("name: 2024-13-45", r"bad\.yaml: not YAML: month must be in 1\.\.12"),

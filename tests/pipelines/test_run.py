@@ -244,6 +244,8 @@ def test_a_damaged_manifest_is_explained_and_its_advice_leads_on(run, text, prob
         run.verified("ingest")
     told = str(error.value)
     assert told.startswith("runs/synthetic/manifest.json: damaged (") and problem in told
+    with pytest.raises(RunError, match="damaged"), run.step("ingest"):
+        raise AssertionError("the work began")
     assert "`twotower run --config runs/synthetic/config.yaml --run runs/synthetic`" in told
     # As told: the file is removed, and the configuration of the run makes it anew.
     (run.path / "manifest.json").unlink()
