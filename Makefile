@@ -8,6 +8,16 @@ SET ?=
 PARTS ?=
 DOCS ?=
 RUN_FOLDER ?=
+# In recipes they are "$$DATA" and so on: taken from the environment as they were typed, so that
+# spaces, quotes and dollar signs stay what they are.
+override DATA := $(value DATA)
+override CONFIG := $(value CONFIG)
+override SET := $(value SET)
+override DOCS := $(value DOCS)
+override RUN_FOLDER := $(value RUN_FOLDER)
+export DATA CONFIG SET DOCS RUN_FOLDER
+AND_SET = $(if $(SET),--set "$$SET")
+
 VERSION_ID = $(if $(filter command,$(firstword $(origin VERSION))),$(VERSION),)
 USER_ID = $(if $(filter command,$(firstword $(origin USER))),$(USER),)
 K ?= 10
@@ -17,7 +27,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
-BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$(DATA)") $(if $(RUN_FOLDER),--run "$(RUN_FOLDER)")
+BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
 .PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality soak checks clean compare tune
 
@@ -32,8 +42,7 @@ $(READY): requirements/*.txt requirements/make_env.sh pyproject.toml
 env: $(READY) ## make the virtual environment
 
 run: $(READY) ## the main job: data to recommendations from a real Triton
-	@$(TWOTOWER) run $(if $(DATA),--data "$(DATA)") $(if $(CONFIG),--config "$(CONFIG)") \
-	    $(foreach s,$(SET),--set '$(s)')
+	@$(TWOTOWER) run $(if $(DATA),--data "$$DATA") $(if $(CONFIG),--config "$$CONFIG") $(AND_SET)
 
 lint: $(READY) ## ruff: lint and format check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -42,10 +51,10 @@ format: $(READY) ## ruff: mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 test: lint ## lint and tests; DATA=<folder> adds those on real data
-	@$(PYTEST) -n 2 --dist loadfile -m "not slow" $(if $(DATA),--data="$(DATA)")
+	@$(PYTEST) -n 2 --dist loadfile -m "not slow" $(if $(DATA),--data="$$DATA")
 
 test-slow: $(READY) ## the slow extras
-	@$(PYTEST) -m slow $(if $(DATA),--data="$(DATA)")
+	@$(PYTEST) -m slow $(if $(DATA),--data="$$DATA")
 
 serve: $(READY) ## serve the last run until Ctrl-C
 	@$(TWOTOWER) serve
@@ -55,21 +64,19 @@ query: $(READY) ## ask it: make query USER=42
 	@$(TWOTOWER) query $(foreach u,$(USER_ID),--user $(u)) -k $(K)
 
 update: $(READY) ## learn new interactions and publish: make update DATA=<folder> [RUN_FOLDER=<run>]
-	@test -n "$(DATA)" || { echo "usage: make update DATA=<folder> [RUN_FOLDER=<run>]"; exit 2; }
-	@$(TWOTOWER) update --data "$(DATA)" $(if $(RUN_FOLDER),--run "$(RUN_FOLDER)") \
-	    $(foreach s,$(SET),--set '$(s)')
+	@test -n "$$DATA" || { echo "usage: make update DATA=<folder> [RUN_FOLDER=<run>]"; exit 2; }
+	@$(TWOTOWER) update --data "$$DATA" $(if $(RUN_FOLDER),--run "$$RUN_FOLDER") $(AND_SET)
 
 timeline: $(READY) ## where the time of the last `make run` went, printed and plotted
 	@$(TWOTOWER) timeline
 
 compare: $(READY) ## variants side by side: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>]
-	@test -n "$(CONFIG)" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs] [SET='key=value ...']"; exit 2; }
-	@$(TWOTOWER) compare "$(CONFIG)" $(if $(DATA),--data "$(DATA)") $(if $(DOCS),--docs "$(DOCS)") \
-	    $(foreach s,$(SET),--set '$(s)')
+	@test -n "$$CONFIG" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs] [SET='key=value ...']"; exit 2; }
+	@$(TWOTOWER) compare "$$CONFIG" $(if $(DATA),--data "$$DATA") $(if $(DOCS),--docs "$$DOCS") $(AND_SET)
 
 tune: $(READY) ## search for better settings: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]
-	@test -n "$(CONFIG)" || { echo "usage: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]"; exit 2; }
-	@$(TWOTOWER) tune "$(CONFIG)" $(if $(DATA),--data "$(DATA)")
+	@test -n "$$CONFIG" || { echo "usage: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]"; exit 2; }
+	@$(TWOTOWER) tune "$$CONFIG" $(if $(DATA),--data "$$DATA")
 
 publish: $(READY) ## serve the newest export from now on, or VERSION=<n>
 	@$(TWOTOWER) publish $(if $(VERSION_ID),--version $(VERSION_ID))
@@ -81,7 +88,7 @@ versions: $(READY) ## the exported versions, which is published, which answers
 	@$(TWOTOWER) versions
 
 lab: $(READY) ## Jupyter Lab on the notebooks, loopback only; DATA=<folder> as for run
-	@$(if $(DATA),TWOTOWER_DATA="$(abspath $(DATA))") $(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+	@$(if $(DATA),TWOTOWER_DATA="$$(realpath "$$DATA")") $(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
 doctor: $(READY) ## versions, what is missing, how to get it
 	@$(TWOTOWER) doctor
@@ -94,24 +101,24 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 	    -o container-py310.txt
 
 bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<folder> [PARTS=run]
-	@test -n "$(DATA)" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
-	@$(BIN)/python -m benchmarks.main_job --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
+	@test -n "$$DATA" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
+	@$(BIN)/python -m benchmarks.main_job --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
 
 bench-serving: $(READY) ## the served model measured (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
-	@test -n "$(DATA)$(RUN_FOLDER)" || { echo "usage: make bench-serving DATA=<folder> [PARTS=speed]"; exit 2; }
+	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make bench-serving DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(BENCH_SERVING) $(foreach p,$(PARTS),--part $(p))
 
 bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hours): DATA=<folder> [PARTS=speed]
-	@test -n "$(DATA)" || { echo "usage: make bench-train DATA=<folder> [PARTS=speed]"; exit 2; }
+	@test -n "$$DATA" || { echo "usage: make bench-train DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
-	@$(BIN)/python -m benchmarks.training --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
+	@$(BIN)/python -m benchmarks.training --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
 
 bench-quality: $(READY) ## the most accurate towers, served, beside EASE, and the grids (two hours): DATA=<folder> [PARTS=frozen]
-	@test -n "$(DATA)" || { echo "usage: make bench-quality DATA=<folder> [PARTS=frozen]"; exit 2; }
-	@$(BIN)/python -m benchmarks.quality --data "$(DATA)" $(foreach p,$(PARTS),--part $(p))
+	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder> [PARTS=frozen]"; exit 2; }
+	@$(BIN)/python -m benchmarks.quality --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
 
 soak: $(READY) ## 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
-	@test -n "$(DATA)$(RUN_FOLDER)" || { echo "usage: make soak DATA=<folder>"; exit 2; }
+	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make soak DATA=<folder>"; exit 2; }
 	@$(BENCH_SERVING) --part soak
 
 checks: $(READY) ## every figure the benchmarks wrote, and what falls short

@@ -16,11 +16,10 @@ publish = $(foreach port,$(1),-p 127.0.0.1:$(port):$(port))
 TRITON_PORTS = 8000 8001 8002
 PORTS ?= $(TRITON_PORTS) 8888
 VOLUMES ?= -v two-tower-runs:/twotower/runs -v two-tower-data:/twotower/data
-CMD ?= twotower run $(if $(DATA),--data $(INPUT)) $(if $(CONFIG),--config "$(CONFIG)") \
-    $(foreach s,$(SET),--set '$(s)')
+CMD ?= twotower run $(if $(DATA),--data $(INPUT)) $(if $(CONFIG),--config "$$CONFIG") $(AND_SET)
 
-INPUT = /input$(if $(filter %.zip,$(DATA)),.zip)
-MOUNT_DATA = $(if $(DATA),-v "$$(realpath "$(DATA)"):$(INPUT):ro")
+INPUT = /input$(if $(filter %.zip,$(lastword $(DATA))),.zip)
+MOUNT_DATA = $(if $(DATA),-v "$$(realpath "$$DATA"):$(INPUT):ro")
 TTY = $(shell test -t 0 && echo --interactive --tty)
 GPUS = $(if $(filter podman,$(ENGINE)),--device nvidia.com/gpu=all,--gpus all)
 # Triton's Python backend passes tensors through /dev/shm, of which a container gets 64 MB.

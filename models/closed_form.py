@@ -11,36 +11,43 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Extra, Field
-from scipy.linalg import orthogonal_procrustes
+from scipy.linalg import eigh, orthogonal_procrustes
 from scipy.sparse import csr_matrix, diags
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from models.baselines import gram, items_to_items
 from models.errors import ModelError
 from models.evaluation import binary
 
 if TYPE_CHECKING:
+    from models.config import TwoTowerConfig
     from models.training import TrainingData, TwoTower
 
 
 class ClosedFormConfig(BaseModel, extra=Extra.forbid):
     """Regularisation of the regression; choose it on valid."""
 
-    l2: float = Field(300.0, gt=0, description="added to the number of users of every item")
+    l2: float = Field(
+        300.0, ge=1e-6, le=1e12, description="added to the number of users of every item"
+    )
     popularity_l2: float = Field(
         0.3,
         ge=0,
+        le=1e6,
         description="and this share of the number itself: d / (1 - d) of it is what a dropout of d "
         "on the histories would do",
     )
     user_power: float = Field(
         0.5,
+        ge=-10,
+        le=10,
         description="a user of n positives weighs n to the minus this (the mean is 1): 0 weighs "
         "interactions alike, 1 users",
     )
     most_items: int = Field(
         10_000,
         gt=1,
+        le=1_000_000,
         description="only so many items, the most popular ones, are solved for: memory is 24 bytes "
         "times its square, time grows with its cube. Other items start at 0",
     )
@@ -61,6 +68,8 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     train : [n_users, n_items], nonzero where there is a positive
     dim : of the vectors; above the number of items the rest is 0
 
+    Raises ModelError when no two items have a user in common.
+
     An item nobody has, or that is not among the `most_items`, has zeros.
     """
     train = binary(train).astype(float)
@@ -75,16 +84,40 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     regression = items_to_items(together.copy(order="F"), l2)
     history, candidates = np.zeros((2, n_items, dim), np.float32)
     squares = regression.T @ (together @ regression)
-    if dim < len(popular):
-        # A fixed start, else the same data would have other vectors each time.
-        _, vectors = eigsh(squares, dim, v0=np.ones(len(popular)))
-        vectors = vectors[:, ::-1]
-    else:
-        vectors = np.eye(len(popular))
+    if not squares.any():
+        raise ModelError(
+            "training.start: no two of the items have a user in common, so there is nothing to "
+            "solve; leave it out"
+        )
+    vectors = _first_eigenvectors(squares, dim) if dim < len(popular) else np.eye(len(popular))
     width = vectors.shape[1]
     history[popular, :width] = regression @ vectors
     candidates[popular, :width] = vectors
     return history, candidates
+
+
+def _first_eigenvectors(matrix: np.ndarray, k: int) -> np.ndarray:
+    """Those of a symmetric matrix [n, n] with the largest eigenvalues, the first one first."""
+    try:
+        # A fixed start, else the same data would have other vectors each time.
+        _, vectors = eigsh(matrix, k, v0=np.ones(len(matrix)))
+    except ArpackError:  # of a matrix that the start is orthogonal to, or of a low rank
+        n = len(matrix)
+        _, vectors = eigh(matrix, subset_by_index=(n - k, n - 1))
+    return vectors[:, ::-1]
+
+
+def unmet(config: TwoTowerConfig, has_history: bool) -> str:
+    """What `start` needs and these towers have not: "key: value" of each; "" where all is met."""
+    settings = {
+        "features.history": (has_history, "a number, the most items of a user"),
+        "model.history_pooling": (config.history_pooling == "sum", "sum"),
+        "model.normalize": (not config.normalize, "false"),
+        "model.hidden": (not config.hidden, "[]"),
+        "model.shared": (not config.shared, "[]"),
+        "model.self_supervised": (config.self_supervised is None, "none"),
+    }
+    return ", ".join(f"{name}: {value}" for name, (met, value) in settings.items() if not met)
 
 
 def start(
@@ -105,19 +138,8 @@ def start(
     from models.two_tower import embedding_tables, history_column
 
     seen = history_column(tower.schema)
-    settings = {
-        "features.history": (seen is not None, "a number, the most items of a user"),
-        "model.history_pooling": (tower.config.history_pooling == "sum", "sum"),
-        "model.normalize": (not tower.config.normalize, "false"),
-        "model.hidden": (not tower.config.hidden, "[]"),
-        "model.shared": (not tower.config.shared, "[]"),
-        "model.self_supervised": (tower.config.self_supervised is None, "none"),
-    }
-    wrong = [f"{name}: {value}" for name, (right, value) in settings.items() if not right]
-    if wrong:
-        raise ModelError(
-            f"training.start solves for sums of embeddings; it needs {', '.join(wrong)}"
-        )
+    if wrong := unmet(tower.config, seen is not None):
+        raise ModelError(f"training.start solves for sums of embeddings; it needs {wrong}")
     user_id, item_id = (
         tower.schema.select_by_tag(tag).first.name for tag in (Tags.USER_ID, Tags.ITEM_ID)
     )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Extra, Field, PositiveInt, root_validator, validator
+from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
 
 from models.objective import LEAST_TEMPERATURE, OF_COSINES, ObjectiveConfig, SelfSupervisedConfig
+
+MOST_COMPARED = 200  # values of a list that attend to each other
+Width = conint(gt=0, le=65_536)
 
 
 class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     """Shape of the towers and of the softmax between them."""
 
-    dim: int = Field(64, gt=0, description="output dimension of both towers")
-    hidden: list[int] = Field(
+    dim: Width = Field(64, description="output dimension of both towers")
+    hidden: list[Width] = Field(
         [],
+        max_items=100,
         description="none: a tower is the sum of its embeddings, each of size dim, and of each "
         "number times a vector; otherwise embeddings and numbers are concatenated and pass these "
         "layers and a projection to dim",
@@ -25,24 +29,27 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         "which add to their input a ReLU layer of this width, projected back; DCN-v2's cross "
         "layers, which multiply the input with products of it by matrices of these ranks",
     )
-    shared: list[PositiveInt] = Field(
+    shared: list[Width] = Field(
         [],
+        max_items=100,
         description="widths of ReLU layers that follow in both towers with the same weights, and "
         "then a projection to dim, the same too; none: the towers have nothing in common",
     )
     mimic_weight: float = Field(
         0.0,
         ge=0,
+        le=1e6,
         description="weight of the loss by which a second vector of every user and item, an input "
         "of its tower, learns to be like what the other tower answers: models/augmented.py; 0: no "
         "such vectors. Needs hidden layers",
     )
-    feature_dim: int = Field(
-        16, gt=0, description="size of the embeddings beside the id's, when there are hidden layers"
+    feature_dim: Width = Field(
+        16, description="size of the embeddings beside the id's, when there are hidden layers"
     )
     buckets: int = Field(
         0,
         ge=0,
+        le=65_536,
         description="2 or more: of a number a tower also sees an embedding, that of the bucket it "
         "falls in among so many, which are equally likely under a normal distribution; 0: none",
     )
@@ -63,6 +70,7 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     cold_count: float = Field(
         1.0,
         gt=0,
+        le=1e6,
         description="every item's id is hidden about this often an epoch, so that an item without "
         "positives is scored by its features, as if it had this many",
     )
@@ -84,13 +92,14 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
     embedding_l2: float = Field(
         0.0,
         ge=0,
+        le=1e6,
         description="added to the loss times the sum of the squares of a batch's embeddings: of "
         "every different user and item of it once, however many interactions it has, and of every "
         "categorical column of theirs the embedding that is looked up (of a list what its known "
         "values' are pooled to). Summed, not averaged as the rest of the loss; vectors and buckets "
         "of numbers, augmented vectors and hidden layers are left out",
     )
-    temperature: float = Field(0.2, gt=0, description="logits are score / temperature")
+    temperature: float = Field(0.2, ge=1e-4, le=1e4, description="logits are score / temperature")
     learn_temperature: bool = Field(
         False, description="begin with that temperature and learn it with the towers"
     )
@@ -98,7 +107,10 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         "float32", description="of the factors of the softmax's matrix products in training"
     )
     logq: float = Field(
-        1.0, ge=0, description="weight of the logQ correction; 1 is the textbook one, 0 none"
+        1.0,
+        ge=0,
+        le=100,
+        description="weight of the logQ correction; 1 is the textbook one, 0 none",
     )
     logq_estimate: Literal["counts", "streaming"] = Field(
         "counts",

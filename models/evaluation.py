@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, conint
 from rich.table import Table
 from scipy.sparse import csr_matrix
 
@@ -28,16 +28,20 @@ VALID_SCORES_PER_ROW = 100  # that are ranked in a tenth of the time that a trai
 class EvaluationConfig(BaseModel, extra="forbid"):
     """What is measured, over which catalogue, and beside which baselines."""
 
-    ks: list[PositiveInt] = Field(
+    ks: list[conint(gt=0, le=1_000_000)] = Field(
         [10, 20, 50, 100], min_items=1, unique_items=True, description="cutoffs of every metric@k"
     )
-    batch_size: PositiveInt = Field(
+    batch_size: int = Field(
         1024,
+        gt=0,
+        le=1_000_000,
         description="users ranked at once; with more than 32,000 items fewer, so that their scores "
         "take at most 128 MB",
     )
-    valid_users: PositiveInt | None = Field(
+    valid_users: int | None = Field(
         None,
+        gt=0,
+        le=1_000_000_000,
         description="validation during training ranks the catalogue for this many users, always "
         "the same random ones; by default all users up to 10,000 items, and for a larger catalogue "
         "so many that a validation takes about a tenth of an epoch, but at least 2,048. The test "

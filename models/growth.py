@@ -29,12 +29,17 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
     replay: float = Field(
         4.0,
         ge=0,
+        le=1e6,
         description="interactions from before per new one, drawn at random to fit on; more, where "
         "there are more, to make it 64 batches",
     )
-    epochs: int = Field(4, gt=0, description="at most this many passes over new ones and replay")
-    warmup: int = Field(0, ge=0, description="so many steps in which the learning rate rises")
-    learning_rate: float = Field(0.01, gt=0, description="initial learning rate")
+    epochs: int = Field(
+        4, gt=0, le=1_000_000, description="at most this many passes over new ones and replay"
+    )
+    warmup: int = Field(
+        0, ge=0, le=2**31 - 1, description="so many steps in which the learning rate rises"
+    )
+    learning_rate: float = Field(0.01, gt=0, le=1000, description="initial learning rate")
     learning_rate_decay: float = Field(
         0.7, gt=0, le=1, description="factor on the learning rate after every epoch"
     )

@@ -45,16 +45,25 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
         "the items scored highest when the epoch began (mined)",
     )
     drawn: int = Field(
-        1024, gt=0, description="items a step, of uniform, popularity, mixed and cross_batch"
+        1024,
+        gt=0,
+        le=1 << 24,
+        description="items a step, of uniform, popularity, mixed and cross_batch",
     )
-    power: float = Field(0.75, ge=0, description="of popularity")
+    power: float = Field(0.75, ge=0, le=10, description="of popularity")
     per_positive: int = Field(
-        8, gt=0, description="negatives of a positive, drawn from the step's; not of softmax"
+        8,
+        gt=0,
+        le=65_536,
+        description="negatives of a positive, drawn from the step's; not of softmax",
     )
     hard: int = Field(
-        1, gt=0, description="draw so many times as many, keep those with the highest scores"
+        1,
+        gt=0,
+        le=65_536,
+        description="draw so many times as many, keep those with the highest scores",
     )
-    mined_ranks: tuple[conint(ge=0), conint(gt=0)] = Field(
+    mined_ranks: tuple[conint(ge=0, le=1 << 24), conint(gt=0, le=1 << 24)] = Field(
         (20, 200),
         description="of mined: the first rank, from 0, of a user's items, train positives left "
         "out, that negatives are drawn from, and the first one that they are not; at the very top "
@@ -73,8 +82,10 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
         "model.logq is to be 1",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the softmax")
-    margin: float | None = Field(None, description="of hinge (1) and cosine_contrastive (0.9)")
-    negative_weight: float = Field(50.0, gt=0, description="of cosine_contrastive")
+    margin: float | None = Field(
+        None, ge=-100, le=100, description="of hinge (1) and cosine_contrastive (0.9)"
+    )
+    negative_weight: float = Field(50.0, gt=0, le=1e6, description="of cosine_contrastive")
     calibration: float = Field(0.75, ge=0, le=1, description="t of gbce")
     unobserved_weight: float = Field(0.2, gt=0, le=1, description="of squared")
     propensity_power: float = Field(
@@ -152,7 +163,7 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
 class SelfSupervisedConfig(BaseModel, extra=Extra.forbid):
     """A task on the item tower alone, added to the loss: see models/self_supervised.py."""
 
-    weight: float = Field(0.1, gt=0, description="of the task's loss in the sum")
+    weight: float = Field(0.1, gt=0, le=1e6, description="of the task's loss in the sum")
     masking: Literal["correlated", "random"] = Field(
         "correlated",
         description="what is hidden in the first of an item's two views: a feature, which is "
@@ -160,9 +171,14 @@ class SelfSupervisedConfig(BaseModel, extra=Extra.forbid):
         "The second view hides the rest",
     )
     items: int = Field(
-        1024, gt=1, description="drawn a step, from the whole item table, each row as likely"
+        1024,
+        gt=1,
+        le=1 << 20,
+        description="drawn a step, from the whole item table, each row as likely",
     )
-    temperature: float = Field(0.1, gt=0, description="the views' cosines are divided by it")
+    temperature: float = Field(
+        0.1, ge=1e-4, le=1e4, description="the views' cosines are divided by it"
+    )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of the values of lists that is hidden in a view as well"
     )

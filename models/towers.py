@@ -8,10 +8,10 @@ import merlin.models.tf as mm
 import tensorflow as tf
 from merlin.schema import ColumnSchema
 
+from models.config import MOST_COMPARED
 from models.errors import ModelError
 from models.layers import LEAST_SCORE, ListPooling, ResumableDropout
 
-MOST_COMPARED = 200
 """Values of a list that self-attention takes: of 4,096 users their comparisons weigh 650 MB."""
 
 

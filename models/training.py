@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from models.mining import MinedNegatives
 
 WEIGHTS, QUERY_TOWER, CANDIDATE_TOWER = "weights", "query_tower", "candidate_tower"
+MAX_INT = 2**31 - 1  # of TensorFlow's int32, which its seeds are
 COUNTED_AT_ONCE = 1 << 22  # rows; of a file larger than the memory not all can be
 
 
@@ -34,25 +35,35 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
     """How the towers are fitted."""
 
     batch_size: int = Field(
-        1024, gt=1, description="rows a step; each row's negatives are the rest"
+        1024, gt=1, le=1 << 24, description="rows a step; each row's negatives are the rest"
     )
-    epochs: int = Field(20, gt=0, description="at most this many passes over the training part")
-    patience: int = Field(3, gt=0, description="stop after this many epochs without improvement")
+    epochs: int = Field(
+        20, gt=0, le=1_000_000, description="at most this many passes over the training part"
+    )
+    patience: int = Field(
+        3, gt=0, le=1_000_000, description="stop after this many epochs without improvement"
+    )
     monitor: str = Field("ndcg@10", description="full-catalogue validation metric to maximise")
     optimizer: Literal["adam", "lazy_adam", "adagrad", "rowwise_adagrad"] = Field(
         "lazy_adam",
         description="adam moves every row of every table in every step; the others only the rows "
         "of the batch, so that a step costs the same for a vocabulary of any size",
     )
-    learning_rate: float = Field(0.005, gt=0, description="initial learning rate")
+    learning_rate: float = Field(0.005, gt=0, le=1000, description="initial learning rate")
     learning_rate_decay: float = Field(
         0.85, gt=0, le=1, description="factor on the learning rate after every epoch"
     )
     warmup: int = Field(
-        0, ge=0, description="so many steps in which the learning rate rises evenly to its value"
+        0,
+        ge=0,
+        le=MAX_INT,
+        description="so many steps in which the learning rate rises evenly to its value",
     )
     checkpoint_seconds: float = Field(
-        30, gt=0, description="how often the state is saved that an interrupted training needs"
+        30,
+        gt=0,
+        le=1e9,
+        description="how often the state is saved that an interrupted training needs",
     )
     start: ClosedFormConfig | None = Field(
         None,
@@ -60,7 +71,7 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
         "count as the first epoch, which is kept when no other is better; by default with random "
         "ones",
     )
-    seed: int = Field(42, description="of initial weights, shuffling and dropout")
+    seed: int = Field(42, ge=0, le=MAX_INT, description="of initial weights, shuffling and dropout")
     deterministic: bool = Field(
         True, description="same seed, same machine, same metrics; costs a few percent of speed"
     )

@@ -6,36 +6,132 @@ Nothing heavy is imported here: `--help` answers at once, a verb imports what it
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import select
+import signal
 import sys
+import tempfile
+import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from pipelines.errors import is_ours
+from pipelines.errors import OURS
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+TRACEBACK = "TWOTOWER_TRACEBACK"
+# What an operating system answers whose disk, permissions or limits do not allow it.
+NOT_ALLOWED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
+)
 
 
 class Commands(click.Group):
-    """Prints the project's own errors as one message, without a traceback."""
+    """Says in a sentence what went wrong; a traceback is for those who ask for it."""
+
+    def main(self, *arguments, **options):
+        with _noted_interrupt() as interrupted:
+            try:
+                return super().main(*arguments, **options)
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except Exception as error:
+                if interrupted:  # what a library raises that is interrupted as it is imported
+                    sys.exit(_say_interrupted())
+                if os.environ.get(TRACEBACK):
+                    raise
+                if not (isinstance(error, BrokenPipeError) and _nobody_reads()):
+                    click.secho(f"error: {explained(error)}", fg="red", err=True)
+                if isinstance(error, OSError):
+                    _end_output()
+                sys.exit(1)
 
     def invoke(self, context: click.Context):
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
-            click.echo(
-                "\ninterrupted; finished steps are kept, the step in progress left nothing but, of "
-                "a training, the state from which the same command goes on"
-            )
-            context.exit(130)
-        except Exception as error:
-            if not is_ours(error):
-                raise
-            click.secho(f"error: {error}", fg="red", err=True)
-            context.exit(1)
+            context.exit(_say_interrupted())
+
+
+def _say_interrupted() -> int:
+    """Says what an interrupt leaves; the exit status that shells know it by."""
+    click.echo(
+        "\ninterrupted; finished steps are kept, the step in progress left nothing but, of a "
+        "training, the state from which the same command goes on"
+    )
+    return 130
+
+
+@contextlib.contextmanager
+def _noted_interrupt() -> Iterator[list[int]]:
+    """Yields a list that is filled when Ctrl-C is pressed in the block."""
+    interrupted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, or somebody else's
+        yield interrupted
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def explained(error: Exception) -> str:
+    """What went wrong, where, and what to do; of what nobody foresaw, where its traceback is."""
+    if isinstance(error, OURS):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
+        where = error.filename or "the output"
+        return f"{where}: {error.strerror}; make room or allow it, then run the same command again"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{error}; `make env` installs what is needed, `twotower doctor` says what is missing"
+        )
+    reason = str(error).strip().split("\n")[0]
+    text = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"{text}; it needs more memory than there is. Smaller batches need less"
+    return (
+        f"{text}. This is a fault of the project, not of what you typed; {_kept(error)}: please "
+        f"report it with that. With {TRACEBACK}=1 it is printed here"
+    )
+
+
+def _kept(error: Exception) -> str:
+    """Where the traceback of `error` is now."""
+    lines = [f"twotower {' '.join(sys.argv[1:])}\n", *traceback.format_exception(error)]
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="twotower-", suffix=".log", delete=False, errors="replace"
+        ) as file:
+            file.writelines(lines)
+    except OSError:
+        return "there was no room for its traceback:\n" + "".join(lines)
+    return f"its traceback is in {file.name}"
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of standard output is closed, as `| head -1` does."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _end_output() -> None:
+    """Drop what could not be written: Python would try, and fail, again as it ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def quiet() -> None:
@@ -65,7 +161,11 @@ run_option = click.option(
     "--run", "folder", type=click.Path(path_type=Path), help="Run folder; default: the last run."
 )
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any config key."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override any config key; repeatable, or several in one, separated by spaces.",
 )
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="YAML file, see configs/."
@@ -80,7 +180,8 @@ def _open(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = Tru
 
     run = Run(folder) if folder else Run.last()
     run.override(overrides, keep)
-    run.remember()
+    if folder:
+        run.remember()
     return run
 
 
@@ -181,7 +282,7 @@ def export(folder, overrides) -> None:
 
 @main.command()
 @run_option
-@click.option("--version", "number", type=int, help="Default: the newest.")
+@click.option("--version", "number", type=click.IntRange(min=1), help="Default: the newest.")
 def publish(folder, number) -> None:
     """Serve an exported version from now on; a running server loads it at once."""
     from pipelines.publish import publish as step
@@ -218,8 +319,16 @@ def timeline(folder) -> None:
 
 @main.command()
 @run_option
-@click.option("--users", default=500, show_default=True, help="How many to compare.")
-@click.option("-k", default=100, show_default=True, help="Items a user.")
+@click.option(
+    "--users",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="How many to compare.",
+)
+@click.option(
+    "-k", type=click.IntRange(min=1), help="Items a user; default: 100, or as many as are served."
+)
 def verify(folder, users, k) -> None:
     """Compare what the published version answers with brute force over the reloaded towers."""
     from pipelines.verify import verify as step
@@ -240,8 +349,15 @@ def serve(folder, overrides) -> None:
 
 @main.command()
 @run_option
-@click.option("--user", "users", type=int, multiple=True, required=True, help="Repeatable.")
-@click.option("-k", type=int, default=10, show_default=True, help="Items a user.")
+@click.option(
+    "--user",
+    "users",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    multiple=True,
+    required=True,
+    help="Repeatable.",
+)
+@click.option("-k", type=click.IntRange(min=1), help="Items a user; default: serving.default_k.")
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--seen/--no-seen", default=False, help="Also items the user has already seen.")
 def query(folder, users, k, protocol, seen) -> None:

@@ -9,26 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConstrainedStr, Extra, Field
+from pydantic import BaseModel, Extra, Field, conint
 from rich.markup import escape
 
 from models.evaluation import BaselineName
-from pipelines.config import CONFIGS, Config, parse, read_tree
+from models.training import MAX_INT
+from pipelines.config import CONFIGS, Config, Name, parse, read_tree
 from pipelines.console import console, say
-from pipelines.errors import ChildError, ConfigError
-from pipelines.experiment import NAME, ExperimentConfig, as_tree, varied
+from pipelines.errors import ChildError, ConfigError, RunError
+from pipelines.experiment import ExperimentConfig, as_tree, varied
 from pipelines.lock import writing
 from pipelines.run import Run, git_commit, versions, write_atomically
 from pipelines.trial import Trial, measure_apart, prepare
 
 COMPARISONS = Path("compare")
 RESULTS, TRAININGS, LOGS = "results", "training", "logs"
-
-
-class VariantName(ConstrainedStr):
-    """Part of file names."""
-
-    regex = NAME
 
 
 class Variant(BaseModel, extra=Extra.forbid):
@@ -46,13 +41,13 @@ class Variant(BaseModel, extra=Extra.forbid):
 class CompareConfig(ExperimentConfig):
     """A file in configs/compare."""
 
-    seeds: list[int] = Field(
+    seeds: list[conint(ge=0, le=MAX_INT)] = Field(
         [42], min_items=1, unique_items=True, description="training.seed of each run of a variant"
     )
     baselines: list[BaselineName] = Field(
         ["popularity", "itemknn", "ease"], unique_items=True, description="in the same table"
     )
-    variants: dict[VariantName, Variant] = Field(..., description="by the name of its row")
+    variants: dict[Name, Variant] = Field(..., description="by the name of its row")
 
 
 @dataclass(frozen=True)
@@ -173,7 +168,7 @@ def run_all(jobs: list[Job], monitor: str, folder: Path) -> list[Outcome]:
     outcomes = []
     for job in jobs:
         if _file(job, folder).is_file():
-            found = json.loads(_file(job, folder).read_text())
+            found = _read_result(_file(job, folder))
             outcomes.append(Outcome(job.row, job.seed, found["result"], found["commit"]))
             continue
         outcome, left = _run(job, monitor, folder), left - 1
@@ -189,6 +184,14 @@ def run_all(jobs: list[Job], monitor: str, folder: Path) -> list[Outcome]:
 
 def _file(job: Job, folder: Path) -> Path:
     return folder / RESULTS / f"{job.name}.json"
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        return {key: found[key] for key in ("result", "commit")}
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{path}: damaged ({error}); remove it to have it measured again") from None
 
 
 def _sweep(trainings: Path, names: set[str]) -> None:

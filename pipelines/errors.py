@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.errors import ModelError
+from serving.errors import ServingError
+from workflows.errors import DataError
 
-class ConfigError(ValueError):
+
+class PipelineError(Exception):
+    """What a step, a run folder, a configuration or a command line raises."""
+
+
+class ConfigError(PipelineError, ValueError):
     """A configuration file, an override or a command line is wrong; the message says where."""
 
 
-class RunError(RuntimeError):
+class RunError(PipelineError, RuntimeError):
     """A run folder is missing, incomplete or not what its manifest says."""
 
 
-class ChildError(RuntimeError):
+class ChildError(PipelineError, RuntimeError):
     """Work in a process of its own failed.
 
     reason : why, one line or several
@@ -25,7 +33,10 @@ class ChildError(RuntimeError):
         self.reason, self.log = reason, log
 
 
-def is_ours(error: Exception) -> bool:
+OURS = (DataError, ModelError, ServingError, PipelineError)
+"""The base error of each package; `except OURS` catches what this project words for people."""
+
+
+def is_ours(error: BaseException) -> bool:
     """Whether it is one of the errors this project words for people."""
-    home = type(error).__module__
-    return home in {f"{p}.errors" for p in ("workflows", "models", "serving", "pipelines")}
+    return isinstance(error, OURS)

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import console, stage
+from pipelines.errors import ConfigError
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import load_split, load_tables
 from pipelines.run import Run, writes
 
 if TYPE_CHECKING:
     from models.evaluation import Metrics, Ranker, Scorer
+    from pipelines.config import Config
 
 MODEL = "two-tower"
 SAMPLE_SEED = 0  # not the training's: its seeds are compared on the same users
@@ -148,6 +150,18 @@ def chosen_on(run: Run) -> str:
     """The metric that chose the epoch, and of how many users."""
     users = run.notes("train").get("valid_users")
     return f"valid {run.config.training.monitor}" + (f" of {users:,} users" if users else "")
+
+
+def check_baselines(config: Config, train: pd.DataFrame) -> None:
+    """Refuse, before anything is trained, a baseline that the training part is too large for."""
+    from models.baselines import EASE_MAX_ITEMS
+
+    items = train[config.features.item_id].nunique()
+    if "ease" in config.evaluation.baselines and items > EASE_MAX_ITEMS:
+        raise ConfigError(
+            f"evaluation.baselines: ease takes up to {EASE_MAX_ITEMS:,} items, and the training "
+            f"part has {items:,}; take it out (itemknn has no such limit)"
+        )
 
 
 def _title(protocol: dict) -> str:

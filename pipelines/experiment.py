@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, Extra, Field
 
-from models.evaluation import METRICS
-from pipelines.config import CONFIGS, Config, parse_config, read_overrides, set_keys
+from pipelines.config import CONFIGS, Config, Name, parse_config, read_overrides, set_keys
 from pipelines.console import console
 from pipelines.errors import ConfigError
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 VARIED = ("model", "training", "features")
 OF_ALL = ("training.seed", "training.monitor")
 Experiment = TypeVar("Experiment", bound="ExperimentConfig")
@@ -24,7 +22,7 @@ Experiment = TypeVar("Experiment", bound="ExperimentConfig")
 class ExperimentConfig(BaseModel, extra=Extra.forbid):
     """A data set, and settings that all trainings of an experiment share."""
 
-    name: str = Field(..., regex=NAME, description="of the folder with what comes out")
+    name: Name = Field(..., description="of the folder with what comes out")
     about: str = Field("", description="what it is to find out, printed above the results")
     base: str = Field(..., description="a configuration in configs/, without .yaml")
     set: dict[str, Any] = Field({}, description="section.key: value, instead of what the base has")
@@ -45,7 +43,7 @@ class ExperimentConfig(BaseModel, extra=Extra.forbid):
         chosen, line = choose(CONFIGS / f"{self.base}.yaml", data)
         console.print(line)
         where = f"{file}: set"
-        return as_tree(checked(set_keys(as_tree(chosen), self.set, where), where))
+        return as_tree(parse_config(set_keys(as_tree(chosen), self.set, where), where))
 
 
 def as_tree(config: Config) -> dict[str, Any]:
@@ -53,21 +51,9 @@ def as_tree(config: Config) -> dict[str, Any]:
     return json.loads(config.json())
 
 
-def checked(tree: dict[str, Any], where: str) -> Config:
-    """The configuration `tree`, whose monitored metric is one that is measured."""
-    config = parse_config(tree, where)
-    measured = [f"{metric}@{k}" for k in config.evaluation.ks for metric in METRICS]
-    if config.training.monitor not in measured:
-        raise ConfigError(
-            f"{where}: training.monitor: {config.training.monitor!r} is not measured; choose one "
-            f"of {', '.join(measured)}"
-        )
-    return config
-
-
 def varied(tree: dict[str, Any], values: dict[str, Any], where: str) -> Config:
     """`tree` with `values` in the sections that trainings of one experiment may differ in."""
-    config = checked(set_keys(tree, values, where), where)
+    config = parse_config(set_keys(tree, values, where), where)
     check_varied(values, where)
     return config
 

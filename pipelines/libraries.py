@@ -6,6 +6,11 @@ import gc
 import sys
 
 
+def are_loaded() -> bool:
+    """Whether `load_libraries` has been called: what could be checked before has been."""
+    return "merlin.models.tf" in sys.modules
+
+
 def load_libraries() -> None:
     """Import TensorFlow and Merlin; later imports of them cost nothing.
 
@@ -13,7 +18,7 @@ def load_libraries() -> None:
     collector, which looks through everything imported again and again: it stands still meanwhile
     and leaves alone from then on what was imported.
     """
-    if "merlin.models.tf" in sys.modules:
+    if are_loaded():
         return
     gc.disable()
     try:

@@ -75,18 +75,23 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
 
 def main_job(config: Config, path: Path | None = None) -> Run:
     """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton."""
-    from pipelines.evaluate import evaluate
+    from pipelines.evaluate import check_baselines, evaluate
     from pipelines.export import export
     from pipelines.ingest import ingest
-    from pipelines.preprocess import preprocess
+    from pipelines.preprocess import preprocess, split_ahead
     from pipelines.publish import publish
-    from pipelines.serve import demonstrate, example_users
-    from pipelines.train import train
+    from pipelines.serve import demonstrate, example_users, shown_items
+    from pipelines.train import check_training, train
 
     run = Run.create(config, path)
     with recorded() as timeline, run.writing("run"):
         console.print(f"run folder: {run.path}")
         ingest(run)
+        shown_items(run)
+        ahead = split_ahead(run)
+        train_part = ahead[ahead["part"] == "train"]
+        check_training(run.config, train_part)
+        check_baselines(run.config, train_part)
         with stage("import") as (_, result):
             load_libraries()
             result("TensorFlow and Merlin")

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from pipelines.console import stage
+from pipelines.errors import ConfigError
+from pipelines.libraries import are_loaded
 from pipelines.run import Run, writes
 
 if TYPE_CHECKING:
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
     from models.training import TrainingData
     from pipelines.config import Config
     from workflows.features import FeaturesConfig
+    from workflows.split import SplitConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
+PARTS = ("train", "valid", "test")
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
 _LEFT_OUT = {
@@ -42,18 +47,20 @@ def preprocess(run: Run) -> dict:
     """
     run.verified("ingest")
     from workflows.features import add_history, check_data, filter_positives, fit_features
-    from workflows.split import check_split, split
+    from workflows.split import split
 
     names = run.config.features
     # What is wrong with names and files is told before TensorFlow is imported.
     check_data(run.path / "data", run.config.positives, names)
-    check_split(run.config.split)
+    if not are_loaded():
+        split_ahead(run)
     with stage("preprocess") as (report, result), run.step("preprocess") as (out, notes):
         report(0, 5, "positives")
         interactions, users, items = _read_data(run)
         positives = filter_positives(interactions, run.config.positives)
         report(1, 5, "split")
         parts = split(positives, run.config.split)
+        _check_parts(parts, run.config.split)
         report(2, 5, "fit the feature graph")
         train = parts[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
@@ -81,6 +88,47 @@ def _remarks(config: Config, interactions: pd.DataFrame, counts: dict) -> Iterat
     for name, reason in _LEFT_OUT.items():
         if counts[name]:
             yield f"{counts[name]:,} {reason}"
+
+
+def split_ahead(run: Run) -> pd.DataFrame:
+    """What `split` will make of the run's data, seen without the slow import of NVTabular.
+
+    Raises DataError or ConfigError where a part will be empty.
+    """
+    from workflows.features import AtLeast
+    from workflows.split import split
+
+    names, positives = run.config.features, run.config.positives
+    path = run.path / "data" / INTERACTIONS
+    wanted = [names.user_id, names.item_id, "timestamp", positives.column]
+    there = pq.read_schema(path).names
+    rows = pd.read_parquet(path, columns=[name for name in there if name in wanted])
+    column = rows.get(positives.column)
+    if column is not None and column.dtype.kind in "biuf":  # else NVTabular's filter says it
+        rows = rows[AtLeast(positives.column, positives.at_least)(rows)]
+    if rows.empty:
+        return rows.assign(part=[])
+    parts = split(rows, run.config.split)
+    _check_parts(parts, run.config.split)
+    return parts
+
+
+def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
+    """Refuse a split that leaves nothing to fit on, to choose an epoch on, or to measure on."""
+    sizes = parts["part"].value_counts()
+    if empty := [part for part in PARTS if not sizes.get(part)]:
+        ways = {
+            "random": "test takes one of a user with 2 positives, valid of one with 3, and there "
+            "are no such users; use split.method temporal or file",
+            "leave_last_out": "no user has 3 positives; use split.method random, temporal or file",
+            "temporal": "split.ratios leave it no time of its own; give it more, or use "
+            "split.method random",
+            "file": f"{config.path} names none for it; add some",
+        }
+        raise ConfigError(
+            f"split.method {config.method}: the part {' and '.join(empty)} has no rows of "
+            f"{len(parts)} positives: {ways[config.method]}"
+        )
 
 
 def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -> int:
@@ -161,7 +209,7 @@ def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:
     """Part -> its rows (user_row, item_row and the raw ids)."""
     parts = pd.read_parquet(processed / SPLIT)
-    return {part: parts[parts["part"] == part] for part in ("train", "valid", "test")}
+    return {part: parts[parts["part"] == part] for part in PARTS}
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

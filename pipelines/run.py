@@ -31,8 +31,10 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -40,7 +42,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import yaml
 from pydantic.json import pydantic_encoder
 
 from pipelines import lock
@@ -50,6 +51,7 @@ from pipelines.config import (
     from_anywhere,
     overridden_sections,
     parse_config,
+    read_yaml,
     to_yaml,
 )
 from pipelines.errors import ConfigError, RunError
@@ -114,7 +116,7 @@ class Run:
 
     def __init__(self, path: Path, created: Config | None = None):
         _complete_commit(path)
-        if not created and not (path / CONFIG).is_file():
+        if not created and not os.path.isfile(path / CONFIG):
             raise RunError(
                 f"{path}: not a run folder (it has no config.yaml); make one with "
                 f"`twotower run` or `twotower ingest --config <file>`"
@@ -133,7 +135,7 @@ class Run:
         config.yaml is written, or replaced, as soon as a step has succeeded.
         """
         path = path or RUNS / config.name
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         return cls(path, from_anywhere(config))
 
     @classmethod
@@ -142,12 +144,21 @@ class Run:
         pointer = RUNS / "last"
         if not pointer.is_file():
             raise RunError("no run yet; `make run` makes one, or name one with --run <folder>")
-        return cls(Path(pointer.read_text().strip()))
+        path = Path(pointer.read_text(errors="replace").removesuffix("\n"))
+        if not os.path.isfile(path / CONFIG):
+            raise RunError(
+                f"{pointer}: the run used last, {path}, is no longer there; name one with "
+                "--run <folder>"
+            )
+        return cls(path)
 
     def remember(self) -> None:
-        """Make this the run that commands without --run work on."""
-        RUNS.mkdir(exist_ok=True)
-        write_atomically(RUNS / "last", f"{self.path}\n")
+        """Make this the run that commands without --run work on, where that can be noted."""
+        try:
+            _make_folder(RUNS)
+            write_atomically(RUNS / "last", f"{self.path}\n")
+        except RunError as error:
+            print(f"{error}. Until then name the run: --run {self.path}", file=sys.stderr)
 
     def override(self, overrides: tuple[str, ...], keep: bool = True) -> None:
         """Change the configuration by "section.key=value" strings.
@@ -171,11 +182,7 @@ class Run:
 
         With `stored` as it shall be in the file.
         """
-        if self._created:
-            config = self._created
-        else:
-            path = self.path / CONFIG
-            config = parse_config(yaml.safe_load(path.read_text()), str(path))
+        config = self._created or _read_config(self.path)
         if overrides := self._kept if stored else self._kept + self._passing:
             tree = apply_overrides(json.loads(config.json()), overrides)
             config = parse_config(tree, "--set")
@@ -228,10 +235,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What manifest.json says; an empty one when there is none yet."""
-        path = self.path / MANIFEST
-        if not path.is_file():
-            return {"steps": {}}
-        return json.loads(path.read_text())
+        return _read_manifest(self.path)
 
     def within(self, staging: Path) -> Run:
         """This run as it would be with the folders in `staging` as its own, to read from."""
@@ -256,6 +260,7 @@ class Run:
         `verb` is what to run again after an error. Yields notes by step.
         """
         with self.writing(verb):
+            _read_manifest(self.path)  # a damaged one is refused before the work, not after it
             upstream = {each for name in names for each in STEPS[name].after}.difference(names)
             made_from = {each: self.identity(each) for each in upstream}
             made_with = {name: self._settings(name) for name in names}
@@ -305,19 +310,20 @@ class Run:
         are unpickled, so nothing unvouched for is opened.
         """
         for name in names:
-            recorded = self._recorded(name)
-            if settings and (changed := _changed(recorded["made_with"], self._settings(name))):
+            if settings and (
+                changed := _changed(self._recorded(name, "made_with"), self._settings(name))
+            ):
                 raise RunError(
                     f"{self.path}: `{name}` was made with another {', '.join(changed)}; "
                     f"run `twotower {name}` again"
                 )
-            for upstream, identity in recorded["made_from"].items():
+            for upstream, identity in self._recorded(name, "made_from").items():
                 if self.identity(upstream) != identity:
                     raise RunError(
                         f"{self.path}: `{name}` was made from another `{upstream}`; "
                         f"run `twotower {name}` again"
                     )
-            for file, digest in recorded["files"].items():
+            for file, digest in self._recorded(name, "files").items():
                 path = self.path / file
                 if not path.is_file():
                     raise RunError(f"{path}: missing; run `twotower {name}` again")
@@ -330,7 +336,7 @@ class Run:
 
     def notes(self, name: str) -> dict[str, Any]:
         """What the step `name` noted in the manifest."""
-        return self._recorded(name)["notes"]
+        return _Notes(self._recorded(name, "notes"), where=f"{self.path}: `{name}`", step=name)
 
     def _settings(self, name: str) -> dict[str, Any]:
         """The configuration's sections that the step `name` reads, as plain values."""
@@ -340,15 +346,81 @@ class Run:
             sections.get("serving", {}).pop(key, None)
         return sections
 
-    def _recorded(self, name: str) -> dict[str, Any]:
+    def _recorded(self, name: str, part: str) -> dict[str, Any]:
+        """A part of what the manifest has of the step `name`."""
         steps = self.manifest["steps"]
         if name not in steps:
             raise RunError(f"{self.path}: `{name}` has not run yet; run `twotower {name}`")
-        return steps[name]
+        step = steps[name]
+        if not isinstance(step, dict) or not isinstance(step.get(part), dict):
+            raise RunError(
+                f"{self.path}: another version of this project recorded `{name}`, without "
+                f"{part!r}; run `twotower {name}` again"
+            )
+        return step[part]
 
     def identity(self, name: str) -> str:
         """One hash for everything the step `name` wrote."""
-        return _identity(self._recorded(name)["files"])
+        return _identity(self._recorded(name, "files"))
+
+
+class _Notes(dict):
+    """What a step noted; what it did not is said in words."""
+
+    def __init__(self, notes: dict[str, Any], where: str, step: str):
+        super().__init__(notes)
+        self.where, self.step = where, step
+
+    def __missing__(self, key: str) -> Any:
+        raise RunError(
+            f"{self.where} noted no {key!r}, as this version of the project does; run "
+            f"`twotower {self.step}` again"
+        )
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder `path` where there is none. Raises RunError when that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{path}: a file is in the way of this folder; name another") from None
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}; make room or make it writable") from error
+
+
+def _read_config(path: Path) -> Config:
+    """The configuration of the run folder `path`."""
+    tree = read_yaml(path / CONFIG)
+    try:
+        return parse_config(tree, str(path / CONFIG))
+    except ConfigError as error:
+        commit = _read_manifest(path).get("commit")
+        raise ConfigError(
+            f"{error}\nMend the file. If you have not changed it, another version of this project "
+            f"wrote it{f' (commit {commit})' if commit else ''}: use that one, or remove what this "
+            "one does not know"
+        ) from None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the run folder `path`; one without steps where there is none."""
+    file = path / MANIFEST
+    if not file.is_file():
+        return {"steps": {}}
+    try:
+        manifest = json.loads(file.read_bytes())
+        problem = "" if isinstance(manifest["steps"], dict) else "its `steps` are no section"
+    except ValueError as error:
+        problem = str(error)
+    except (LookupError, TypeError):
+        problem = "it has no `steps`"
+    if problem:
+        raise RunError(
+            f"{file}: damaged ({problem}). Remove it, then do every step again with `twotower run "
+            f"--config {shlex.quote(str(path / CONFIG))} --run {shlex.quote(str(path))}`; the "
+            f"versions in {TRITON}/ stay"
+        )
+    return manifest
 
 
 Parameters = ParamSpec("Parameters")

@@ -22,6 +22,7 @@ from pipelines.preprocess import ITEMS, load_split
 from pipelines.run import TRITON, Run, write_atomically
 from serving.control import ModelControl
 from serving.errors import ServingError
+from serving.runtime.manifest import MODEL_FILE
 from serving.versions import ModelRepository
 
 if TYPE_CHECKING:
@@ -174,11 +175,21 @@ def _start_again(server: TritonServer) -> None:
 
 
 def query(
-    run: Run, users: Sequence[int], k: int, protocol: str = "http", filter_seen: bool = True
+    run: Run,
+    users: Sequence[int],
+    k: int | None = None,
+    protocol: str = "http",
+    filter_seen: bool = True,
 ) -> dict[str, Recommendations]:
-    """Ask a running server of this run, or start one for the question; print the answer."""
+    """Ask a running server of this run, or start one for the question; print the answer.
+
+    `k` is by default serving.default_k.
+    """
     with run.reading("ingest"):
         shown_items(run)  # what cannot be printed shall not be asked
+        k = k or run.config.serving.default_k
+        if running_server(run) is None:
+            check_k(run, k)
         with _server_for(run) as addresses:
             answers = ask(addresses, users, k, [protocol], filter_seen)
         print_recommendations(run, users, answers)
@@ -219,10 +230,32 @@ def ask(
     return answers
 
 
-def demonstrate(run: Run, k: int = 10) -> dict[str, Any]:
+def most_k(run: Run) -> int | None:
+    """The most items that the published version answers a user with; None where it cannot say."""
+    repository = ModelRepository(run.path / TRITON)
+    try:
+        model = repository.model / str(repository.published) / MODEL_FILE
+        return int(json.loads(model.read_bytes())["contract"]["max_k"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # none is published, or it is damaged: starting the server says so
+
+
+def check_k(run: Run, k: int) -> None:
+    """Refuse a `k` that the published version will not answer, before a server is started."""
+    most = most_k(run)
+    if most is not None and k > most:
+        raise ConfigError(
+            f"-k {k}: the published version answers with at most {most} items; ask for fewer, or "
+            f"run `twotower export --set serving.max_k={k}` and `twotower publish`"
+        )
+
+
+def demonstrate(run: Run) -> dict[str, Any]:
     """Start Triton on free ports, ask for three users over HTTP and gRPC, print, stop."""
+    serves = run.config.serving
+    k = min(10, serves.max_k)
     with stage("serve") as (report, result):
-        users = example_users(run)
+        users = example_users(run, min(3, serves.max_batch_size))
         shown_items(run)
         report(0, 3, "start Triton")
         with serving(run) as addresses:
@@ -253,7 +286,11 @@ def example_users(run: Run, count: int = 3) -> list[int]:
 def shown_items(run: Run) -> pd.DataFrame:
     """The config's `show` columns by item id."""
     item_id, show = run.config.features.item_id, run.config.show
-    items = pd.read_parquet(run.path / "data" / ITEMS)
+    run.notes("ingest")
+    path = run.path / "data" / ITEMS
+    if not path.is_file():
+        raise RunError(f"{path}: missing; run `twotower ingest` again")
+    items = pd.read_parquet(path)
     if missing := [column for column in show if column not in items]:
         raise ConfigError(
             f"show: the item table has no column {', '.join(missing)}; "
@@ -272,6 +309,7 @@ def print_recommendations(
     item_id, items = run.config.features.item_id, shown_items(run)
     synthetic = " (synthetic data)" if run.notes("ingest")["synthetic"] else ""
     ids = next(iter(answers.values())).item_ids
+    foreign = set(ids[ids != -1].tolist()) - set(items.index)
     for row, user in enumerate(users):
         rendered = Table(title=f"user {user}{synthetic}", title_justify="left")
         rendered.add_column("#", justify="right")
@@ -284,10 +322,18 @@ def print_recommendations(
             if item == -1:
                 rendered.add_row(str(place + 1), "-", "no unseen item left")
                 break
-            shown = [_text(items.at[item, column]) for column in items]
+            shown = [
+                Text("?") if item in foreign else _text(items.at[item, column]) for column in items
+            ]
             scores = [f"{answer.scores[row, place]:.4f}" for answer in answers.values()]
             rendered.add_row(str(place + 1), str(item), *shown, *scores)
         console.print(rendered)
+    if foreign:
+        console.print(
+            f"[bold red]{len(foreign)} of the items are not in the run's item table[/]: the "
+            "version that answered was made of other data. To serve the run's data run `twotower "
+            "preprocess`, `twotower train`, `twotower export` and `twotower publish`"
+        )
 
 
 def _text(value: Any) -> Text:

@@ -33,6 +33,12 @@ class Space(BaseModel, extra=Extra.forbid):
         except ValueError:
             raise ValueError(f"{value!r} is no number") from None
 
+    @validator("low", "high", "step")
+    def _finite(cls, value: Number | None) -> Number | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{value} is no number that can be chosen")
+        return value
+
     @root_validator(skip_on_failure=True)
     def _one_kind(cls, values: dict) -> dict:
         low, high, step = values["low"], values["high"], values["step"]

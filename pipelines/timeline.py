@@ -19,6 +19,9 @@ from rich.table import Table
 from pipelines.errors import RunError
 
 FILE, PLOT = "logs/timeline.json", "logs/timeline.png"
+RECORDED = (
+    "one is recorded where all steps are done in one go: `twotower run --config <file> --run <run>`"
+)
 BETWEEN = "between the steps"
 BAR_WIDTH = 32
 SHORTEST = 0.1  # seconds of a phase that is worth a line
@@ -74,9 +77,9 @@ class Timeline:
             ]
             return cls(found["seconds"], steps)
         except FileNotFoundError as error:
-            raise RunError(f"{path}: no timeline yet; `twotower run` records one") from error
+            raise RunError(f"{path}: no timeline; {RECORDED}") from error
         except (ValueError, LookupError, TypeError) as error:
-            raise RunError(f"{path}: damaged; `twotower run` records a new one") from error
+            raise RunError(f"{path}: damaged; {RECORDED}") from error
 
 
 @dataclass

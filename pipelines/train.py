@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.console import Report, stage
-from pipelines.errors import RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import Judge
 from pipelines.libraries import load_libraries
-from pipelines.preprocess import SCHEMA, load_training_data
+from pipelines.preprocess import SCHEMA, load_split, load_training_data
 from pipelines.run import Run, writes
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from models.training import TrainingConfig, TrainingData, TwoTower
+    from pipelines.config import Config
 
 TRAINING, FINISHED = "training", "finished"
 
@@ -64,6 +67,7 @@ def train(run: Run, resume: bool = False) -> dict:
     With `resume` one that had come to its end does so, too, with other epochs or patience.
     """
     run.verified("ingest", "preprocess")
+    check_training(run.config, load_split(run.path / "processed")["train"])
     with stage("train") as (report, result), run.step("train") as (out, notes):
         report(0, 1, "import")
         load_libraries()
@@ -86,6 +90,24 @@ def train(run: Run, resume: bool = False) -> dict:
     # Only now: until the step is committed, a training that is interrupted must go on from here.
     (folder / FINISHED).touch()
     return notes
+
+
+def check_training(config: Config, train: pd.DataFrame) -> None:
+    """Refuse, before the slow imports, settings that the rows of the training part do not allow.
+
+    Raises ConfigError naming the setting.
+    """
+    training, rows = config.training, len(train)
+    if rows < training.batch_size:
+        raise ConfigError(
+            f"training.batch_size is {training.batch_size}, but there are only {rows} training "
+            "rows; set it to at most that"
+        )
+    if training.start and not train[config.features.user_id].duplicated().any():
+        raise ConfigError(
+            "training.start solves for items that have users in common, but no user has two items "
+            "in the training part; leave it out"
+        )
 
 
 def fit_towers(

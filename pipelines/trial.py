@@ -154,10 +154,12 @@ def _fit_baseline(trial: Trial, train: Any) -> tuple[Any, dict[str, Any]]:
 
 def _fit_towers(run: Run, state: Path, tell: Tell) -> tuple[Any, dict[str, Any]]:
     from pipelines.libraries import load_libraries
+    from pipelines.preprocess import load_split
+    from pipelines.train import check_training, fit_towers, summary
 
+    check_training(run.config, load_split(run.path / "processed")["train"])
     load_libraries()
     from models.two_tower import TowerScorer
-    from pipelines.train import fit_towers, summary
 
     state.mkdir(parents=True, exist_ok=True)
     tower, data = fit_towers(run, state, heard=tell)

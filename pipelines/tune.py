@@ -10,9 +10,10 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveInt, root_validator
+from pydantic import Field, conint, root_validator
 from rich.markup import escape
 
+from models.training import MAX_INT
 from pipelines.config import CONFIGS, Config, from_anywhere, parse, read_tree, to_yaml
 from pipelines.console import console
 from pipelines.errors import ChildError, ConfigError, RunError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
 TUNINGS = Path("tune")
+Count = conint(gt=0, le=1_000_000)
 JOURNAL, BEST = "study.journal", "best.yaml"
 SETTINGS, REASON = "settings", "reason"  # what a trial notes
 
@@ -33,17 +35,19 @@ SETTINGS, REASON = "settings", "reason"  # what a trial notes
 class TuneConfig(ExperimentConfig):
     """A file in configs/tune."""
 
-    seed: int = Field(42, ge=0, description="of the search and of every training")
-    trials: PositiveInt | None = Field(None, description="how many trainings in all")
+    seed: int = Field(42, ge=0, le=MAX_INT, description="of the search and of every training")
+    trials: Count | None = Field(None, description="how many trainings in all")
     minutes: float | None = Field(
-        None, gt=0, description="of trainings in all; the last one may end later"
+        None, gt=0, le=1e6, description="of trainings in all; the last one may end later"
     )
-    prune_after: PositiveInt | None = Field(
+    prune_after: Count | None = Field(
         3,
         description="from this epoch on a training is given up when its best is below the median "
         "of what those before had at that epoch; none: never",
     )
-    prune_from: int = Field(5, ge=0, description="so many trainings are never given up")
+    prune_from: int = Field(
+        5, ge=0, le=1_000_000, description="so many trainings are never given up"
+    )
     space: dict[str, Space] = Field(..., description="section.key: what to choose from")
 
     @root_validator(skip_on_failure=True)

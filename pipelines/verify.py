@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import stage
-from pipelines.errors import RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.export import seen_pairs
 from pipelines.preprocess import ITEMS, USERS, load_tables
 from pipelines.run import TRITON, Run
-from pipelines.serve import ask, serving
+from pipelines.serve import Addresses, ask, check_k, most_k, serving
+from serving.client import Recommendations
 from serving.versions import ModelRepository
 
 SCORE_TOLERANCE, TIE = 1e-5, 1e-6
@@ -38,24 +39,30 @@ class Verification:
         )
 
 
-def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Verification:
+def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64) -> Verification:
     """Compare the published version's answers for `count` users with NumPy over the towers.
 
     Ids must be identical place by place; where scores tie to 1e-6 the order may differ. The first
-    `together` users are also asked in one request and one by one. Raises RunError on a difference.
+    `together` users are also asked in one request and one by one. `k` is by default 100, or the
+    most that the version answers with. Raises RunError on a difference.
     """
+    if count < 1 or (k is not None and k < 1):
+        raise ConfigError(f"{count} users, k = {k}: expected 1 or more of each")
     steps = ("ingest", "preprocess", "train", "export")
     with run.reading(*steps), stage("verify") as (report, result):
         report(0, 3, "check the files")
         run.verified(*steps)
         _check_published(run)
+        k = k or min(100, most_k(run) or 100)
+        check_k(run, k)
         report(0, 3, "start Triton")
         users = pd.read_parquet(run.path / "data" / USERS)[run.config.features.user_id]
         users = users.sample(min(count, len(users)), random_state=1).to_numpy()
-        first = users[:together].tolist()
+        most = run.config.serving.max_batch_size
+        first = users[: min(together, most)].tolist()
         with serving(run) as addresses:
             report(1, 3, "ask")
-            answer = ask(addresses, users.tolist(), k, ["http"])["http"]
+            answer = _ask_in_parts(addresses, users.tolist(), k, most)
             many = ask(addresses, first, k, ["grpc"])["grpc"]
             each = [ask(addresses, [user], k, ["http"])["http"].item_ids for user in first]
         report(2, 3, "brute force")
@@ -80,6 +87,17 @@ def verify(run: Run, count: int = 500, k: int = 100, together: int = 64) -> Veri
             f"request as in {len(first)} requests"
         )
     return found
+
+
+def _ask_in_parts(addresses: Addresses, users: list[int], k: int, most: int) -> Recommendations:
+    """The answer for all users, `most` of them in a request."""
+    starts = range(0, len(users), most)
+    answers = [ask(addresses, users[n : n + most], k, ["http"])["http"] for n in starts]
+    return Recommendations(
+        item_ids=np.concatenate([answer.item_ids for answer in answers]),
+        scores=np.concatenate([answer.scores for answer in answers]),
+        version=answers[-1].version,
+    )
 
 
 def _check_published(run: Run) -> None:

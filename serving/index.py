@@ -126,5 +126,5 @@ def _check(item_ids: np.ndarray, vectors: np.ndarray) -> None:
     if bad.any():
         raise ServingError(
             f"the vector of item {item_ids[bad][0]} is not finite ({int(bad.sum())} such items); "
-            "did the training diverge?"
+            "did the training diverge? Train with a lower training.learning_rate"
         )

@@ -326,7 +326,7 @@ class QueryTower(ServedOperator):
             if not error <= TOLERANCE:
                 raise ServingError(
                     f"{self.saved_model}: the ONNX tower differs from TensorFlow by {error:.2g}, "
-                    f"more than {TOLERANCE:g}; export with `runtime: merlin` instead"
+                    f"more than {TOLERANCE:g}; set serving.runtime to merlin and export again"
                 )
 
 

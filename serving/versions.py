@@ -151,7 +151,7 @@ class ModelRepository:
         """
         numbers = self._numbers()
         if not numbers:
-            raise ServingError(f"{self.root}: no version to publish; export first")
+            raise ServingError(f"{self.root}: no version to publish; run `twotower export`")
         number = numbers[-1] if number is None else number
         if number not in numbers:
             raise ServingError(
@@ -171,12 +171,17 @@ class ModelRepository:
         if not before:
             raise ServingError(
                 f"{self.root}: nothing to go back to; "
-                + (f"no version was published before {current}" if current else "none is published")
+                + (
+                    f"no version was published before {current}"
+                    if current
+                    else "none is published: run `twotower publish`"
+                )
             )
         if before[-1] not in self._numbers():
             raise ServingError(
                 f"{self.root}: version {before[-1]}, published before version {current}, is no "
-                "longer kept; publish another by its number"
+                "longer kept; `twotower versions` lists those that are, and `twotower publish "
+                "--version <n>` has one of them served"
             )
         self._check(before[-1])
         self._serve(before, control)
@@ -212,7 +217,7 @@ class ModelRepository:
                 history.pop()
         if not history:
             problem = "; ".join(damaged) or f"{self.root}: no version is published"
-            raise ServingError(f"{problem}. Export and publish first")
+            raise ServingError(f"{problem}. Run `twotower export` and `twotower publish`")
         if damaged:
             self._serve(history, None)
         return damaged

@@ -37,7 +37,7 @@ def check_compilable(workflow: Any) -> None:
             known = ", ".join(" >> ".join(chain) for chain in COMPILED)
             raise ServingError(
                 f"the user workflow passes '{name}' through {' >> '.join(names) or 'nothing'}, "
-                f"the compiled runtime knows {known}; use `runtime: merlin`"
+                f"the compiled runtime knows {known}; set serving.runtime to merlin"
             )
         if names[0] == "Categorify":
             _check_categorify(operators[0])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Extra, Field, PositiveInt, root_validator
+from pydantic import BaseModel, Extra, Field, conint, root_validator
 
 from workflows.errors import DataError
 from workflows.names import internal_name
@@ -31,13 +31,16 @@ if TYPE_CHECKING:
     import nvtabular as nvt
 
 OUT_OF_VOCABULARY = 2
+Length = conint(gt=0, le=4096)  # of a list; a request can give no more
 
 
 class PositivesConfig(BaseModel, extra=Extra.forbid):
     """Which interactions count as positives."""
 
     column: str | None = Field(None, description="column to compare; none: every row is positive")
-    at_least: float = Field(1.0, description="a row is positive when column >= this")
+    at_least: float = Field(
+        1.0, ge=-1e300, le=1e300, description="a row is positive when column >= this"
+    )
 
 
 class FeaturesConfig(BaseModel, extra=Extra.forbid):
@@ -50,26 +53,29 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
 
     user: list[str] = Field([], description="categorical user columns")
     item: list[str] = Field([], description="categorical item columns")
-    user_multi_hot: dict[str, PositiveInt] = Field(
+    user_multi_hot: dict[str, Length] = Field(
         {}, description="list columns of the user table -> how many values of a row are kept"
     )
-    item_multi_hot: dict[str, PositiveInt] = Field(
+    item_multi_hot: dict[str, Length] = Field(
         {}, description="list columns of the item table -> how many values of a row are kept"
     )
-    item_text: dict[str, PositiveInt] = Field(
+    item_text: dict[str, Length] = Field(
         {},
         description="text columns of the item table -> how many words of a row are kept, the first "
         "ones; what a word is: workflows/text.py",
     )
     user_numeric: list[str] = Field([], description="columns of the user table used as numbers")
     item_numeric: list[str] = Field([], description="columns of the item table used as numbers")
-    history: PositiveInt | None = Field(
+    history: Length | None = Field(
         None,
         description="so many of a user's latest positives of the training part, as a list that "
         "the query tower sees under the name history; none: it does not",
     )
     min_frequency: int = Field(
-        0, ge=0, description="a value rarer than this in the training part is out of vocabulary"
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="a value rarer than this in the training part is out of vocabulary",
     )
 
     @property

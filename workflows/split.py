@@ -31,6 +31,7 @@ class SplitConfig(BaseModel, extra="forbid"):
     k_core: int = Field(
         0,
         ge=0,
+        le=2**31 - 1,
         description="Before splitting, drop users and items with fewer positives than this, "
         "again and again until none is left. 0 keeps all.",
     )
@@ -39,11 +40,12 @@ class SplitConfig(BaseModel, extra="forbid"):
         description="For `file`: parquet with user_id, item_id, part (train, valid, test). A "
         "relative path starts from the working directory; a run folder keeps an absolute one.",
     )
-    seed: int = Field(42, ge=0, description="Seed of the random method.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="Seed of the random method.")
 
     @validator("ratios")
     def _add_up(cls, ratios: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(ratios) < 0 or ratios[0] == 0 or abs(sum(ratios) - 1) > 1e-6:
+        # So that NaN fails as well.
+        if not (min(ratios) >= 0 and ratios[0] > 0 and abs(sum(ratios) - 1) <= 1e-6):
             raise ValueError("ratios must be 0 or more, train above 0, and add up to 1")
         return ratios
 
@@ -89,12 +91,6 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
         "not_in_split_file": int((codes < 0).sum()),
     }
     return result
-
-
-def check_split(config: SplitConfig) -> None:
-    """Read the split file where there is one, so that a bad one is told at once."""
-    if config.method == "file":
-        _read_split_file(config.path)
 
 
 def extend_split(

@@ -58,12 +58,15 @@ BLOCK = 256  # users chosen for at a time: 256 x 3,883 float32 scores are 4 MB
 class SyntheticConfig(BaseModel, extra="forbid"):
     """Size and seed; the defaults are MovieLens-1M's."""
 
-    users: int = Field(6040, ge=2, description="Number of users.")
-    items: int = Field(3883, ge=80, description="Number of items.")
+    users: int = Field(6040, ge=2, le=10_000_000, description="Number of users.")
+    items: int = Field(3883, ge=80, le=10_000_000, description="Number of items.")
     interactions: int = Field(
-        1_000_000, ge=40, description="Number of ratings, met to about one percent."
+        1_000_000,
+        ge=40,
+        le=2**31 - 1,
+        description="Number of ratings, met to about one percent.",
     )
-    seed: int = Field(42, ge=0, description="The same seed gives the same data set.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="The same seed gives the same data set.")
 
     @root_validator(skip_on_failure=True)
     def _fits(cls, values: dict) -> dict:

@@ -15,6 +15,7 @@ from ..errors import ServingError
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.json"
 ENSEMBLE_FOLDER = "ensemble"
+AGAIN = "run `twotower export` and `twotower publish`"
 
 
 def write_manifest(folder: Path, **identity: Any) -> None:
@@ -44,20 +45,16 @@ def verify_manifest(folder: Path) -> None:
         parsed = json.loads(content)
         files = dict(parsed["files"])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ServingError(f"{manifest}: missing or unreadable; export again") from error
+        raise ServingError(f"{manifest}: missing or unreadable; {AGAIN}") from error
     if content != sealed(parsed):
-        raise ServingError(f"{manifest}: not as it was written; export again")
+        raise ServingError(f"{manifest}: not as it was written; {AGAIN}")
     if missing := sorted(files.keys() - present):
-        raise ServingError(
-            f"{folder / missing[0]}: missing, though the manifest lists it; export again"
-        )
+        raise ServingError(f"{folder / missing[0]}: missing, though the manifest lists it; {AGAIN}")
     if unlisted := sorted(present - files.keys()):
         raise ServingError(f"{folder / unlisted[0]}: not listed by the manifest; remove it")
     for name in sorted(present):
         if sha256(folder / name) != files[name]:
-            raise ServingError(
-                f"{folder / name}: not the file the manifest vouches for; export again"
-            )
+            raise ServingError(f"{folder / name}: not the file the manifest vouches for; {AGAIN}")
 
 
 def _regular_files(folder: Path) -> set[str]:
@@ -66,7 +63,7 @@ def _regular_files(folder: Path) -> set[str]:
     for path in [folder, *folder.rglob("*")]:
         name = path.relative_to(folder)
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ServingError(f"{path}: a link or a device, not a plain file; export again")
+            raise ServingError(f"{path}: a link or a device, not a plain file; {AGAIN}")
         if path.is_file() and name.parts[0] != "__pycache__":
             names.add(name.as_posix())
     return names

@@ -170,7 +170,7 @@ def test_servers_listen_on_all_addresses_only_behind_published_ports():
 
 def test_data_is_mounted_read_only(tmp_path):
     command = dry_run("docker-run", "ENGINE=docker", "CPU=1", f"DATA={tmp_path}")
-    assert f'-v "$(realpath "{tmp_path}"):/input:ro"' in command
+    assert '-v "$(realpath "$DATA"):/input:ro"' in command
     assert command.endswith("twotower run --data /input")
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from models.baselines import EASE
-from models.closed_form import ClosedFormConfig, solve, start
+from models.closed_form import ClosedFormConfig, _first_eigenvectors, solve, start
 from models.config import TwoTowerConfig
 from models.errors import ModelError
 from models.training import TrainingData, create
@@ -63,6 +63,19 @@ def test_dimensions_beyond_the_items_are_zero(train):
     history, candidates = solve(train, ITEMS + 3, PLAIN)
     assert history.shape == candidates.shape == (ITEMS, ITEMS + 3)
     assert not history[:, ITEMS:].any() and not candidates[:, ITEMS:].any()
+
+
+def test_items_that_never_meet_are_refused():
+    with pytest.raises(ModelError, match="no two of the items have a user in common"):
+        solve(csr_matrix(np.eye(5)), 2, PLAIN)
+
+
+def test_eigenvectors_that_the_fixed_start_does_not_reach_are_found():
+    one = np.array([[3.0, -3.0], [-3.0, 3.0]])  # times the start, ones, it is 0
+    matrix = np.block([[one, np.zeros((2, 2))], [np.zeros((2, 2)), one / 3]])
+    found = _first_eigenvectors(matrix, 2)
+    expected = np.array([[1, -1, 0, 0], [0, 0, 1, -1]]).T / np.sqrt(2)
+    np.testing.assert_allclose(np.abs(found.T @ expected), np.eye(2), atol=1e-12)
 
 
 def schema(*, history: bool = True):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from pipelines.cli import explained, main
+from pipelines.errors import RunError
 from serving.client import RetrievalClient
+from serving.runtime.contract import RequestError
 
 TWOTOWER = [sys.executable, "-m", "pipelines.cli"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +73,118 @@ def test_mistakes_are_one_message_without_a_traceback(tmp_path, arguments, messa
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "--users", "-1"], "Invalid value for '--users': -1 is not in the range x>=1"),
+        (["verify", "--users", "0"], "Invalid value for '--users': 0 is not in the range"),
+        (["verify", "-k", "0"], "Invalid value for '-k': 0 is not in the range x>=1"),
+        (["query", "--user", "1", "-k", "0"], "Invalid value for '-k': 0 is not in the range"),
+        (["query", "--user", str(2**63)], "Invalid value for '--user'"),
+        (["publish", "--version", "0"], "Invalid value for '--version': 0 is not in the range"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(arguments, message):
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2 and message in done.output
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RunError("here: say this"), "here: say this"),
+        (RequestError("input 'k' is 0"), "input 'k' is 0"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "the output: No space left on device; make room or allow it, then run the same",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/data/x"),
+            "/data/x: Permission denied; make room or allow it, then run the same command again",
+        ),
+        (
+            ModuleNotFoundError("No module named 'faiss'"),
+            "No module named 'faiss'; `make env` inst",
+        ),
+        (MemoryError("Unable to allocate 9 GiB"), "Unable to allocate 9 GiB; it needs more memory"),
+    ],
+)
+def test_what_the_machine_does_not_allow_is_a_sentence(error, message):
+    assert message in explained(error)
+
+
+@pytest.fixture
+def faulty(tmp_path, monkeypatch):
+    """`twotower versions` on a run folder, with a fault in what it calls."""
+    from pipelines import publish
+    from pipelines.config import CONFIGS, load_config
+    from pipelines.run import Run
+
+    def fault(run):
+        raise KeyError("a fault\nof ours")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(publish, "versions", fault)
+    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
+    return ["versions", "--run", str(run.path)]
+
+
+def test_a_fault_of_ours_is_a_sentence_and_its_traceback_is_kept(faulty, tmp_path):
+    done = CliRunner().invoke(main, faulty)
+    (log,) = tmp_path.glob("twotower-*.log")
+    assert done.exit_code == 1 and "Traceback" not in done.output
+    assert done.output.startswith("error: KeyError: 'a fault")
+    assert f"its traceback is in {log}: please report it" in done.output
+    assert "Traceback" in log.read_text() and "in fault" in log.read_text()
+
+
+def test_a_traceback_is_printed_to_those_who_ask_for_it(faulty, tmp_path, monkeypatch):
+    monkeypatch.setenv("TWOTOWER_TRACEBACK", "1")
+    assert isinstance(CliRunner().invoke(main, faulty).exception, KeyError)
+    assert not list(tmp_path.glob("twotower-*.log"))
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(faulty, monkeypatch):
+    """As an extension module does that is interrupted while it is imported."""
+    from pipelines import publish
+
+    def interrupted(run):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr(publish, "versions", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    done = CliRunner().invoke(main, faulty)
+    assert done.exit_code == 130 and "interrupted" in done.output
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("command", "errors"),
+    [
+        ("{} doctor | true", ""),
+        ("{} --help > /dev/full", "error: the output: No space left on device"),
+        ("{} doctor > /dev/full", "error: the output: No space left on device"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_no_traceback(tmp_path, command, errors):
+    done = subprocess.run(
+        ["bash", "-c", command.format(shlex.join(TWOTOWER))],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (errors in done.stderr) if errors else not done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 def test_an_unknown_verb_is_refused(tmp_path):
@@ -212,6 +332,32 @@ def test_data_is_printed_as_it_is(titled_run, capsys):
     printed = capsys.readouterr().out
     for title in ("[rec] (2007)", "[/b]", ":heart: \\"):
         assert f" {title} " in printed
+
+
+def test_an_item_that_the_run_does_not_have_is_told(titled_run, capsys):
+    """As a version answers that was made before the run got other data."""
+    import numpy as np
+
+    from pipelines.serve import print_recommendations
+    from serving.client import Recommendations
+
+    run, item_ids = titled_run
+    ids = np.array([[item_ids[0], 999_999, -1]])
+    answer = Recommendations(ids, np.array([[1, 0.5, -np.inf]], np.float32), version=1)
+    print_recommendations(run, [1], {"http": answer})
+    printed = capsys.readouterr().out
+    assert re.search(r"999999.*\?.*0\.5000", printed)
+    assert "1 of the items are not in the run's item table: the version that answered" in printed
+
+
+def test_a_run_without_data_says_what_to_run_before_a_server_is_started(tmp_path):
+    from pipelines.config import CONFIGS, load_config
+    from pipelines.run import Run
+    from pipelines.serve import query
+
+    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
+    with pytest.raises(RunError, match=r"`ingest` has not run yet; run `twotower ingest`"):
+        query(run, [1])
 
 
 def test_a_column_to_show_that_is_not_there_is_named(titled_run):

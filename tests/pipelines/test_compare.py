@@ -156,7 +156,7 @@ def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
         ({"seedz": [1]}, "seedz: no such key; known here: about, base, baselines, name, seeds"),
         ({"variants": {}}, "variants: there is none to compare"),
         ({"variants": {"a": {"abuot": "x"}}}, "variants.a.abuot: no such key; known here: about"),
-        ({"variants": {"a/b": {}}}, "variants.__key__: string does not match regex"),
+        ({"variants": {"a/b": {}}}, "variants.__key__: 'a/b' cannot be the name of a folder"),
         ({"variants": {"ease": {}}}, "variant ease: a baseline has this name"),
         (
             {"variants": {"a": {}, "b": {"set": {"model.temprature": 1}}}},

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from pipelines.config import CONFIGS, load_config, parse_config, to_yaml
+from pipelines.config import (
+    CONFIGS,
+    Config,
+    load_config,
+    parse_config,
+    read_overrides,
+    set_keys,
+    to_yaml,
+)
 from pipelines.errors import ConfigError
 
 
@@ -41,12 +53,15 @@ def test_an_override_keeps_its_neighbours():
         ("trainning.epochs=3", r"trainning: no such key; known here: evaluation, features"),
         ("training.epochs=many", r"training\.epochs: value is not a valid integer"),
         ("training.epochs=0", r"training\.epochs: ensure this value is greater than 0"),
-        ("model.temperature=-1", r"model\.temperature: ensure this value is greater than 0"),
+        (
+            "model.temperature=-1",
+            r"model\.temperature: ensure this value is greater than or equal to 0\.0001",
+        ),
         ("split.method=chance", r"split\.method: unexpected value; permitted: 'random'"),
         ("training.epochs", r"--set training\.epochs: expected section\.key=value"),
         ("name.first=a", r"--set name\.first: name is a value, not a section"),
         ("model.hidden=[1", r"--set model\.hidden=\[1: the value is not YAML"),
-        ("name=../elsewhere", r"name: string does not match"),
+        ("name=../elsewhere", r"name: '../elsewhere' cannot be the name of a folder; use letters"),
         ("model.buckets=8", r"\n  model\.buckets are of numbers: name some under"),
         ("model.mimic_weight=1", r"\n  model: mimic_weight needs hidden layers"),
     ],
@@ -61,12 +76,174 @@ def test_a_missing_file_lists_the_shipped_ones(tmp_path):
         load_config(tmp_path / "nothing.yaml")
 
 
-@pytest.mark.parametrize("text", ["a: [1", "- just\n- a list"])
-def test_a_file_that_is_not_a_configuration_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", r"bad\.yaml, line 1, column 6: not YAML: expected ',' or ']', but got"),
+        (
+            "a: 1\nb:\tc: 2",
+            r"bad\.yaml, line 2, column 3: not YAML: found character '\\t' that cannot",
+        ),
+        ("- just\n- a list", r"bad\.yaml: expected `key: value` lines, found list"),
+        ("a: 1\nb: 2\na: 3", r"bad\.yaml, line 3, column 1: not YAML: a occurs twice in this sect"),
+        ("a:\n  b: 1\n  b: 2", r"bad\.yaml, line 3, column 3: not YAML: b occurs twice"),
+        ("", r"bad\.yaml: the file is empty; expected `key: value` lines, see configs/"),
+        ("# nothing but a comment", r"bad\.yaml: the file is empty"),
+        ("name: 2024-13-45", r"bad\.yaml: not YAML: month must be in 1\.\.12"),
+        ("a: \x00", r"bad\.yaml: not YAML: unacceptable character #x0000"),
+    ],
+)
+def test_a_file_that_is_not_a_configuration_is_named(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"bad\.yaml: (not YAML|expected `key: value`)"):
+    with pytest.raises(ConfigError, match=message):
         load_config(path)
+
+
+def test_a_file_in_another_encoding_than_utf_8_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes("name: Übung".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"(?s)bad\.yaml: not YAML: .*#x00dc.*position 6"):
+        load_config(tmp_path / "bad.yaml")
+
+
+SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"ingest": "ml-1m"},
+            r"ingest: expected a section with keys of its own, found 'ml-1m'; kno",
+        ),
+        ({"ingest": ["ml-1m"]}, r"ingest: expected a section .* found \['ml-1m'\]; known here: pa"),
+        ({"training": None}, r"training: empty; give it a value, or leave it out"),
+        ({"training": {"start": 3}}, r"training\.start: expected a section .*: l2, most_items"),
+        ({1: 2}, r"\n  the key 1 is no text to YAML; put it in quotes: '1'"),
+        ({"features": {"item_multi_hot": {1990: 3}}}, r"features\.item_multi_hot: the key 1990 is"),
+        ({"model": {True: 3}}, r"model: the key True is no text to YAML; put it in quotes"),
+        ({"training": {"epochs": 2.9}}, r"training\.epochs: 2\.9 is no whole number"),
+        ({"training": {"epochs": True}}, r"training\.epochs: True is no whole number"),
+        ({"model": {"hidden": [64.5]}}, r"model\.hidden\.0: 64\.5 is no whole number"),
+        ({"show": [False]}, r"show\.0: False is no text to YAML; put it in quotes"),
+        ({"features": {"item": [1.10]}}, r"features\.item\.0: 1\.1 is no text to YAML"),
+        ({"name": "last"}, r"name: runs/last is the file that says which run was used last"),
+        ({"name": "one\n"}, r"name: 'one\\n' cannot be the name of a folder"),
+        ({"name": "a/b"}, r"name: 'a/b' cannot be the name of a folder; use letters, digits"),
+        ({"name": ".."}, r"name: '\.\.' cannot be the name of a folder"),
+        ({"name": ""}, r"name: '' cannot be the name of a folder"),
+        ({"name": "a" * 101}, r"name: ensure this value has at most 100 characters"),
+        ({"split": {"ratios": [0.9, 0, 0.1]}}, r"split\.ratios: valid has a share of 0, but valid"),
+        (
+            {"split": {"method": "temporal", "ratios": [0.9, 0.1, 0]}},
+            r"split\.ratios: test has a share of 0, but .* such as \[0\.8, 0\.1, 0\.1\]",
+        ),
+        (
+            {"training": {"monitor": "ndcg@11"}},
+            r"training\.monitor: 'ndcg@11' is not measured; choose one of recall, ndcg, .*, with @ "
+            r"and one of evaluation\.ks \(10, 20, 50, 100\), such as ndcg@10",
+        ),
+        ({"training": {"monitor": "ndcg"}}, r"training\.monitor: 'ndcg' is not measured"),
+        (
+            {"evaluation": {"ks": [5]}},
+            r"training\.monitor: 'ndcg@10' is not measured; .* such as ndcg@5",
+        ),
+        (
+            {"training": {"start": {}}},
+            r"training\.start solves for sums of embeddings; it needs features\.history: a number, "
+            r"the most items of a user, model\.history_pooling: sum, model\.normalize: false",
+        ),
+        (
+            {"model": {"self_supervised": {}}},
+            r"model\.self_supervised hides item features .* add on",
+        ),
+        (
+            {"model": {"history_pooling": "self_attention"}, "features": {"history": 201}},
+            r"self_attention compares all items .* set features\.history to at most 200",
+        ),
+        ({"serving": {"host": ""}}, r"serving\.host: ensure this value has at least 1 char"),
+        (
+            {"serving": {"http_port": 9, "grpc_port": 9}},
+            r"serving: http_port and grpc_port are both",
+        ),
+        ({"model": {"hidden": [0]}}, r"model\.hidden\.0: ensure this value is greater than 0"),
+        ({"model": {"hidden": [64] * 101}}, r"model\.hidden: ensure this value has at most 100 it"),
+        ({"model": {"dropout": 1.0}}, r"model\.dropout: ensure this value is less than 1"),
+        ({"features": {"history": 0}}, r"features\.history: ensure this value is greater than 0"),
+        ({"features": {"history": 4097}}, r"features\.history: ensure .* or equal to 4096"),
+        ({"training": {"seed": -1}}, r"training\.seed: ensure this value is greater than or equal"),
+        ({"training": {"seed": 2**31}}, r"training\.seed: .*less than or equal to 2147483647"),
+        ({"split": {"seed": -1}}, r"split\.seed: ensure this value is greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config({**SYNTHETIC, **changes}, "here")
+
+
+def numbers(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Any]]:
+    """(path, function from a number to a value of the field) of every field that has numbers."""
+    for field in model.__fields__.values():
+        where = (*path, field.name)
+        kinds = field.sub_fields or [field]
+        for kind in (k for k in kinds if isinstance(k.type_, type)):
+            if issubclass(kind.type_, BaseModel):
+                yield from numbers(kind.type_, where)
+            elif issubclass(kind.type_, int | float) and not issubclass(kind.type_, bool):
+                if isinstance(field.default, dict):
+                    yield where, lambda number: {"column": number}
+                elif isinstance(field.default, list):
+                    yield where, lambda number: [number]
+                elif isinstance(field.default, tuple):
+                    size = len(field.default)
+                    yield where, lambda number, size=size: [number] * size
+                else:
+                    yield where, lambda number: number
+                break
+
+
+NUMBERS = {".".join(path): make for path, make in numbers(Config)}
+
+
+def test_the_numbers_of_all_sections_are_found():
+    assert len(NUMBERS) > 60
+    assert {"model.hidden", "training.start.l2", "features.history", "serving.threads"} < {*NUMBERS}
+    assert {"split.ratios", "model.objective.mined_ranks", "features.item_text"} < {*NUMBERS}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_setting_takes_what_no_machine_can(key):
+    """Not a number, infinite, or beyond all that a tensor, an index or a process can have."""
+    for number in (math.nan, math.inf, -math.inf, 1e30, -1e30, 10**30):
+        if key == "positives.at_least" and math.isfinite(number):
+            continue  # a threshold: no row is positive, or all are
+        tree = set_keys(SYNTHETIC, {key: NUMBERS[key](number)}, "here")
+        with pytest.raises(ConfigError, match=rf"\n  {key.replace('.', '[.]')}(\.\w+)*: "):
+            parse_config(tree, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("model.hidden=[64, 32]", {"model.hidden": [64, 32]}),
+        (
+            "training.epochs=3  model.hidden=[64, 32]\tmodel.dim=8",
+            {"training.epochs": 3, "model.hidden": [64, 32], "model.dim": 8},
+        ),
+        ("name=other training.epochs=3", {"name": "other", "training.epochs": 3}),
+        ("show=[title, genres] model.dim=8", {"show": ["title", "genres"], "model.dim": 8}),
+        ("ingest.path=/data/my films", {"ingest.path": "/data/my films"}),
+        ("ingest.path='/data/a b.c=d'", {"ingest.path": "/data/a b.c=d"}),
+        ("ingest.path=/data/x=y z", {"ingest.path": "/data/x=y z"}),
+        (
+            "training.start={l2: 3, most_items: 9} model.dim=8",
+            {"training.start": {"l2": 3, "most_items": 9}, "model.dim": 8},
+        ),
+        (" model.dim = 8 ", {"model.dim": 8}),
+    ],
+)
+def test_one_string_may_set_several_keys(text, pairs):
+    assert read_overrides((text,)) == pairs
 
 
 def test_help_imports_nothing_heavy():

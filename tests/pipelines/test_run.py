@@ -496,3 +496,105 @@ def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path):
     write_atomically(path, "two")
     assert path.read_text() == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"steps": {"ing', "Unterminated string"),
+        ("", "Expecting value: line 1 column 1"),
+        ("[]", "it has no `steps`"),
+        ("{}", "it has no `steps`"),
+        ('{"steps": 3}', "its `steps` are no section"),
+    ],
+)
+def test_a_damaged_manifest_is_explained_and_its_advice_leads_on(run, text, problem):
+    write_step(run, "ingest", "data")
+    (run.path / "manifest.json").write_text(text)
+    with pytest.raises(RunError) as error:
+        run.verified("ingest")
+    told = str(error.value)
+    assert told.startswith("runs/synthetic/manifest.json: damaged (") and problem in told
+    with pytest.raises(RunError, match="damaged"), run.step("ingest"):
+        raise AssertionError("the work began")
+    assert "`twotower run --config runs/synthetic/config.yaml --run runs/synthetic`" in told
+    # As told: the file is removed, and the configuration of the run makes it anew.
+    (run.path / "manifest.json").unlink()
+    again = Run.create(load_config(run.path / "config.yaml"), run.path)
+    write_step(again, "ingest", "data")
+    assert again.verified("ingest")
+
+
+def test_what_another_version_recorded_is_explained(run):
+    write_step(run, "ingest", "data")
+    path = run.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["steps"]["ingest"]["made_with"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(
+        RunError, match=r"another version .* recorded `ingest`, without 'made_with'"
+    ):
+        run.verified("ingest")
+    with pytest.raises(
+        RunError, match=r"`ingest` noted no 'summary', .* run `twotower ingest` aga"
+    ):
+        run.notes("ingest")["summary"]
+    write_step(run, "ingest", "data")  # as told
+    assert run.verified("ingest")
+
+
+def test_a_damaged_configuration_is_named_with_its_place(run):
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text() + "model: [\n")
+    with pytest.raises(
+        ConfigError, match=r"runs/synthetic/config\.yaml, line \d+, column 1: not Y"
+    ):
+        Run(run.path)
+
+
+def test_a_configuration_of_another_version_is_explained(run):
+    write_step(run, "ingest", "data")
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text().replace("training:\n", "training:\n  flavour: 3\n"))
+    with pytest.raises(ConfigError, match=r"(?s)training\.flavour: no such key.*another version"):
+        Run(run.path)
+
+
+@pytest.mark.parametrize("where", ["file", "file/deeper"])
+def test_a_file_where_the_run_folder_should_be_is_named(run, tmp_path, where):
+    (tmp_path / "file").write_text("")
+    message = rf"{where}: a file is in the way of this folder; name another"
+    with pytest.raises(RunError, match=message):
+        Run.create(run.config, tmp_path / where)
+    with pytest.raises(RunError, match="not a run folder"):
+        Run(tmp_path / where)
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_no_run_folder(tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        Run(tmp_path / ("a" * 300))
+
+
+@pytest.mark.parametrize("pointer", ["runs", "runs/last"])
+def test_a_working_directory_that_cannot_be_written_is_told_and_no_error(
+    run, tmp_path, monkeypatch, capsys, pointer
+):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / pointer).parent.mkdir(parents=True)
+    # Nobody is refused a file where a folder should be, or the reverse, but neither is root.
+    if pointer == "runs":
+        (elsewhere / "runs").write_text("")
+    else:
+        (elsewhere / "runs" / "last").mkdir()
+    monkeypatch.chdir(elsewhere)
+    Run(tmp_path / run.path).remember()
+    assert f"Until then name the run: --run {tmp_path / run.path}" in capsys.readouterr().err
+
+
+def test_the_last_run_that_is_gone_is_named(run):
+    run.remember()
+    shutil.rmtree(run.path)
+    with pytest.raises(
+        RunError, match=r"runs/last: the run used last, runs/synthetic, is no longer"
+    ):
+        Run.last()

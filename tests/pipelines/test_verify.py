@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.errors import RunError
+from pipelines.errors import ConfigError, RunError
 from pipelines.run import Run
-from pipelines.serve import serving
-from pipelines.verify import best_of, count_wrong, verify
-from serving.client import RetrievalClient
+from pipelines.serve import most_k, query, serving
+from pipelines.verify import _ask_in_parts, best_of, count_wrong, verify
+from serving.client import Recommendations, RetrievalClient
 
 
 def test_served_equals_brute_force_on_synthetic_data(small_run):
@@ -98,3 +99,32 @@ def test_a_history_in_the_request_takes_the_place_of_the_one_in_the_table(small_
     np.testing.assert_array_equal(given.item_ids, known.item_ids)
     np.testing.assert_allclose(given.scores, known.scores, rtol=1e-6)
     assert np.abs(changed.scores - known.scores).max() > 1e-3
+
+
+def test_more_items_than_are_served_are_refused_before_a_server_is_started(small_run, monkeypatch):
+    def never(run):
+        raise AssertionError("a server was started")
+
+    assert most_k(small_run) == small_run.config.serving.max_k == 1000
+    monkeypatch.setattr("pipelines.serve.serving", never)
+    monkeypatch.setattr("pipelines.verify.serving", never)
+    message = r"-k 1001: the published version answers with at most 1000 items; ask for fewer, or"
+    for ask in (partial(query, small_run, [1], 1001), partial(verify, small_run, 5, 1001)):
+        with pytest.raises(ConfigError, match=message):
+            ask()
+    with pytest.raises(ConfigError, match=r"0 users, k = None: expected 1 or more"):
+        verify(small_run, 0)
+
+
+def test_more_users_than_a_request_takes_are_asked_in_parts(monkeypatch):
+    sizes = []
+
+    def ask(addresses, users, k, protocols):
+        sizes.append(len(users))
+        ids = np.repeat(users, k).reshape(-1, k)
+        return {"http": Recommendations(ids, ids.astype(np.float32), version=3)}
+
+    monkeypatch.setattr("pipelines.verify.ask", ask)
+    answer = _ask_in_parts(None, list(range(7)), 2, 3)
+    assert sizes == [3, 3, 1] and answer.version == 3
+    assert answer.item_ids.tolist() == answer.scores.tolist() == [[n, n] for n in range(7)]

@@ -27,7 +27,7 @@ def test_defaults_are_safe():
             {"preferred_batch_sizes": [8, 300], "max_batch_size": 256},
             "preferred_batch_sizes has 300; expected 1 to max_batch_size = 256",
         ),
-        ({"preferred_batch_sizes": [0]}, "preferred_batch_sizes has 0"),
+        ({"preferred_batch_sizes": [0]}, "preferred_batch_sizes -> 0"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

@@ -82,9 +82,9 @@ def test_what_cannot_be_published_is_explained(repository, tmp_path):
         repository.rollback()
     with pytest.raises(ServingError, match="no version 7; there is 1, 2"):
         repository.publish(7)
-    with pytest.raises(ServingError, match="no version to publish; export first"):
+    with pytest.raises(ServingError, match="no version to publish; run `twotower export`"):
         ModelRepository(tmp_path / "empty").publish()
-    with pytest.raises(ServingError, match=r"no version is published\. Export and publish first"):
+    with pytest.raises(ServingError, match=r"no version is published\. Run `twotower export` and"):
         repository.mend()
 
 
@@ -214,7 +214,9 @@ def test_a_damaged_version_gives_way_to_the_newest_whole_one(repository):
     assert repository.published == 1
     assert repository.mend() == []
     plant(repository.root / "retrieval" / "1" / "x")
-    with pytest.raises(ServingError, match=r"1/planted\.py: not listed.*Export and publish first"):
+    with pytest.raises(
+        ServingError, match=r"1/planted\.py: not listed.*Run `twotower export` and `twotower pu"
+    ):
         repository.mend()
 
 

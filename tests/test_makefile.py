@@ -1,0 +1,81 @@
+"""What make passes on is what was typed: spaces, quotes, dollar signs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PRINTS = f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n"
+ODD = """/data/my $HOME `films` "and" 'more' (1) #2; & ü"""
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """The Makefile in a folder where `twotower` and Python print their arguments."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements/make_env.sh", "requirements/a.txt", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "docker").mkdir()
+    shutil.copy(ROOT / "docker" / "docker.mk", tmp_path / "docker")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("twotower", "python", "ruff"):
+        script = tmp_path / ".venv" / "bin" / name
+        script.write_text(PRINTS)
+        script.chmod(0o755)
+    (tmp_path / ".venv" / ".ready").write_text("")
+    return tmp_path
+
+
+def arguments(project: Path, target: str, **variables: str) -> list[str]:
+    """What the last command of `make target` was given."""
+    typed = [f"{name}={value}" for name, value in variables.items()]
+    done = subprocess.run(
+        ["make", "--no-print-directory", target, *typed],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("target", "variables", "expected"),
+    [
+        ("run", {"DATA": ODD}, ["run", "--data", ODD]),
+        ("run", {"CONFIG": ODD}, ["run", "--config", ODD]),
+        ("run", {}, ["run"]),
+        (
+            "run",
+            {"SET": "model.hidden=[64, 32] training.epochs=3"},
+            ["run", "--set", "model.hidden=[64, 32] training.epochs=3"],
+        ),
+        ("update", {"DATA": ODD, "RUN_FOLDER": ODD}, ["update", "--data", ODD, "--run", ODD]),
+        (
+            "compare",
+            {"CONFIG": ODD, "DATA": ODD, "DOCS": ODD, "SET": "show=['a b']"},
+            ["compare", ODD, "--data", ODD, "--docs", ODD, "--set", "show=['a b']"],
+        ),
+        ("tune", {"CONFIG": ODD, "DATA": ODD}, ["tune", ODD, "--data", ODD]),
+        ("query", {"USER": "42", "K": "3"}, ["query", "--user", "42", "-k", "3"]),
+        ("test", {"DATA": ODD}, None),
+        ("bench-main", {"DATA": ODD}, ["-m", "benchmarks.main_job", "--data", ODD]),
+        ("soak", {"RUN_FOLDER": ODD}, ["-m", "benchmarks.serving", "--run", ODD, "--part", "soak"]),
+    ],
+)
+def test_a_target_passes_on_what_was_typed(project, target, variables, expected):
+    found = arguments(project, target, **variables)
+    if expected is None:
+        assert found[-1] == f"--data={ODD}"
+    else:
+        assert found == expected
