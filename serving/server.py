@@ -208,7 +208,9 @@ class TritonServer:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             log = self.log.open("wb")
         except OSError as error:
-            raise ServingError(f"{self.log}: {error.strerror}; the server logs there") from error
+            raise ServingError(
+                f"{error.filename}: {error.strerror}; the server's log is {self.log}"
+            ) from error
         with log:
             self._guard = subprocess.Popen(
                 [*script, str(self._scratch.path), str(STOP_SECONDS), *command],
