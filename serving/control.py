@@ -31,8 +31,13 @@ class ModelControl:
     def __init__(self, address: str, key: str, timeout: float) -> None:
         self.address, self.key, self.timeout = address, key, timeout
 
-    def load(self, model: str = MODEL_NAME) -> None:
+    def load(self, model: str = MODEL_NAME, timeout: float | None = None) -> None:
         """Load the version that config.pbtxt now names; return once it has taken over.
+
+        Parameters
+        ----------
+        model : its name
+        timeout : seconds the load may take; None for those of this object
 
         Raises
         ------
@@ -41,7 +46,9 @@ class ModelControl:
         ServingError
             with the server's reason; the version loaded before goes on answering
         """
-        status, text = self._ask("POST", f"/v2/repository/models/{model}/load", self.timeout)
+        status, text = self._ask(
+            "POST", f"/v2/repository/models/{model}/load", timeout or self.timeout
+        )
         if status != 200:
             raise ServingError(f"{self.address}: {_reason(text)}")
 

@@ -254,7 +254,7 @@ class ModelRepository:
         Returns what went wrong, if anything did.
         """
         try:
-            control.load()
+            control.load(timeout=2 * control.timeout)
             answers = control.version()
         except ServingError as error:
             return with_real_path(str(error), self.root.resolve())

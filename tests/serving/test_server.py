@@ -116,12 +116,12 @@ def test_a_server_that_dies_says_so_and_can_start_again(repositories, tmp_path, 
             server.start()
         assert server.ended() is None
         pids, shared = family(server.pid), shared_memory(server.pid)
-        for pid in pids:
-            psutil.Process(pid).kill()
+        psutil.Process(server.pid).kill()
         assert server.wait() == -signal.SIGKILL
         assert "Triton ended by SIGKILL" in server.ended()
-        server.stop()
+        assert gone(pids, seconds=0.5)
         assert not any(path.exists() for path in shared)
+        server.stop()
         server.start()
         with RetrievalClient(server.http) as client:
             assert client.recommend([world.unknown_user]).item_ids.shape == (1, 10)
