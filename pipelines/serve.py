@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from serving.server import TritonServer
 
 SERVER = "server.json"
-STEADY_SECONDS, LONGEST_PAUSE_SECONDS = 10.0, 30.0
-"""A server that ran for so long is started again at once; else after up to the longest pause."""
+STEADY_SECONDS = 10.0
+"""A server that ran for longer is started again at once when it ends."""
+MAX_PAUSE_SECONDS = 30.0
+"""Before a server is started again that ends soon after each start."""
 
 
 @dataclass(frozen=True)
@@ -165,22 +167,30 @@ def _terminate(*_: Any) -> None:
 def _keep_running(server: TritonServer, repository: ModelRepository, path: Path) -> None:
     """Start a Triton that ends by itself again, on the same ports, for ever.
 
-    There are requests that its front end does not survive. One that ends soon after its start
-    again and again is started after longer and longer pauses.
+    There are requests that its front end does not survive.
     """
     pause, started = 0.0, time.monotonic()
     while True:
         time.sleep(0.2)
         if reason := server.ended():
-            if time.monotonic() - started > STEADY_SECONDS:
-                pause = 0.0
+            pause = next_pause(pause, lived=time.monotonic() - started)
             time.sleep(pause)
-            pause = min(2 * pause or 1.0, LONGEST_PAUSE_SECONDS)
             with repository.lock():
                 _start_again(server)
                 _tell(path, server)
             started = time.monotonic()
             console.print(f"[bold red]started again[/] {escape(reason)}")
+
+
+def next_pause(pause: float, lived: float) -> float:
+    """Seconds to wait before a server is started again.
+
+    Parameters
+    ----------
+    pause : seconds that were waited before its last start
+    lived : seconds that it ran after it
+    """
+    return 0.0 if lived > STEADY_SECONDS else min(2 * pause + 1, MAX_PAUSE_SECONDS)
 
 
 def _tell(path: Path, server: TritonServer) -> None:

@@ -32,6 +32,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 STACK_BYTES = 1 << 29
 """Of a thread of Triton, whose reader of JSON calls itself at every bracket; touched only then."""
 REAP_SECONDS = 5.0
+SHARED_MEMORY = Path("/dev/shm")
 LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
 
 
@@ -67,11 +68,9 @@ def kill_group(group: int) -> None:
 
 def remove(scratch: Path) -> None:
     """Remove a scratch folder and the shared memory that is named after it."""
-    for path in scratch.parent.glob(f"{scratch.name}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    for region in SHARED_MEMORY.glob(f"{scratch.name}*"):
+        region.unlink(missing_ok=True)
 
 
 def _await_end(process: subprocess.Popen, woken: int, stop_seconds: float) -> None:

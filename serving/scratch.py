@@ -1,8 +1,8 @@
 """A private folder for each running server, with a path that any shell leaves as it is.
 
 Triton hands the paths of the model and of its backend to a shell without quotes. It is therefore
-only given paths of this folder, in which links lead to the real ones. The folder lies in /dev/shm,
-beside the shared memory that Triton's Python backend makes and that is named after the folder.
+only given paths of this folder, in which links lead to the real ones. The shared memory that
+Triton's Python backend makes is named after the folder.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import psutil
 from .errors import ServingError
 from .guard import remove
 
-SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "twotower-triton-"
 NAME = PREFIX + "[a-z0-9_]{8}"
 """What tempfile makes of the prefix."""
-LOCK_FILE = "lock"
+MARK = "twotower"
+"""An empty file in each folder of ours, made when its lock is held."""
 REPOSITORY = "repository"
 
 
 class Scratch:
-    """A new folder, and a lock in it that is held as long as somebody uses the folder.
+    """A new folder and its lock, which is held as long as somebody uses the folder.
 
     Raises
     ------
     ServingError
-        when /dev/shm cannot be written
+        when there is no place for it
 
     Attributes
     ----------
@@ -43,14 +43,18 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        try:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED_MEMORY))
-            self.lock = _make_lock(self.path)
-        except OSError as error:
-            raise ServingError(
-                f"{SHARED_MEMORY}: {error.strerror}; Triton shares memory with its models there: "
-                "make it writable, or make room"
-            ) from error
+        for place in places():
+            with contextlib.suppress(OSError):
+                self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+                # The lock is on the folder itself: systemd-tmpfiles leaves a locked one alone.
+                self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(self.lock, fcntl.LOCK_EX)
+                (self.path / MARK).touch()
+                return
+        raise ServingError(
+            f"no folder can be made in {', '.join(places())}: make room or make one of them "
+            "writable, or set TMPDIR to a folder whose path has only letters, digits and /._-"
+        )
 
     def link(self, name: str, target: Path) -> Path:
         """Make a link to `target` in the folder; return its path."""
@@ -65,46 +69,45 @@ class Scratch:
         os.close(self.lock)
 
 
+def places() -> list[str]:
+    """Where a scratch folder may lie, the user's wish first."""
+    wanted = os.environ.get("TMPDIR", "/tmp")
+    # A shell would change or run some paths.
+    plain = [wanted] if re.fullmatch("/[A-Za-z0-9/._-]*", wanted) else []
+    return list(dict.fromkeys([*plain, "/tmp", "/var/tmp", "/dev/shm"]))
+
+
 def sweep() -> None:
     """Remove what servers have left that were killed together with their guard.
 
     Whether a folder is still used is decided by its lock alone: process ids repeat.
     """
-    for folder in SHARED_MEMORY.glob(f"{PREFIX}*"):
-        lock = _take_lock(folder) if re.fullmatch(NAME, folder.name) else None
-        if lock is not None:
-            _kill_stubs(folder)
-            remove(folder)
-            os.close(lock)
+    for place in places():
+        for folder in Path(place).glob(f"{PREFIX}*"):
+            lock = _take_lock(folder) if re.fullmatch(NAME, folder.name) else None
+            if lock is not None:
+                _kill_stubs(folder)
+                remove(folder)
+                os.close(lock)
 
 
 def with_real_path(text: str, repository: Path) -> str:
     """`text` of a server, with the repository's path in place of the link that Triton was given."""
-    return re.sub(f"{SHARED_MEMORY}/{NAME}/{REPOSITORY}", lambda _: str(repository), text)
-
-
-def _make_lock(folder: Path) -> int:
-    """Make the lock file; under its name it is only ever seen locked."""
-    fresh = folder / f".{LOCK_FILE}"
-    descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    fresh.rename(folder / LOCK_FILE)
-    return descriptor
+    return re.sub(f"[A-Za-z0-9/._-]*/{NAME}/{REPOSITORY}", lambda _: str(repository), text)
 
 
 def _take_lock(folder: Path) -> int | None:
     """The lock of one of our folders that nobody uses; None for any other."""
     with contextlib.suppress(OSError):
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            return None
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.fstat(descriptor).st_uid == os.getuid()
+            if ours and stat.S_ISREG((folder / MARK).lstat().st_mode):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
         except OSError:
-            os.close(descriptor)
-            return None
-        return descriptor
+            pass
+        os.close(descriptor)
     return None
 
 

@@ -90,7 +90,8 @@ class TritonServer:
         self.key: str | None = None
         self._scratch: Scratch | None = None
         self._guard: subprocess.Popen | None = None
-        self._triton = 0
+        self._triton = 0  # its process id
+        self._exit_status: int | None = None
         self._ready = False
 
     @property
@@ -110,6 +111,7 @@ class TritonServer:
         _check_repository(self.repository)
         triton = find_triton()
         self.key = secrets.token_hex(16) if triton.restricts_http else None
+        self._triton, self._exit_status = 0, None
         sweep()
         self._scratch = Scratch()
         try:
@@ -141,7 +143,7 @@ class TritonServer:
         finally:
             if process:
                 process.stdin.close()  # what still runs is killed now
-                if process.wait() != 0:  # the guard was killed itself
+                if process.wait() != 0 and self._triton:  # the guard was killed itself
                     guard.kill_group(self._triton)
                 process.stdout.close()
             if scratch:
@@ -223,14 +225,13 @@ class TritonServer:
                 # A session of its own: Ctrl-C reaches this process, which stops the server.
                 start_new_session=True,
             )
-        self._status_lines: list[int] = []
         self._triton = int(self._guard.stdout.readline() or 0)
 
     def _status(self) -> int:
         """The exit status of a Triton that has ended; the guard's where it was killed first."""
-        if not self._status_lines:
-            self._status_lines = [int(self._guard.stdout.readline() or self._guard.returncode)]
-        return self._status_lines[0]
+        if self._exit_status is None:
+            self._exit_status = int(self._guard.stdout.readline() or self._guard.returncode)
+        return self._exit_status
 
     def _reason(self) -> str:
         """What the log gives as the reason, and where the log is."""

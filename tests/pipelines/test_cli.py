@@ -185,6 +185,16 @@ def test_a_triton_that_dies_is_started_again_on_its_ports(server, small_run):
     assert not (small_run.path / "server.json").exists()
 
 
+def test_a_server_that_ends_soon_again_and_again_is_started_after_longer_pauses():
+    from pipelines.serve import next_pause
+
+    pauses = [0.0]
+    for _ in range(6):
+        pauses.append(next_pause(pauses[-1], lived=2.0))
+    assert pauses == [0, 1, 3, 7, 15, 30, 30]
+    assert next_pause(30.0, lived=11.0) == 0
+
+
 @pytest.fixture
 def endless(small_run, tmp_path):
     """What the small run has published, in a run folder, with a model that loads for ever."""
@@ -237,6 +247,7 @@ def test_a_signal_ends_serve_while_the_model_loads(endless, number, status):
     assert "Traceback" not in output
     assert not (endless.path / "server.json").exists()
     assert folders[0].name.startswith("twotower-triton-")
+    assert not folders[0].exists()
     assert not list(Path("/dev/shm").glob(f"{folders[0].name}*"))
 
 

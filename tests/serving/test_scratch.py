@@ -3,73 +3,74 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from serving import scratch
+from serving import guard, scratch
 from serving.errors import ServingError
-from serving.scratch import Scratch, sweep, with_real_path
+from serving.scratch import Scratch, places, sweep, with_real_path
 
 
-@pytest.fixture(autouse=True)
-def shared_memory(monkeypatch, tmp_path):
-    """A folder in place of /dev/shm."""
-    monkeypatch.setattr(scratch, "SHARED_MEMORY", tmp_path)
+@pytest.fixture
+def place(monkeypatch, tmp_path):
+    """A folder in place of /tmp and of /dev/shm."""
+    monkeypatch.setattr(scratch, "places", lambda: [str(tmp_path)])
+    monkeypatch.setattr(guard, "SHARED_MEMORY", tmp_path)
     return tmp_path
 
 
-def abandoned(region: str = "region") -> Scratch:
-    """A folder and its region, whose server and guard are gone."""
-    folder = Scratch()
-    folder.path.with_name(folder.path.name + region).touch()
-    os.close(folder.lock)
-    return folder
-
-
-def test_what_dead_servers_left_is_removed_and_nothing_else(shared_memory):
+def test_what_dead_servers_left_is_removed_and_nothing_else(place):
     used = Scratch()
-    region = used.path.with_name(f"{used.path.name}-region")
+    region = place / f"{used.path.name}-region"
     region.touch()
-    strangers = [shared_memory / name for name in ("twotower-triton-ABCDEFGH", "other-abcdefgh")]
-    strangers += [shared_memory / f"twotower-triton-{name}" for name in ("nolock12", "abcdefghi")]
+    names = ["twotower-triton-ABCDEFGH", "other-abcdefgh", "twotower-triton-abcdefghi", "elsewhere"]
+    strangers = [place / name for name in names]
     for folder in strangers:
         folder.mkdir()
-        if "nolock" not in folder.name:
-            (folder / "lock").touch()
-    elsewhere = shared_memory / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "lock").touch()
-    link = shared_memory / "twotower-triton-linked12"
-    link.symlink_to(elsewhere)
-    kept = {used.path, region, *strangers, elsewhere, link}
-    abandoned()
-    assert set(shared_memory.iterdir()) > kept
+        (folder / "twotower").touch()
+    unmarked = place / "twotower-triton-unmarked"
+    unmarked.mkdir()
+    link = place / "twotower-triton-linked12"
+    link.symlink_to(place / "elsewhere")
+    kept = {used.path, region, *strangers, unmarked, link}
+
+    abandoned = Scratch()
+    (place / f"{abandoned.path.name}-region").touch()
+    os.close(abandoned.lock)
     sweep()
-    assert set(shared_memory.iterdir()) == kept
-    assert (elsewhere / "lock").exists()
+    assert set(place.iterdir()) == kept
+    assert (place / "elsewhere" / "twotower").exists()
     used.remove()
-    assert set(shared_memory.iterdir()) == kept - {used.path, region}
+    assert set(place.iterdir()) == kept - {used.path, region}
 
 
-def test_a_folder_is_private_and_plain(shared_memory):
+def test_a_folder_is_private_and_holds_links(place):
     folder = Scratch()
     assert folder.path.stat().st_mode & 0o777 == 0o700
-    assert folder.link("a/b", shared_memory).resolve() == shared_memory
-    assert (folder.path / "a" / "b").is_symlink()
+    assert folder.link("a/b", place).is_symlink()
     folder.remove()
-    assert shared_memory.exists() and not folder.path.exists()
+    assert place.exists() and not folder.path.exists()
 
 
-def test_a_place_that_cannot_be_written_is_told(monkeypatch, shared_memory):
-    monkeypatch.setattr(scratch, "SHARED_MEMORY", shared_memory / "missing")
-    with pytest.raises(ServingError, match=r"missing: No such file .*shares memory .* there"):
+@pytest.mark.parametrize("name", ["with space", "$(touch x)", "ü", "a;b", "a:b"])
+def test_a_place_that_a_shell_would_change_is_not_taken(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / name))
+    assert places() == ["/tmp", "/var/tmp", "/dev/shm"]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert places()[0] == str(tmp_path)
+
+
+def test_no_place_at_all_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(scratch, "places", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(ServingError, match=r"no folder can be made in .*missing: .* set TMPDIR"):
         Scratch()
 
 
-def test_messages_name_the_real_path(tmp_path):
+def test_messages_name_the_real_path(place):
     folder = Scratch()
-    link = folder.link("repository", tmp_path)
-    real = tmp_path / r"a\1b"
-    told = with_real_path(f"{link}/retrieval/1/plan.json: missing", real)
-    assert told == f"{real}/retrieval/1/plan.json: missing"
+    link = folder.link("repository", place)
+    real = Path(r"/home/a\1b")
+    told = with_real_path(f"ServingError: {link}/retrieval/1/plan.json: missing", real)
+    assert told == f"ServingError: {real}/retrieval/1/plan.json: missing"
     folder.remove()
