@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from serving.server import TritonServer
 
 SERVER, SERVE_LOCK = "server.json", ".twotower-serve.lock"
+STEADY_SECONDS = 10.0
+"""A server that ran for longer is started again at once when it ends."""
+MAX_PAUSE_SECONDS = 30.0
+"""Before a server is started again that ends soon after each start."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,6 @@ def _triton(
     """The run's server by `config` while the block runs; it writes logs/`log`."""
     from serving.server import TritonServer
 
-    (run.path / "logs").mkdir(exist_ok=True)
     server = TritonServer(
         repository.root,
         http_port=config.http_port,
@@ -121,44 +126,80 @@ def _triton(
 def serve(run: Run) -> None:
     """Serve until Ctrl-C or SIGTERM; `query` finds the address in the run folder.
 
-    A Triton that ends by itself is started again on the same ports: there are requests that its
-    front end does not survive. Raises ServingError when it does not start.
+    Raises ServingError when Triton does not start. Both signals also end the wait for whoever
+    publishes and for Triton: then with KeyboardInterrupt and SystemExit (status 143).
     """
-    import signal
-    import threading
-
-    # Both signals end the wait, and the context manager then stops Triton.
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+    # Also where a shell had Ctrl-C ignored, because it started this in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     path, repository = run.path / SERVER, ModelRepository(run.path / TRITON)
-    with contextlib.ExitStack() as stack:
-        # Until the file is there: a publish in the meantime would not find the server.
-        with repository.lock(), stage("serve") as (report, result):
-            if other := running_server(run):
-                raise RunError(
-                    f"process {other.pid} serves this run already (http {other.http}); "
-                    "`twotower publish` changes what it serves"
+    server = None
+    try:
+        with contextlib.ExitStack() as stack:
+            # Until the file is there: a publish in the meantime would not find the server.
+            with stage("serve") as (report, result), contextlib.ExitStack() as starting:
+                report(0, 1, "wait for whoever publishes")
+                starting.enter_context(repository.lock())
+                if other := running_server(run):
+                    raise RunError(
+                        f"process {other.pid} serves this run already (http {other.http}); "
+                        "`twotower publish` changes what it serves"
+                    )
+                stack.enter_context(writing(run.path, "serve", SERVE_LOCK))
+                path.unlink(missing_ok=True)  # of a server that was killed
+                report(0, 1, "start Triton")
+                # A log of its own: a server for one question may run beside it.
+                started = _triton(run, repository, run.config.serving, "serve.log")
+                server = stack.enter_context(started)
+                stack.callback(path.unlink, missing_ok=True)
+                _tell(path, server)
+                result(
+                    f"model `retrieval`, version {repository.published}: "
+                    f"http {server.http}, grpc {server.grpc}"
                 )
-            stack.enter_context(writing(run.path, "serve", SERVE_LOCK))
-            path.unlink(missing_ok=True)  # of a server that was killed
-            report(0, 1, "start Triton")
-            # A log of its own: a server for one question may run beside it.
-            server = stack.enter_context(_triton(run, repository, run.config.serving, "serve.log"))
-            stack.callback(path.unlink, missing_ok=True)
-            _tell(path, server)
-            result(
-                f"model `retrieval`, version {repository.published}: "
-                f"http {server.http}, grpc {server.grpc}"
-            )
-        console.print(f"metrics http://{server.metrics}/metrics; Ctrl-C stops the server")
-        while not stopped.wait(0.2):
-            if reason := server.ended():
-                with repository.lock():
-                    _start_again(server)
-                    _tell(path, server)
-                console.print(f"[bold red]started again[/] {escape(reason)}")
+            console.print(f"metrics http://{server.metrics}/metrics; Ctrl-C stops the server")
+            _keep_running(server, repository, path)
+    except (KeyboardInterrupt, _Terminated):
+        if server is None:  # it has not answered yet
+            raise
     console.print("stopped")
+
+
+class _Terminated(SystemExit):
+    """SIGTERM asked this process to end."""
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated(128 + signal.SIGTERM)
+
+
+def _keep_running(server: TritonServer, repository: ModelRepository, path: Path) -> None:
+    """Start a Triton that ends by itself again, on the same ports, for ever.
+
+    There are requests that its front end does not survive.
+    """
+    pause, started = 0.0, time.monotonic()
+    while True:
+        time.sleep(0.2)
+        if reason := server.ended():
+            pause = next_pause(pause, lived=time.monotonic() - started)
+            time.sleep(pause)
+            with repository.lock():
+                _start_again(server)
+                _tell(path, server)
+            started = time.monotonic()
+            console.print(f"[bold red]started again[/] {escape(reason)}")
+
+
+def next_pause(pause: float, lived: float) -> float:
+    """Seconds to wait before a server is started again.
+
+    Parameters
+    ----------
+    pause : seconds that were waited before its last start
+    lived : seconds that it ran after it
+    """
+    return 0.0 if lived > STEADY_SECONDS else min(2 * pause + 1, MAX_PAUSE_SECONDS)
 
 
 def _tell(path: Path, server: TritonServer) -> None:

@@ -17,7 +17,7 @@ from .client import RetrievalClient
 from .control import MODEL_NAME
 from .doctor import Check
 from .errors import ServingError
-from .server import DIRECT
+from .server import DIRECT, resolve_host
 
 PROCESSES = {"Triton": "tritonserver", "model": "triton_python_b"}
 """What the kernel calls them, in 15 characters."""
@@ -74,7 +74,7 @@ def _answers(http: str, times: int = 20) -> Check:
 
 def _loopback(http: str) -> Check:
     host = http.rpartition(":")[0]
-    if ipaddress.ip_address(host).is_loopback:
+    if ipaddress.ip_address(resolve_host(host)).is_loopback:
         return Check("reached from", True, f"this machine alone ({host})")
     return Check("reached from", False, host, "Triton asks nobody who they are: use 127.0.0.1")
 

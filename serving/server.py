@@ -1,38 +1,49 @@
-"""Runs a real Triton on a model repository, as a child process that cannot outlive this one."""
+"""Runs a real Triton on a model repository; no process of it outlives this one."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import re
-import resource
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
+from . import guard
 from .control import KEY_HEADER, MODEL_NAME
 from .errors import ServingError
+from .scratch import REPOSITORY, Scratch, sweep, with_real_path
 from .triton import find_triton
 
 STOP_SECONDS = 15.0
+STUB_SECONDS = 3.0
+"""After which Triton has noticed that its stub has died, or never will."""
 # Not through the web proxy that the environment may name: the server is on this machine.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-PR_SET_PDEATHSIG = 1
-STACK_BYTES = 1 << 29
-"""Of a thread of Triton, whose reader of JSON calls itself at every bracket; touched only then."""
 RESTRICTED = "model-repository,shared-memory,logging,trace"
-LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
+
+
+REASONS = (
+    r"failed to load '[^']+' version \d+: (?:Internal: )?(.*)",
+    r"Poll failed for model directory '[^']+': (.*)",
+    r"Failed to preinitialize Python stub: (.*)",
+    r"^error: (.*)",
+    r"(error while loading shared libraries: .*)",
+)
+NO_REASON = re.compile(
+    r"[IWE]\d{4} \d\d:|[|+{]|error: |Error: Failed to initialize NVML|"
+    r"Signal \(|\s*$"
+)
+"""Starts the lines of Triton's log, of its tables, of the model's log, and those about its end."""
 
 
 class TritonServer:
@@ -43,7 +54,8 @@ class TritonServer:
     repository : the model repository; serves its model `retrieval`
     log : file for what the server and its models print
     http_port, grpc_port, metrics_port : 0 takes a free one
-    host : address to listen on. Triton asks nobody who they are: only loopback is safe.
+    host : IPv4 address to listen on, or a name of one. Triton asks nobody who they are: only
+        loopback is safe.
     timeout : seconds the models may take to load
 
     Raises ServingError when a port that is asked for is in use or the host is not one of ours.
@@ -69,18 +81,22 @@ class TritonServer:
         timeout: float = 180.0,
     ) -> None:
         self.repository, self.log = Path(repository).resolve(), Path(log)
-        self.host, self.timeout = host, timeout
+        self.host, self.timeout = resolve_host(host), timeout
         self._ports = _free_ports(
-            host, {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+            self.host,
+            {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port},
         )
-        self.http, self.grpc, self.metrics = (f"{host}:{port}" for port in self._ports)
+        self.http, self.grpc, self.metrics = (f"{self.host}:{port}" for port in self._ports)
         self.key: str | None = None
-        self._process: subprocess.Popen | None = None
-        self._scratch: tempfile.TemporaryDirectory | None = None
+        self._scratch: Scratch | None = None
+        self._guard: subprocess.Popen | None = None
+        self._triton = 0  # its process id
+        self._exit_status: int | None = None
+        self._ready = False
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._triton if self._guard else None
 
     def start(self) -> TritonServer:
         """Start the server; return when its models answer.
@@ -90,31 +106,24 @@ class TritonServer:
         ServingError
             with the reason the log gives, if the server ends or is not ready in time
         """
-        if self._process:
+        if self._guard:
             raise ServingError(f"the server already runs (pid {self.pid})")
         _check_repository(self.repository)
         triton = find_triton()
         self.key = secrets.token_hex(16) if triton.restricts_http else None
-        self._scratch = tempfile.TemporaryDirectory(prefix="twotower-triton-")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._triton, self._exit_status = 0, None
+        sweep()
+        self._scratch = Scratch()
         try:
-            with self.log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    [
-                        str(triton.binary),
-                        *triton.assemble_backend(Path(self._scratch.name) / "backends"),
-                        *self._arguments(),
-                    ],
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    # Away from the caller's folder, which Python would import from.
-                    cwd=self._scratch.name,
-                    env=triton.environment(),
-                    # A session of its own: Ctrl-C reaches this process, which stops the server.
-                    start_new_session=True,
-                    preexec_fn=partial(_prepare, os.getpid()),
-                )
+            arguments = [
+                f"--model-repository={self._scratch.link(REPOSITORY, self.repository)}",
+                *triton.assemble_backend(self._scratch),
+                f"--backend-config=python,shm-region-prefix-name={self._scratch.path.name}",
+                *self._arguments(),
+            ]
+            self._start_guard(
+                [str(triton.binary), *arguments], environment=triton.environment(self._scratch)
+            )
             self._await_ready()
         except BaseException:
             self.stop()
@@ -123,35 +132,37 @@ class TritonServer:
 
     def stop(self) -> None:
         """End the server and its models; does nothing when it does not run."""
-        process, self._process = self._process, None
+        process, self._guard = self._guard, None
         scratch, self._scratch = self._scratch, None
+        ready, self._ready = self._ready, False
         try:
-            if process:
-                process.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_SECONDS)
+            if process and ready:
+                with suppress(BrokenPipeError):  # it has ended by itself
+                    process.stdin.write(b"stop\n")
+                process.wait()
         finally:
             if process:
-                _end_group(process)
+                process.stdin.close()  # what still runs is killed now
+                if process.wait() != 0 and self._triton:  # the guard was killed itself
+                    guard.kill_group(self._triton)
+                process.stdout.close()
             if scratch:
-                scratch.cleanup()
-                # What the Python backend shared with its models stays if it had to be killed.
-                for region in Path("/dev/shm").glob(f"{Path(scratch.name).name}*"):
-                    region.unlink(missing_ok=True)
+                scratch.remove()
 
     def wait(self) -> int:
         """Block until the server ends by itself; return its exit status."""
-        if not self._process:
+        if not self._guard:
             raise ServingError("the server does not run")
-        return self._process.wait()
+        self._guard.wait()
+        return self._status()
 
     def ended(self) -> str | None:
         """Why the server that was started runs no more; None while it runs."""
-        status = self._process.poll() if self._process else None
-        if status is None:
+        if self._guard is None or self._guard.poll() is None:
             return None
+        status = self._status()
         how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
-        return f"Triton ended {how}: {failure(self.log)} (log: {self.log})"
+        return f"Triton ended {how}: {self._reason()}"
 
     def __enter__(self) -> TritonServer:
         return self.start()
@@ -167,12 +178,10 @@ class TritonServer:
     def _arguments(self) -> list[str]:
         services = zip(("http", "grpc", "metrics"), self._ports, strict=True)
         return [
-            f"--model-repository={self.repository}",
             *self._control(),
             "--disable-auto-complete-config",
             # Triton would keep the largest requests it has seen over gRPC for reuse.
             "--grpc-infer-allocation-pool-size=0",
-            f"--backend-config=python,shm-region-prefix-name={Path(self._scratch.name).name}",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
             *(
                 argument
@@ -194,39 +203,95 @@ class TritonServer:
             f"--grpc-restricted-protocol={guard}",
         ]
 
+    def _start_guard(self, command: list[str], environment: dict[str, str]) -> None:
+        """Have the guard start Triton."""
+        script = [sys.executable, "-I", "-S", guard.__file__]
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log.open("wb")
+        except OSError as error:
+            raise ServingError(
+                f"{error.filename}: {error.strerror}; the server's log is {self.log}"
+            ) from error
+        with log:
+            self._guard = subprocess.Popen(
+                [*script, str(self._scratch.path), str(STOP_SECONDS), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                env=environment,
+                pass_fds=[self._scratch.lock],
+                # A session of its own: Ctrl-C reaches this process, which stops the server.
+                start_new_session=True,
+            )
+        self._triton = int(self._guard.stdout.readline() or 0)
+
+    def _status(self) -> int:
+        """The exit status of a Triton that has ended; the guard's where it was killed first."""
+        if self._exit_status is None:
+            self._exit_status = int(self._guard.stdout.readline() or self._guard.returncode)
+        return self._exit_status
+
+    def _reason(self) -> str:
+        """What the log gives as the reason, and where the log is."""
+        return f"{with_real_path(failure(self.log), self.repository)} (log: {self.log})"
+
     def _await_ready(self) -> None:
-        deadline = time.monotonic() + self.timeout
+        started = time.monotonic()
+        stub_died = None
         while True:
             ready = _answers(f"http://{self.http}/v2/health/ready")
             # Also when something answers: it may be somebody else's server.
             if reason := self.ended():
                 raise ServingError(reason)
             if ready:
+                self._ready = True
                 return
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > started + self.timeout:
                 raise ServingError(
-                    f"Triton was not ready within {self.timeout:g} s: {failure(self.log)} "
-                    f"(log: {self.log})"
+                    f"Triton was not ready within {self.timeout:g} s, the limit that "
+                    f"serving.startup_seconds sets: {self._reason()}"
+                )
+            stub_died = (stub_died or now) if _has_dead_child(self._triton) else None
+            if stub_died and now > stub_died + STUB_SECONDS:
+                raise ServingError(
+                    f"Triton's process for the model died at its start: {self._reason()}"
                 )
             time.sleep(0.1)
 
 
+def resolve_host(host: str) -> str:
+    """The IPv4 address of a host name, because Triton listens on nothing else.
+
+    Raises
+    ------
+    ServingError
+        when there is none
+    """
+    try:
+        return socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+    except (OSError, UnicodeError) as error:
+        raise ServingError(
+            f"serving.host: {host!r} is not an IPv4 address and no name of one "
+            f"({getattr(error, 'strerror', error)}); use 127.0.0.1"
+        ) from error
+
+
 def failure(log: Path) -> str:
-    """What a Triton log gives as the reason that it failed, else its last line."""
+    """What a Triton log gives as the reason that it failed, else what was printed last."""
     lines = log.read_text(errors="replace").splitlines()
-    patterns = (
-        r"failed to load '[^']+' version \d+: (?:Internal: )?(.*)",
-        r"Poll failed for model directory '[^']+': (.*)",
-        r"Failed to preinitialize Python stub: (.*)",
-        r"^error: (.*)",
-        r"(error while loading shared libraries: .*)",
-    )
-    for pattern in patterns:
+    printed = [line.strip() for line in lines if not NO_REASON.match(line)]
+    last = printed[-1] if printed else "its log gives no reason"
+    for pattern in REASONS:
         for line in lines:
             if match := re.search(pattern, line):
                 # After it, a line of the log holds the whole Python traceback.
-                return match.group(1).split(r"\n\nAt:")[0].strip('" ')
-    return lines[-1] if lines else "it printed nothing"
+                reason = match.group(1).split(r"\n\nAt:")[0].strip('" ')
+                died = "is not healthy" in reason
+                return f"the model's process died while it loaded; {last}" if died else reason
+    return last if lines else "it printed nothing"
 
 
 def _check_repository(repository: Path) -> None:
@@ -244,6 +309,15 @@ def _answers(url: str) -> bool:
         with DIRECT.open(url, timeout=1.0) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError):
+        return False
+
+
+def _has_dead_child(pid: int) -> bool:
+    """Whether a process has a child that has ended and that it has not noticed."""
+    try:
+        children = psutil.Process(pid).children()
+        return any(child.status() == psutil.STATUS_ZOMBIE for child in children)
+    except psutil.Error:
         return False
 
 
@@ -273,21 +347,3 @@ def _listen(stack: ExitStack, host: str, name: str, port: int) -> socket.socket:
             f"see serving.host and serving.{name}"
         ) from error
     return listener
-
-
-def _prepare(parent: int) -> None:
-    """In the child: have the kernel end it with the thread that started it, and give it stacks."""
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    most = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-
-def _end_group(process: subprocess.Popen) -> None:
-    """Kill the server if it still runs, and what it may have left in its process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -12,6 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from .errors import ServingError
+from .scratch import Scratch
 
 SYSTEM_TRITON = Path("/opt/tritonserver/bin/tritonserver")
 WHEEL = "nvidia-pytriton"
@@ -36,23 +37,27 @@ class Triton:
         numbers = re.match(r"(\d+)\.(\d+)", self.version)
         return bool(numbers) and tuple(map(int, numbers.groups())) >= FIRST_TO_RESTRICT_HTTP
 
-    def assemble_backend(self, folder: Path) -> list[str]:
-        """Link the Python backend together under `folder`; return the server's arguments for it."""
-        if not self.backend:
-            return []
-        (folder / "python").mkdir(parents=True)
+    def assemble_backend(self, scratch: Scratch) -> list[str]:
+        """Link the Python backend together in `scratch`; return the server's arguments for it."""
         for piece in self.backend:
-            (folder / "python" / piece.name).symlink_to(piece)
-        return [f"--backend-directory={folder}"]
+            scratch.link(f"backends/python/{piece.name}", piece)
+        return [f"--backend-directory={scratch.path / 'backends'}"] if self.backend else []
 
-    def environment(self) -> dict[str, str]:
-        """The environment the server and its models need."""
+    def environment(self, scratch: Scratch) -> dict[str, str]:
+        """The environment the server and its models need; the libraries are linked in `scratch`."""
         inherited = os.environ.get("LD_LIBRARY_PATH")
-        libraries = [*map(str, self.libraries), *([inherited] if inherited else [])]
+        # The loader would split a path at a colon or a semicolon and expand a dollar sign.
+        libraries = [
+            str(scratch.link(f"libraries/{number}", folder))
+            for number, folder in enumerate(self.libraries)
+        ]
+        libraries += [inherited] if inherited else []
         return {
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PATH": os.pathsep.join(
+                [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+            ),
             # The model's NumPy: BLAS threads would only compete with the server's own.
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",

@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .control import MODEL_NAME, ModelControl
+from .control import MODEL_NAME, ModelControl, NoAnswerError
 from .errors import ServingError
 from .runtime.manifest import MANIFEST_FILE, verify_manifest
+from .scratch import with_real_path
 
 CONFIG_FILE, COPY_FILE, LOCK_FILE = "config.pbtxt", "config.copy", ".lock"
 REMOVED = ".removed-"
@@ -244,18 +245,43 @@ class ModelRepository:
             if control:
                 try:
                     control.load()
-                except ServingError as error:
+                except BaseException as error:
                     undo.replace(config)
                     _sync(self.model)
-                    raise ServingError(
-                        f"{self.model / str(history[-1])}: not loaded: {error}; what was "
-                        "published before is still published and still answers"
-                    ) from error
+                    if not isinstance(error, ServingError):  # Ctrl-C
+                        self._load_again(control)
+                        raise
+                    raise self._not_loaded(history[-1], error, control) from error
             spare.replace(self.model / COPY_FILE)
             _sync(self.model)
         finally:
             for path in written:
                 path.unlink(missing_ok=True)
+
+    def _not_loaded(self, number: int, error: ServingError, control: ModelControl) -> ServingError:
+        """What to tell when a version was not loaded and the config before is in place again."""
+        outcome = "what was published before is still published and still answers"
+        if isinstance(error, NoAnswerError) and (problem := self._load_again(control)):
+            outcome = (
+                "what was published before is published again, but the server may still change to "
+                f"version {number} when it has loaded it ({problem}): restart `twotower serve`"
+            )
+        reason = with_real_path(str(error), self.root.resolve())
+        return ServingError(f"{self.model / str(number)}: not loaded: {reason}; {outcome}")
+
+    def _load_again(self, control: ModelControl) -> str | None:
+        """Have a server load what is published that may still be loading another version.
+
+        Triton loads one version of a model after the other: when it has loaded what is published,
+        the other load is over as well. Until then the other version may answer for a moment.
+        Returns what went wrong, if anything did.
+        """
+        try:
+            control.load(timeout=2 * control.timeout)
+            answers = control.version()
+        except ServingError as error:
+            return with_real_path(str(error), self.root.resolve())
+        return f"version {answers} answers" if answers != self.published else None
 
     def _sealed(self, history: list[int]) -> bytes:
         """The version's own config, the version to serve, the history, and a hash of all that."""

@@ -7,7 +7,9 @@ Nothing of the version is read before its manifest has vouched for it.
 import sys
 from pathlib import Path
 
-VERSION = Path(__file__).resolve().parent
+# Not resolved: the server may read the version through a link, because the real path is one that
+# the libraries below cannot open.
+VERSION = Path(__file__).parent
 sys.path.insert(0, str(VERSION))
 sys.dont_write_bytecode = True
 

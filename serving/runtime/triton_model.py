@@ -33,7 +33,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the version this file lies in (`<version>/serving/runtime/`)."""
         started = time.perf_counter()
-        version = Path(__file__).resolve().parents[2]
+        version = Path(__file__).parents[2]
         model = json.loads((version / MODEL_FILE).read_text())
         self.contract = Contract(**model["contract"])
         engine = import_module(ENGINES[model["runtime"]], __package__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -302,6 +303,88 @@ def test_a_triton_that_dies_is_started_again_on_its_ports(server, small_run):
     assert "started again Triton ended by SIGKILL" in output and "Traceback" not in output
     assert (small_run.path / "logs" / "serve.log.ended").exists()
     assert not (small_run.path / "server.json").exists()
+
+
+def test_a_server_that_ends_soon_again_and_again_is_started_after_longer_pauses():
+    from pipelines.serve import next_pause
+
+    pauses = [0.0]
+    for _ in range(6):
+        pauses.append(next_pause(pauses[-1], lived=2.0))
+    assert pauses == [0, 1, 3, 7, 15, 30, 30]
+    assert next_pause(30.0, lived=11.0) == 0
+
+
+@pytest.fixture
+def endless(small_run, tmp_path):
+    """What the small run has published, in a run folder, with a model that loads for ever."""
+    from pipelines.run import Run
+    from serving.runtime.manifest import write_manifest
+
+    folder = tmp_path / "project" / "runs" / "endless"
+    shutil.copytree(small_run.path / "triton", folder / "triton")
+    shutil.copy(small_run.path / "config.yaml", folder)
+    shutil.copy(small_run.path / "manifest.json", folder)
+    version = folder / "triton" / "retrieval" / "1"
+    (version / "model.py").write_text("import ctypes\nctypes.PyDLL(None).sleep(600)\n")
+    write_manifest(version, created="", towers_sha256="", runtime="")
+    return Run(folder)
+
+
+def stopped_by(number: int, process: subprocess.Popen, once) -> tuple[int, str]:
+    """Exit status and output of a process that gets a signal when `once` is true of its family."""
+    try:
+        family = psutil.Process(process.pid)
+        deadline = time.monotonic() + 60
+        while not once(family):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running = family.children(recursive=True)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=10)
+        _, alive = psutil.wait_procs(running, timeout=5)
+        assert not alive
+        return process.returncode, output
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_serve_while_the_model_loads(endless, number, status):
+    folders = []
+
+    def loads(family: psutil.Process) -> bool:
+        for each in family.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "retrieval_0_0" in (arguments := each.cmdline()):
+                    folders.append(Path(arguments[0]).parents[2])
+        return bool(folders)
+
+    code, output = stopped_by(number, started("serve", endless), loads)
+    assert code == status, output
+    assert "Traceback" not in output
+    assert not (endless.path / "server.json").exists()
+    assert folders[0].name.startswith("twotower-triton-")
+    assert not folders[0].exists()
+    assert not list(Path("/dev/shm").glob(f"{folders[0].name}*"))
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_serve_while_somebody_publishes(endless, number, status):
+    from serving.versions import ModelRepository
+
+    lock = endless.path / "triton" / ".lock"
+
+    def waits(family: psutil.Process) -> bool:
+        return str(lock) in [file.path for file in family.open_files()]
+
+    with ModelRepository(endless.path / "triton").lock():
+        code, output = stopped_by(number, started("serve", endless), waits)
+    assert code == status, output
+    assert "Traceback" not in output
+    assert not (endless.path / "logs" / "serve.log").exists()
 
 
 @pytest.fixture

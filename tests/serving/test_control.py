@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -67,9 +69,12 @@ def test_answers_name_the_version_and_are_its_own(
 
 
 def break_code(folder, vouch) -> str:
-    (folder / "model.py").write_text("raise ValueError('no such model')\n")
+    (folder / "model.py").write_text("raise ValueError('no such model in ' + __file__)\n")
     vouch(folder)
-    return r"2: not loaded: .*ValueError: no such model; what was published before is still"
+    code = re.escape(str(folder / "model.py"))
+    return (
+        rf"2: not loaded: .*ValueError: no such model in {code}; what was published before is still"
+    )
 
 
 def break_config(folder, vouch) -> str:
@@ -104,6 +109,29 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(
     shutil.copytree(model / "1", model / "3")
     assert repository.publish(3, control) == 3
     assert version(server) == 3
+
+
+def test_a_version_that_loads_after_it_was_undone_does_not_stay(repository, server, vouch):
+    """Triton loads one version after the other, also when nobody waits for it any more."""
+    folder = repository.root / "retrieval" / "2"
+    code = (folder / "model.py").read_text()
+    (folder / "model.py").write_text("import time\ntime.sleep(3)\n" + code)
+    vouch(folder)
+    message = r"2: not loaded: .* may still change to version 2 .*: restart `twotower serve`"
+    with pytest.raises(ServingError, match=message):
+        repository.publish(2, ModelControl(server.http, server.key, timeout=0.2))
+    assert repository.published == 1
+    deadline = time.monotonic() + 30
+    while "unloaded 'retrieval' version 2" not in server.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert version(server) == 1
+
+    message = r"2: not loaded: .*limit 2 s\); what was published before is .* still answers"
+    with pytest.raises(ServingError, match=message):
+        repository.publish(2, ModelControl(server.http, server.key, timeout=2))
+    assert repository.published == version(server) == 1
+    assert server.log.read_text().count("loading: retrieval:2") == 2
 
 
 def ask(address: str, path: str, body: dict | None, headers: dict) -> int:

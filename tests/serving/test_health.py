@@ -9,7 +9,7 @@ import pytest
 
 from serving.client import RetrievalClient
 from serving.errors import ServingError
-from serving.health import check_server
+from serving.health import _loopback, check_server
 from serving.server import TritonServer
 
 
@@ -63,3 +63,10 @@ def test_a_server_that_is_gone(own):
     found = {check.name: check for check in check_server(http, metrics, pid)}
     assert not found["live"].ok
     assert "refused" in found["live"].value
+
+
+@pytest.mark.parametrize(
+    "address, ok", [("localhost:1", True), ("127.0.0.2:1", True), ("0.0.0.0:1", False)]
+)
+def test_whether_others_reach_it_is_told_of_names_too(address, ok):
+    assert _loopback(address).ok is ok

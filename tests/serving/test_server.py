@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 import serving
+from serving import triton
 from serving.client import RetrievalClient
 from serving.errors import ServingError
 from serving.server import TritonServer, failure
@@ -91,12 +94,12 @@ def test_ends_with_the_process_that_started_it(name, repositories, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path)},  # a killed parent cannot clean up
         text=True,
     )
     try:
         pids = family(int(parent.stdout.readline()))
         shared = shared_memory(pids[0])
+        pids.append(psutil.Process(pids[0]).ppid())  # the guard, which removes the shared memory
         parent.send_signal(getattr(signal, name))
         parent.wait(30)
         assert gone(pids)
@@ -113,12 +116,12 @@ def test_a_server_that_dies_says_so_and_can_start_again(repositories, tmp_path, 
             server.start()
         assert server.ended() is None
         pids, shared = family(server.pid), shared_memory(server.pid)
-        for pid in pids:
-            psutil.Process(pid).kill()
+        psutil.Process(server.pid).kill()
         assert server.wait() == -signal.SIGKILL
         assert "Triton ended by SIGKILL" in server.ended()
-        server.stop()
+        assert gone(pids, seconds=0.5)
         assert not any(path.exists() for path in shared)
+        server.stop()
         server.start()
         with RetrievalClient(server.http) as client:
             assert client.recommend([world.unknown_user]).item_ids.shape == (1, 10)
@@ -165,6 +168,48 @@ def test_a_broken_repository_gives_a_readable_reason(spoil, reason, repositories
     assert "At:" not in str(raised.value)
 
 
+SHELL = "-a b'c\"d;e&f(g)`touch $PLANTED`|*?[h]{i}<j>~#!%\\k\nl ü 東京 $HOME"
+
+
+@pytest.mark.parametrize("name", ["$(touch $PLANTED)", SHELL])
+def test_any_path_is_served_and_none_is_run(
+    name, repositories, tmp_path, world, monkeypatch, assert_same
+):
+    """A Python environment, a repository, a log and a TMPDIR in a folder of that name."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / ".venv").symlink_to(sys.prefix)
+    shutil.copytree(repositories["compiled"], folder / "triton")
+    script = (
+        "import sys; from pathlib import Path; from serving.server import TritonServer\n"
+        "here = Path.cwd()\n"
+        "with TritonServer(here / 'triton', log=here / 'log', timeout=15) as server:\n"
+        "    print(server.http, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [folder / ".venv" / "bin" / "python", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": ROOT,
+            "LC_ALL": "C",
+            "TMPDIR": str(folder),
+            "PLANTED": str(tmp_path / "planted"),
+        },
+        text=True,
+    )
+    try:
+        with RetrievalClient(process.stdout.readline().strip()) as client:
+            answer = client.recommend([31, world.unknown_user], k=5)
+        expected = world.brute_force([31, world.unknown_user], 5)
+        assert_same((answer.item_ids, answer.scores), expected)
+        assert not (tmp_path / "planted").exists()
+    finally:
+        process.communicate()
+
+
 @pytest.mark.parametrize("name", ["http_port", "grpc_port", "metrics_port"])
 def test_a_port_in_use_is_named_before_anything_starts(name, repositories, tmp_path):
     with socket.socket() as taken:
@@ -202,6 +247,44 @@ def test_a_fixed_port_can_be_used_again_at_once(repositories, tmp_path, world):
         assert client.ready()
 
 
+def test_a_host_name_becomes_its_address(repositories, tmp_path):
+    server = TritonServer(repositories["compiled"], log=tmp_path / "log", host="localhost")
+    assert server.http.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("host", ["::1", "nobody.invalid", "127.0.0.1.1", "", "a..b"])
+def test_a_host_without_an_ipv4_address_is_refused_at_once(host, repositories, tmp_path):
+    message = rf"serving\.host: {re.escape(repr(host))} is not an IPv4 address .*use 127\.0\.0\.1"
+    with pytest.raises(ServingError, match=message):
+        TritonServer(repositories["compiled"], log=tmp_path / "log", host=host)
+
+
+def test_a_log_that_cannot_be_written_is_told(copy, tmp_path):
+    (tmp_path / "log").write_text("a file")
+    with pytest.raises(ServingError, match=r"/log: File exists; the server's log is .*/log/log"):
+        TritonServer(copy, log=tmp_path / "log" / "log").start()
+
+
+def test_a_stub_that_cannot_start_is_told_at_once(repositories, tmp_path, monkeypatch):
+    """Triton itself would wait for it for ever."""
+    found = triton.find_triton()
+    stub = tmp_path / "triton_python_backend_stub"
+    stub.write_text("#!/bin/sh\necho no such library >&2\nexit 127\n")
+    stub.chmod(0o755)
+    pieces = [stub if piece.name == stub.name else piece for piece in found.backend]
+    broken = dataclasses.replace(found, backend=pieces)
+    monkeypatch.setattr("serving.server.find_triton", lambda: broken)
+    with pytest.raises(ServingError, match=r"process for the model died.*: no such library"):
+        TritonServer(repositories["compiled"], log=tmp_path / "log", timeout=15).start()
+
+
+def test_a_model_that_ends_its_process_is_told_in_words(copy, tmp_path):
+    code = "import os\nos.write(2, b'out of memory')\nos._exit(3)\n"
+    (copy / "retrieval" / "1" / "model.py").write_text(code)
+    with pytest.raises(ServingError, match="process died while it loaded; out of memory"):
+        TritonServer(copy, log=tmp_path / "log", timeout=15).start()
+
+
 def test_a_time_out_is_told(repositories, tmp_path):
     with pytest.raises(ServingError, match=r"not ready within 0\.01 s"):
         TritonServer(repositories["compiled"], log=tmp_path / "log", timeout=0.01).start()
@@ -226,3 +309,14 @@ def test_failure_falls_back_on_the_last_line(tmp_path):
     assert failure(log) == "killed"
     log.write_text("")
     assert failure(log) == "it printed nothing"
+
+
+def test_failure_takes_no_line_that_gives_no_reason(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        'I1126 08:23:45.619155 10507 python_be.cc:2249] "ModelInstanceInitialize"\n'
+        "+------+\n| exit |\n\n"
+        '{"event": "loaded"}\n'
+        "Signal (15) received.\n"
+    )
+    assert failure(log) == "its log gives no reason"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import serving
+from serving.control import ModelControl
 from serving.errors import ServingError
 from serving.runtime.manifest import sealed, write_manifest
 from serving.versions import ModelRepository
@@ -75,6 +76,27 @@ def test_rollback_goes_back_step_by_step(repository):
     with pytest.raises(ServingError, match="no version was published before 1"):
         repository.rollback()
     assert repository.published == 1
+
+
+def test_ctrl_c_while_a_server_loads_publishes_the_version_before_again(repository):
+    """Also to the server, which may still finish the load."""
+
+    class Interrupted(ModelControl):
+        def load(self, **options: float) -> None:
+            asked_for.append(repository.published)
+            if len(asked_for) == 1:
+                raise KeyboardInterrupt
+
+        def version(self) -> int:
+            return 1
+
+    asked_for = []
+    repository.publish(1)
+    before = contents(repository.root)
+    with pytest.raises(KeyboardInterrupt):
+        repository.publish(2, Interrupted("127.0.0.1:1", "", timeout=1))
+    assert asked_for == [2, 1]
+    assert contents(repository.root) == before
 
 
 def test_what_cannot_be_published_is_explained(repository, tmp_path):
