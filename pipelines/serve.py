@@ -243,8 +243,10 @@ def example_users(run: Run, count: int = 3) -> list[int]:
 
 def shown_items(run: Run) -> pd.DataFrame:
     """The config's `show` columns by item id."""
+    from workflows.tables import read_frame
+
     item_id, show = run.config.features.item_id, run.config.show
-    items = pd.read_parquet(run.path / "data" / ITEMS)
+    items = read_frame(run.path / "data" / ITEMS)
     if missing := [column for column in show if column not in items]:
         raise ConfigError(
             f"show: the item table has no column {', '.join(missing)}; "

@@ -58,9 +58,9 @@ def read_parquet(
 ) -> Tables:
     """Read and check the files that `config` names, one column at a time.
 
-    Integers and booleans become int64 (float64 when the column has nulls), floats float64,
-    `rating` float32, `timestamp` int64 unix seconds. `base` is the folder that relative paths
-    start from. Raises DataError naming the file, the column, the row (from 1) and the value.
+    Integers and booleans become int64, beside nulls too; floats float64, `rating` float32,
+    `timestamp` int64 unix seconds. `base` is the folder that relative paths start from. Raises
+    DataError naming the file, the column, the row (from 1) and the value.
     """
     features = (*config.keep, *config.user_features, *config.item_features)
     given = [path for path in (config.users, config.items) if path is not None]
@@ -197,8 +197,6 @@ class _Files:
             return self._cast(column, name, pa.float32())
         if name == "timestamp":
             return self._cast(column, name, pa.int64())
-        if column.null_count and pa.types.is_int64(column.type):
-            return column.cast(pa.float64())
         return column
 
     def _read(self, name: str) -> pa.ChunkedArray:
