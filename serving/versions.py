@@ -33,6 +33,7 @@ CONFIG_FILE, COPY_FILE, LOCK_FILE = "config.pbtxt", "config.copy", ".lock"
 REMOVED = ".removed-"
 SEAL = b"# sha256 of the lines above: "
 LONGEST_HISTORY = 20
+PUBLISHED, NEWEST = "published", "newest_published"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class ModelRepository:
     def add(self, staged: Path) -> int:
         """Move the folder `staged`, on the same disk, in as the newest version; its number."""
         self._sweep()
-        number = max([*self._numbers(), *self._history()], default=0) + 1
+        number = max([*self._numbers(), self.newest_published]) + 1
         for path in [*staged.rglob("*"), staged]:
             _sync(path)
         staged.rename(self.model / str(number))
@@ -123,6 +124,16 @@ class ModelRepository:
         """The version a server loads when it starts."""
         history = self._history()
         return history[-1] if history else None
+
+    @property
+    def newest_published(self) -> int:
+        """The highest number of all versions that were ever published; 0 if none was.
+
+        A version above it has never been published; one that is not published now and is not above
+        it was rolled back or replaced.
+        """
+        marks = (_read_sealed(self.model / name, NEWEST) for name in (CONFIG_FILE, COPY_FILE))
+        return max([0, *self._history(), *(number for mark in marks for number in mark)])
 
     @_writing
     def publish(self, number: int | None = None, control: ModelControl | None = None) -> int:
@@ -235,12 +246,16 @@ class ModelRepository:
                 path.unlink(missing_ok=True)
 
     def _sealed(self, history: list[int]) -> bytes:
-        """The version's own config, the version to serve, the history, and a hash of all that."""
+        """The version's own config, the version to serve, the history, and a hash of all that.
+
+        The history ends in the published version; `rollback` shortens it, so the newest version
+        that was ever published is said beside it.
+        """
         template = (self.model / str(history[-1]) / CONFIG_FILE).read_text()
+        newest = max(self.newest_published, *history)
         body = (
             f"{template}version_policy {{ specific {{ versions: [{history[-1]}] }} }}\n"
-            f'parameters {{ key: "published" value {{ string_value: "'
-            f'{" ".join(map(str, history))}" }} }}\n'
+            f"{_parameter(PUBLISHED, history)}{_parameter(NEWEST, [newest])}"
         ).encode()
         return body + SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
@@ -276,13 +291,23 @@ class ModelRepository:
         )
 
 
-def _read_sealed(path: Path) -> list[int]:
-    """The history in a config file; an empty one if the file is missing, foreign or damaged."""
+def _parameter(key: str, numbers: list[int]) -> str:
+    """A line of config.pbtxt."""
+    text = " ".join(map(str, numbers))
+    return f'parameters {{ key: "{key}" value {{ string_value: "{text}" }} }}\n'
+
+
+def _read_sealed(path: Path, key: str = PUBLISHED) -> list[int]:
+    """The numbers of a parameter in a config file, by default the history.
+
+    None if it is not there, or the file is missing, foreign or damaged.
+    """
     text = path.read_bytes() if path.is_file() else b""
     body, _, digest = text.rpartition(SEAL)
     if hashlib.sha256(body).hexdigest().encode() + b"\n" != digest:
         return []
-    return [int(number) for number in re.findall(rb'string_value: "([0-9 ]+)"', body)[-1].split()]
+    said = re.search(rb'key: "%s" value { string_value: "([0-9 ]+)"' % key.encode(), body)
+    return [int(number) for number in said[1].split()] if said else []
 
 
 def _write(path: Path, content: bytes) -> None:

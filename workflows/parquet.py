@@ -85,6 +85,42 @@ def read_parquet(
     )
 
 
+def read_parquet_day(
+    config: ParquetConfig,
+    base: Path,
+    before: Tables,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tables:
+    """As `read_parquet`, of a day that may have no interactions: only users, or items, or both.
+
+    A table without any row in `base` has the columns of `before` and no row.
+    """
+    if _rows_in(base / config.interactions):
+        return read_parquet(config, base, progress)
+    sides = {
+        "users": (config.users, "user_id", config.user_features),
+        "items": (config.items, "item_id", config.item_features),
+    }
+    sides = {name: side for name, side in sides.items() if side[0] and _rows_in(base / side[0])}
+    if not sides:
+        paths = [path for path in (config.interactions, config.users, config.items) if path]
+        raise DataError(f"{base}: no row in {', '.join(map(str, paths))}; nothing to take in")
+    reading = _Progress(progress, sum(1 + len(features) for *_, features in sides.values()))
+    tables = {name: table.slice(0, 0) for name, table in before._asdict().items()}
+    for name, (path, key, features) in sides.items():
+        tables[name] = _given_table(_Files(path, base, config.columns, reading), key, features)
+    return Tables(**tables)
+
+
+def _rows_in(path: Path) -> int:
+    """How many rows the files that `path` names have, 0 without a file."""
+    try:
+        files = _expand(path)
+    except DataError:
+        return 0
+    return sum(_open(file).metadata.num_rows for file in files)
+
+
 def _rows_to_keep(
     config: ParquetConfig, source: _Files, user_ids: np.ndarray, item_ids: np.ndarray
 ) -> np.ndarray:
