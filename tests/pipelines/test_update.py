@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -240,37 +241,43 @@ def changed_day(folders, path: Path, **tables) -> Path:
     return day
 
 
+def renumbered_day(folders, path: Path) -> Path:
+    """The day with each item described as the one before it."""
+    columns = ("title", "year", "genres", "price")
+    return changed_day(
+        folders, path, items=lambda rows: {name: np.roll(rows[name], 1) for name in columns}
+    )
+
+
 def test_a_day_that_looks_like_a_mistake_stops_before_anything_has_changed(
-    base_run, folders, tmp_path, monkeypatch
+    base_run, folders, tmp_path
 ):
-    run = Run(shutil.copytree(base_run.path, tmp_path / "run folder"))
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
     before = files(run.path)
     cents = changed_day(folders, tmp_path / "cents", items=lambda rows: {"price": rows.price * 100})
     with pytest.raises(RunError, match="the 282 new values have the median 2,705, from 510 to"):
         update(run, cents)
-    renumbered = changed_day(
-        folders,
-        tmp_path / "renumbered",
-        items=lambda rows: {c: np.roll(rows[c], 1) for c in ("title", "year", "genres", "price")},
-    )
-    monkeypatch.chdir(tmp_path)
-    told = CliRunner().invoke(main, ["update", "--data", str(renumbered), "--run", str(run.path)])
-    assert told.exit_code == 1
-    assert (
-        "known ones have other values than before in half of their columns or more" in told.output
-    )
-    assert f"twotower update --run '{run.path}' --data {renumbered} --anyway" in told.output
+    with pytest.raises(RunError, match="known ones have other values than before in half of their"):
+        update(run, renumbered_day(folders, tmp_path / "renumbered"))
     assert files(run.path) == before
 
 
 def test_a_version_that_answers_worse_is_not_published(base_run, folders, tmp_path, monkeypatch):
-    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
-    repository = ModelRepository(run.path / TRITON)
-    run.override(("update.epochs=1", "update.moving=1", "update.learning_rate=5"))
-    for _ in range(2):  # the second time nothing is new, and it is compared again
-        with pytest.raises(RunError) as told:
-            update(run, folders[1])
-        assert repository.published == 1 and repository.versions()[-1].number == 2
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run folder"))
+    repository, day = ModelRepository(run.path / TRITON), renumbered_day(folders, tmp_path / "day")
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(main, ["update", "--data", str(day), "--run", str(run.path)])
+    assert told.exit_code == 1
+    command = shlex.split(told.output.rpartition("twotower ")[2])
+    assert command[-1] == "--anyway"
+    for setting in ("update.epochs=1", "update.moving=1", "update.learning_rate=5"):
+        command += ["--set", setting]
+    told = CliRunner().invoke(main, command)
+    assert told.exit_code == 1 and "version 2 answers worse" in told.output
+    assert repository.published == 1 and repository.versions()[-1].number == 2
+    with pytest.raises(RunError) as told:
+        update(run, day)  # nothing is new; it is compared again
+    assert repository.published == 1 and len(repository.versions()) == 2
     figures = re.search(
         r"version 2 answers worse: its ndcg@10 is (0\.\d+), that of version 1 is (0\.\d+), on the "
         r"same (\d+) users of the test part\. That is a loss of (\d+)%; update\.max_loss is 10%",
@@ -281,13 +288,12 @@ def test_a_version_that_answers_worse_is_not_published(base_run, folders, tmp_pa
     test = load_split(run.path / "processed")["test"]
     both = test["user_id"].isin(ids(base_run, "user")) & test["item_id"].isin(ids(base_run, "item"))
     assert users == test["user_id"][both].nunique()
-    command = str(told.value).rpartition("twotower ")[2].split()
-    monkeypatch.chdir(tmp_path)
+    command = shlex.split(str(told.value).rpartition("twotower ")[2])
     assert CliRunner().invoke(main, command).exit_code == 0
     assert repository.published == 2
     # Rolled back: the same update again has nothing new, and publishes nothing.
     assert rollback(run) == 1
-    assert update(run, folders[1]) == 1
+    assert update(run, day) == 1
     assert repository.published == 1 and len(repository.versions()) == 2
 
 
