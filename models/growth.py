@@ -51,6 +51,31 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         "takes it; 0: new users and items are learnt into vectors that stay as they are. With 1, "
         "what is neither new nor replayed is soon unlearnt",
     )
+    max_loss: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="a new version is published only if its training.monitor, on test users and "
+        "items that the published version knows too, is lower than that of the published version "
+        "by at most this share of it; 1: it is always published",
+    )
+    max_changed: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="an update stops before it learns if a larger share of the known users or "
+        "items that its interactions name (of all known ones, where it has no interactions) have "
+        "other values in at least half of their columns: their ids may have been numbered anew; "
+        "1: it never does",
+    )
+    max_shift: float = Field(
+        3.0,
+        ge=0,
+        description="an update stops before it learns if the median of the new values of a number "
+        "(features.user_numeric, features.item_numeric, positives.column) lies outside the range "
+        "of 98 % of the values before by more than this many widths of that range: they may be in "
+        "another unit; 0: any median outside, .inf: it never does",
+    )
 
 
 def with_replay(

@@ -253,11 +253,16 @@ def train(folder, overrides, resume) -> None:
 )
 @run_option
 @set_option
-def update(data, folder, overrides) -> None:
+@click.option(
+    "--anyway",
+    is_flag=True,
+    help="Take the data in although numbers or changed rows look like a mistake.",
+)
+def update(data, folder, overrides, anyway) -> None:
     """The daily loop: learn what is new on top of what is there, and publish it."""
     from pipelines.update import update as step
 
-    step(_open(folder, overrides), data)
+    step(_open(folder, overrides), data, anyway)
 
 
 @main.command()

@@ -28,11 +28,12 @@ def export(run: Run) -> dict:
         from serving.versions import ModelRepository
         from workflows.features import load_workflow
         from workflows.names import internal_name
+        from workflows.tables import read_frame
 
         report(1, 4, "index the items")
         names = run.config.features
         raw_items = pd.read_parquet(run.path / "data" / ITEMS, columns=[names.item_id])
-        raw_users = pd.read_parquet(run.path / "processed" / RAW_USERS)
+        raw_users = read_frame(run.path / "processed" / RAW_USERS)
         _, items = load_tables(run)
         towers = run.identity("train")
         vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)

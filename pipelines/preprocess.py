@@ -166,9 +166,10 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
 
 
 def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    names = (INTERACTIONS, USERS, ITEMS)
-    interactions, users, items = (pd.read_parquet(run.path / "data" / name) for name in names)
-    return interactions, users, items
+    from workflows.tables import read_frame
+
+    data = run.path / "data"
+    return pd.read_parquet(data / INTERACTIONS), read_frame(data / USERS), read_frame(data / ITEMS)
 
 
 def _write(

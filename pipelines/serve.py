@@ -326,12 +326,14 @@ def example_users(run: Run, count: int = 3) -> list[int]:
 
 def shown_items(run: Run) -> pd.DataFrame:
     """The config's `show` columns by item id."""
+    from workflows.tables import read_frame
+
     item_id, show = run.config.features.item_id, run.config.show
     run.notes("ingest")
     path = run.path / "data" / ITEMS
     if not path.is_file():
         raise RunError(f"{path}: missing; run `twotower ingest` again")
-    items = pd.read_parquet(path)
+    items = read_frame(path)
     if missing := [column for column in show if column not in items]:
         raise ConfigError(
             f"show: the item table has no column {', '.join(missing)}; "

@@ -2,58 +2,88 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.console import say, stage
+from models.training import TrainingConfig
+from pipelines.console import Report, console, say, stage
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.export import export
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import SCHEMA, load_training_data, preprocess_more
 from pipelines.publish import publish
+from pipelines.quality_gate import refuse_loss
 from pipelines.run import TRITON, Run, writes
 from pipelines.train import starting, summary, validation
 from serving.versions import ModelRepository
 
+if TYPE_CHECKING:
+    from models.training import TrainingData, TwoTower
+    from workflows.day import Day
+
 
 @writes
-def update(run: Run, folder: Path) -> int:
+def update(run: Run, folder: Path, anyway: bool = False) -> int:
     """Take in what `folder` has, fit the model further, evaluate, export and publish it.
 
     `folder` is in the format of the run's source: see `workflows.ingest.ingest_more`. Data,
     vocabularies and model change together or not at all; when a later step fails, the version
     published before stays, and the same update again goes on there. With nothing new in `folder`
-    only what is not done yet is done. Returns the published version.
+    only what is not done yet is done: a version that was published before, and rolled back, is not
+    published again. Returns the published version.
+
+    Raises
+    ------
+    RunError
+        Before anything has changed, if the day looks like a mistake, see `workflows.day`; with
+        `anyway` it is taken in all the same. After the export, if the new version answers worse
+        than the published one, see `pipelines.quality_gate`.
     """
     if not folder.exists():
         raise ConfigError(f"--data {folder}: no such file or folder")
     run.verified("ingest", "preprocess", "train")
-    _learn(run, folder)
+    _learn(run, folder, anyway)
     for step in (evaluate, export):
         if not _stands(run, step.__name__):
             step(run)
-    version = run.notes("export")["version"]
-    if ModelRepository(run.path / TRITON).published != version:
+    return _publish(run)
+
+
+def _publish(run: Run) -> int:
+    """Publish the exported version unless it was published before or answers worse."""
+    repository, version = ModelRepository(run.path / TRITON), run.notes("export")["version"]
+    published = repository.published
+    if version > repository.newest_published:
+        if published is not None:
+            refuse_loss(run, version)
         publish(run, version)
-    return version
+    elif version != published:
+        console.print(
+            f"version {published} stays published: version {version} was published before it was "
+            f"rolled back or replaced. `twotower publish --version {version}` publishes it again"
+        )
+    return repository.published
 
 
-def _learn(run: Run, folder: Path) -> None:
+def _learn(run: Run, folder: Path, anyway: bool) -> None:
+    """Have data, vocabularies and model take in what `folder` has."""
     from workflows.ingest import IngestReport, ingest_more
 
     with stage("ingest") as (report, result):
-        more = ingest_more(run.config.ingest, run.path / "data", folder, report, say)
-        if more is None:
+        day = ingest_more(run.config.ingest, run.path / "data", folder, report, say)
+        if day is None:
             result(f"{folder}: nothing new")
             return
-        tables, appended = more
-        before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, tables)
+        if not anyway:
+            _refuse_suspicious(run, folder, day)
+        before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)
         new = {
             "path": str(folder),
-            "interactions": appended,
+            "interactions": day.appended,
             "users": total.users - before["users"],
             "items": total.items - before["items"],
         }
@@ -63,11 +93,32 @@ def _learn(run: Run, folder: Path) -> None:
         load_libraries()
         result("TensorFlow and Merlin")
     with run.steps("update", "ingest", "preprocess", "train") as (out, notes):
-        tables.write(out / "data")
+        day.merged.write(out / "data")
         notes["ingest"] |= {**total.dict(), "summary": str(total)}
         notes["ingest"]["updates"] = [*before.get("updates", []), new]
-        new_rows = preprocess_more(run, out, appended, notes["preprocess"])
+        new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])
         _fit_further(run, out, new_rows, notes["train"])
+
+
+def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
+    """Raise RunError if the day looks like a mistake, saying how to take it in all the same."""
+    from workflows.day import suspicions
+
+    config = run.config
+    found = suspicions(
+        day,
+        config.features,
+        config.positives,
+        max_changed=config.update.max_changed,
+        max_shift=config.update.max_shift,
+    )
+    if found:
+        path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
+        raise RunError(
+            "\n  ".join([f"{folder}: this does not look like the data before:", *found])
+            + "\nNothing has changed. Mend the data, or take them in as they are: "
+            f"twotower update --run {path} --data {data} --anyway"
+        )
 
 
 def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> None:
@@ -75,54 +126,94 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
     with stage("train") as (report, result):
         from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
-        from models.growth import grow, hold, known_items, with_replay
-        from models.training import fit, load, save
-        from models.two_tower import embed
+        from models.growth import grow
+        from models.training import load, save
 
-        staged, config = run.within(out), run.config.update
-        training = run.config.training.copy(update=config.dict(exclude={"replay", "moving"}))
+        staged = run.within(out)
         data = load_training_data(staged)
-        if training.start:  # solved for all interactions anew, there is nothing to fit
-            training, sample = training.copy(update={"epochs": 1}), data
-        else:
-            sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
         schema = TensorflowMetadata.from_proto_text_file(str(out / "processed"), SCHEMA)
         old = load(run.path / "model")
-        tower = grow(old, schema.to_merlin_schema(), data, training.seed)
-        before = embed(tower.model.candidate_encoder, data.items)
-        judge = validation(staged, data)
-
-        def validate(model) -> dict[str, float]:
-            if not training.start:
-                hold(tower, old, config.moving)  # at the end of every epoch, before it is judged
-            return judge(model)
-
-        begin = starting(tower, data, training, report, turned=True)
-        history = fit(
-            *(tower, sample, training, validate, out / "state"),
-            progress=report,
-            begin=begin,
-            known=data,
-        )
+        tower = grow(old, schema.to_merlin_schema(), data, run.config.training.seed)
+        if new_rows:
+            _fit_on_new(run, staged, old, tower, data, new_rows, report, notes)
+            result(_told(notes, run.config.training.monitor))
+        else:
+            tower.history = old.history
+            notes |= {**run.notes("train"), "new_rows": 0, "replayed_rows": 0}
+            result("no new positive to learn from: the model answers as before")
         save(tower, out / "model")
-        after = embed(tower.model.candidate_encoder, data.items)
-        norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
-        # What is beyond training.start's most_items has zeros for a vector, and no direction.
-        known = known_items(old, data.items) & (norms > 0)
-        moved = (before * after).sum(axis=1)[known] / norms[known]
-        notes |= summary(history, training.monitor, len(sample.user_rows))
-        notes |= {
-            "updated_with": config.dict(),
-            "new_rows": new_rows,
-            "replayed_rows": len(sample.user_rows) - new_rows,
-            "item_cosine": float(moved.mean()),
-        }
-        result(
-            f"{new_rows:,} new rows, {notes['replayed_rows']:,} old; {notes['epochs']} epochs, "
-            f"best {notes['best_epoch']} with valid {training.monitor} "
-            f"{notes[f'valid_{training.monitor}']:.4f} of {notes['valid_users']:,} users; "
-            f"items' cosine to before {moved.mean():.4f}"
+
+
+def _fit_on_new(
+    run: Run,
+    staged: Run,
+    old: TwoTower,
+    tower: TwoTower,
+    data: TrainingData,
+    new_rows: int,
+    report: Report,
+    notes: dict[str, Any],
+) -> None:
+    """Fit `tower`, which is `old` grown; the last `new_rows` of `data` are new."""
+    from models.growth import hold, known_items, with_replay
+    from models.training import fit
+    from models.two_tower import embed
+
+    config, training = run.config.update, run.config.training
+    solved = _is_solved(old, training)
+    if solved:  # for all interactions anew; there is nothing to fit
+        training, sample = training.copy(update={"epochs": 1}), data
+    else:
+        training = training.copy(
+            update={**config.dict(include=set(TrainingConfig.__fields__)), "start": None}
         )
+        sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
+    before = embed(tower.model.candidate_encoder, data.items)
+    judge = validation(staged, data)
+
+    def validate(model) -> dict[str, float]:
+        if not solved:
+            hold(tower, old, config.moving)  # at the end of every epoch, before it is judged
+        return judge(model)
+
+    history = fit(
+        tower,
+        sample,
+        training,
+        validate,
+        staged.path / "state",
+        progress=report,
+        begin=starting(tower, data, training, report, turned=True),
+        known=data,
+    )
+    after = embed(tower.model.candidate_encoder, data.items)
+    norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    # What is beyond training.start's most_items has zeros for a vector, and no direction.
+    known = known_items(old, data.items) & (norms > 0)
+    moved = (before * after).sum(axis=1)[known] / norms[known]
+    notes |= summary(history, training.monitor, len(sample.user_rows))
+    notes |= {
+        "updated_with": config.dict(),
+        "new_rows": new_rows,
+        "replayed_rows": len(sample.user_rows) - new_rows,
+        "item_cosine": float(moved.mean()),
+    }
+
+
+def _is_solved(tower: TwoTower, training: TrainingConfig) -> bool:
+    """Whether the model is `training.start` as it was solved: no epoch after it was better."""
+    if training.start is None:
+        return False
+    scores = tower.history[f"val_{training.monitor}"]
+    return tower.history["loss"][max(range(len(scores)), key=scores.__getitem__)] is None
+
+
+def _told(notes: dict[str, Any], monitor: str) -> str:
+    return (
+        f"{notes['new_rows']:,} new rows, {notes['replayed_rows']:,} old; {notes['epochs']} "
+        f"epochs, best {notes['best_epoch']} with valid {monitor} {notes[f'valid_{monitor}']:.4f} "
+        f"of {notes['valid_users']:,} users; items' cosine to before {notes['item_cosine']:.4f}"
+    )
 
 
 def _stands(run: Run, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,32 @@ class Recommendations:
     version: int
 
 
+def _noticing_changes(method: Callable[..., Recommendations]) -> Callable[..., Recommendations]:
+    """Have a request that is refused sent once more if the model's inputs have changed.
+
+    Another version may have been published since the client read them.
+    """
+
+    @functools.wraps(method)
+    def asked(client: RetrievalClient, *arguments: Any, **options: Any) -> Recommendations:
+        try:
+            answer = method(client, *arguments, **options)
+        except ServingError as error:
+            changes = "" if _unanswered(error) else client._changes()
+            if not changes:
+                raise
+            try:
+                answer = method(client, *arguments, **options)
+            except ServingError as again:
+                raise ServingError(
+                    f"{again}; the model's inputs have changed: {changes}"
+                ) from again
+        client._forget_unless(answer.version)
+        return answer
+
+    return asked
+
+
 class RetrievalClient:
     """A connection to the model `retrieval`; use it from one thread at a time.
 
@@ -62,6 +89,7 @@ class RetrievalClient:
         """The version that answers now."""
         return max(map(int, self._ask(self._service.metadata)["versions"]))
 
+    @_noticing_changes
     def recommend(
         self,
         user_ids: Sequence[int],
@@ -111,6 +139,27 @@ class RetrievalClient:
         """The model's inputs, the user id first, and outputs, the item ids first."""
         return self._ask(self._service.metadata)
 
+    def _forget_unless(self, version: int) -> None:
+        """Read the inputs anew at the next request, if these are not those of `version`."""
+        if str(version) not in self._metadata["versions"]:
+            del self._metadata
+
+    def _changes(self) -> str:
+        """How the model's inputs differ from those that were read before, which they replace."""
+        before = self.__dict__.pop("_metadata", None)
+        if before is None:
+            return ""
+        old, new = (
+            {each["name"]: each["datatype"] for each in metadata["inputs"]}
+            for metadata in (before, self._metadata)
+        )
+        return ", ".join(
+            f"{name} was {old.get(name, 'unknown')}, is {new.get(name, 'unknown')} in version "
+            f"{max(map(int, self._metadata['versions']))}"
+            for name in {**old, **new}
+            if old.get(name) != new.get(name)
+        )
+
     def _input(self, name: str, values: Sequence) -> Any:
         """A tensor [n, 1], of lists [n, w], in the type the model wants.
 
@@ -155,6 +204,14 @@ def _cast(name: str, values: Sequence, datatype: str) -> np.ndarray:
         return np.asarray(values, None if len(values) else dtype).astype(dtype, casting=casting)
     except (TypeError, ValueError, OverflowError) as error:
         raise ServingError(f"input '{name}' cannot be sent as {datatype}: {error}") from error
+
+
+def _unanswered(error: ServingError) -> bool:
+    """Whether nobody answered; the next request would only wait as long again."""
+    cause = error.__cause__
+    if isinstance(cause, InferenceServerException):
+        return cause.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
+    return isinstance(cause, OSError)
 
 
 class _Http:

@@ -437,6 +437,16 @@ def _save_scoring(path: Path, count: int, dim: int) -> None:
     save_model(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)
 
 
+OBJECTS = {
+    "string": "BYTES",
+    "empty": "BYTES",
+    "integer": "INT64",
+    "floating": "FP64",
+    "mixed-integer-float": "FP64",
+}
+"""What pandas infers of a column of objects -> Triton data type."""
+
+
 def raw_dtype(column: pd.Series) -> str:
     """The Triton data type of a raw feature column."""
     types = pd.api.types
@@ -447,9 +457,9 @@ def raw_dtype(column: pd.Series) -> str:
     elif types.is_float_dtype(column):
         return "FP32" if column.dtype == np.float32 else "FP64"
     else:
-        kind = pd.api.types.infer_dtype(column, skipna=True)
-        if kind in ("string", "empty"):
-            return "BYTES"
+        kind = types.infer_dtype(column, skipna=True)
+        if kind in OBJECTS:
+            return OBJECTS[kind]
     raise ServingError(
         f"user feature '{column.name}' is {kind}; the served model takes integers, floats and "
         "strings: convert it when the users are read"
@@ -470,7 +480,8 @@ def _lists(column: pd.Series, length: int) -> tuple[str, dict[str, np.ndarray]]:
     for row in rows:
         if not isinstance(row, (list, tuple, np.ndarray)):
             raise ServingError(f"user feature '{column.name}' holds {row!r}; expected a list")
-    every = pd.Series([*chain.from_iterable(rows)], name=column.name)
+    # Inferred, whole numbers beside a null would be floats.
+    every = pd.Series([*chain.from_iterable(rows)], name=column.name, dtype=object)
     dtype = raw_dtype(every)
     stand_in = NO_VALUE[dtype]
     if (every == stand_in).any():

@@ -37,6 +37,7 @@ SEAL = b"# sha256 of the lines above: "
 LONGEST_HISTORY = 20
 # What flock answers on a file system that has no locks.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+PUBLISHED, NEWEST = "published", "newest_published"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class ModelRepository:
 
     def next_number(self) -> int:
         """The number of the version that is added next."""
-        return max([*self._numbers(), *self._history()], default=0) + 1
+        return max([*self._numbers(), self.newest_published]) + 1
 
     @_writing
     def add(self, staged: Path, number: int | None = None) -> int:
@@ -142,6 +143,16 @@ class ModelRepository:
         """The version a server loads when it starts."""
         history = self._history()
         return history[-1] if history else None
+
+    @property
+    def newest_published(self) -> int:
+        """The highest number of all versions that were ever published; 0 if none was.
+
+        A version above it has never been published; one that is not published now and is not above
+        it was rolled back or replaced.
+        """
+        marks = (_read_sealed(self.model / name, NEWEST) for name in (CONFIG_FILE, COPY_FILE))
+        return max([0, *self._history(), *(number for mark in marks for number in mark)])
 
     @_writing
     def publish(self, number: int | None = None, control: ModelControl | None = None) -> int:
@@ -284,12 +295,16 @@ class ModelRepository:
         return f"version {answers} answers" if answers != self.published else None
 
     def _sealed(self, history: list[int]) -> bytes:
-        """The version's own config, the version to serve, the history, and a hash of all that."""
+        """The version's own config, the version to serve, the history, and a hash of all that.
+
+        The history ends in the published version; `rollback` shortens it, so the newest version
+        that was ever published is said beside it.
+        """
         template = (self.model / str(history[-1]) / CONFIG_FILE).read_text()
+        newest = max(self.newest_published, *history)
         body = (
             f"{template}version_policy {{ specific {{ versions: [{history[-1]}] }} }}\n"
-            f'parameters {{ key: "published" value {{ string_value: "'
-            f'{" ".join(map(str, history))}" }} }}\n'
+            f"{_parameter(PUBLISHED, history)}{_parameter(NEWEST, [newest])}"
         ).encode()
         return body + SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
@@ -327,13 +342,23 @@ class ModelRepository:
         )
 
 
-def _read_sealed(path: Path) -> list[int]:
-    """The history in a config file; an empty one if the file is missing, foreign or damaged."""
+def _parameter(key: str, numbers: list[int]) -> str:
+    """A line of config.pbtxt."""
+    text = " ".join(map(str, numbers))
+    return f'parameters {{ key: "{key}" value {{ string_value: "{text}" }} }}\n'
+
+
+def _read_sealed(path: Path, key: str = PUBLISHED) -> list[int]:
+    """The numbers of a parameter in a config file, by default the history.
+
+    None if it is not there, or the file is missing, foreign or damaged.
+    """
     text = path.read_bytes() if path.is_file() else b""
     body, _, digest = text.rpartition(SEAL)
     if hashlib.sha256(body).hexdigest().encode() + b"\n" != digest:
         return []
-    return [int(number) for number in re.findall(rb'string_value: "([0-9 ]+)"', body)[-1].split()]
+    said = re.search(rb'key: "%s" value { string_value: "([0-9 ]+)"' % key.encode(), body)
+    return [int(number) for number in said[1].split()] if said else []
 
 
 def _write(path: Path, content: bytes) -> None:

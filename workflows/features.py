@@ -356,7 +356,9 @@ def _grow_vocabulary(old: pd.DataFrame, counts: pd.Series, min_frequency: int) -
     values = [*old[column], *new.index]
     values = pd.Series(values, dtype=None if values else old[column].dtype)
     if counts.index.dtype.kind == "f":
-        values = values.astype(np.float64)  # the table has nulls by now
+        values = values.astype(np.float64)  # lists with nulls
+    elif values.dtype == np.int64:
+        values = values.astype("Int64")  # to encode a column that has nulls by now
     sizes = counts.reindex(values).fillna(0).astype(np.int64).to_numpy()
     first = old.index.start
     return pd.DataFrame({column: values, size: sizes}).set_index(

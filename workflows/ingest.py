@@ -8,10 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from workflows.day import Day
 from workflows.errors import DataError
-from workflows.movielens import read_movielens
+from workflows.movielens import read_movielens, read_movielens_day
 from workflows.official import LAYOUTS, find
-from workflows.parquet import ParquetConfig, expand, ignore, read_parquet
+from workflows.parquet import ParquetConfig, expand, ignore, read_parquet, read_parquet_day
 from workflows.synthetic import SyntheticConfig, synthesise
 from workflows.tables import Tables, merge
 
@@ -84,12 +85,12 @@ def ingest_more(
     more: Path,
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] = ignore,
-) -> tuple[Tables, int] | None:
+) -> Day | None:
     """The tidy tables in `data` merged with what `more` brings (see `tables.merge`).
 
     `more` is a folder or zip in the format of the source: the same files with new interactions
-    and, as there, a row for every user and item that these name. None when it brings nothing.
-    Raises DataError.
+    and, as there, a row for every user and item that these name; or no interactions, only rows of
+    users or items. None when it brings nothing. Raises DataError.
     """
     if config.source == "synthetic":
         raise DataError("source synthetic has no new data to read; make a run from a data set")
@@ -99,11 +100,14 @@ def ingest_more(
             f"{fixed[0]}: ingest.parquet names a place that does not change with the folder of the "
             "new data; make it relative to ingest.path and run `twotower ingest` again"
         )
-    new = _read(config.copy(update={"path": more}), progress, tell)
     old = Tables.read(data)
+    if config.source == "parquet" and config.parquet is not None:
+        new = read_parquet_day(config.parquet, more, old, progress, tell)
+    else:
+        new = read_movielens_day(config.source, more, old, progress)
     keep_repeats = config.source == "parquet" and config.parquet.duplicates == "keep_all"
     merged, appended = merge(old, new, keep_repeats)
-    return None if merged.same(old) else (merged, appended)
+    return None if merged.same(old) else Day(old, new, merged, appended)
 
 
 def _parquet_paths(config: IngestConfig) -> list[Path]:

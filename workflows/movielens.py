@@ -59,6 +59,32 @@ def read_movielens(
     return Tables(interactions, users, items)
 
 
+def read_movielens_day(
+    layout: str,
+    path: Path,
+    before: Tables,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tables:
+    """As `read_movielens`, of a day that may have no ratings: only users, or films, or both.
+
+    A table whose file is missing or empty has the columns of `before` and no row.
+    """
+    files = open_layout(LAYOUTS[layout], path, whole=False)
+    if files.has(files.layout.ratings):
+        return read_movielens(layout, path, progress)
+    tables = {name: table.slice(0, 0) for name, table in before._asdict().items()}
+    readers = {
+        "users": (files.layout.users, _read_users),
+        "items": (files.layout.items, lambda files: _read_items(files, before.users)),
+    }
+    readers = {name: read for name, (file, read) in readers.items() if files.has(file)}
+    if not readers:
+        raise DataError(f"{path}: no row in {', '.join(sorted(files.names))}; nothing to take in")
+    for name, read in readers.items():
+        tables[name] = read(files)
+    return Tables(**tables)
+
+
 def _read_users(files: FileSet) -> pa.Table:
     layout = files.layout
     where = files.label(layout.users)

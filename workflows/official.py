@@ -67,6 +67,10 @@ class FileSet:
         """The file's path as messages show it."""
         return str(self.root / self.prefix / name)
 
+    def has(self, name: str) -> bool:
+        """Whether a file is there and not empty."""
+        return name in self.names and bool(self.read(name))
+
     def read(self, name: str) -> bytes:
         """The whole content of one file; zips are read without unpacking them to disk."""
         if self.root.is_dir():
@@ -93,8 +97,11 @@ def find(layout: Layout, path: Path) -> FileSet | None:
     return None
 
 
-def open_layout(layout: Layout, path: Path) -> FileSet:
-    """Like `find`, but everything must be there; a DataError says what is not."""
+def open_layout(layout: Layout, path: Path, whole: bool = True) -> FileSet:
+    """Like `find`, but everything must be there, or without `whole` one file of the layout.
+
+    A DataError says what is missing.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     found = find(layout, path)
@@ -105,7 +112,7 @@ def open_layout(layout: Layout, path: Path) -> FileSet:
             f"{expected}"
         )
     missing = [name for name in layout.files if name not in found.names]
-    if missing:
+    if missing and whole:
         raise DataError(f"{found.root / found.prefix}: missing {', '.join(missing)}; {expected}")
     return found
 

@@ -91,11 +91,11 @@ def read_parquet(
 ) -> Tables:
     """Read and check the files that `config` names, one column at a time.
 
-    Integers and booleans become int64 (float64 when the column has nulls), floats and decimals
-    float64, dates and times int64 unix seconds; of the interactions `rating` becomes float32 and
-    `timestamp` int64 unix seconds. `base` is the folder that relative paths start from. `tell` gets
-    a line for each thing that was read in a way that the reader should know of. Raises DataError
-    naming the file, the column, the row (from 1) and the value.
+    Integers and booleans become int64, beside nulls too, floats and decimals float64, dates and
+    times int64 unix seconds; of the interactions `rating` becomes float32 and `timestamp` int64
+    unix seconds. `base` is the folder that relative paths start from. `tell` gets a line for each
+    thing that was read in a way that the reader should know of. Raises DataError naming the file,
+    the column, the row (from 1) and the value.
     """
     features = (*config.keep, *config.user_features, *config.item_features)
     given = [path for path in (config.users, config.items) if path is not None]
@@ -118,6 +118,44 @@ def read_parquet(
         side(config.users, "user_id", user_ids, config.user_features),
         side(config.items, "item_id", item_ids, config.item_features),
     )
+
+
+def read_parquet_day(
+    config: ParquetConfig,
+    base: Path,
+    before: Tables,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] = ignore,
+) -> Tables:
+    """As `read_parquet`, of a day that may have no interactions: only users, or items, or both.
+
+    A table without any row in `base` has the columns of `before` and no row.
+    """
+    if _rows_in(base / config.interactions):
+        return read_parquet(config, base, progress, tell)
+    sides = {
+        "users": (config.users, "user_id", config.user_features),
+        "items": (config.items, "item_id", config.item_features),
+    }
+    sides = {name: side for name, side in sides.items() if side[0] and _rows_in(base / side[0])}
+    if not sides:
+        paths = [path for path in (config.interactions, config.users, config.items) if path]
+        raise DataError(f"{base}: no row in {', '.join(map(str, paths))}; nothing to take in")
+    reading = _Progress(progress, sum(1 + len(features) for *_, features in sides.values()))
+    tables = {name: table.slice(0, 0) for name, table in before._asdict().items()}
+    for name, (path, key, features) in sides.items():
+        files = _Files(path, base, config.columns, reading, tell)
+        tables[name] = _given_table(files, key, features)
+    return Tables(**tables)
+
+
+def _rows_in(path: Path) -> int:
+    """How many rows the files that `path` names have, 0 without a file."""
+    try:
+        files = expand(path)
+    except DataError:
+        return 0
+    return sum(_open(file).metadata.num_rows for file in files)
 
 
 def _rows_to_keep(
@@ -282,10 +320,7 @@ class _Files:
 
     def feature(self, name: str) -> pa.ChunkedArray:
         """A column in its tidy type, one of int64, float64, string, list."""
-        column = self._read(name)
-        if column.null_count and pa.types.is_int64(column.type):
-            return column.cast(pa.float64())
-        return column
+        return self._read(name)
 
     def _seconds(self, name: str) -> pa.ChunkedArray:
         """A column of times as int64 unix seconds; of numbers the unit is told by their size."""

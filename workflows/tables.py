@@ -8,9 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workflows.errors import DataError
+
+EXACT = 2**53
+"""Below it a float64 tells whole numbers apart."""
 
 
 class Tables(NamedTuple):
@@ -40,7 +44,32 @@ class Tables(NamedTuple):
     def same(self, other: Tables) -> bool:
         """Whether all rows are equal, and in the same order; null equals null."""
         pairs = zip(self, other, strict=True)
-        return all(mine.to_pandas().equals(theirs.to_pandas()) for mine, theirs in pairs)
+        return all(frame(mine).equals(frame(theirs)) for mine, theirs in pairs)
+
+
+def frame(table: pa.Table) -> pd.DataFrame:
+    """`table` in pandas, in which whole numbers beside nulls stay whole numbers (Int64).
+
+    pandas by itself makes them float64: another type, and inexact above 2^53.
+    """
+    rows = table.to_pandas()
+    for field in table.schema:
+        column = table[field.name]
+        if pa.types.is_int64(field.type) and column.null_count:
+            numbers = column.fill_null(0).to_numpy()
+            rows[field.name] = pd.arrays.IntegerArray(numbers, column.is_null().to_numpy())
+        elif _lists_of_integers(field.type) and pc.list_flatten(column).null_count:
+            rows[field.name] = column.to_pylist()
+    return rows
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """The parquet file `path` as `frame` has it."""
+    return frame(pq.read_table(path))
+
+
+def _lists_of_integers(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) and pa.types.is_int64(kind.value_type)
 
 
 def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables, int]:
@@ -56,7 +85,7 @@ def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables,
 
     Raises
     ------
-    DataError naming a column that has become one of another type
+    DataError naming a column that cannot have the type it has in `old`
     """
     interactions, appended = _merge_interactions(old.interactions, new.interactions, keep_repeats)
     users = _merge_by_id(old.users, new.users, "users")
@@ -66,7 +95,7 @@ def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables,
 def _merge_interactions(old: pa.Table, new: pa.Table, keep_repeats: bool) -> tuple[pa.Table, int]:
     both = _joined(old, new, "interactions")
     comparable = [field.name for field in both.schema if not pa.types.is_nested(field.type)]
-    rows = both.select(comparable).to_pandas()
+    rows = frame(both.select(comparable))
     is_new = np.arange(len(rows)) >= len(old)
     appended = is_new & ~rows.duplicated().to_numpy()
     kept = ~is_new
@@ -83,21 +112,52 @@ def _merge_by_id(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
 
 
 def _joined(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
-    """The rows of both; a column of whole numbers becomes float64 where the other's is."""
+    """The rows of both, each column in the type that it has in `old`."""
     columns = {}
     for column in old.column_names:
-        parts = [old[column], new[column]]
-        kinds = [_kind(part.type) for part in parts]
-        if set(kinds) == {"int64", "double"}:
-            parts = [part.cast(pa.float64()) for part in parts]
-        elif kinds[0] != kinds[1]:
-            raise DataError(
-                f"{name}: column {column} has {kinds[1]} in the new data, {kinds[0]} in what there "
-                "is; store it as before"
-            )
-        chunks = [*parts[0].chunks, *parts[1].cast(parts[0].type).chunks]
-        columns[column] = pa.chunked_array(chunks, parts[0].type)
+        known = old[column]
+        more = _as(known.type, new[column], f"{name}: column {column}")
+        columns[column] = pa.chunked_array([*known.chunks, *more.chunks], known.type)
     return pa.table(columns)
+
+
+def _as(known: pa.DataType, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """`column` in the type `known`: what is served, and so every client, depends on the type.
+
+    A column of whole numbers in which a value is missing is often stored as floats: they become
+    whole numbers again. Raises DataError naming the value that cannot be one, or the types.
+    """
+    kinds = [_kind(known), _kind(column.type)]
+    if kinds[1].endswith("double") and kinds[0] == kinds[1].replace("double", "int64"):
+        column = _whole(column, where)
+    elif kinds[0] != kinds[1] and kinds != ["double", "int64"] and kinds[1] != "null":
+        raise DataError(
+            f"{where} has {kinds[1]} in the new data, {kinds[0]} in what there is; store it as "
+            "before"
+        )
+    try:
+        return column.cast(known)
+    except pa.ArrowInvalid as error:  # an integer that is no float64
+        raise DataError(f"{where} has {kinds[0]} in what there is: {error}") from error
+
+
+def _whole(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """A column of floats, or of lists of them, with null for NaN; DataError if one is not whole."""
+    is_list = pa.types.is_list(column.type)
+    values = (pc.list_flatten(column) if is_list else column).to_numpy()
+    bad = values[~np.isnan(values) & ((values % 1 != 0) | (np.abs(values) >= EXACT))]
+    if len(bad):
+        raise DataError(
+            f"{where} has whole numbers in what there is, {bad[0]!r} in the new data; store whole "
+            "numbers, as integers where they are 2^53 or more"
+        )
+    if is_list:
+        rows = [
+            row and [value if value == value else None for value in row]
+            for row in column.to_pylist()
+        ]
+        return pa.chunked_array([pa.array(rows, column.type)])
+    return pc.if_else(pc.is_nan(column), None, column)
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -18,11 +18,7 @@ class MerlinEngine:
     It unpickles the ensemble, which runs code: the manifest must have vouched for it.
     """
 
-    def __init__(self, version: Path, threads: int) -> None:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        faiss.omp_set_num_threads(threads)
-
+    def __init__(self, version: Path) -> None:
         from merlin.dag import postorder_iter_nodes
         from merlin.systems.dag import Ensemble
 
@@ -42,4 +38,9 @@ class MerlinEngine:
         return {}
 
 
-load = MerlinEngine
+def load(version: Path, threads: int) -> MerlinEngine:
+    """The engine of a process that answers with that many threads and does nothing else."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    faiss.omp_set_num_threads(threads)
+    return MerlinEngine(version)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
@@ -15,15 +18,19 @@ from click.testing import CliRunner
 from pipelines.cli import main
 from pipelines.config import parse_config
 from pipelines.errors import ConfigError, RunError
+from pipelines.evaluate import Judge
 from pipelines.export import export
 from pipelines.ingest import ingest
 from pipelines.preprocess import load_split, load_tables, preprocess
-from pipelines.publish import publish
+from pipelines.publish import publish, rollback
+from pipelines.quality_gate import _Comparison
 from pipelines.run import TRITON, Run
 from pipelines.serve import ask, serving
 from pipelines.train import train
-from pipelines.update import update
+from pipelines.update import _learn, update
 from pipelines.verify import brute_force
+from serving.local import LocalVersion
+from serving.runtime.manifest import verify_manifest
 from serving.versions import ModelRepository
 from tests.pipelines.conftest import small_config
 from workflows.errors import DataError
@@ -37,7 +44,7 @@ PARQUET = {
     "items": "items.parquet",
     "keep": ["rating", "timestamp"],
     "user_features": ["gender", "age", "occupation"],
-    "item_features": ["title", "year", "genres"],
+    "item_features": ["title", "year", "genres", "price"],
 }
 
 
@@ -45,6 +52,8 @@ PARQUET = {
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """(what there is at first, the day): the last users and items come with the day."""
     tables = synthesise(SyntheticConfig(users=400, items=300, interactions=30000))
+    prices = pa.array([5 + (item * 37 % 450) / 10 for item in tables.items["item_id"].to_pylist()])
+    tables = tables._replace(items=tables.items.append_column("price", prices))
     first_user = tables.users["user_id"][-NEW_USERS].as_py()
     first_item = tables.items["item_id"][-NEW_ITEMS].as_py()
     rows = tables.interactions
@@ -66,15 +75,19 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     return base, day
 
 
-def published(folder: Path, project: Path, *overrides: str) -> Run:
-    """A run on the data in `folder`, published."""
+STEPS = (ingest, preprocess, train, export, publish)
+CLOSED_FORM = ("features.history=300", "model.history_pooling=sum", "model.normalize=false")
+
+
+def published(folder: Path, project: Path, *overrides: str, steps=STEPS) -> Run:
+    """A run on the data in `folder`, by default published."""
     tree = json.loads(small_config(*overrides).json())
     tree |= {"name": "small"}
     tree["ingest"] = {"source": "parquet", "path": str(folder), "parquet": PARQUET}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         run = Run.create(parse_config(tree, "test"), Path.cwd() / "runs" / "small")
-        for step in (ingest, preprocess, train, export, publish):
+        for step in steps:
             step(run)
     return run
 
@@ -82,7 +95,12 @@ def published(folder: Path, project: Path, *overrides: str) -> Run:
 @pytest.fixture(scope="module")
 def base_run(folders, tmp_path_factory) -> Run:
     """A run on what there is at first, published."""
-    return published(folders[0], tmp_path_factory.mktemp("project"), "training.epochs=6")
+    return published(
+        folders[0],
+        tmp_path_factory.mktemp("project"),
+        "training.epochs=6",
+        "features.item_numeric=[price]",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +109,14 @@ def updated(base_run, folders, tmp_path_factory) -> Run:
     run = Run(shutil.copytree(base_run.path, tmp_path_factory.mktemp("updated") / "run"))
     assert update(run, folders[1]) == 2
     return run
+
+
+def brute_force_with_seen(run: Run, users: np.ndarray, k: int) -> np.ndarray:
+    """Best items of `users` by the towers, also those they have seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        nothing = np.zeros(0, np.int64)
+        patch.setattr("pipelines.verify.seen_pairs", lambda run: (nothing, nothing))
+        return brute_force(run, users, k)[0]
 
 
 def ids(run: Run, table: str) -> np.ndarray:
@@ -196,9 +222,121 @@ def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
     assert ModelRepository(run.path / TRITON).published == 1
     learnt = run.identity("train")
     monkeypatch.undo()
+    broken.__name__ = "publish"
+    monkeypatch.setattr("pipelines.update.publish", lambda *_: broken(run))
+    with pytest.raises(RunError, match="no room"):
+        update(run, folders[1])
+    monkeypatch.undo()
     assert update(run, folders[1]) == 2
     assert run.identity("train") == learnt
     assert ModelRepository(run.path / TRITON).versions()[-1].towers_sha256 == learnt
+
+
+def changed_day(folders, path: Path, **tables) -> Path:
+    """The day with other columns in some of its tables."""
+    day = Path(shutil.copytree(folders[1], path))
+    for name, columns in tables.items():
+        rows = pd.read_parquet(day / f"{name}.parquet")
+        rows.assign(**columns(rows)).to_parquet(day / f"{name}.parquet")
+    return day
+
+
+def renumbered_day(folders, path: Path) -> Path:
+    """The day with each item described as the one before it."""
+    columns = ("title", "year", "genres", "price")
+    return changed_day(
+        folders, path, items=lambda rows: {name: np.roll(rows[name], 1) for name in columns}
+    )
+
+
+def test_a_day_that_looks_like_a_mistake_stops_before_anything_has_changed(
+    base_run, folders, tmp_path
+):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    before = files(run.path)
+    cents = changed_day(folders, tmp_path / "cents", items=lambda rows: {"price": rows.price * 100})
+    with pytest.raises(RunError, match="the 282 new values have the median 2,705, from 510 to"):
+        update(run, cents)
+    with pytest.raises(RunError, match="known ones have other values than before in half of their"):
+        update(run, renumbered_day(folders, tmp_path / "renumbered"))
+    assert files(run.path) == before
+
+
+def test_a_version_that_answers_worse_is_not_published(base_run, folders, tmp_path, monkeypatch):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run folder"))
+    repository, day = ModelRepository(run.path / TRITON), renumbered_day(folders, tmp_path / "day")
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(main, ["update", "--data", str(day), "--run", str(run.path)])
+    assert told.exit_code == 1
+    command = shlex.split(told.output.rpartition("twotower ")[2])
+    assert command[-1] == "--anyway"
+    for setting in ("update.epochs=1", "update.moving=1", "update.learning_rate=5"):
+        command += ["--set", setting]
+    told = CliRunner().invoke(main, command)
+    assert told.exit_code == 1 and "version 2 answers worse" in told.output
+    assert repository.published == 1 and repository.versions()[-1].number == 2
+    with pytest.raises(RunError) as told:
+        update(run, day)  # nothing is new; it is compared again
+    assert repository.published == 1 and len(repository.versions()) == 2
+    figures = re.search(
+        r"version 2 answers worse: its ndcg@10 is (0\.\d+), that of version 1 is (0\.\d+), on the "
+        r"same (\d+) users of the test part\. That is a loss of (\d+)%; update\.max_loss is 10%",
+        str(told.value),
+    )
+    after, before, users, loss = map(float, figures.groups())
+    assert 0 < after < 0.9 * before and loss == round(100 * (1 - after / before))
+    test = load_split(run.path / "processed")["test"]
+    both = test["user_id"].isin(ids(base_run, "user")) & test["item_id"].isin(ids(base_run, "item"))
+    assert users == test["user_id"][both].nunique()
+    command = shlex.split(str(told.value).rpartition("twotower ")[2])
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert repository.published == 2
+    # Rolled back: the same update again has nothing new, and publishes nothing.
+    assert rollback(run) == 1
+    assert update(run, day) == 1
+    assert repository.published == 1 and len(repository.versions()) == 2
+
+
+def test_a_version_is_measured_by_what_it_answers(base_run):
+    from models.training import load
+    from models.two_tower import TowerScorer
+
+    version = LocalVersion(ModelRepository(base_run.path / TRITON).model / "1")
+    comparison = _Comparison(base_run, [version])
+    scorer = TowerScorer.of(load(base_run.path / "model").model, *load_tables(base_run))
+    expected = Judge(base_run, "test").judge(scorer)
+    assert comparison.users == expected.users
+    assert comparison.measure(version) == pytest.approx(expected.values["ndcg@10"], abs=1e-6)
+    np.testing.assert_array_equal(version.user_ids, ids(base_run, "user"))
+    np.testing.assert_array_equal(version.item_ids, ids(base_run, "item"))
+    verify_manifest(ModelRepository(base_run.path / TRITON).model / "1")  # nothing was written
+
+
+def test_a_day_of_users_alone_is_taken_in_and_the_types_stay(updated, tmp_path):
+    run = Run(shutil.copytree(updated.path, tmp_path / "run"))
+    users = pd.read_parquet(run.path / "data" / "users.parquet")
+    known, other = users["user_id"].iloc[[0, 1]]
+    day = tmp_path / "day"
+    day.mkdir()
+    rows = users.iloc[[0, 2]].assign(user_id=[known, 10**6], age=[None, 25.0])
+    rows.to_parquet(day / "users.parquet")
+    before = LocalVersion(ModelRepository(run.path / TRITON).model / "2")
+    assert update(run, day) == 3
+    new = {"path": str(day), "interactions": 0, "users": 1, "items": 0}
+    assert run.notes("ingest")["updates"][-1] == new
+    folder = ModelRepository(run.path / TRITON).model / "3"
+    features = json.loads((folder / "model.json").read_text())["contract"]["features"]
+    types = {"gender": "BYTES", "age": "INT64", "occupation": "INT64", "history": "INT64"}
+    assert features == types
+    after = LocalVersion(folder)
+    asked = np.array([other, known, 10**6])
+    (ids_before, scores_before), (ids_after, scores_after) = (
+        version.answer(asked, 20) for version in (before, after)
+    )
+    np.testing.assert_array_equal(ids_after[0], ids_before[0])  # the model is as before
+    assert not np.allclose(scores_after[1], scores_before[1])  # of an age that is not known now
+    assert not np.allclose(scores_after[2], scores_before[2])  # nobody knew that user
+    np.testing.assert_array_equal(ids_after, brute_force_with_seen(run, asked, 20))
 
 
 def test_mistakes_are_told(base_run, folders, tmp_path, monkeypatch):
@@ -232,8 +370,11 @@ def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, m
 
 def test_towers_in_closed_form_are_solved_anew_and_keep_their_place(folders, tmp_path):
     run = published(
-        *(folders[0], tmp_path, "training.epochs=1", "training.start={l2: 30, most_items: 250}"),
-        *("features.history=300", "model.history_pooling=sum", "model.normalize=false"),
+        folders[0],
+        tmp_path,
+        "training.epochs=1",
+        "training.start={l2: 30, most_items: 250}",
+        *CLOSED_FORM,
     )
     assert update(run, folders[1]) == 2
     notes = run.notes("train")
@@ -244,3 +385,23 @@ def test_towers_in_closed_form_are_solved_anew_and_keep_their_place(folders, tmp
         answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
     np.testing.assert_array_equal(answer.item_ids, brute_force(run, new, 20)[0])
     assert np.isin(answer.item_ids, items).any()
+
+
+def test_what_epochs_after_a_closed_form_have_learnt_is_kept(folders, tmp_path):
+    run = published(
+        folders[0],
+        tmp_path,
+        "training.epochs=2",
+        "training.learning_rate=0.003",
+        "training.start={l2: 30000}",
+        *CLOSED_FORM,
+        steps=STEPS[:3],
+    )
+    run.override(("update.epochs=1",))
+    solved, learnt = json.loads((run.path / "model" / "history.json").read_text())["val_ndcg@10"]
+    assert learnt > 1.2 * solved
+    _learn(run, folders[1], anyway=False)
+    notes = run.notes("train")
+    assert notes["replayed_rows"] < 18418 and notes["item_cosine"] > 0.95
+    # Other users are in valid by now; solved again it is 0.27, as it was at the start.
+    assert notes["valid_ndcg@10"] > (solved + learnt) / 2

@@ -110,9 +110,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="session")
 def other_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The same but for the items' vectors: every answer is another."""
-    index = tmp_path_factory.mktemp("other") / "index"
-    other = replace(world, vectors=np.roll(world.vectors, 1, axis=0), index=index)
+    """The same but for the items' vectors: every answer is another. Ages are FP64, not INT64."""
+    index, users = tmp_path_factory.mktemp("other") / "index", world.users.astype({"age": float})
+    other = replace(world, vectors=np.roll(world.vectors, 1, axis=0), users=users, index=index)
     return replace(other, ensemble=index_and_build(other))
 
 

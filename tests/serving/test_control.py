@@ -68,6 +68,33 @@ def test_answers_name_the_version_and_are_its_own(
     assert version(server) == repository.published == 1
 
 
+def test_a_client_notices_that_the_inputs_have_changed(
+    repository, server, control, world, other_world, assert_same
+):
+    def ask(client, age: float, expected):
+        answer = client.recommend([404, 405], k=9, features={"age": [age, 30]})
+        rows = expected.brute_force([404, 405], 9, features={"age": [int(age), 30]})
+        assert_same((answer.item_ids, answer.scores), rows)
+
+    for protocol in ("http", "grpc"):
+        with RetrievalClient(getattr(server, protocol), protocol) as client:
+            ask(client, 25, world)
+            with pytest.raises(ServingError, match="INT64") as told:
+                client.recommend([404], features={"age": [25.5]})
+            assert "have changed" not in str(told.value)
+            repository.publish(2, control)  # ages are FP64
+            ask(client, 25, other_world)  # refused as INT64, then sent again
+            assert client.recommend([404], features={"age": [25.5]}).version == 2
+            repository.publish(1, control)
+            changed = r"inputs have changed: age was FP64, is INT64 in version 1"
+            with pytest.raises(ServingError, match=changed):
+                client.recommend([404], features={"age": [25.5]})
+            repository.publish(2, control)
+            assert client.recommend([404]).version == 2  # without the input that has changed
+            assert client.recommend([404], features={"age": [25.5]}).version == 2
+            repository.publish(1, control)
+
+
 def break_code(folder, vouch) -> str:
     (folder / "model.py").write_text("raise ValueError('no such model in ' + __file__)\n")
     vouch(folder)

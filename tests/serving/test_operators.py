@@ -112,6 +112,31 @@ def test_users_complete_what_the_request_leaves_out(world, plan):
     assert completed["city__state"].tolist() == [VALUE, NULL, ABSENT]
 
 
+def test_whole_numbers_stay_whole_and_exact_beside_nulls(tmp_path):
+    from serving.operators import UserFeatures
+    from serving.runtime import steps
+    from serving.runtime.contract import NULL, VALUE, Contract
+
+    big = 2**60 + 1
+    users = pd.DataFrame(
+        {
+            "user": [1, 2, 3],
+            "age": pd.array([big, None, 7], "Int64"),
+            "shops": [[big, None], None, [7]],
+        }
+    )
+    operator = UserFeatures(users, "user", ["age", "shops"], {"shops": 2})
+    assert operator.features == {"age": "INT64", "shops": "INT64"}
+    entry = operator.compile(tmp_path, None)
+    reads = Contract("user", "item", operator.features, 1, 1, operator.lists)
+    table = reads.read({"user": np.array([[1], [2], [3]])}, {})
+    completed = steps.UserFeatures(tmp_path, entry, threads=1).run(table)
+    assert completed["age"].tolist() == [big, 0, 7]
+    assert completed["age__state"].tolist() == [VALUE, NULL, VALUE]
+    nothing = -(2**63)
+    assert completed["shops"].tolist() == [[big, nothing], [nothing, nothing], [7, nothing]]
+
+
 def test_the_first_values_of_a_users_list_are_kept(tmp_path):
     from serving.operators import UserFeatures
     from serving.runtime import steps

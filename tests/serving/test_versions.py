@@ -99,6 +99,22 @@ def test_ctrl_c_while_a_server_loads_publishes_the_version_before_again(reposito
     assert contents(repository.root) == before
 
 
+def test_the_newest_that_was_ever_published_is_remembered(repository):
+    assert repository.newest_published == 0
+    repository.publish(1)
+    assert repository.newest_published == 1  # version 2 never was
+    repository.publish(2)
+    repository.rollback()
+    assert (repository.published, repository.newest_published) == (1, 2)
+    repository.publish(1)
+    (repository.root / "retrieval" / "config.pbtxt").write_text("damaged")
+    assert repository.newest_published == 2  # by the copy
+    repository.mend()
+    assert (repository.published, repository.newest_published) == (1, 2)
+    shutil.rmtree(repository.root / "retrieval" / "2")
+    assert repository.add(stage(repository.root, "three")) == 3  # a number is not given again
+
+
 def test_what_cannot_be_published_is_explained(repository, tmp_path):
     with pytest.raises(ServingError, match="nothing to go back to; none is published"):
         repository.rollback()

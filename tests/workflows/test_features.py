@@ -239,6 +239,21 @@ def test_columns_of_any_name_grow_like_others(tmp_path):
     pd.testing.assert_frame_equal(others[0], others[1])
 
 
+def test_large_whole_numbers_are_told_apart_beside_nulls(tmp_path):
+    big = 2**60
+    config = FeaturesConfig(user=["age"])
+    users = USERS.assign(age=pd.array([big, big + 1, None], "Int64"))
+    train = pd.concat([TRAIN, pd.DataFrame({"user_id": [9], "item_id": [10]})])
+    old = fit_features(TRAIN, users[:2].astype({"age": "int64"}), ITEMS, config, tmp_path / "old")
+    grown = grow_features(tmp_path / "old", train, users, ITEMS, config, tmp_path / "grown")
+    new = fit_features(train, users, ITEMS, config, tmp_path / "new")
+    assert encode(old, "user", users[:2])["age"].tolist() == [3, 4]
+    for workflow in (grown, new):
+        assert encode(workflow, "user", users)["age"].tolist() == [3, 4, 1]
+        requested = users.assign(age=[big + 1, big, 5])  # as a request has them
+        assert encode(workflow, "user", requested)["age"].tolist() == [4, 3, 2]
+
+
 @pytest.mark.parametrize("column", ["city", "age"])
 def test_an_empty_vocabulary_gets_its_first_values(column, tmp_path):
     config = FeaturesConfig(user=[column], min_frequency=4)

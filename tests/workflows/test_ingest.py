@@ -48,14 +48,71 @@ DAY = {
 def test_more_of_the_same_format_is_merged_once(ml_1m, tmp_path):
     config, data = IngestConfig(source="ml-1m", path=ml_1m), tmp_path / "data"
     ingest(config, data)
-    tables, appended = ingest_more(config, data, write_files(tmp_path / "day", DAY))
-    assert appended == 2
+    day = ingest_more(config, data, write_files(tmp_path / "day", DAY))
+    tables = day.merged
+    assert day.appended == 2
     assert tables.interactions["rating"].to_pylist() == [5, 1, 3, 2, 5]
     assert tables.users["user_id"].to_pylist() == [1, 3, 4, 8]
     assert tables.users["age"].to_pylist() == [1, 35, 18, 56]
     assert tables.items["genres"].to_pylist()[1] == ["Drama"]
     tables.write(data)
     assert ingest_more(config, data, tmp_path / "day") is None
+
+
+@pytest.mark.parametrize(
+    "files, ages, items",
+    [
+        ({"users.dat": ["3::F::35::4::10001", "4::M::18::1::10002"]}, [1, 35, 18, 56], [2, 5, 9]),
+        ({"movies.dat": ["7::Late (2000)::Drama"], "ratings.dat": []}, [1, 25, 56], [2, 5, 7, 9]),
+        (
+            {
+                "movies.dat": [],
+                "ratings.dat": [],
+                "users.dat": ["3::F::35::4::10001"],
+            },
+            [1, 35, 56],
+            [2, 5, 9],
+        ),
+    ],
+)
+def test_a_day_may_have_only_users_or_items(files, ages, items, ml_1m, tmp_path):
+    config, data = IngestConfig(source="ml-1m", path=ml_1m), tmp_path / "data"
+    ingest(config, data)
+    day = ingest_more(config, data, write_files(tmp_path / "day", files))
+    assert day.appended == 0 and day.merged.interactions.equals(day.before.interactions)
+    assert day.merged.users["age"].to_pylist() == ages
+    assert day.merged.items["item_id"].to_pylist() == items
+    day.merged.write(data)
+    assert ingest_more(config, data, tmp_path / "day") is None
+
+
+def test_a_day_of_parquet_may_have_only_users_or_items(tmp_path):
+    def write(folder, **tables):
+        folder.mkdir()
+        for name, rows in tables.items():
+            pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
+        return folder
+
+    files = {name: f"{name}.parquet" for name in ("interactions", "users", "items")}
+    parquet = ParquetConfig(**files, user_features=["age"], item_features=["name"])
+    base = write(
+        tmp_path / "base",
+        interactions={"user_id": [1, 2], "item_id": [5, 5]},
+        users={"user_id": [1, 2], "age": [30, 40]},
+        items={"item_id": [5], "name": ["a"]},
+    )
+    config, data = IngestConfig(source="parquet", path=base, parquet=parquet), tmp_path / "data"
+    ingest(config, data)
+    users = {"user_id": [3, 2], "age": [50, None]}
+    day = ingest_more(config, data, write(tmp_path / "users", users=users))
+    assert day.appended == 0 and day.merged.users["age"].to_pylist() == [30, None, 50]
+    assert str(day.merged.users["age"].type) == "int64"
+    no_rows = {"user_id": pd.Series([], dtype="int64"), "item_id": pd.Series([], dtype="int64")}
+    items = {"item_id": [6], "name": ["b"]}
+    day = ingest_more(config, data, write(tmp_path / "items", interactions=no_rows, items=items))
+    assert day.merged.items["name"].to_pylist() == ["a", "b"]
+    with pytest.raises(DataError, match=r"no row in interactions\.parquet, users\.parquet, items"):
+        ingest_more(config, data, write(tmp_path / "nothing"))
 
 
 def test_more_with_a_user_it_does_not_describe_is_refused(ml_1m, tmp_path):

@@ -62,8 +62,14 @@ def test_columns_are_renamed_typed_and_in_file_order(folder):
 def test_without_tables_the_last_row_of_a_user_or_item_wins(folder):
     tables = read_parquet(config(), folder)
     assert tables.users.to_pydict() == {"user_id": [3, 7], "city": [None, "Bari"]}
-    assert tables.items.to_pydict() == {"item_id": [10, 20], "price": [8.0, 5.0]}
-    assert str(tables.items["price"].type) == "double"
+    assert tables.items.to_pydict() == {"item_id": [10, 20], "price": [8, 5]}
+    assert str(tables.items["price"].type) == "int64"
+
+
+def test_whole_numbers_beside_nulls_are_whole_and_exact(folder):
+    ROWS.assign(price=pd.array([5, 2**60 + 1, None, 8], "Int64")).to_parquet(folder / "log.parquet")
+    read = read_parquet(config(keep=["price"], item_features=[]), folder).interactions["price"]
+    assert read.to_pylist() == [5, 2**60 + 1, None, 8]
 
 
 def test_keep_last_leaves_the_later_row_of_a_pair(folder):

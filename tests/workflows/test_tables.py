@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from workflows.errors import DataError
-from workflows.tables import Tables, merge, pairs_among
+from workflows.tables import Tables, frame, merge, pairs_among
 
 
 def interactions(*rows: tuple) -> pa.Table:
@@ -57,10 +58,59 @@ def test_merging_again_changes_nothing_not_even_after_parquet(keep_repeats, tmp_
     assert not merged.same(OLD)
 
 
-def test_whole_numbers_become_float_beside_floats():
-    floats = pa.table({"item_id": [7], "genres": [["War"]], "year": [None]})
-    floats = floats.set_column(2, "year", floats["year"].cast(pa.float64()))
-    assert rows(merge(OLD, NEW._replace(items=floats))[0].items)[0] == (7, ["War"], None)
+@pytest.mark.parametrize(
+    "old, new, kind",
+    [
+        (pa.array([1, 2]), pa.array([7.0, None, float("nan")]), "int64"),  # as pandas stores it
+        (pa.array([2**60 + 1, None]), pa.array([2**60 - 1, None, 7]), "int64"),
+        (pa.array([0.5, 2.0]), pa.array([7, None, 2**53]), "double"),
+        (pa.array(["a", None]), pa.array([None] * 3), "string"),
+        (
+            pa.array([[2**60 + 1], None]),
+            pa.array([[7.0, None], None, [float("nan")]]),
+            "list<item: int64>",
+        ),
+    ],
+)
+def test_a_column_keeps_its_type_and_every_value(old, new, kind):
+    before = pa.table({"user_id": [1, 2], "x": old})
+    day = pa.table({"user_id": [3, 4, 5], "x": new})
+    users = merge(OLD._replace(users=before), NEW._replace(users=day))[0].users
+    assert str(users["x"].type) == kind
+
+    def known(value):
+        if isinstance(value, list):
+            return [known(each) for each in value]
+        return None if value != value else value
+
+    assert users["x"].to_pylist() == known([*old.to_pylist(), *new.to_pylist()])
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ([1, 2], [3, 1.5], r"users: column x has whole numbers in what there is, 1\.5 in the new"),
+        ([1, 2], [2.0**53, None], r"9007199254740992\.0 in the new data; store whole numbers, as"),
+        ([[1], [2]], [[3.0], [4.0, 2.5]], r"column x has whole numbers in what there is, 2\.5 in"),
+        ([1.5, 2.5], [2**53 + 1, 2], "column x has double in what there is: .*9007199254740993"),
+    ],
+)
+def test_a_value_that_the_type_cannot_hold_is_named(old, new, message):
+    before = pa.table({"user_id": [1, 2], "x": old})
+    day = pa.table({"user_id": [3, 4], "x": new})
+    with pytest.raises(DataError, match=message):
+        merge(OLD._replace(users=before), NEW._replace(users=day))
+
+
+def test_large_whole_numbers_are_exact_beside_nulls():
+    big = [2**60 + 1, None, 2**60]
+    table = pa.table({"user_id": [1, 2, 3], "x": big, "lists": [big, None, []]})
+    rows = frame(table)
+    assert [None if pd.isna(value) else int(value) for value in rows["x"]] == big
+    assert rows["lists"].tolist() == [big, None, []]
+    assert frame(table.slice(2))["x"].dtype == np.int64
+    other = table.set_column(1, "x", pa.array([2**60, None, 2**60]))
+    assert not OLD._replace(users=table).same(OLD._replace(users=other))
 
 
 def test_a_column_of_another_type_is_named():

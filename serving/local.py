@@ -1,0 +1,92 @@
+"""An exported version that answers in this process, without Triton."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import ServingError
+from .index import METADATA_FILE, load_index
+from .runtime.contract import FILTER_SEEN, SCORE, K
+from .runtime.manifest import MODEL_FILE, verify_manifest
+
+
+class LocalVersion:
+    """The version in `folder`, answered by the code that it carries, as Triton would run it.
+
+    Attributes
+    ----------
+    user_ids, item_ids : ndarray of int64, ascending
+        The users and the items that the version knows.
+
+    Raises
+    ------
+    ServingError
+        If the version is not as its manifest says, or cannot run in this process.
+    """
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        verify_manifest(folder)
+        model = json.loads((folder / MODEL_FILE).read_text())
+        try:
+            contract, engine = _load(folder, model["runtime"], threads)
+            self.item_ids = load_index(next(folder.rglob(METADATA_FILE)).parent).item_ids
+            self.user_ids = _known_users(folder, engine)
+            every = {"default_k": 1, "max_k": len(self.item_ids)}
+            self._contract = contract.Contract(**{**model["contract"], **every})
+        except Exception as error:
+            raise ServingError(f"{folder}: cannot run in this process: {error}") from error
+        self._engine = engine
+
+    def answer(self, user_ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best items of each user, also those that the user has seen.
+
+        Returns
+        -------
+        (item ids int64 [n, k], scores float32 [n, k]), best first
+        """
+        inputs = {self._contract.user_id: user_ids[:, None]}
+        table = self._contract.read(inputs, {K: k, FILTER_SEEN: False})
+        columns = self._engine.run(table)
+        return columns[self._contract.item_id], columns[SCORE]
+
+
+def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
+    """The version's own module of the contract, and its engine."""
+    package = folder / "serving"
+    name = f"_serving_{secrets.token_hex(4)}"  # beside this package and other versions' ones
+    spec = importlib.util.spec_from_file_location(
+        name, package / "__init__.py", submodule_search_locations=[str(package)]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    # Nothing may be written beside the files that the manifest lists.
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(sys.modules[name])
+        contract = importlib.import_module(f"{name}.runtime.contract")
+        if runtime == "compiled":
+            return contract, importlib.import_module(f"{name}.runtime.plan").load(folder, threads)
+        engine = importlib.import_module(f"{name}.runtime.merlin_engine")
+        return contract, engine.MerlinEngine(folder)
+    finally:
+        sys.dont_write_bytecode = writes_none
+        for module in [each for each in sys.modules if each.partition(".")[0] == name]:
+            del sys.modules[module]  # the engine keeps what it needs
+
+
+def _known_users(folder: Path, engine: Any) -> np.ndarray:
+    """The ids of the version's table of users."""
+    stored = [np.load(file) for file in folder.glob("*/user_ids.npy")]
+    if not stored:
+        from merlin.dag import postorder_iter_nodes
+
+        nodes = postorder_iter_nodes(engine.ensemble.graph.output_node)
+        stored = [node.op.user_ids for node in nodes if hasattr(node.op, "user_ids")]
+    return np.unique(np.concatenate([np.asarray(ids, np.int64) for ids in stored]))
