@@ -6,23 +6,25 @@ null, so every user feature travels with a second column, its state: given (`VAL
 of a row without a value are the indices NVTabular's Categorify reserves for null and
 out-of-vocabulary, so an encoder passes them on as they are.
 
-A list feature is a column [n, L] of the L values that the model reads of a row, and a third
-column says how many of them there are. In a request it is a tensor [n, w] of any width: its rows
+A list feature is a column of the values of all rows, one after the other, and a third column [n]
+says how many of them each row has. In a request it is a tensor [n, w] of any width: its rows
 have their values first, all of them equally wide by `NO_VALUE` at the end, and an empty list is a
 row of `NO_VALUE` alone.
+
+In a feature that is no list, `NO_VALUE` asks for null: NaN for FP32 and FP64, -9223372036854775808
+for INT64, "\\uffff" for BYTES. It is the same in JSON, where Triton refuses `null` in "data": null
+is written NaN (which Triton's JSON takes, without quotes), -9223372036854775808, or "\\uffff".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..errors import ServingError
-from .arrays import expand
 
 VALUE, NULL, ABSENT = 0, 1, 2
 
@@ -38,14 +40,16 @@ NUMPY_DTYPES = {
     "BYTES": np.dtype("object"),
 }
 
+STATES, COUNTS = np.dtype("int8"), np.dtype("int64")
+
 NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES": "\uffff"}
-"""Fills up the rows of lists; no value of a list may be it.
+"""Fills up the rows of lists, where no value may be it, and asks for null elsewhere.
 
 For text, which Unicode bars from ever being a character: splitting text makes values "", and
 NumPy drops a "\\0" at the end.
 """
 MAX_WIDTH = 4096
-"""Values of a list that a request may give; those beyond what the model reads are cut off."""
+"""Values of a list that a request may give; the tower reads the first of them."""
 
 
 class RequestError(ServingError):
@@ -62,6 +66,11 @@ def count_of(feature: str) -> str:
     return f"{feature}__count"
 
 
+def row_of(user_id: str) -> str:
+    """The name of the column that says where a user's row lies in the user table."""
+    return f"{user_id}__row"
+
+
 def filler(dtype: str) -> Any:
     """What stands in a feature's column where its state says that there is no value."""
     return "" if dtype == "BYTES" else NUMPY_DTYPES[dtype].type(0)
@@ -76,7 +85,7 @@ class Contract:
     user_id, item_id : names of the input and of the output that hold raw ids
     features : optional inputs, name -> Triton data type
     default_k, max_k : the request parameter `k`
-    lists : features that are lists, name -> how many values of a row the model reads
+    lists : names of the features that are lists
     ranges : features that are used as numbers, name -> the smallest and the largest it takes
     """
 
@@ -85,7 +94,7 @@ class Contract:
     features: dict[str, str]
     default_k: int
     max_k: int
-    lists: dict[str, int] = field(default_factory=dict)
+    lists: Sequence[str] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
@@ -110,19 +119,20 @@ class Contract:
         for name, dtype in self.features.items():
             if name in inputs:
                 table.update(self._feature(name, inputs[name], dtype, rows))
-            elif name in self.lists:
-                table[name], table[count_of(name)] = _no_lists(dtype, rows, self.lists[name])
-                table[state_of(name)] = _absent(dtype, rows)[1]
+                continue
+            if name in self.lists:
+                table[name], table[count_of(name)] = _FILLER[dtype](0), _EMPTY(rows)
             else:
-                table[name], table[state_of(name)] = _absent(dtype, rows)
-        table[K], table[FILTER_SEEN] = _constant(rows, k), _constant(rows, filter_seen)
+                table[name] = _FILLER[dtype](rows)
+            table[state_of(name)] = _ABSENT(rows)
+        table[K], table[FILTER_SEEN] = np.full(rows, k), _FILTERED[filter_seen](rows)
         return table
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """The columns of a feature that a request gives."""
-        state = np.full(rows, VALUE, np.int8)
+        state = _GIVEN(rows)
         if name in self.lists:
-            values, counts = _lists(name, array, dtype, rows, self.lists[name])
+            values, counts = _lists(name, array, dtype, rows)
             return {name: values, count_of(name): counts, state_of(name): state}
         values = _column(name, array, dtype, rows)
         if name in self.ranges:
@@ -133,9 +143,10 @@ class Contract:
                     f"input '{name}', row {outside[0]}: {values[outside[0]]:g}; "
                     f"expected {low:g} to {high:g}"
                 )
-        if dtype.startswith("FP"):
-            null = np.isnan(values)
-            values, state[null] = np.where(null, filler(dtype), values), NULL
+        null = np.isnan(values) if dtype.startswith("FP") else values == NO_VALUE[dtype]
+        if null.any():
+            values = np.where(null, filler(dtype), values)
+            state = np.where(null, NULL, state).astype(STATES)
         return {name: values, state_of(name): state}
 
     def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
@@ -157,30 +168,26 @@ class Contract:
         return k, filter_seen
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _constant(rows: int, value: int | bool) -> np.ndarray:
-    """`value` in every row; shared, so not to be written."""
-    column = np.full(rows, value)
-    column.flags.writeable = False
-    return column
+class _Same:
+    """Columns with one value in every row: parts of an array as long as the largest so far.
+
+    Shared, so not to be written.
+    """
+
+    def __init__(self, value: Any, dtype: np.dtype) -> None:
+        self.longest = np.full(1, value, dtype)
+
+    def __call__(self, rows: int) -> np.ndarray:
+        if len(self.longest) < rows:
+            self.longest = np.full(rows, self.longest[0], self.longest.dtype)
+            self.longest.flags.writeable = False
+        return self.longest[:rows]
 
 
-@lru_cache(maxsize=256)
-def _absent(dtype: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values and states of a feature that a request does not give; shared, so not to be written."""
-    values = np.full(rows, filler(dtype), NUMPY_DTYPES[dtype])
-    state = np.full(rows, ABSENT, np.int8)
-    values.flags.writeable = state.flags.writeable = False
-    return values, state
-
-
-@lru_cache(maxsize=256)
-def _no_lists(dtype: str, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values and counts of empty lists; shared, so not to be written."""
-    values = np.full((rows, length), NO_VALUE[dtype], NUMPY_DTYPES[dtype])
-    counts = np.zeros(rows, np.int64)
-    values.flags.writeable = counts.flags.writeable = False
-    return values, counts
+_GIVEN, _ABSENT = _Same(VALUE, STATES), _Same(ABSENT, STATES)
+_EMPTY = _Same(0, COUNTS)
+_FILLER = {dtype: _Same(filler(dtype), each) for dtype, each in NUMPY_DTYPES.items()}
+_FILTERED = {value: _Same(value, np.dtype(bool)) for value in (True, False)}
 
 
 def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -> np.ndarray:
@@ -192,10 +199,8 @@ def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -
     return _decode(name, column, range(len(column))) if dtype == "BYTES" else column
 
 
-def _lists(
-    name: str, array: np.ndarray, dtype: str, rows: int, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """An input tensor [n, w] as values [n, length] and counts int64 [n]."""
+def _lists(name: str, array: np.ndarray, dtype: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """An input tensor [n, w] as the values of all rows and counts int64 [n]."""
     if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_WIDTH:
         raise RequestError(
             f"input '{name}' has shape {list(array.shape)}; expected [n, w], 1 <= w <= {MAX_WIDTH}"
@@ -210,12 +215,10 @@ def _lists(
         raise RequestError(
             f"input '{name}', row {late[0]}: a value after the padding; fill up at the end"
         )
-    given = given[:, :length]
-    counts = given.sum(axis=1)
-    values = array[:, :length][given]
+    values = array[given]
     if dtype == "BYTES":
         values = _decode(name, values, np.nonzero(given)[0])
-    return expand(values, counts, length, NO_VALUE[dtype]), counts
+    return values, given.sum(axis=1)
 
 
 def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:
