@@ -27,6 +27,7 @@ from .index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
 from .runtime.arrays import first_values, save_column
 from .runtime.contract import (
     ABSENT,
+    FILLER,
     FILTER_SEEN,
     NO_VALUE,
     NULL,
@@ -35,7 +36,6 @@ from .runtime.contract import (
     VALUE,
     K,
     count_of,
-    filler,
     row_of,
     state_of,
 )
@@ -532,7 +532,7 @@ def raw_dtype(column: pd.Series) -> str:
 def _column(column: pd.Series) -> tuple[str, dict[str, np.ndarray]]:
     """Triton data type of a feature, and its stored columns: values and states int8."""
     dtype, null = raw_dtype(column), column.isna()
-    values = column.where(~null, filler(dtype)).astype(NUMPY_DTYPES[dtype]).to_numpy()
+    values = column.where(~null, FILLER[dtype]).astype(NUMPY_DTYPES[dtype]).to_numpy()
     state = np.where(null, NULL, VALUE).astype(np.int8)
     return dtype, {column.name: values, state_of(column.name): state}
 

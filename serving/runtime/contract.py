@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,10 @@ SCORE = "score"
 
 Table = dict[str, np.ndarray]
 
-NUMPY_DTYPES = {
-    "INT64": np.dtype("int64"),
-    "FP32": np.dtype("float32"),
-    "FP64": np.dtype("float64"),
-    "BYTES": np.dtype("object"),
-}
-
-STATES, COUNTS = np.dtype("int8"), np.dtype("int64")
+TYPES = {"INT64": "int64", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
+NUMPY_DTYPES = {name: np.dtype(each) for name, each in TYPES.items()}
+FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
+"""What stands in a feature's column where its state says that there is no value."""
 
 NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES": "\uffff"}
 """Fills up the rows of lists, where no value may be it, and asks for null elsewhere.
@@ -48,6 +45,8 @@ NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES"
 For text, which Unicode bars from ever being a character: splitting text makes values "", and
 NumPy drops a "\\0" at the end.
 """
+SIZES = 64
+"""Columns of one value that are kept, each as long as a request; few, for they may be long."""
 MAX_WIDTH = 4096
 """Values of a list that a request may give; the tower reads the first of them."""
 
@@ -69,11 +68,6 @@ def count_of(feature: str) -> str:
 def row_of(user_id: str) -> str:
     """The name of the column that says where a user's row lies in the user table."""
     return f"{user_id}__row"
-
-
-def filler(dtype: str) -> Any:
-    """What stands in a feature's column where its state says that there is no value."""
-    return "" if dtype == "BYTES" else NUMPY_DTYPES[dtype].type(0)
 
 
 @dataclass(frozen=True)
@@ -121,16 +115,17 @@ class Contract:
                 table.update(self._feature(name, inputs[name], dtype, rows))
                 continue
             if name in self.lists:
-                table[name], table[count_of(name)] = _FILLER[dtype](0), _EMPTY(rows)
-            else:
-                table[name] = _FILLER[dtype](rows)
-            table[state_of(name)] = _ABSENT(rows)
-        table[K], table[FILTER_SEEN] = np.full(rows, k), _FILTERED[filter_seen](rows)
+                table[count_of(name)] = _same(0, "int64", rows)
+            values = 0 if name in self.lists else rows
+            table[name] = _same(FILLER[dtype], TYPES[dtype], values)
+            table[state_of(name)] = _same(ABSENT, "int8", rows)
+        table[K] = _same(k, "int64", rows)
+        table[FILTER_SEEN] = _same(filter_seen, "bool", rows)
         return table
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """The columns of a feature that a request gives."""
-        state = _GIVEN(rows)
+        state = np.full(rows, VALUE, np.int8)
         if name in self.lists:
             values, counts = _lists(name, array, dtype, rows)
             return {name: values, count_of(name): counts, state_of(name): state}
@@ -145,8 +140,8 @@ class Contract:
                 )
         null = np.isnan(values) if dtype.startswith("FP") else values == NO_VALUE[dtype]
         if null.any():
-            values = np.where(null, filler(dtype), values)
-            state = np.where(null, NULL, state).astype(STATES)
+            values = values.copy()
+            values[null], state[null] = FILLER[dtype], NULL
         return {name: values, state_of(name): state}
 
     def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
@@ -168,26 +163,12 @@ class Contract:
         return k, filter_seen
 
 
-class _Same:
-    """Columns with one value in every row: parts of an array as long as the largest so far.
-
-    Shared, so not to be written.
-    """
-
-    def __init__(self, value: Any, dtype: np.dtype) -> None:
-        self.longest = np.full(1, value, dtype)
-
-    def __call__(self, rows: int) -> np.ndarray:
-        if len(self.longest) < rows:
-            self.longest = np.full(rows, self.longest[0], self.longest.dtype)
-            self.longest.flags.writeable = False
-        return self.longest[:rows]
-
-
-_GIVEN, _ABSENT = _Same(VALUE, STATES), _Same(ABSENT, STATES)
-_EMPTY = _Same(0, COUNTS)
-_FILLER = {dtype: _Same(filler(dtype), each) for dtype, each in NUMPY_DTYPES.items()}
-_FILTERED = {value: _Same(value, np.dtype(bool)) for value in (True, False)}
+@lru_cache(maxsize=SIZES, typed=True)
+def _same(value: Any, dtype: str, rows: int) -> np.ndarray:
+    """`value` in every row; shared, so not to be written."""
+    column = np.full(rows, value, dtype)
+    column.flags.writeable = False
+    return column
 
 
 def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from .arrays import expand, find, load_column, ranges
-from .contract import ABSENT, STATES, Table, count_of, filler, row_of, state_of
+from .contract import ABSENT, FILLER, Table, count_of, row_of, state_of
 from .encode import EncodeFeatures
 from .step import Step
 from .top_k import FaissTopK
@@ -58,12 +58,12 @@ class UserFeatures(Step):
         for name, stem in entry["features"].items():
             values, dtype = load_column(folder / stem), entry["dtypes"][name]
             state = np.load(folder / f"{stem}.state.npy")
-            self.stored[state_of(name)] = np.append(state, STATES.type(ABSENT))
+            self.stored[state_of(name)] = np.append(state, np.int8(ABSENT))
             if name in entry["lists"]:
                 counts = np.append(np.load(folder / f"{stem}.count.npy"), 0)
                 self.lists[name] = values, np.cumsum(counts) - counts, counts
             else:
-                self.stored[name] = np.append(values, np.array(filler(dtype), values.dtype))
+                self.stored[name] = np.append(values, np.array(FILLER[dtype], values.dtype))
         self.features = list(entry["features"])
 
     def run(self, columns: Table) -> Table:
