@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,37 +106,35 @@ class FaissTopK(Step):
 
     def _best(self, vectors, k, hidden, start, stop) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
-        size = np.array([min(k, len(self.index.item_ids))])
+        size = min(k, len(self.index.item_ids))
+        shares = min(self.threads, len(vectors) // LEAST_SHARE)
+        if shares < 2:
+            positions, scores = self._share(vectors, size, hidden, start, stop)
+        else:
+            ends = [len(vectors) * part // shares for part in range(shares + 1)]
+            rows = [slice(first, last) for first, last in pairwise(ends)]
 
-        def share(first: int, last: int) -> list:
-            blocks = [
-                slice(a, min(a + self.at_once, last)) for a in range(first, last, self.at_once)
-            ]
-            return [
-                self.session.run(
-                    (POSITIONS, SCORES),
-                    {
-                        VECTORS: vectors[rows],
-                        HIDDEN_SCORES: self._flat(hidden, start[rows], stop[rows]),
-                        SIZE: size,
-                    },
-                )
-                for rows in blocks
-            ]
+            def share(part: slice) -> list[np.ndarray]:
+                return self._share(vectors[part], size, hidden, start[part], stop[part])
 
-        shares = max(1, min(self.threads, len(vectors) // LEAST_SHARE))
-        first, *others = pairwise(len(vectors) * part // shares for part in range(shares + 1))
-        started = [self.pool.submit(share, *other) for other in others]
-        found = share(*first)
-        found += chain.from_iterable(other.result() for other in started)
-        positions, scores = (
-            found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
-        )
-        if k > size[0]:
-            more = ((0, 0), (0, k - size[0]))
+            others = [self.pool.submit(share, part) for part in rows[1:]]
+            found = [share(rows[0]), *(other.result() for other in others)]
+            positions, scores = map(np.concatenate, zip(*found, strict=True))
+        if k > size:
+            more = ((0, 0), (0, k - size))
             positions = np.pad(positions, more, constant_values=-1)
             scores = np.pad(scores, more, constant_values=-np.inf)
         return positions, scores
+
+    def _share(self, vectors, size, hidden, start, stop) -> list[np.ndarray]:
+        """What `_best` answers of the rows of one thread, at most `at_once` of them at a time."""
+        if len(vectors) > self.at_once:
+            parts = [slice(a, a + self.at_once) for a in range(0, len(vectors), self.at_once)]
+            found = [self._share(vectors[a], size, hidden, start[a], stop[a]) for a in parts]
+            return [np.concatenate(each) for each in zip(*found, strict=True)]
+        flat = self._flat(hidden, start, stop)
+        asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: np.array([size])}
+        return self.session.run((POSITIONS, SCORES), asked)
 
     def _flat(self, hidden, start, stop) -> np.ndarray:
         """Where in scores [n, items], laid flat, the items lie that are hidden from the rows."""

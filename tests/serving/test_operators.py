@@ -144,6 +144,40 @@ def test_the_first_values_of_a_users_list_are_kept(tmp_path):
     completed = users.run({**reads.read(given, {}), row_of("user"): np.array([3])})
     assert completed["tags"].tolist() == ["z"]
     assert completed["tags__count"].tolist() == [1]
+    given = {**reads.read(given, {}), row_of("user"): np.array([0])}
+    both = {name: np.concatenate([given[name], table[name]]) for name in table}
+    completed = users.run(both)
+    assert completed["tags"].tolist() == ["z", "a", "b", "a", "x", "\uffff"]
+    assert completed["tags__count"].tolist() == [1, 3, 0, 2, 0, 0]
+
+
+def test_a_tower_reads_lists_as_wide_as_a_block_of_rows_needs(monkeypatch):
+    from serving.runtime import steps
+
+    columns = {
+        "id": np.array([7, 8, 9]),
+        **{"tags": np.array([1, 2, 3, 4, 5, 6]), count_of("tags"): np.array([1, 5, 0])},
+    }
+    monkeypatch.setattr(steps, "VALUES_AT_ONCE", 10)
+    first, second = steps.padded_blocks(columns, {"id": None, "tags": None})
+    assert (first["id"].tolist(), second["id"].tolist()) == ([7, 8], [9])
+    assert first["tags"].tolist() == [[1, 0, 0, 0, 0], [2, 3, 4, 5, 6]]
+    assert second["tags"].tolist() == [[0]]
+    blocks = steps.padded_blocks(columns, {"tags": 6})
+    assert [block["tags"].shape for block in blocks] == [(1, 6)] * 3
+
+
+def test_blocks_of_rows_answer_as_all_rows_at_once(world, plan, monkeypatch, assert_same):
+    from serving.ensemble import answer, request_table
+    from serving.runtime import steps
+
+    liked = [[*range(1, 1 + 3 * n, 3)] for n in range(40)]
+    users = world.users["user_id"].iloc[:40].tolist()
+    table = request_table(world.ensemble, users, features={"liked": liked})
+    expected = plan.run(table)
+    monkeypatch.setattr(steps, "VALUES_AT_ONCE", 12)
+    for got in (plan.run(table), answer(world.ensemble, table)):
+        assert_same(tuple(got.values()), tuple(expected.values()))
 
 
 def test_plan_equals_the_stock_executor(world, plan, assert_same):

@@ -60,3 +60,9 @@ def test_columns_survive_the_disk(values, tmp_path):
     loaded = load_column(tmp_path / "column")
     assert loaded.dtype == values.dtype
     assert loaded.tolist() == values.tolist()
+
+
+def test_equal_texts_take_memory_once(tmp_path):
+    save_column(tmp_path / "column", np.array(["Oslo", "Lima", "Oslo"], object))
+    first, _, third = load_column(tmp_path / "column")
+    assert first is third

@@ -73,3 +73,25 @@ def test_counts_what_it_hides(catalogue, tmp_path):
     step.run({**answer, "filter_seen": users < 3})
     expected = len(np.unique(pairs[pairs[:, 0] < 3], axis=0))
     assert step.counts == {("twotower_items_hidden_total", "", ""): expected}
+
+
+def test_items_of_a_requests_history_are_hidden_beside_the_seen_ones(tmp_path):
+    seen = SeenItems.from_pairs([1, 1], [10, 30]).of(np.array([1]))
+    item_ids, vectors = np.array([10, 20, 30, 40]), np.array([[1], [2], [3], [4]], np.float32)
+    step = make_step(tmp_path, item_ids, vectors, seen, history="told")
+    columns = {
+        "row": np.array([0, 1, 0, 1, 0]),  # the second one: a user whom the table lacks
+        "vector": np.ones((5, 1), np.float32),
+        "k": np.full(5, 4),
+        "filter_seen": np.array([True, True, False, True, True]),
+        "told": np.array([40, 10, 99, 20, 40, 20, 40, 40]),
+        "told__count": np.array([2, 2, 3, 0, 1]),
+    }
+    assert step.run(columns)["item"].tolist() == [
+        [20, -1, -1, -1],
+        [40, 30, 10, -1],
+        [40, 30, 20, 10],
+        [40, 30, 20, 10],
+        [20, -1, -1, -1],
+    ]
+    assert step.counts == {("twotower_items_hidden_total", "", ""): 3 + 1 + 0 + 0 + 3}
