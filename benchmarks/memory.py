@@ -36,6 +36,7 @@ class Size:
     items: int = 5_000
     items_per_user: int = 10
     history: int = 2_048
+    users_per_request: int = 1_024  # at most
     requests: int = 500
     warm_up: int = 100
 
@@ -44,7 +45,7 @@ def measure(size: Size | None = None) -> dict[str, Any]:
     """Serve a made-up version; ask it at random; see what its process keeps.
 
     The warm-up, which is not counted, is one request of the largest kind that follows
-    (`max_batch_size` users, all features given, with histories as long as the model reads) and then
+    (`users_per_request` users, all features given, histories as long as the model reads) and then
     `warm_up` random ones, in which Triton's memory shared with the model takes its size.
 
     Returns
@@ -178,12 +179,12 @@ def _requests(users: pd.DataFrame, size: Size, config: ServingConfig) -> list[di
         """From 1 to the limit, each power of two as likely as the others."""
         return int((limit + 1) ** draw.random())
 
-    largest = request(config.max_batch_size, size.history, config.max_k, list(names))
+    largest = request(size.users_per_request, size.history, config.max_k, list(names))
     return [
         largest,
         *(
             request(
-                up_to(config.max_batch_size),
+                up_to(size.users_per_request),
                 up_to(size.history),
                 up_to(config.max_k),
                 [name for name in names if draw.integers(2)],

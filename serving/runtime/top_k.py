@@ -16,8 +16,8 @@ from .arrays import find, ranges
 from .contract import FILTER_SEEN, SCORE, K, Table, count_of
 from .step import Step
 
-MOST_SCORES, LEAST_ROWS = 1 << 19, 16
-"""Scores a thread holds at a time, 2 MB; but fewer rows would read the catalogue too often."""
+MOST_SCORES, LEAST_ROWS = 1 << 18, 16
+"""Scores a thread holds at a time, 1 MB; but fewer rows would read the catalogue too often."""
 LEAST_SHARE = 32
 """Rows of a thread: fewer are answered before another thread has woken up."""
 VECTORS, ITEMS, SIZE = "vectors", "items", "k"
