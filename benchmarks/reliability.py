@@ -18,7 +18,7 @@ from pipelines.run import TRITON
 from serving.client import RetrievalClient
 from serving.control import ModelControl
 from serving.errors import ServingError
-from serving.runtime.contract import NULL, VALUE, filler, state_of
+from serving.runtime.contract import FILLER, NULL, VALUE, state_of
 from serving.runtime.plan import Plan
 from serving.versions import ModelRepository
 
@@ -67,7 +67,7 @@ def _columns(users: pd.DataFrame) -> dict[str, np.ndarray]:
     for name in features:
         null = users[name].isna()
         dtype = "BYTES" if users[name].dtype == object else "INT64"
-        columns[name] = users[name].where(~null, filler(dtype)).to_numpy()
+        columns[name] = users[name].where(~null, FILLER[dtype]).to_numpy()
         columns[state_of(name)] = np.where(null, NULL, VALUE).astype(np.int8)
     return columns
 

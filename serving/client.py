@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -11,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 from google.protobuf.json_format import MessageToDict
-from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+from tritonclient.utils import InferenceServerException
 
 from .control import MODEL_NAME
 from .errors import ServingError
 from .runtime.arrays import expand
-from .runtime.contract import NO_VALUE
+from .runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,21 @@ class RetrievalClient:
     @_noticing_changes
     def recommend(
         self,
-        user_ids: Sequence[int],
+        user_ids: Iterable[int],
         k: int = 10,
         filter_seen: bool = True,
-        features: Mapping[str, Sequence] | None = None,
+        features: Mapping[str, Iterable] | None = None,
     ) -> Recommendations:
-        """The k best items for each user.
+        """The k best items for each user; without users an answer without rows.
 
         Parameters
         ----------
         user_ids : raw ids; an unknown one is answered from the out-of-vocabulary embedding
-        filter_seen : leave out what the user has seen
-        features : raw values, one a user, in place of those the server knows; of a list feature
-            a list for each user, with at most 4,096 values
+        filter_seen : leave out what the user has seen: as the server knows it, and the items of a
+            history among `features`
+        features : raw values, one per user, in place of those the server knows; None, NaN and
+            pandas.NA are null. Of a list feature a list per user, with at most 4,096 values;
+            null is the empty list
 
         Raises
         ------
@@ -112,9 +115,14 @@ class RetrievalClient:
             with the server's message, or what kept the server from answering
         """
         user_id = self._metadata["inputs"][0]["name"]
+        parameters = _parameters(k, filter_seen)
         columns = {user_id: user_ids, **(features or {})}
-        inputs = [self._input(name, values) for name, values in columns.items()]
-        parameters = {"k": k, "filter_seen": filter_seen}
+        columns = {name: _values(name, values) for name, values in columns.items()}
+        if not len(columns[user_id]):
+            shape = (0, max(0, parameters[K]))
+            nobody = np.empty(shape, np.int64), np.empty(shape, np.float32)
+            return Recommendations(*nobody, self.version())
+        inputs = [self._input(name, values, name != user_id) for name, values in columns.items()]
         answer, version = self._ask(self._service.infer, inputs, parameters)
         names = [output["name"] for output in self._metadata["outputs"]]
         item_ids, scores = (answer.as_numpy(name) for name in names)
@@ -160,24 +168,19 @@ class RetrievalClient:
             if old.get(name) != new.get(name)
         )
 
-    def _input(self, name: str, values: Sequence) -> Any:
+    def _input(self, name: str, values: Sequence, nullable: bool) -> Any:
         """A tensor [n, 1], of lists [n, w], in the type the model wants.
 
         An unknown name the server answers.
         """
-        wanted = {each["name"]: each for each in self._metadata["inputs"]}.get(name, {})
-        datatype = wanted.get("datatype", "BYTES")
-        if int(wanted.get("shape", [1])[-1]) != -1:
-            array = _cast(name, values, datatype).reshape(-1, 1)
+        wanted = {each["name"]: each for each in self._metadata["inputs"]}.get(name)
+        datatype = wanted["datatype"] if wanted else "BYTES"
+        if wanted is None:
+            array = np.array([[repr(value).encode()] for value in values], np.object_)
+        elif int(wanted["shape"][-1]) != -1:
+            array = _cast(name, values, datatype, nullable).reshape(-1, 1)
         else:
-            rows = [[] if row is None else row for row in values]
-            for row in rows:
-                if not isinstance(row, (list, tuple, np.ndarray)):
-                    raise ServingError(f"input '{name}' holds {row!r}; expected a list for a user")
-            flat = _cast(name, [value for row in rows for value in row], datatype)
-            filler = NO_VALUE[datatype].encode() if datatype == "BYTES" else NO_VALUE[datatype]
-            counts = np.array([len(row) for row in rows], np.int64)
-            array = expand(flat, counts, max([1, *counts.tolist()]), filler)
+            array = _lists(name, values, datatype)
         tensor = self._service.triton.InferInput(name, list(array.shape), datatype)
         tensor.set_data_from_numpy(array)
         return tensor
@@ -194,16 +197,89 @@ class RetrievalClient:
             ) from error
 
 
-def _cast(name: str, values: Sequence, datatype: str) -> np.ndarray:
-    """Values [m] in a Triton data type, text as UTF-8."""
-    if datatype == "BYTES":
-        return np.array([str(value).encode() for value in values], np.object_)
-    dtype = triton_to_np_dtype(datatype)
-    casting = "safe" if datatype == "INT64" else "same_kind"
-    try:
-        return np.asarray(values, None if len(values) else dtype).astype(dtype, casting=casting)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ServingError(f"input '{name}' cannot be sent as {datatype}: {error}") from error
+WANTED = {"INT64": "an integer", "FP32": "a number", "FP64": "a number", "BYTES": "text"}
+QUICK = {"INT64": {int, bool}, "FP32": {int, bool}, "FP64": {int, bool}, "BYTES": set()}
+"""Types of which NumPy makes the same as `_convert` does, value by value."""
+
+
+def _parameters(k: int, filter_seen: bool) -> dict[str, Any]:
+    """As Python's own types, which Triton takes."""
+    parameters = {}
+    for name, value, kind in ((K, k, int), (FILTER_SEEN, filter_seen, bool)):
+        parameters[name] = value.item() if isinstance(value, np.generic) else value
+        if type(parameters[name]) is not kind:
+            expected = "an integer" if kind is int else "a boolean"
+            raise ServingError(f"parameter '{name}' is {value!r}; expected {expected}")
+    return parameters
+
+
+def _values(name: str, values: Iterable) -> Sequence:
+    """The values of an input as a list or an array [n], whatever holds them."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ServingError(f"input '{name}' is {values!r}; expected a list, one value per user")
+    if isinstance(values, np.ndarray):
+        return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    return list(values)
+
+
+def _lists(name: str, rows: Sequence, datatype: str) -> np.ndarray:
+    """Lists as a tensor [n, w], filled up at the end."""
+    rows = [[] if _is_null(row) else row for row in rows]
+    for row in rows:
+        if isinstance(row, (str, bytes)) or not isinstance(row, Iterable):
+            raise ServingError(f"input '{name}' holds {row!r}; expected a list per user")
+    rows = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in rows]
+    flat = _cast(name, [value for row in rows for value in row], datatype, nullable=False)
+    filler = NO_VALUE[datatype].encode() if datatype == "BYTES" else NO_VALUE[datatype]
+    counts = np.array([len(row) for row in rows], np.int64)
+    return expand(flat, counts, max([1, *counts.tolist()]), filler)
+
+
+def _cast(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndarray:
+    """Values [m] in a Triton data type, text as UTF-8; null as `NO_VALUE`.
+
+    Raises ServingError naming the first value that is of another kind.
+    """
+    dtype = NUMPY_DTYPES[datatype]
+    quick = set(map(type, values)) <= QUICK[datatype]
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
+        quick = nullable and datatype != "BYTES" and np.can_cast(values.dtype, dtype)
+    if quick:
+        with suppress(OverflowError):  # `_convert` names the value
+            return np.array(values, dtype)
+    converted = np.empty(len(values), dtype)
+    for position, value in enumerate(values):
+        converted[position] = _convert(name, value, datatype, nullable)
+    return converted
+
+
+def _convert(name: str, value: Any, datatype: str, nullable: bool) -> Any:
+    """One value in a Triton data type."""
+    with suppress(OverflowError, UnicodeEncodeError):  # of no number and no text: told below
+        if _is_null(value):
+            if nullable:
+                return NO_VALUE[datatype].encode() if datatype == "BYTES" else NO_VALUE[datatype]
+        elif datatype == "BYTES":
+            if isinstance(value, bytes):
+                return bytes(value)
+            if isinstance(value, (str, int, np.integer)) and not isinstance(value, bool):
+                return str(value).encode()
+        elif isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
+            if datatype != "INT64":
+                return float(value)
+            if value == int(value) and -(2**63) <= int(value) < 2**63:
+                return int(value)
+    raise ServingError(
+        f"input '{name}' holds {value!r}; the model takes {WANTED[datatype]} ({datatype})"
+        + (" or null" if nullable else "")
+    )
+
+
+def _is_null(value: Any) -> bool:
+    """None, NaN, and pandas.NA, for which pandas need not be there."""
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, (float, np.floating)) and value != value
 
 
 def _unanswered(error: ServingError) -> bool:

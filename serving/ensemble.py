@@ -20,7 +20,14 @@ from merlin.systems.dag import Ensemble
 from merlin.table import TensorTable
 
 from .errors import ServingError
-from .operators import EncodeFeatures, FaissTopK, QueryTower, ServedOperator, UserFeatures
+from .operators import (
+    EncodeFeatures,
+    FaissTopK,
+    QueryTower,
+    ServedOperator,
+    UserFeatures,
+    UserRows,
+)
 from .runtime.arrays import expand
 from .runtime.contract import (
     FILTER_SEEN,
@@ -30,6 +37,7 @@ from .runtime.contract import (
     K,
     Table,
     count_of,
+    row_of,
     state_of,
 )
 from .runtime.plan import PLAN_FILE, REQUEST
@@ -77,11 +85,13 @@ def build_ensemble(
     users = users.astype(dict.fromkeys(numbers, np.float64))
     completed = UserFeatures(users, user_id, features, list_lengths(workflow), names)
     _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
+    history = _history(workflow, completed)
     top = FaissTopK(
         index_dir,
-        seen,
-        user_id=user_id,
+        seen.of(completed.user_ids),
+        row=row_of(user_id),
         vector=tower.vector,
+        history=history,
         item_id=item_id,
         towers_sha256=towers_sha256,
     )
@@ -92,9 +102,11 @@ def build_ensemble(
         )
     request = _request_schema(completed)
     raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
-    vector = raw >> completed >> EncodeFeatures(workflow) >> tower
-    asked = ColumnSelector([user_id, K, FILTER_SEEN])
-    return Ensemble((vector + asked) >> top, request)
+    rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
+    vector = (rows + ColumnSelector(raw)) >> completed >> EncodeFeatures(workflow) >> tower
+    told = [] if history is None else [history, count_of(history)]
+    asked = ColumnSelector([K, FILTER_SEEN, *told])
+    return Ensemble((rows + vector + asked) >> top, request)
 
 
 def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
@@ -112,7 +124,7 @@ def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
         {names[column]: dtype for column, dtype in users.features.items()},
         default_k,
         max_k,
-        {names[column]: length for column, length in users.lists.items()},
+        [names[column] for column in users.lists],
         _ranges(operator(ensemble, EncodeFeatures).workflow, names),
         {name: column for column, name in names.items() if name != column},
     )
@@ -176,6 +188,18 @@ def _user_id(workflow: Any) -> str:
     if len(tagged) != 1:
         raise ServingError(f"the user workflow must tag one column USER_ID, it tags {tagged}")
     return tagged[0]
+
+
+def _history(workflow: Any, users: UserFeatures) -> str | None:
+    """The feature that lists the items of a user, by Merlin's tag for it; None if there is none."""
+    tagged = workflow.output_schema.select_by_tag(Tags.SEQUENCE).column_names
+    for name in tagged:
+        if users.features.get(name) != "INT64":
+            raise ServingError(
+                f"the user workflow tags '{users.names[name]}' SEQUENCE, a list of items, but it "
+                "holds no item ids (INT64); leave out the tag"
+            )
+    return tagged[0] if tagged else None
 
 
 def _ranges(workflow: Any, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:

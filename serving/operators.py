@@ -24,9 +24,10 @@ from merlin.table import TensorTable
 
 from .errors import ServingError
 from .index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
-from .runtime.arrays import expand, save_column
+from .runtime.arrays import first_values, save_column
 from .runtime.contract import (
     ABSENT,
+    FILLER,
     FILTER_SEEN,
     NO_VALUE,
     NULL,
@@ -35,13 +36,13 @@ from .runtime.contract import (
     VALUE,
     K,
     count_of,
-    filler,
+    row_of,
     state_of,
 )
-from .runtime.encode import PADDING
 from .runtime.seen import SeenItems
-from .runtime.top_k import ITEMS, SCORES, VECTORS
-from .vocabularies import check_compilable, moments, read_vocabulary, vocabulary_files
+from .runtime.steps import padded_blocks
+from .runtime.top_k import HIDDEN_SCORES, ITEMS, POSITIONS, SCORES, SIZE, VECTORS
+from .vocabularies import check_compilable, list_lengths, moments, read_vocabulary, vocabulary_files
 
 ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5
@@ -71,6 +72,36 @@ class ServedOperator(BaseOperator):
         pass
 
 
+class UserRows(ServedOperator):
+    """Looks users up in the table of known users: once, for all that is stored by its rows.
+
+    Answers the row of each user, or the number of rows for a user whom the table lacks.
+
+    Parameters
+    ----------
+    user_ids : int64 [u], ascending
+    user_id : name of the column of user ids
+    """
+
+    def __init__(self, user_ids: np.ndarray, user_id: str) -> None:
+        super().__init__()
+        self.user_ids, self.user_id = pd.Index(user_ids), user_id
+
+    def compute_output_schema(
+        self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
+    ) -> Schema:
+        return Schema([ColumnSchema(row_of(self.user_id), dtype=np.int64)])
+
+    def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
+        rows = self.user_ids.get_indexer(transformable[self.user_id].values)
+        rows = np.where(rows < 0, len(self.user_ids), rows).astype(np.int64)
+        return TensorTable({row_of(self.user_id): rows})
+
+    def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
+        np.save(out / "user_ids.npy", self.user_ids.to_numpy())
+        return {"user_id": self.user_id}
+
+
 class UserFeatures(ServedOperator):
     """Completes the features a request leaves out from the table of known users.
 
@@ -96,7 +127,7 @@ class UserFeatures(ServedOperator):
         _check_users(users, user_id, features)
         users = users.sort_values(user_id)
         self.user_id = user_id
-        self.user_ids = pd.Index(users[user_id].to_numpy(np.int64))
+        self.user_ids = users[user_id].to_numpy(np.int64)
         self.lists = dict(lists or {})
         self.features, self.stored = {}, {}
         for name in features:
@@ -114,30 +145,34 @@ class UserFeatures(ServedOperator):
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
         columns = {name: column.values for name, column in transformable.items()}
-        ids = columns[self.user_id]
-        position = self.user_ids.get_indexer(ids)
-        completed = {self.user_id: ids}
+        row = columns[row_of(self.user_id)]
+        completed = {self.user_id: columns[self.user_id]}
         for name, stored in self.stored.items():
-            take = (position >= 0) & (columns[state_of(name)] == ABSENT)
-            for column, values in stored.items():
+            take = (row < len(self.user_ids)) & (columns[state_of(name)] == ABSENT)
+            if name in self.lists:
+                known = _rows(stored[name], stored[count_of(name)])
+                given = _rows(columns[name], columns[count_of(name)])
+                lists = [known[row[i]] if take[i] else given[i] for i in range(len(row))]
+                completed[name] = np.concatenate(lists)
+                completed[count_of(name)] = np.array([len(each) for each in lists])
+            for column in stored.keys() - completed:
                 completed[column] = columns[column].copy()
-                completed[column][take] = values[position[take]]
+                completed[column][take] = stored[column][row[take]]
         return TensorTable(completed)
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
-        np.save(out / "user_ids.npy", self.user_ids.to_numpy())
-        stems, lists = {}, {}
-        for position, (name, stored) in enumerate(self.stored.items()):
-            stems[name] = f"feature_{position}"
-            values = stored[name]
-            if name in self.lists:
-                lists[name] = self.features[name], self.lists[name]
-                counts = stored[count_of(name)]
-                np.save(out / f"{stems[name]}.count.npy", counts)
-                values = values[np.arange(self.lists[name]) < counts[:, None]]
-            save_column(out / stems[name], values)
+        stems = {name: f"feature_{position}" for position, name in enumerate(self.stored)}
+        for name, stored in self.stored.items():
+            save_column(out / stems[name], stored[name])
             np.save(out / f"{stems[name]}.state.npy", stored[state_of(name)])
-        return {"user_id": self.user_id, "features": stems, "lists": lists}
+            if name in self.lists:
+                np.save(out / f"{stems[name]}.count.npy", stored[count_of(name)])
+        return {
+            "user_id": self.user_id,
+            "features": stems,
+            "dtypes": self.features,
+            "lists": list(self.lists),
+        }
 
 
 class EncodeFeatures(ServedOperator):
@@ -155,7 +190,9 @@ class EncodeFeatures(ServedOperator):
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
     ) -> Schema:
-        return self.workflow.output_schema
+        schema = self.workflow.output_schema
+        counts = [count_of(column.name) for column in schema if column.is_list]
+        return schema + Schema([ColumnSchema(name, dtype=np.int64) for name in counts])
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
         columns = {name: column.values for name, column in transformable.items()}
@@ -164,8 +201,7 @@ class EncodeFeatures(ServedOperator):
         raw = {name: columns[name] for name in self.workflow.input_schema.column_names}
         for name in raw:
             if count_of(name) in columns:
-                rows = zip(columns[name].tolist(), columns[count_of(name)], strict=True)
-                raw[name] = [row[:count] for row, count in rows]
+                raw[name] = [row.tolist() for row in _rows(columns[name], columns[count_of(name)])]
             elif name in numbers:
                 raw[name] = np.where(columns[state_of(name)] == VALUE, columns[name], np.nan)
         # Other rows without a value hold a filler: Categorify fails on columns of nulls alone.
@@ -175,9 +211,8 @@ class EncodeFeatures(ServedOperator):
             answer[name] = encoded[name].to_numpy()
             if count_of(name) in columns:
                 codes = encoded[name].tolist()
-                counts = np.array([len(row) for row in codes])
-                flat = np.fromiter(chain.from_iterable(codes), np.int64)
-                answer[name] = expand(flat, counts, columns[name].shape[1], PADDING)
+                answer[name] = np.fromiter(chain.from_iterable(codes), np.int64)
+                answer[count_of(name)] = np.array([len(row) for row in codes])
             elif name not in numbers and state_of(name) in columns:
                 state = columns[state_of(name)]
                 answer[name] = np.where(state == VALUE, answer[name], state)
@@ -192,7 +227,8 @@ class EncodeFeatures(ServedOperator):
             keys, codes = read_vocabulary(name, path, is_text)
             save_column(out / stems[name], keys)
             np.save(out / f"{stems[name]}.codes.npy", codes)
-        return {"vocabularies": stems, "moments": moments(self.workflow)}
+        lists = list_lengths(self.workflow)
+        return {"vocabularies": stems, "moments": moments(self.workflow), "lists": lists}
 
     def save_artifacts(self, artifact_path: Any = None) -> None:
         # Saving moves a workflow's vocabularies to the new place: not those of the caller's.
@@ -227,8 +263,8 @@ class QueryTower(ServedOperator):
         return Schema([ColumnSchema(self.vector, dtype=np.float32, dims=(None, None))])
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
-        columns = {name: transformable[name].values for name in self.inputs}
-        return TensorTable({self.vector: self._vectors(columns).numpy()})
+        columns = {name: column.values for name, column in transformable.items()}
+        return TensorTable({self.vector: self._answer(columns)})
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
         import tensorflow as tf
@@ -294,6 +330,12 @@ class QueryTower(ServedOperator):
         wide = list(self._specs[name].shape[1:])
         return [None] if wide in ([], [1]) else [None, *wide]
 
+    def _answer(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Vectors [n, D] of columns [n], lists as their values and their counts."""
+        widths = {name: (*self._shape(name), 1)[1] for name in self.inputs}
+        blocks = padded_blocks(columns, widths)
+        return np.concatenate([self._vectors(block).numpy() for block in blocks])
+
     def _is_integer(self, name: str) -> bool:
         return self._specs[name].dtype.is_integer
 
@@ -316,13 +358,17 @@ class QueryTower(ServedOperator):
         for rows in (1, 257):
             columns = {}
             for name in self.inputs:
-                shape = [rows, *(length or ANY_LENGTH for length in self._shape(name)[1:])]
+                counts = np.ones(rows, np.int64)
+                for length in self._shape(name)[1:]:
+                    counts = draw.integers(0, (length or ANY_LENGTH) + 1, rows)
+                    columns[count_of(name)] = counts
+                size = counts.sum()
                 if self._is_integer(name):
-                    columns[name] = draw.integers(0, schema[name].int_domain.max + 1, shape)
+                    columns[name] = draw.integers(0, schema[name].int_domain.max + 1, size)
                 else:
-                    columns[name] = draw.normal(size=shape).astype(np.float32)
+                    columns[name] = draw.normal(size=size).astype(np.float32)
             answer = steps.QueryTower(out, entry, threads=1).run(columns)[self.vector]
-            error = float(np.abs(answer - self._vectors(columns).numpy()).max())
+            error = float(np.abs(answer - self._answer(columns)).max())
             if not error <= TOLERANCE:
                 raise ServingError(
                     f"{self.saved_model}: the ONNX tower differs from TensorFlow by {error:.2g}, "
@@ -339,8 +385,9 @@ class FaissTopK(ServedOperator):
     Parameters
     ----------
     index_dir : what `serving.index.build_index` wrote
-    seen : the items that `filter_seen` removes
-    user_id, vector : names of the columns that hold the raw user id and the query vector
+    seen : the items that `filter_seen` removes, a row for each of the user table
+    row, vector : names of the columns that hold the user's row and the query vector
+    history : name of the feature that lists items; those that a request gives are seen, too
     item_id : name of the column of answered ids
     towers_sha256 : hash of the towers; the index of others is refused
     """
@@ -350,14 +397,15 @@ class FaissTopK(ServedOperator):
         index_dir: Path,
         seen: SeenItems,
         *,
-        user_id: str,
+        row: str,
         vector: str,
+        history: str | None,
         item_id: str,
         towers_sha256: str,
     ) -> None:
         super().__init__()
         self.index_dir, self.seen = Path(index_dir), seen
-        self.user_id, self.vector, self.item_id = user_id, vector, item_id
+        self.row, self.vector, self.history, self.item_id = row, vector, history, item_id
         self.towers_sha256 = towers_sha256
 
     def compute_output_schema(
@@ -376,11 +424,13 @@ class FaissTopK(ServedOperator):
         scores, positions = index.search(columns[self.vector], len(index.item_ids))
         shape = (len(scores), columns[K].max())
         items, top = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
-        starts, stops = self.seen.rows(columns[self.user_id])
-        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        seen, told = self.seen.rows(columns[self.row]), [()] * len(scores)
+        if self.history is not None:
+            told = _rows(columns[self.history], columns[count_of(self.history)])
+        for row in range(len(scores)):
             ids, score = index.item_ids[positions[row]], scores[row]
             if columns[FILTER_SEEN][row]:
-                unseen = ~np.isin(ids, self.seen.item_ids[start:stop])
+                unseen = ~(np.isin(ids, seen[row]) | np.isin(ids, told[row]))
                 ids, score = ids[unseen], score[unseen]
             count = min(columns[K][row], len(ids))
             items[row, :count], top[row, :count] = ids[:count], score[:count]
@@ -388,10 +438,12 @@ class FaissTopK(ServedOperator):
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
         self._copy_index(out)
-        self.seen.positions(self.index.item_ids).save(out)
+        positions, starts = self.seen.positions(self.index.item_ids)
+        np.save(out / "seen.npy", positions)
+        np.save(out / "starts.npy", starts)
         model = out / "scoring.onnx"
         _save_scoring(model, *self.index.vectors.shape)
-        names = ("user_id", "vector", "item_id", "towers_sha256")
+        names = ("row", "vector", "history", "item_id", "towers_sha256")
         return {**{name: getattr(self, name) for name in names}, "scoring": model.name}
 
     def save_artifacts(self, artifact_path: Any = None) -> None:
@@ -416,25 +468,49 @@ class FaissTopK(ServedOperator):
 
 
 def _save_scoring(path: Path, count: int, dim: int) -> None:
-    """Write the product of query vectors [n, dim] with item vectors [count, dim] as ONNX.
+    """Write as ONNX: the best of `count` items by inner product for query vectors [n, dim].
 
-    Without the item vectors: the served step gives the session those of the index.
+    Hidden scores become -inf before the best are taken, equal ones by position. Without the item
+    vectors: the served step gives the session those of the index.
     """
     from onnx import TensorProto, helper, save_model
 
-    number = TensorProto.FLOAT
+    number, integer = TensorProto.FLOAT, TensorProto.INT64
     items = TensorProto(name=ITEMS, data_type=number, dims=(count, dim))
     items.data_location = TensorProto.EXTERNAL
     items.external_data.add(key="location", value=INDEX_FILE)
+    node, value = helper.make_node, helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("Gemm", [VECTORS, ITEMS], [SCORES], transB=1)],
-        "scoring",
-        [helper.make_tensor_value_info(VECTORS, number, [None, dim])],
-        [helper.make_tensor_value_info(SCORES, number, [None, count])],
-        [items],
+        [
+            node("Gemm", [VECTORS, ITEMS], ["every"], transB=1),
+            node("Reshape", ["every", "flat"], ["one row"]),
+            node("Shape", [HIDDEN_SCORES], ["how many"]),
+            node("Expand", ["lowest", "how many"], ["lowest of each"]),
+            node("ScatterElements", ["one row", HIDDEN_SCORES, "lowest of each"], ["kept"]),
+            node("Reshape", ["kept", "by item"], ["unseen"]),
+            node("TopK", ["unseen", SIZE], [SCORES, POSITIONS]),
+        ],
+        "top_k",
+        [
+            value(VECTORS, number, [None, dim]),
+            value(HIDDEN_SCORES, TensorProto.INT32, [None]),
+            value(SIZE, integer, [1]),
+        ],
+        [value(SCORES, number, [None, None]), value(POSITIONS, integer, [None, None])],
+        [
+            items,
+            helper.make_tensor("flat", integer, [1], [-1]),
+            helper.make_tensor("by item", integer, [2], [-1, count]),
+            helper.make_tensor("lowest", number, [1], [-np.inf]),
+        ],
     )
     opset = helper.make_opsetid("", ONNX_OPSET)
     save_model(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)
+
+
+def _rows(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """The values of each row of a list column."""
+    return np.split(values, np.cumsum(counts)[:-1])
 
 
 OBJECTS = {
@@ -469,13 +545,13 @@ def raw_dtype(column: pd.Series) -> str:
 def _column(column: pd.Series) -> tuple[str, dict[str, np.ndarray]]:
     """Triton data type of a feature, and its stored columns: values and states int8."""
     dtype, null = raw_dtype(column), column.isna()
-    values = column.where(~null, filler(dtype)).astype(NUMPY_DTYPES[dtype]).to_numpy()
+    values = column.where(~null, FILLER[dtype]).astype(NUMPY_DTYPES[dtype]).to_numpy()
     state = np.where(null, NULL, VALUE).astype(np.int8)
     return dtype, {column.name: values, state_of(column.name): state}
 
 
 def _lists(column: pd.Series, length: int) -> tuple[str, dict[str, np.ndarray]]:
-    """As `_column`, of lists: values [u, length], their counts int64 and states int8."""
+    """As `_column`, of lists: the values of all, the counts int64 and states int8."""
     rows = column.where(column.notna(), pd.Series([()] * len(column), column.index))
     for row in rows:
         if not isinstance(row, (list, tuple, np.ndarray)):
@@ -489,12 +565,11 @@ def _lists(column: pd.Series, length: int) -> tuple[str, dict[str, np.ndarray]]:
             f"user feature '{column.name}' holds the value {stand_in!r}, by which requests fill "
             "up the rows of lists; replace it where the users are read"
         )
-    counts = np.minimum([len(row) for row in rows], length)
-    kept = pd.Series([value for row in rows for value in row[:length]], dtype=every.dtype)
     # Within a list a null is out of vocabulary, and so is what stands for no value.
-    values = kept.where(kept.notna(), stand_in).to_numpy(NUMPY_DTYPES[dtype])
+    values = every.where(every.notna(), stand_in).to_numpy(NUMPY_DTYPES[dtype])
+    values, counts = first_values(values, np.array([len(row) for row in rows]), length)
     return dtype, {
-        column.name: expand(values, counts, length, stand_in),
+        column.name: values,
         count_of(column.name): counts,
         state_of(column.name): np.full(len(column), VALUE, np.int8),
     }

@@ -26,6 +26,22 @@ def expand(values: np.ndarray, counts: np.ndarray, length: int, filler: Any) -> 
     return rows
 
 
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The integers from each start on, as many as its count, one range after the other."""
+    ends = np.cumsum(counts)
+    return np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
+
+
+def first_values(
+    values: np.ndarray, counts: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `counts` values each, cut to their first `length`: values and counts."""
+    if counts.max() <= length:
+        return values, counts
+    kept = np.minimum(counts, length)
+    return values[ranges(np.cumsum(counts) - counts, kept)], kept
+
+
 def save_strings(path: Path, strings: Sequence[str]) -> list[Path]:
     """Write strings as `<path>.utf8.npy` (uint8) and `<path>.offsets.npy` (int64 [n + 1]).
 
@@ -40,11 +56,13 @@ def save_strings(path: Path, strings: Sequence[str]) -> list[Path]:
 
 
 def load_strings(path: Path) -> np.ndarray:
-    """What `save_strings` wrote, as an object array of str."""
+    """What `save_strings` wrote, as an object array of str; equal ones are one object."""
     blob, bounds = (np.load(file) for file in _string_files(path))
-    data, offsets = blob.tobytes(), bounds.tolist()
-    strings = np.empty(len(offsets) - 1, object)
-    strings[:] = [data[a:b].decode() for a, b in pairwise(offsets)]
+    data, different = blob.tobytes(), {}
+    strings = np.empty(len(bounds) - 1, object)
+    for position, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        text = data[start:stop].decode()
+        strings[position] = different.setdefault(text, text)
     return strings
 
 

@@ -6,10 +6,14 @@ null, so every user feature travels with a second column, its state: given (`VAL
 of a row without a value are the indices NVTabular's Categorify reserves for null and
 out-of-vocabulary, so an encoder passes them on as they are.
 
-A list feature is a column [n, L] of the L values that the model reads of a row, and a third
-column says how many of them there are. In a request it is a tensor [n, w] of any width: its rows
+A list feature is a column of the values of all rows, one after the other, and a third column [n]
+says how many of them each row has. In a request it is a tensor [n, w] of any width: its rows
 have their values first, all of them equally wide by `NO_VALUE` at the end, and an empty list is a
 row of `NO_VALUE` alone.
+
+In a feature that is no list, `NO_VALUE` asks for null: NaN for FP32 and FP64, -9223372036854775808
+for INT64, "\\uffff" for BYTES. It is the same in JSON, where Triton refuses `null` in "data": null
+is written NaN (which Triton's JSON takes, without quotes), -9223372036854775808, or "\\uffff".
 """
 
 from __future__ import annotations
@@ -22,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import ServingError
-from .arrays import expand
 
 VALUE, NULL, ABSENT = 0, 1, 2
 
@@ -31,21 +34,21 @@ SCORE = "score"
 
 Table = dict[str, np.ndarray]
 
-NUMPY_DTYPES = {
-    "INT64": np.dtype("int64"),
-    "FP32": np.dtype("float32"),
-    "FP64": np.dtype("float64"),
-    "BYTES": np.dtype("object"),
-}
+TYPES = {"INT64": "int64", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
+NUMPY_DTYPES = {name: np.dtype(each) for name, each in TYPES.items()}
+FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
+"""What stands in a feature's column where its state says that there is no value."""
 
 NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES": "\uffff"}
-"""Fills up the rows of lists; no value of a list may be it.
+"""Fills up the rows of lists, where no value may be it, and asks for null elsewhere.
 
 For text, which Unicode bars from ever being a character: splitting text makes values "", and
 NumPy drops a "\\0" at the end.
 """
+SIZES = 64
+"""Columns of one value that are kept, each as long as a request; few, for they may be long."""
 MAX_WIDTH = 4096
-"""Values of a list that a request may give; those beyond what the model reads are cut off."""
+"""Values of a list that a request may give; the tower reads the first of them."""
 
 
 class RequestError(ServingError):
@@ -62,9 +65,9 @@ def count_of(feature: str) -> str:
     return f"{feature}__count"
 
 
-def filler(dtype: str) -> Any:
-    """What stands in a feature's column where its state says that there is no value."""
-    return "" if dtype == "BYTES" else NUMPY_DTYPES[dtype].type(0)
+def row_of(user_id: str) -> str:
+    """The name of the column that says where a user's row lies in the user table."""
+    return f"{user_id}__row"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Contract:
     user_id, item_id : names of the input and of the output that hold raw ids
     features : optional inputs, name -> Triton data type
     default_k, max_k : the request parameter `k`
-    lists : features that are lists, name -> how many values of a row the model reads
+    lists : names of the features that are lists
     ranges : features that are used as numbers, name -> the smallest and the largest it takes
     columns : features whose column of the table has another name, name -> column
     """
@@ -86,7 +89,7 @@ class Contract:
     features: dict[str, str]
     default_k: int
     max_k: int
-    lists: dict[str, int] = field(default_factory=dict)
+    lists: Sequence[str] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
 
@@ -113,19 +116,21 @@ class Contract:
             column = self.columns.get(name, name)
             if name in inputs:
                 table.update(self._feature(name, inputs[name], dtype, rows))
-            elif name in self.lists:
-                table[column], table[count_of(column)] = _no_lists(dtype, rows, self.lists[name])
-                table[state_of(column)] = _absent(dtype, rows)[1]
-            else:
-                table[column], table[state_of(column)] = _absent(dtype, rows)
-        table[K], table[FILTER_SEEN] = _constant(rows, k), _constant(rows, filter_seen)
+                continue
+            if name in self.lists:
+                table[count_of(column)] = _same(0, "int64", rows)
+            values = 0 if name in self.lists else rows
+            table[column] = _same(FILLER[dtype], TYPES[dtype], values)
+            table[state_of(column)] = _same(ABSENT, "int8", rows)
+        table[K] = _same(k, "int64", rows)
+        table[FILTER_SEEN] = _same(filter_seen, "bool", rows)
         return table
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """The columns of a feature that a request gives."""
         column, state = self.columns.get(name, name), np.full(rows, VALUE, np.int8)
         if name in self.lists:
-            values, counts = _lists(name, array, dtype, rows, self.lists[name])
+            values, counts = _lists(name, array, dtype, rows)
             return {column: values, count_of(column): counts, state_of(column): state}
         values = _column(name, array, dtype, rows)
         if name in self.ranges:
@@ -136,9 +141,10 @@ class Contract:
                     f"input '{name}', row {outside[0]}: {values[outside[0]]:g}; "
                     f"expected {low:g} to {high:g}"
                 )
-        if dtype.startswith("FP"):
-            null = np.isnan(values)
-            values, state[null] = np.where(null, filler(dtype), values), NULL
+        null = np.isnan(values) if dtype.startswith("FP") else values == NO_VALUE[dtype]
+        if null.any():
+            values = values.copy()
+            values[null], state[null] = FILLER[dtype], NULL
         return {column: values, state_of(column): state}
 
     def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
@@ -160,30 +166,12 @@ class Contract:
         return k, filter_seen
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _constant(rows: int, value: int | bool) -> np.ndarray:
+@lru_cache(maxsize=SIZES, typed=True)
+def _same(value: Any, dtype: str, rows: int) -> np.ndarray:
     """`value` in every row; shared, so not to be written."""
-    column = np.full(rows, value)
+    column = np.full(rows, value, dtype)
     column.flags.writeable = False
     return column
-
-
-@lru_cache(maxsize=256)
-def _absent(dtype: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values and states of a feature that a request does not give; shared, so not to be written."""
-    values = np.full(rows, filler(dtype), NUMPY_DTYPES[dtype])
-    state = np.full(rows, ABSENT, np.int8)
-    values.flags.writeable = state.flags.writeable = False
-    return values, state
-
-
-@lru_cache(maxsize=256)
-def _no_lists(dtype: str, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values and counts of empty lists; shared, so not to be written."""
-    values = np.full((rows, length), NO_VALUE[dtype], NUMPY_DTYPES[dtype])
-    counts = np.zeros(rows, np.int64)
-    values.flags.writeable = counts.flags.writeable = False
-    return values, counts
 
 
 def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -> np.ndarray:
@@ -195,10 +183,8 @@ def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -
     return _decode(name, column, range(len(column))) if dtype == "BYTES" else column
 
 
-def _lists(
-    name: str, array: np.ndarray, dtype: str, rows: int, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """An input tensor [n, w] as values [n, length] and counts int64 [n]."""
+def _lists(name: str, array: np.ndarray, dtype: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """An input tensor [n, w] as the values of all rows and counts int64 [n]."""
     if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_WIDTH:
         raise RequestError(
             f"input '{name}' has shape {list(array.shape)}; expected [n, w], 1 <= w <= {MAX_WIDTH}"
@@ -213,12 +199,10 @@ def _lists(
         raise RequestError(
             f"input '{name}', row {late[0]}: a value after the padding; fill up at the end"
         )
-    given = given[:, :length]
-    counts = given.sum(axis=1)
-    values = array[:, :length][given]
+    values = array[given]
     if dtype == "BYTES":
         values = _decode(name, values, np.nonzero(given)[0])
-    return expand(values, counts, length, NO_VALUE[dtype]), counts
+    return values, given.sum(axis=1)
 
 
 def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:

@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import find, load_column
+from .arrays import find, first_values, load_column
 from .contract import VALUE, Table, count_of, state_of
 from .step import Step
 
-PADDING, OUT_OF_VOCABULARY = 0, 2
-"""Categorify's indices of no value, and of a value that the training data did not hold."""
+OUT_OF_VOCABULARY = 2
+"""Categorify's index of a value that the training data did not hold."""
 
 
 class EncodeFeatures(Step):
     """Categorify, ListSlice, Normalize: raw values to embedding indices and to numbers.
 
-    Answers indices int64 [n], of lists [n, L], and numbers float32 [n].
+    Answers indices int64 [n], of lists those of all rows beside their counts, and numbers float32
+    [n].
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
@@ -30,18 +31,17 @@ class EncodeFeatures(Step):
                 if keys.dtype == object
                 else NumberVocabulary(keys, codes)
             )
-        self.moments = entry["moments"]
+        self.moments, self.lists = entry["moments"], entry["lists"]
 
     def run(self, columns: Table) -> Table:
         encoded = {}
         for name, vocabulary in self.vocabularies.items():
-            values, counts = columns[name], columns.get(count_of(name))
-            if counts is not None:
-                given = np.arange(values.shape[1]) < counts[:, None]
-                encoded[name] = np.full(values.shape, PADDING, np.int64)
-                encoded[name][given] = vocabulary.encode(values[given])
+            if name in self.lists:
+                counts = columns[count_of(name)]
+                values, counts = first_values(columns[name], counts, self.lists[name])
+                encoded[name], encoded[count_of(name)] = vocabulary.encode(values), counts
                 continue
-            codes = vocabulary.encode(values)
+            codes = vocabulary.encode(columns[name])
             state = columns.get(state_of(name))
             encoded[name] = codes if state is None else np.where(state == VALUE, codes, state)
         for name, (mean, std) in self.moments.items():

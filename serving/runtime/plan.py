@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .contract import Table
 from .step import STAGE_SECONDS, Counts, Step
-from .steps import KNOWN, STEPS, UserFeatures
+from .steps import STEPS, UserFeatures, UserRows
 from .vector_cache import VectorCache
 
 PLAN_FILE = "plan.json"
@@ -28,10 +28,11 @@ class Plan:
             for entry in plan["steps"]
         ]
         self.outputs = plan["outputs"]
-        (self.users,) = (step for _, step in self.steps if isinstance(step, UserFeatures))
-        self.cache = VectorCache(self.users.user_id, list(self.users.stored), self.users.user_ids)
+        (users,) = (step for _, step in self.steps if isinstance(step, UserRows))
+        (features,) = (step for _, step in self.steps if isinstance(step, UserFeatures))
+        self.cache = VectorCache(features.features, len(users.user_ids))
         entry, top = self.steps[-1]
-        self.vector = entry["inputs"][top.vector]
+        self.vector, self.row = entry["inputs"][top.vector], entry["inputs"][top.row]
         self.seconds = dict.fromkeys((entry["op"] for entry, _ in self.steps), 0.0)
 
     def run(self, table: Table) -> Table:
@@ -41,13 +42,13 @@ class Plan:
         -1 and -inf.
         """
         columns = {f"{REQUEST}.{name}": column for name, column in table.items()}
-        vectors = self.cache.get(table)
+        self._run(self.steps[:1], columns)
+        vectors = self.cache.get(table, columns[self.row])
         if vectors is None:
-            self._run(self.steps[:-1], columns)
-            self.cache.put(table, columns[self.vector])
+            self._run(self.steps[1:-1], columns)
+            self.cache.put(table, columns[self.row], columns[self.vector])
         else:
             columns[self.vector] = vectors
-            self.users.counts[KNOWN] += len(vectors)
         self._run(self.steps[-1:], columns)
         return {name: columns[source] for name, source in self.outputs.items()}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import ServingError
 from .arrays import find
 
 
@@ -18,7 +18,7 @@ class SeenItems:
     ----------
     user_ids : int64 [u], ascending
     indptr : int64 [u + 1]
-    item_ids : int64 [m], ascending and unique within a row; or positions int32, see `positions`
+    item_ids : int64 [m], ascending and unique within a row
     """
 
     user_ids: np.ndarray
@@ -36,27 +36,31 @@ class SeenItems:
         ids, starts = np.unique(users[first], return_index=True)
         return cls(ids, np.append(starts, first.sum()).astype(np.int64), items[first])
 
-    def rows(self, user_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where each user's row starts and stops in `item_ids`; empty for an unknown user."""
-        row, known = find(self.user_ids, user_ids)
-        if not len(self.user_ids):
-            return row, row
-        return self.indptr[row], self.indptr[row + known]
+    def of(self, user_ids: np.ndarray) -> SeenItems:
+        """The same with a row for each of the ascending `user_ids`.
 
-    def positions(self, item_ids: np.ndarray) -> SeenItems:
-        """The same rows as positions int32 in the ascending `item_ids`; others are dropped."""
+        Raises ServingError when they lack a user who has seen something.
+        """
+        position, known = find(user_ids, self.user_ids)
+        if not known.all():
+            raise ServingError(
+                f"user {self.user_ids[~known][0]} has seen items, but the user table lacks them; "
+                "add a row for each user who has seen something"
+            )
+        counts = np.zeros(len(user_ids), np.int64)
+        counts[position] = np.diff(self.indptr)
+        return SeenItems(user_ids, np.append(0, np.cumsum(counts)), self.item_ids)
+
+    def rows(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The items in each of the rows int64 [n]; none in the row behind the last."""
+        starts = np.append(self.indptr, self.indptr[-1])
+        return [self.item_ids[starts[row] : starts[row + 1]] for row in rows]
+
+    def positions(self, item_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows as positions int32 [m] in the ascending `item_ids`, and where each row starts.
+
+        Items that `item_ids` lacks are left out. int64 [u + 2]: the row behind the last is empty.
+        """
         position, known = find(item_ids, self.item_ids)
         indptr = np.append(0, np.cumsum(known))[self.indptr]
-        return SeenItems(self.user_ids, indptr, position[known].astype(np.int32))
-
-    def save(self, folder: Path) -> list[Path]:
-        """Write one .npy an array; return the files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{field.name}.npy" for field in fields(self)]
-        for path in paths:
-            np.save(path, getattr(self, path.stem))
-        return paths
-
-    @classmethod
-    def load(cls, folder: Path) -> SeenItems:
-        return cls(*(np.load(folder / f"{field.name}.npy") for field in fields(cls)))
+        return position[known].astype(np.int32), np.append(indptr, indptr[-1])

@@ -6,52 +6,90 @@ columns. `serving.operators` holds the reference of each and writes what is read
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from .arrays import expand, find, load_column
-from .contract import ABSENT, NO_VALUE, Table, count_of, state_of
-from .encode import PADDING, EncodeFeatures
+from .arrays import expand, find, load_column, ranges
+from .contract import ABSENT, FILLER, Table, count_of, row_of, state_of
+from .encode import EncodeFeatures
 from .step import Step
 from .top_k import FaissTopK
 
+PADDING = 0
+"""Categorify's index of no value, by which towers tell the end of a list."""
 VALUES_AT_ONCE = 1 << 16
 """Of a list, embedded in memory at a time: 32 MB at 128 dimensions."""
 KNOWN, UNKNOWN = (("twotower_users_total", "known", value) for value in ("true", "false"))
 
 
-class UserFeatures(Step):
-    """Completes the features a request leaves out from the table of known users."""
+class UserRows(Step):
+    """Looks users up in the table of known users: once, for all that is stored by its rows."""
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
         self.user_id = entry["user_id"]
         self.user_ids = np.load(folder / "user_ids.npy")
-        self.stored = {}
-        for name, stem in entry["features"].items():
-            values, state = load_column(folder / stem), np.load(folder / f"{stem}.state.npy")
-            self.stored[name] = {name: values, state_of(name): state}
-            if name in entry["lists"]:
-                counts = np.load(folder / f"{stem}.count.npy")
-                dtype, length = entry["lists"][name]
-                self.stored[name][name] = expand(values, counts, length, NO_VALUE[dtype])
-                self.stored[name][count_of(name)] = counts
         self.counts = dict.fromkeys((KNOWN, UNKNOWN), 0)
 
     def run(self, columns: Table) -> Table:
+        """Rows int64 [n]; one behind the last row for a user whom the table lacks."""
         row, known = find(self.user_ids, columns[self.user_id])
         count = np.count_nonzero(known)
         self.counts[KNOWN] += count
-        self.counts[UNKNOWN] += len(known) - count
+        if count < len(row):
+            self.counts[UNKNOWN] += len(row) - count
+            row[~known] = len(self.user_ids)
+        return {row_of(self.user_id): row}
+
+
+class UserFeatures(Step):
+    """Completes the features a request leaves out from the table of known users.
+
+    Behind the last user follows one of whom nothing is known. A list is kept as the values of all
+    users, one after the other.
+    """
+
+    def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
+        self.user_id = entry["user_id"]
+        self.stored, self.lists = {}, {}
+        for name, stem in entry["features"].items():
+            values, dtype = load_column(folder / stem), entry["dtypes"][name]
+            state = np.load(folder / f"{stem}.state.npy")
+            self.stored[state_of(name)] = np.append(state, np.int8(ABSENT))
+            if name in entry["lists"]:
+                counts = np.append(np.load(folder / f"{stem}.count.npy"), 0)
+                self.lists[name] = values, np.cumsum(counts) - counts, counts
+            else:
+                self.stored[name] = np.append(values, np.array(FILLER[dtype], values.dtype))
+        self.features = list(entry["features"])
+
+    def run(self, columns: Table) -> Table:
+        row = columns[row_of(self.user_id)]
         completed = {self.user_id: columns[self.user_id]}
-        for name, stored in self.stored.items():
-            take = known & (columns[state_of(name)] == ABSENT)
-            for column, values in stored.items():
-                rows = take if values.ndim == 1 else take[:, None]
-                completed[column] = np.where(rows, values[row], columns[column])
+        for name in self.features:
+            absent = columns[state_of(name)] == ABSENT
+            if name in self.lists:
+                completed[name], completed[count_of(name)] = self._lists(name, row, absent, columns)
+            else:
+                completed[name] = np.where(absent, self.stored[name][row], columns[name])
+            state = self.stored[state_of(name)][row]
+            completed[state_of(name)] = np.where(absent, state, columns[state_of(name)])
         return completed
+
+    def _lists(
+        self, name: str, row: np.ndarray, absent: np.ndarray, columns: Table
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values and counts: those stored of rows where the request gives none, else its own."""
+        stored, starts, stored_counts = self.lists[name]
+        counts = np.where(absent, stored_counts[row], columns[count_of(name)])
+        ours = np.repeat(absent, counts)
+        values = np.empty(len(ours), stored.dtype)
+        values[ours] = stored[ranges(starts[row[absent]], counts[absent])]
+        values[~ours] = columns[name]
+        return values, counts
 
 
 class QueryTower(Step):
@@ -61,36 +99,50 @@ class QueryTower(Step):
         options = onnxruntime.SessionOptions()
         # 1,000 rows take less than handing them to another thread, which would spin for more.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # Otherwise kept: a plan for each shape of a batch, and as much memory as the largest took.
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = False
         self.session = onnxruntime.InferenceSession(
             str(folder / entry["model"]), options, providers=["CPUExecutionProvider"]
         )
-        inputs = self.session.get_inputs()
-        self.names = [value.name for value in inputs]
         # ONNX has a name where a dimension may be any.
-        self.any_length = [
-            each.name
-            for each in inputs
-            if len(each.shape) > 1 and not isinstance(each.shape[1], int)
-        ]
+        self.widths = {
+            each.name: length if isinstance(length, int) else None
+            for each in self.session.get_inputs()
+            for length in [each.shape[1] if len(each.shape) > 1 else 1]
+        }
         self.vector = entry["vector"]
 
     def run(self, columns: Table) -> Table:
-        feed = {name: columns[name] for name in self.names}
-        rows = len(next(iter(feed.values())))
-        longest = 1
-        for name in self.any_length:
-            used = np.flatnonzero((feed[name] != PADDING).any(axis=0))
-            length = max(1, used[-1] + 1 if len(used) else 0)
-            feed[name] = feed[name][:, :length]
-            longest = max(longest, length)
-        step = max(1, VALUES_AT_ONCE // longest)
-        answers = [
-            self.session.run(
-                None, {name: column[first : first + step] for name, column in feed.items()}
-            )[0]
-            for first in range(0, rows, step)
-        ]
+        blocks = padded_blocks(columns, self.widths)
+        answers = [self.session.run(None, feed)[0] for feed in blocks]
         return {self.vector: answers[0] if len(answers) == 1 else np.concatenate(answers)}
 
 
-STEPS = {step.__name__: step for step in (UserFeatures, EncodeFeatures, QueryTower, FaissTopK)}
+def padded_blocks(columns: Table, widths: Mapping[str, int | None]) -> Iterator[Table]:
+    """The columns of a tower, a block of rows after the other: lists as [n, w], others as they are.
+
+    Parameters
+    ----------
+    widths : the tower's columns -> the width w that it reads of a list, None where that may be any:
+        then the longest list of the block's
+    """
+    counts = {name: columns[count_of(name)] for name in widths if count_of(name) in columns}
+    ends = {name: np.cumsum(each) for name, each in counts.items()}
+    longest = max((widths[name] or int(each.max()) for name, each in counts.items()), default=1)
+    step = max(1, VALUES_AT_ONCE // max(1, longest))
+    rows = min(len(counts[name] if name in counts else columns[name]) for name in widths)
+    for first in range(0, rows, step):
+        block = {}
+        for name, width in widths.items():
+            if name not in counts:
+                block[name] = columns[name][first : first + step]
+                continue
+            count, end = (each[name][first : first + step] for each in (counts, ends))
+            values = columns[name][end[0] - count[0] : end[-1]]
+            block[name] = expand(values, count, width or max(1, int(count.max())), PADDING)
+        yield block
+
+
+STEPS = {
+    step.__name__: step for step in (UserRows, UserFeatures, EncodeFeatures, QueryTower, FaissTopK)
+}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,23 @@ import numpy as np
 import onnxruntime
 
 from ..index import ItemIndex, load_index
-from .contract import FILTER_SEEN, SCORE, K, Table
-from .seen import SeenItems
+from .arrays import find, ranges
+from .contract import FILTER_SEEN, SCORE, K, Table, count_of
 from .step import Step
 
-MOST_SCORES, LEAST_ROWS = 1 << 20, 16
-"""Scores a thread holds at a time, 4 MB; but fewer rows would read the catalogue too often."""
-MOST_BINDINGS = 64
+MOST_SCORES, LEAST_ROWS = 1 << 18, 16
+"""Scores a thread holds at a time, 1 MB; but fewer rows would read the catalogue too often."""
 LEAST_SHARE = 32
 """Rows of a thread: fewer are answered before another thread has woken up."""
-VECTORS, ITEMS, SCORES = "vectors", "items", "scores"
-"""Names in the ONNX graph of the matrix product."""
+VECTORS, ITEMS, SIZE = "vectors", "items", "k"
+POSITIONS, SCORES = "positions", "scores"
+"""Names in the ONNX graph; HIDDEN_SCORES are places in the scores of all rows, laid flat."""
+HIDDEN_SCORES = "hidden"
 HIDDEN = ("twotower_items_hidden_total", "", "")
 
 
-def _scoring_session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
-    """The matrix product of query vectors with the index's vectors, where FAISS keeps them.
+def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
+    """The products of query vectors with the index's vectors, where FAISS keeps them, and the best.
 
     By ONNX Runtime because it lays the items out for the product once; BLAS does at every call,
     which is most of what eight users cost.
@@ -35,61 +36,14 @@ def _scoring_session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSessi
     options = onnxruntime.SessionOptions()
     # Threads take rows each instead, with which the selection too runs on all of them.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # it would keep one for each shape of a batch
     items = onnxruntime.OrtValue.ortvalue_from_numpy(index.vectors)
     options.add_external_initializers([ITEMS], [items])
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class _Selector:
-    """What one thread needs: it scores into memory of its own and selects from there."""
-
-    def __init__(self, session: onnxruntime.InferenceSession, count: int) -> None:
-        self.session, self.bound = session, lru_cache(MOST_BINDINGS)(self._bound)
-        # Used again and again: giving 4 MB back to the system after each batch costs a tenth of it.
-        self.scores = np.empty((max(LEAST_ROWS, MOST_SCORES // count), count), np.float32)
-
-    def score(self, vectors: np.ndarray) -> np.ndarray:
-        """Inner products float32 [n, items] of vectors float32 [n, D] with all items.
-
-        Gone at the next call. n is at most the rows of `scores`.
-        """
-        queries, binding = self.bound(*vectors.shape)
-        queries[:] = vectors
-        self.session.run_with_iobinding(binding)
-        return self.scores[: len(vectors)]
-
-    def _bound(self, rows: int, size: int) -> tuple[np.ndarray, onnxruntime.IOBinding]:
-        """Where to put query vectors float32 [rows, size], and the product's in and output.
-
-        Made once: for one user binding takes as long as the product.
-        """
-        queries = np.empty((rows, size), np.float32)
-        binding = self.session.io_binding()
-        binding.bind_cpu_input(VECTORS, queries)
-        shape, pointer = (rows, self.scores.shape[1]), self.scores.ctypes.data
-        binding.bind_output(SCORES, "cpu", 0, np.float32, shape, pointer)
-        return queries, binding
-
-    def best(self, vectors, k, hidden, positions, scores) -> None:
-        """Write positions [n, k] and scores [n, k] of the best items, ties in any order.
-
-        `hidden(rows)` says where in the scores of those rows, laid flat, the hidden ones lie.
-        """
-        count = self.scores.shape[1]
-        for first in range(0, len(vectors), len(self.scores)):
-            rows = slice(first, first + len(self.scores))
-            every = self.score(vectors[rows])
-            every.reshape(-1)[hidden(rows)] = -np.inf
-            heap = faiss.float_minheap_array_t()
-            heap.nh, heap.k = len(every), k
-            heap.ids, heap.val = faiss.swig_ptr(positions[rows]), faiss.swig_ptr(scores[rows])
-            heap.heapify()
-            heap.addn(count, faiss.swig_ptr(every))
-            heap.reorder()
-
-
 class FaissTopK(Step):
-    """Scores all items of the Flat index, hides the seen ones, selects with FAISS's heaps.
+    """Scores all items of the Flat index, hides the seen ones, selects the best, ties by item id.
 
     Hiding before selecting costs one pass over what is seen; over-fetching k and as many as the
     user has seen, then filtering, answers the same at eight times the price for 256 users of
@@ -101,85 +55,91 @@ class FaissTopK(Step):
         # 40 ms now and again.
         faiss.omp_set_num_threads(1)
         self.index = load_index(folder, entry["towers_sha256"])
-        session = _scoring_session(folder / entry["scoring"], self.index)
-        self.selectors = [_Selector(session, len(self.index.item_ids)) for _ in range(threads)]
-        self.pool = ThreadPoolExecutor(threads)
-        self.seen = SeenItems.load(folder)
-        self.user_id, self.vector = entry["user_id"], entry["vector"]
+        self.session = _session(folder / entry["scoring"], self.index)
+        self.threads, self.pool = threads, ThreadPoolExecutor(threads)
+        self.at_once = max(LEAST_ROWS, MOST_SCORES // len(self.index.item_ids))
+        self.seen, self.starts = np.load(folder / "seen.npy"), np.load(folder / "starts.npy")
+        self.row, self.vector, self.history = entry["row"], entry["vector"], entry["history"]
         self.item_id = entry["item_id"]
         self.counts = {HIDDEN: 0}
 
     def run(self, columns: Table) -> Table:
         """Item ids int64 [n, max k] and scores float32; short rows end in -1 and -inf."""
         vectors, k = columns[self.vector], columns[K]
-        start, stop = self.seen.rows(columns[self.user_id])
-        stop = np.where(columns[FILTER_SEEN], stop, start)
+        hidden, start, stop = self._hidden(columns)
+        self.counts[HIDDEN] += int((stop - start).sum())
         sizes = set(k.tolist())
         largest = max(sizes)
         if len(sizes) == 1:
-            positions, scores = self._best(vectors, largest, start, stop)
+            positions, scores = self._best(vectors, largest, hidden, start, stop)
         else:  # who asks for few shall not pay for who asks for many
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
             for size in sizes:
                 rows = np.flatnonzero(k == size)
-                best = self._best(vectors[rows], size, start[rows], stop[rows])
+                best = self._best(vectors[rows], size, hidden, start[rows], stop[rows])
                 positions[rows, :size], scores[rows, :size] = best
         items = self.index.item_ids[positions]
-        if (positions[:, -1] < 0).any():
-            missing = positions < 0
-            items[missing], scores[missing] = -1, -np.inf
+        if -np.inf in scores[:, -1].tolist():
+            items[np.isneginf(scores)] = -1
         return {self.item_id: items, SCORE: scores}
 
-    def _best(self, vectors, k, start, stop) -> tuple[np.ndarray, np.ndarray]:
+    def _hidden(self, columns: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions of items, and where those begin and end that are hidden from each row [n].
+
+        What a user has seen is stored, or told as the history by the request, or both.
+        """
+        row, filtered = columns[self.row], columns[FILTER_SEEN]
+        start = self.starts[row]
+        stop = np.where(filtered, self.starts[row + 1], start)
+        if self.history is None or not columns[count_of(self.history)].any():
+            return self.seen, start, stop
+        count = len(self.index.item_ids)
+        told, known = find(self.index.item_ids, columns[self.history])
+        offsets = np.arange(len(row)) * count
+        of_told = np.repeat(offsets, columns[count_of(self.history)])
+        known &= np.repeat(filtered, columns[count_of(self.history)])
+        stored = np.repeat(offsets, stop - start) + self.seen[ranges(start, stop - start)]
+        both = np.unique(np.concatenate([stored, (of_told + told)[known]]))
+        ends = np.searchsorted(both, np.append(offsets, len(row) * count))
+        return (both % count).astype(self.seen.dtype), ends[:-1], ends[1:]
+
+    def _best(self, vectors, k, hidden, start, stop) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
-        # One more than asked for shows whether equal scores lie on both sides of the cut.
-        shape = (len(vectors), k + 1)
-        positions, scores = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        self.counts[HIDDEN] += int((stop - start).sum())
+        size = min(k, len(self.index.item_ids))
+        shares = min(self.threads, len(vectors) // LEAST_SHARE)
+        if shares < 2:
+            positions, scores = self._share(vectors, size, hidden, start, stop)
+        else:
+            ends = [len(vectors) * part // shares for part in range(shares + 1)]
+            rows = [slice(first, last) for first, last in pairwise(ends)]
 
-        def share(selector: _Selector, rows: slice) -> None:
-            first, last = start[rows], stop[rows]
-            selector.best(
-                vectors[rows],
-                k + 1,
-                lambda some: self._seen(first[some], last[some]),
-                positions[rows],
-                scores[rows],
-            )
+            def share(part: slice) -> list[np.ndarray]:
+                return self._share(vectors[part], size, hidden, start[part], stop[part])
 
-        shares = max(1, min(len(self.selectors), len(vectors) // LEAST_SHARE))
-        ends = [len(vectors) * part // shares for part in range(shares + 1)]
-        mine, *others = zip(self.selectors, map(slice, ends, ends[1:]), strict=False)
-        started = [self.pool.submit(share, *other) for other in others]
-        try:
-            share(*mine)
-        finally:
-            wait(started)
-        for other in started:
-            other.result()
-        tied = scores[:, 1:] == scores[:, :-1]
-        if tied.any():  # FAISS leaves equal scores in any order
-            tied &= positions[:, 1:] >= 0
-            for row in np.flatnonzero(tied.any(axis=1)):
-                hidden = self.seen.item_ids[start[row] : stop[row]]
-                positions[row], scores[row] = self._sorted(vectors[row], k + 1, hidden)
-        return positions[:, :k], scores[:, :k]
-
-    def _sorted(self, vector, k, hidden) -> tuple[np.ndarray, np.ndarray]:
-        """What `_best` answers for a vector [D], from a full sort."""
-        every = self.selectors[0].score(vector[None])[0]
-        every[hidden] = -np.inf
-        best = np.argsort(-every, kind="stable")[:k]
-        best = best[np.isfinite(every[best])]
-        positions, scores = np.full(k, -1), np.full(k, -np.inf, np.float32)
-        positions[: len(best)], scores[: len(best)] = best, every[best]
+            others = [self.pool.submit(share, part) for part in rows[1:]]
+            found = [share(rows[0]), *(other.result() for other in others)]
+            positions, scores = map(np.concatenate, zip(*found, strict=True))
+        if k > size:
+            more = ((0, 0), (0, k - size))
+            positions = np.pad(positions, more, constant_values=-1)
+            scores = np.pad(scores, more, constant_values=-np.inf)
         return positions, scores
 
-    def _seen(self, start, stop) -> np.ndarray:
-        """Where in scores [n, items], laid flat, the items lie that the rows have seen."""
-        rows = [self.seen.item_ids[a:b] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
+    def _share(self, vectors, size, hidden, start, stop) -> list[np.ndarray]:
+        """What `_best` answers of the rows of one thread, at most `at_once` of them at a time."""
+        if len(vectors) > self.at_once:
+            parts = [slice(a, a + self.at_once) for a in range(0, len(vectors), self.at_once)]
+            found = [self._share(vectors[a], size, hidden, start[a], stop[a]) for a in parts]
+            return [np.concatenate(each) for each in zip(*found, strict=True)]
+        flat = self._flat(hidden, start, stop)
+        asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: np.array([size])}
+        return self.session.run((POSITIONS, SCORES), asked)
+
+    def _flat(self, hidden, start, stop) -> np.ndarray:
+        """Where in scores [n, items], laid flat, the items lie that are hidden from the rows."""
+        rows = [hidden[a:b] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
         if len(rows) == 1:
             return rows[0]
-        offsets = np.arange(len(rows)) * len(self.index.item_ids)
+        offsets = np.arange(len(rows), dtype=hidden.dtype) * len(self.index.item_ids)
         return np.repeat(offsets, stop - start) + np.concatenate(rows)

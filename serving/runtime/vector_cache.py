@@ -2,62 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from .arrays import find
 from .contract import ABSENT, Table, state_of
 
-MOST = 1 << 16
-"""Users whose vectors are kept: 16 MB at 64 dimensions. The one kept longest makes room."""
+MOST = 1 << 15
+"""Users whose vectors are kept: 8 MB at 64 dimensions. The one kept longest makes room."""
 CACHED = ("twotower_users_cached_total", "", "")
 ABSENT_BYTE = bytes([ABSENT])
+NOWHERE = -1
 
 
 class VectorCache:
     """A vector follows from the user's row in the user table and from the tower.
 
     Both belong to the version, so the cache lives and dies with the version's process. A request
-    that gives features of its own neither reads nor writes it.
+    that gives features of its own neither reads nor writes it. Its memory is taken at the first
+    `put`, which the warm-up does, and does not grow.
 
     Parameters
     ----------
-    user_id : name of the column of raw ids
     features : names of the features a request may give
-    user_ids : int64 [u], ascending: the known users
+    users : rows of the user table; that number stands for the row of a user whom it lacks
     """
 
-    def __init__(self, user_id: str, features: list[str], user_ids: np.ndarray) -> None:
-        self.user_id, self.states = user_id, [state_of(name) for name in features]
-        self.user_ids = user_ids
-        self.rows: dict[int, int] = {}  # id -> row of `vectors`, oldest first
+    def __init__(self, features: Sequence[str], users: int) -> None:
+        self.states, self.users = [state_of(name) for name in features], users
+        self.slots = np.full(users + 1, NOWHERE, np.int32)  # by row: where its vector lies
+        self.rows = np.full(min(MOST, users), users)  # by slot: whose vector lies there
         self.vectors: np.ndarray | None = None
+        self.next = 0
         self.counts = {CACHED: 0}
 
-    def get(self, table: Table) -> np.ndarray | None:
-        """Vectors float32 [n, D] if those of all rows are kept, else None."""
+    def get(self, table: Table, rows: np.ndarray) -> np.ndarray | None:
+        """Vectors float32 [n, D] of the users in rows int64 [n] if all are kept, else None."""
         for state in self.states:
             # For one user a tenth of what NumPy's comparison takes.
             if table[state].tobytes().strip(ABSENT_BYTE):
                 return None
-        row_of = self.rows.get
-        rows = [row_of(user) for user in table[self.user_id].tolist()]
-        if None in rows:
+        slots = self.slots[rows]
+        if NOWHERE in slots.tolist():
             return None
         self.counts[CACHED] += len(rows)
-        return self.vectors[rows]
+        return self.vectors[slots]
 
-    def put(self, table: Table, vectors: np.ndarray) -> None:
+    def put(self, table: Table, rows: np.ndarray, vectors: np.ndarray) -> None:
         """Keep the vectors [n, D] of the rows that are known users as the user table has them."""
         if self.vectors is None:
-            self.vectors = np.empty((MOST, vectors.shape[1]), np.float32)
-        ids = table[self.user_id]
-        keep = find(self.user_ids, ids)[1]
+            self.vectors = np.full((len(self.rows), vectors.shape[1]), 0, np.float32)
+        keep = (rows < self.users) & (self.slots[rows] == NOWHERE)
         for state in self.states:
             keep &= table[state] == ABSENT
-        for user, vector in zip(ids[keep].tolist(), vectors[keep], strict=True):
-            if user not in self.rows:
-                room = len(self.rows)
-                if room == MOST:
-                    room = self.rows.pop(next(iter(self.rows)))
-                self.rows[user] = room
-                self.vectors[room] = vector
+        fresh, position = np.unique(rows[keep], return_index=True)
+        fresh, position = fresh[: len(self.rows)], position[: len(self.rows)]
+        slots = (self.next + np.arange(len(fresh))) % len(self.rows)
+        self.slots[self.rows[slots]] = NOWHERE
+        self.slots[fresh], self.rows[slots] = slots, fresh
+        self.vectors[slots] = vectors[keep][position]
+        self.next = (self.next + len(fresh)) % len(self.rows)

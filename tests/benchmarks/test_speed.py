@@ -15,8 +15,8 @@ def measured(p50: float, errors: int = 0) -> Measured:
 
 @pytest.fixture
 def results() -> Results:
-    """Three rounds, the last an outlier: ours 1 ms, 5 with 256 users; identity half, stock 50."""
-    times = {OURS: 1.0, GIVEN: 2.0, IDENTITY: 0.5, MERLIN: 20.0, STOCK: 50.0}
+    """Three rounds, the last an outlier: ours 1 ms, 5 with 256 users; identity 0.8, stock 5."""
+    times = {OURS: 1.0, GIVEN: 2.0, IDENTITY: 0.8, MERLIN: 20.0, STOCK: 5.0}
     found = Results()
     for cell, subjects in cells():
         for subject in subjects:
@@ -28,11 +28,11 @@ def results() -> Results:
 
 def test_every_ratio_has_its_cells(results):
     found = ratios(results)
-    assert found["http: p50 at batch 1, one client, times identity"] == 2.0
-    assert found["grpc: stock ensemble's p50 over ours"] == 50.0
-    assert found["http: stock ensemble's p50 over ours, features given"] == 25.0
+    assert found["http: p50 at batch 1, one client, times identity"] == 1.25
+    assert found["grpc: stock ensemble's p50 over ours"] == 5.0
+    assert found["http: stock ensemble's p50 over ours, features given"] == 2.5
     assert found["http: p50 of 256 users in one request, times ours at batch 1"] == 5.0
-    assert found["http: 16 clients, throughput over identity's"] == 0.5
+    assert found["http: 16 clients, throughput over identity's"] == 0.8
     assert found["http: 16 clients, p99 over p50"] == 4.0
 
 
@@ -40,6 +40,31 @@ def test_checks_hold_and_an_error_breaks_one(results):
     assert all(check.holds for check in checks(results, ratios(results)))
     results.add(OURS, Cell("grpc", 1, 16), measured(1.0, errors=1))
     assert [c.name for c in checks(results, ratios(results)) if not c.holds] == ["errors"]
+
+
+@pytest.mark.parametrize(
+    "wire, batch, clients, slower, name",
+    [
+        ("http json", 1, 1, 1.5, "http: p50 at batch 1, one client, times identity"),
+        ("grpc", 1, 1, 1.1, "grpc: p50 at batch 1, one client, times identity"),
+        (
+            "http binary",
+            256,
+            1,
+            1.1,
+            "http: p50 of 256 users in one request, times ours at batch 1",
+        ),
+        ("grpc", 256, 1, 1.1, "grpc: p50 of 256 users in one request, times ours at batch 1"),
+        ("http json", 1, 16, 1.4, "http: 16 clients, throughput over identity's"),
+        ("grpc", 1, 16, 1.2, "grpc: 16 clients, throughput over identity's"),
+    ],
+)
+def test_what_is_too_slow_falls_short(wire, batch, clients, slower, name, results):
+    """By the identity model and batch 1 of the same run; the stock ensemble has no limit."""
+    cell = Cell(wire, batch, clients)
+    rounds = results.rounds[OURS, cell]
+    rounds[:] = [measured(slower * each.p50_ms) for each in rounds]
+    assert [c.name for c in checks(results, ratios(results)) if not c.holds] == [name]
 
 
 def test_the_stock_ensemble_is_only_asked_for_single_users():

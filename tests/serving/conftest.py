@@ -28,12 +28,15 @@ class World:
     huge_user: ClassVar[int] = 2**62 + 1  # not representable as float64
     exhausted_user: ClassVar[int] = 31  # has seen all items but three
     sated_user: ClassVar[int] = 38  # has seen all items
-    cold_user: ClassVar[int] = 843  # in the user table, without a training row
+    cold_user: ClassVar[int] = 843  # in the user table, without a training row; has seen `told`
+    told: ClassVar[list] = [*range(1, 451, 45)]  # ten items
 
-    lists: ClassVar[dict] = {"tags": 3, "visits": 2}  # list feature -> values that are read
+    # list feature -> values that are read; the history lists items
+    lists: ClassVar[dict] = {"tags": 3, "visits": 2, "liked": 4}
+    history: ClassVar[str] = "liked"
 
     # user_id int64, city str, age int64, income float64, tags lists of str, visits lists of float,
-    # spend float64; all but the ids and ages with nulls
+    # spend float64, liked lists of int64; all but the ids, ages and liked with nulls
     users: pd.DataFrame
     item_ids: np.ndarray  # int64 [300], in no order
     vectors: np.ndarray  # float32 [300, 8]
@@ -46,10 +49,14 @@ class World:
 
     def encode(self, rows: pd.DataFrame) -> pd.DataFrame:
         """NVTabular's own transform; it runs beside the user table, as it fails on null columns."""
+        # A null among the ages is code 1, as Categorify has it; the table's ages have none.
+        null = rows["age"].isna().to_numpy()
+        rows = rows.fillna({"age": 0})
         both = pd.concat([rows, self.users], ignore_index=True).astype(self.users.dtypes)
         for name in self.lists:
             both[name] = [row if isinstance(row, list) else [] for row in both[name]]
-        return self.workflow.transform(both).iloc[: len(rows)]
+        encoded = self.workflow.transform(both).iloc[: len(rows)]
+        return encoded.assign(age=encoded["age"].mask(null, 1))
 
     def brute_force(
         self, user_ids: list[int], k: int, filter_seen: bool = True, features: dict | None = None
@@ -61,8 +68,10 @@ class World:
         codes = self.encode(rows.assign(**(features or {})))
         scores = self.tower(codes) @ self.vectors.T
         items, top = np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf)
+        told = (features or {}).get(self.history) or [[]] * len(rows)
         for row, user in enumerate(user_ids):
             seen = self.seen_pairs["item_id"][self.seen_pairs["user_id"] == user]
+            seen = [*seen, *(told[row] or [])]
             keep = ~np.isin(self.item_ids, seen if filter_seen else [])
             best = np.argsort(-scores[row][keep])[:k]
             items[row, : len(best)] = self.item_ids[keep][best]
@@ -87,6 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     draw = np.random.default_rng(7)
     made = make_users(draw)
+    made.loc[made["user_id"] == World.cold_user, "liked"] = pd.Series([World.told] * 120)
     trained, users = made["user_id"][:100], made.sample(frac=1.0, random_state=1)
     users = users.reset_index(drop=True)
     item_ids = draw.permutation(300) * 3 + 1
@@ -102,6 +112,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     workflow = fit_workflow(pairs.merge(users, on="user_id"), folder / "workflow")
     vectors = draw.normal(size=(300, 8)).astype(np.float32)
     tower, index = folder / "query_tower", folder / "index"
+    cold = pd.DataFrame({"user_id": World.cold_user, "item_id": World.told})
+    pairs = pd.concat([pairs, cold], ignore_index=True)
     world = World(users, item_ids, vectors, pairs, workflow, None, tower, index, None)
     world = replace(world, encoder=make_encoder(world))
     world.encoder.save(str(tower))
@@ -155,6 +167,10 @@ def make_users(draw: np.random.Generator) -> pd.DataFrame:
     users.loc[::9, "city"] = None
     for step, name in ((11, "income"), (7, "tags"), (13, "visits"), (8, "spend")):
         users.loc[::step, name] = np.nan
+    liked = draw.choice([*range(1, 901, 3), 2, 5], (120, 6))  # 2 and 5 are no items
+    users["liked"] = [
+        row[:n] for row, n in zip(liked.tolist(), draw.integers(0, 7, 120), strict=True)
+    ]
     return users
 
 
@@ -172,7 +188,8 @@ def fit_workflow(rows: pd.DataFrame, folder: Path) -> Any:
     user = user + encode(["city", "age", "income"], Tags.USER)
     for name, length in World.lists.items():
         rows[name] = [row if isinstance(row, list) else [] for row in rows[name]]
-        user = user + (encode([name], Tags.USER) >> ops.ListSlice(0, length))
+        tags = [Tags.USER, Tags.SEQUENCE] if name == World.history else [Tags.USER]
+        user = user + (encode([name], *tags) >> ops.ListSlice(0, length))
     scaled = ["spend"] >> ops.Normalize(out_dtype="float32") >> ops.FillMissing(0)
     user = user + (scaled >> ops.AddMetadata(tags=[Tags.USER]))
     item = encode(["item_id"], Tags.ITEM_ID, Tags.ITEM)

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import serving
@@ -54,18 +56,104 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
             ({"filter_seen": "yes"}, "'filter_seen' is 'yes'"),
             ({"features": {"zip": [1]}}, "'zip'"),
             ({"features": {"age": [1, 2]}}, "batch size"),
-            ({"features": {"age": [1.5]}}, "'age' cannot be sent as INT64"),
-            ({"features": {"income": ["much"]}}, "'income' cannot be sent as FP64"),
+            ({"features": {"age": [1.5]}}, "'age' holds 1.5; the model takes an integer"),
+            ({"features": {"income": ["much"]}}, "'income' holds 'much'; the model takes a number"),
             ({"features": {"tags": ["Jazz"]}}, "'tags' holds 'Jazz'; expected a list"),
-            ({"features": {"visits": [["often"]]}}, "'visits' cannot be sent as FP64"),
+            (
+                {"features": {"visits": [["often"]]}},
+                "'visits' holds 'often'; the model takes a",
+            ),
+            (
+                {"features": {"visits": [[1.0, None]]}},
+                "'visits' holds None; the model",
+            ),
+            (
+                {"features": {"visits": [[1.0, np.nan]]}},
+                "'visits' holds nan; the model",
+            ),
+            ({"features": {"tags": [["Jazz", None]]}}, "'tags' holds None; the model takes text"),
+            ({"features": {"liked": [[4, "7"]]}}, "'liked' holds '7'; the model takes an integer"),
+            (
+                {"features": {"city": "Oslo"}},
+                "'city' is 'Oslo'; expected a list, one",
+            ),
+            (
+                {"features": {"city": [1.0]}},
+                r"'city' holds 1.0; .* text \(BYTES\) or null",
+            ),
+            ({"features": {"city": [True]}}, "'city' holds True; the model takes text"),
+            ({"features": {"city": ["\ud800"]}}, "'city' holds '.ud800'; the model takes text"),
+            ({"features": {"city": [b"\xff"]}}, "'city', row 0: not UTF-8"),
+            ({"features": {"age": [2**63]}}, "'age' holds 9223372036854775808; the model takes"),
+            ({"features": {"age": [np.inf]}}, "'age' holds inf; the model takes an integer"),
             ({"features": {"tags": [["a"] * 4097]}}, "1 <= w <= 4096"),
-            ({"user_ids": [2**63]}, "'user_id' cannot be sent as INT64"),
-            ({"user_ids": []}, "user_id"),
+            ({"user_ids": [2**63]}, r"'user_id' holds 9223372036854775808; .* integer \(INT64\)$"),
+            ({"user_ids": ["u42"]}, "'user_id' holds 'u42'; the model takes an integer"),
+            ({"user_ids": [None]}, "'user_id' holds None; the model takes an integer"),
+            ({"user_ids": 5}, "'user_id' is 5; expected a list, one value per user"),
             ({"user_ids": range(257)}, "256"),
         ]:
             with pytest.raises(ServingError, match=message):
                 client.recommend(**{"user_ids": [5], **asked})
         assert client.recommend([5]).item_ids.shape == (1, 10)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_values_come_in_whatever_python_holds_them(protocol, servers, world):
+    server, ids = servers("compiled"), world.users["user_id"].iloc[20:23].tolist()
+    with RetrievalClient(getattr(server, protocol), protocol) as client:
+        expected = client.recommend(ids, k=3)
+        for users in (
+            *(tuple(ids), iter(ids), (user for user in ids), pd.Series(ids), [*map(float, ids)]),
+            *(np.array(ids, dtype) for dtype in (np.uint64, np.int32, float, object)),
+            *(pd.Series(ids, dtype="Int64"), np.array(ids)[:, None], dict.fromkeys(ids).keys()),
+        ):
+            answer = client.recommend(users, k=np.int64(3), filter_seen=np.bool_(True))
+            np.testing.assert_array_equal(answer.item_ids, expected.item_ids)
+        for same in (
+            {"city": ["Oslo", "", "東京"]},
+            {"age": [30, 1, 0]},
+            {"income": [12.5, 50.0, 25.0]},
+            {"liked": [[1, 4], [], [7]]},
+        ):
+            ((name, values),) = same.items()
+            plain = client.recommend(ids, features=same)
+            ways = [tuple(values), pd.Series(values), np.array(values, object)]
+            if name == "city":
+                ways.append([value.encode() for value in values])
+                ways.append(np.array(values))
+            if name == "age":
+                ways += [[30.0, True, False], np.array(values, np.uint8)]
+            if name == "liked":
+                ways.append([np.array(row, np.int64) for row in values])
+                ways.append([(1, 4), None, pd.Series([7])])
+            for given in ways:
+                answer = client.recommend(ids, features={name: given})
+                np.testing.assert_array_equal(answer.scores, plain.scores, err_msg=f"{given!r}")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_null_is_null_in_every_type(protocol, servers, world):
+    """However Python writes it; a user of whom nothing is known is not asked by it."""
+    server, user = servers("compiled"), world.users.dropna()["user_id"].iloc[:1].tolist()
+    with RetrievalClient(getattr(server, protocol), protocol) as client:
+        for name, no_value in (("city", "\uffff"), ("age", -(2**63)), ("income", np.nan)):
+            null, plain = (client.recommend(user, features={name: [v]}) for v in (no_value, 77))
+            assert not np.array_equal(null.scores, plain.scores)
+            for value in (None, np.nan, pd.NA, float("nan"), np.float32("nan")):
+                answer = client.recommend(user, features={name: [value]})
+                np.testing.assert_array_equal(answer.scores, null.scores, err_msg=f"{value!r}")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_nobody_gets_an_answer_without_rows(protocol, servers):
+    server = servers("compiled")
+    with RetrievalClient(getattr(server, protocol), protocol) as client:
+        for nobody in ([], np.array([], np.int64), pd.Series([], dtype=float), iter(())):
+            answer = client.recommend(nobody, k=7)
+            assert (answer.item_ids.shape, answer.scores.shape) == ((0, 7), (0, 7))
+            assert (answer.item_ids.dtype, answer.scores.dtype) == (np.int64, np.float32)
+            assert answer.version == 1
 
 
 def test_an_unknown_protocol():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ LISTS = Contract(
     {"tags": "BYTES", "visits": "INT64", "marks": "FP32", "spend": "FP64"},
     default_k=5,
     max_k=9,
-    lists={"tags": 2, "visits": 3, "marks": 1},
+    lists=["tags", "visits", "marks"],
     ranges={"spend": (-10.0, 1e6)},
 )
 NONE, LEAST = "\uffff", -(2**63)
@@ -43,7 +45,7 @@ def texts(*rows):
     return np.array([[value.encode() for value in row] for row in rows], object)
 
 
-def test_lists_are_read_as_wide_as_the_model_reads_them():
+def test_lists_are_read_as_their_values_and_their_counts():
     inputs = {
         "user_id": IDS,
         "tags": texts(["é", "", "c", "d"], [NONE] * 4),
@@ -51,17 +53,50 @@ def test_lists_are_read_as_wide_as_the_model_reads_them():
         "marks": np.array([[np.nan], [0.5]], np.float32),
     }
     table = LISTS.read(inputs, {})
-    assert table["tags"].tolist() == [["é", ""], [NONE, NONE]]
-    assert table["visits"].tolist() == [[7, LEAST, LEAST], [-1, 0, LEAST]]
+    assert table["tags"].tolist() == ["é", "", "c", "d"]
+    assert table["visits"].tolist() == [7, -1, 0]
     assert table["marks"].dtype == np.float32
-    assert table["marks"][1].tolist() == [0.5]
+    assert table["marks"].tolist() == [0.5]
     counts = [table[f"{name}__count"].tolist() for name in LISTS.lists]
-    assert counts == [[2, 0], [1, 2], [0, 1]]
+    assert counts == [[4, 0], [1, 2], [0, 1]]
     assert table["tags__state"].tolist() == [VALUE, VALUE]
     plain = LISTS.read({"user_id": IDS}, {})
     assert plain["tags__state"].tolist() == [ABSENT, ABSENT]
+    assert plain["tags__count"].tolist() == [0, 0]
     for name, column in table.items():  # requests of a batch are concatenated
-        assert (plain[name].dtype, plain[name].shape) == (column.dtype, column.shape), name
+        assert plain[name].dtype == column.dtype, name
+        assert len(plain[name]) in (2, 0 if name in LISTS.lists else 2), name
+
+
+def test_a_null_can_be_asked_in_every_type():
+    inputs = {
+        "user_id": IDS,
+        "city": np.array([["\uffff".encode()], [b"Oslo"]], object),
+        "age": np.array([[LEAST], [-1]]),
+        "income": np.array([[np.nan], [1.5]]),
+    }
+    table = CONTRACT.read(inputs, {})
+    assert [table[f"{name}__state"].tolist() for name in CONTRACT.features] == [[NULL, VALUE]] * 3
+    assert table["city"].tolist() == ["", "Oslo"]
+    assert table["age"].tolist() == [0, -1]
+    assert table["income"].tolist() == [0.0, 1.5]
+    for name, column in CONTRACT.read({"user_id": IDS}, {}).items():
+        assert table[name].dtype == column.dtype, name
+    least = CONTRACT.read({"user_id": np.array([[LEAST]])}, {})
+    assert least["user_id"].tolist() == [LEAST]  # an id is an id
+
+
+def test_reading_keeps_nothing_of_requests_of_any_size():
+    """What is kept is as long as the largest request, however many sizes there are."""
+    LISTS.read({"user_id": np.zeros((1024, 1), np.int64)}, {"k": 9})
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for rows in range(1, 1025, 3):
+            LISTS.read({"user_id": np.zeros((rows, 1), np.int64)}, {"k": 1 + rows % 9})
+        assert tracemalloc.get_traced_memory()[0] - before < 600_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_numbers_have_a_range():

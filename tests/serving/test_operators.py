@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from serving.errors import ServingError
+from serving.runtime.arrays import expand
+from serving.runtime.contract import count_of, row_of
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,7 @@ DIRTY = {
         *([-0.0, 5e-324], [-7.0] * 9, [1.0000001, 1.0], [np.inf, 2.0]),
     ],
     "spend": [NAN, 0.0, -0.0, 1e30, -1e30, 5e-324, -12.5, 1 / 3],
+    "liked": [None, [], [1], [2, 4], [7] * 9, [1, 4, 7, 10, 13, 16], [-1, 2**63 - 1]],
 }
 
 
@@ -62,6 +65,7 @@ def test_encoding_equals_nvtabular(world, plan):
     for feature in stored.stored.values():
         columns.update(feature)
     encoded = step(plan, "EncodeFeatures").run(columns)
+    encoded |= {name: dense(encoded, name, length) for name, length in world.lists.items()}
     expected = world.arrays(world.encode(rows))
     for name in world.users:
         codes = expected[name].reshape(encoded[name].shape)
@@ -75,14 +79,21 @@ def test_encoding_equals_nvtabular(world, plan):
     assert len(np.unique(encoded["spend"])) > 100
 
 
+def dense(columns, name, length):
+    """A list column as [n, length], filled up with zeros."""
+    return expand(columns[name], columns[count_of(name)], length, 0)
+
+
 def test_tower_equals_tensorflow(world, plan):
     rows = dirty_rows(world, 500)
     # Beyond what requests may hold, the square of a vector overflows in both.
     codes = world.encode(rows.assign(spend=rows["spend"].clip(-1e9, 1e9)))
     columns = {}
     for name, values in world.arrays(codes).items():
-        values = values if name in world.lists else values[:, 0]
-        columns[name] = values.astype(np.float32 if name == "spend" else np.int64)
+        if name in world.lists:
+            columns[count_of(name)] = (values != 0).sum(axis=1)
+            values = values[values != 0]
+        columns[name] = values.ravel().astype(np.float32 if name == "spend" else np.int64)
     vectors = step(plan, "QueryTower").run(columns)["query_vector"]
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, world.tower(codes), atol=1e-5)
@@ -106,6 +117,7 @@ def test_users_complete_what_the_request_leaves_out(world, plan):
     table = request_table(
         world.ensemble, [user["user_id"], nobody, world.unknown_user], features={"age": [5, 6, 7]}
     )
+    table |= step(plan, "UserRows").run(table)
     completed = step(plan, "UserFeatures").run(table)
     assert completed["age"].tolist() == [5, 6, 7]
     assert completed["city"][0] == user["city"]
@@ -148,19 +160,49 @@ def test_the_first_values_of_a_users_list_are_kept(tmp_path):
     entry = operator.compile(tmp_path, None)
     reads = Contract("user", "item", operator.features, 1, 1, operator.lists)
     table = reads.read({"user": np.array([[4], [1], [3], [2], [404]])}, {})
-    completed = steps.UserFeatures(tmp_path, entry, threads=1).run(table)
+    table[row_of("user")] = np.array([3, 0, 2, 1, 4])
+    users = steps.UserFeatures(tmp_path, entry, threads=1)
+    completed = users.run(table)
     assert completed["tags__count"].tolist() == [3, 0, 2, 0, 0]
-    assert completed["tags"].tolist() == [
-        ["a", "b", "a"],
-        ["\uffff", "\uffff", "\uffff"],
-        ["x", "\uffff", "\uffff"],
-        ["\uffff", "\uffff", "\uffff"],
-        ["\uffff", "\uffff", "\uffff"],
-    ]
+    assert completed["tags"].tolist() == ["a", "b", "a", "x", "\uffff"]
     given = {"user": np.array([[4]]), "tags": np.array([[b"z", "\uffff".encode()]], object)}
-    completed = steps.UserFeatures(tmp_path, entry, threads=1).run(reads.read(given, {}))
-    assert completed["tags"].tolist() == [["z", "\uffff", "\uffff"]]
+    completed = users.run({**reads.read(given, {}), row_of("user"): np.array([3])})
+    assert completed["tags"].tolist() == ["z"]
     assert completed["tags__count"].tolist() == [1]
+    given = {**reads.read(given, {}), row_of("user"): np.array([0])}
+    both = {name: np.concatenate([given[name], table[name]]) for name in table}
+    completed = users.run(both)
+    assert completed["tags"].tolist() == ["z", "a", "b", "a", "x", "\uffff"]
+    assert completed["tags__count"].tolist() == [1, 3, 0, 2, 0, 0]
+
+
+def test_a_tower_reads_lists_as_wide_as_a_block_of_rows_needs(monkeypatch):
+    from serving.runtime import steps
+
+    columns = {
+        "id": np.array([7, 8, 9]),
+        **{"tags": np.array([1, 2, 3, 4, 5, 6]), count_of("tags"): np.array([1, 5, 0])},
+    }
+    monkeypatch.setattr(steps, "VALUES_AT_ONCE", 10)
+    first, second = steps.padded_blocks(columns, {"id": None, "tags": None})
+    assert (first["id"].tolist(), second["id"].tolist()) == ([7, 8], [9])
+    assert first["tags"].tolist() == [[1, 0, 0, 0, 0], [2, 3, 4, 5, 6]]
+    assert second["tags"].tolist() == [[0]]
+    blocks = steps.padded_blocks(columns, {"tags": 6})
+    assert [block["tags"].shape for block in blocks] == [(1, 6)] * 3
+
+
+def test_blocks_of_rows_answer_as_all_rows_at_once(world, plan, monkeypatch, assert_same):
+    from serving.ensemble import answer, request_table
+    from serving.runtime import steps
+
+    liked = [[*range(1, 1 + 3 * n, 3)] for n in range(40)]
+    users = world.users["user_id"].iloc[:40].tolist()
+    table = request_table(world.ensemble, users, features={"liked": liked})
+    expected = plan.run(table)
+    monkeypatch.setattr(steps, "VALUES_AT_ONCE", 12)
+    for got in (plan.run(table), answer(world.ensemble, table)):
+        assert_same(tuple(got.values()), tuple(expected.values()))
 
 
 def test_plan_equals_the_stock_executor(world, plan, assert_same):
@@ -174,6 +216,8 @@ def test_plan_equals_the_stock_executor(world, plan, assert_same):
         {"features": {"city": ["東京"] * 122, "income": [np.nan] * 122}},
         {"features": {"tags": [["Jazz", "new"]] * 61 + [[]] * 61, "spend": [1e9, np.nan] * 61}},
         {"features": {"visits": [[]] * 122}},
+        {"features": {"liked": [[], [1, 4, 2], [7] * 9, [*range(1, 901, 3)]] * 30 + [[4]] * 2}},
+        {"filter_seen": False, "features": {"liked": [[1, 4, 7]] * 122}},
     ]
     for case in cases:
         table = request_table(world.ensemble, users, **case)
@@ -204,13 +248,14 @@ def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
 
     ids = np.array([9, 4, 7, 1, 3, 8])
     build_index(ids, np.ones((6, 2), np.float32), tmp_path / "index", "ab")
-    names = {"user_id": "user", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
+    names = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
     (tmp_path / "plan").mkdir()
-    seen = SeenItems.from_pairs([5, 5], [3, 8])
-    entry = FaissTopK(tmp_path / "index", seen, **names).compile(tmp_path / "plan", None)
+    seen = SeenItems.from_pairs([5, 5], [3, 8]).of(np.array([5, 6]))
+    operator = FaissTopK(tmp_path / "index", seen, history=None, **names)
+    entry = operator.compile(tmp_path / "plan", None)
     answer = steps.FaissTopK(tmp_path / "plan", entry, threads=1).run(
         {
-            "user": np.array([5, 6]),
+            "row": np.array([0, 1]),
             "vector": np.ones((2, 2), np.float32),
             "k": np.array([3, 6]),
             "filter_seen": np.array([True, True]),

@@ -84,7 +84,7 @@ def test_the_config_says_how_long_to_wait_for_which_batches(world, export, tmp_p
 
 
 @pytest.mark.parametrize(
-    "name", ["3_FaissTopK/index.faiss", "2_QueryTower/query_tower.onnx", "plan.json"]
+    "name", ["4_FaissTopK/index.faiss", "3_QueryTower/query_tower.onnx", "plan.json"]
 )
 def test_a_file_that_changed_is_refused_by_name(name, copy):
     path = copy / "retrieval" / "1" / name
@@ -96,7 +96,7 @@ def test_a_file_that_changed_is_refused_by_name(name, copy):
 
 
 def test_a_corrupted_version_is_not_served(copy, tmp_path):
-    ensemble = copy / "retrieval" / "1" / "1_EncodeFeatures" / "vocabulary_0.npy"
+    ensemble = copy / "retrieval" / "1" / "2_EncodeFeatures" / "vocabulary_0.npy"
     ensemble.write_bytes(ensemble.read_bytes()[:-1])
     with pytest.raises(ServingError, match=r"vocabulary_0\.npy: not the file the manifest"):
         TritonServer(copy, log=tmp_path / "log").start()

@@ -56,11 +56,12 @@ def test_features_of_the_request_override_the_known_ones(world, client, assert_s
     users = world.users["user_id"].iloc[20:26].tolist()
     features = {
         "city": ["東京", "Oslo", "", "nowhere", "Oslo\0", "Zürich"],
-        "age": [18, 59, -(2**63), 30, 2**63 - 1, 31],
+        "age": [18, 59, -(2**62), 30, 2**63 - 1, 31],
         "income": [12.5, np.nan, 50.0, -1.0, 1e300, 25.0],
         "tags": [["Jazz"], [], ["電子", "nope"], None, ["Jazz", ""] * 4, ["a\0", "a\0"]],
         "visits": [[1.0, 2.0, -7.0], [2.0**53], [], [0.5], [-7.0, -7.0], None],
         "spend": [0.0, np.nan, -1e9, 1e9, 20.0, 1e-300],
+        "liked": [[1, 4, 7], [], [2], [*range(1, 901, 3)], [7, 7], None],
     }
     plain = columns(client.recommend(users))
     for asked in (features, *({name: values} for name, values in features.items())):
@@ -105,6 +106,50 @@ def test_lists_in_json_are_filled_up_at_the_end(world, server, post, assert_same
     answer = (np.reshape(output["data"], (3, 5)) for output in json.loads(text)["outputs"])
     asked = {"tags": [["Jazz", ""], [], ["電子"]]}
     assert_same(tuple(answer), world.brute_force(known, 5, features=asked))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_items_that_a_request_tells_are_not_recommended_back(stored, world, client, assert_same):
+    """Nor those beyond what the tower reads of a history; what was seen before stays hidden."""
+    user = int(world.users["user_id"][0]) if stored else world.unknown_user
+    tastes = {"city": ["Oslo"], "age": [30], "income": [25.0], "spend": [9.0], "visits": [[1.0]]}
+    features = {**tastes, "liked": [[*world.told, 2]]}  # 2 is no item
+    answer = columns(client.recommend([user], k=400, features=features))
+    assert not np.isin(world.told, answer[0]).any()
+    assert_same(answer, world.brute_force([user], 400, features=features))
+    kept = columns(client.recommend([user], k=400, filter_seen=False, features=features))
+    assert np.isin(world.told, kept[0]).all()
+
+
+def test_a_guest_gets_what_a_user_with_this_history_gets(world, client):
+    """The cold user, unknown to the towers as well, has seen and liked what the guest tells."""
+    tastes = {"city": ["Oslo"], "age": [30], "income": [25.0], "spend": [9.0]}
+    tastes |= {"tags": [["Jazz"]], "visits": [[1.0]]}
+    guest = client.recommend([world.unknown_user], features={**tastes, "liked": [world.told]})
+    user = client.recommend([world.cold_user], features=tastes)
+    assert guest.item_ids.tolist() == user.item_ids.tolist()
+    assert guest.scores.tolist() == user.scores.tolist()
+    assert not np.isin(guest.item_ids, world.told).any()
+
+
+@pytest.mark.parametrize("name", ["city", "age", "income", "spend", "tags", "visits", "liked"])
+def test_a_null_is_answered_as_one_in_every_type(name, world, client, assert_same):
+    user = world.users.dropna()["user_id"].iloc[:1].tolist()
+    asked = {name: [None]}
+    expected = world.brute_force(user, 10, features=asked)
+    assert_same(columns(client.recommend(user, features=asked)), expected)
+
+
+def test_a_null_in_json(world, server, post, assert_same):
+    """By the values that stand for it: Triton's JSON takes NaN, but no null."""
+    user = world.users.dropna()["user_id"].iloc[:1].tolist()
+    given = [feature("age", "INT64", -(2**63)), feature("city", "BYTES", "\uffff")]
+    given.append(feature("income", "FP64", np.nan))
+    status, text = post(server.http, {"inputs": [ids(*user), *given], "parameters": {"k": 5}})
+    assert status == 200, text
+    answer = tuple(np.array([output["data"]]) for output in json.loads(text)["outputs"])
+    asked = {"age": [None], "city": [None], "income": [None]}
+    assert_same(answer, world.brute_force(user, 5, features=asked))
 
 
 def test_k_has_a_default(server, post):
@@ -206,6 +251,7 @@ FRONT_END = {
     "no inputs": ({}, "inputs"),
     "text for a number": ({"inputs": [ids("five")]}, "data"),
     "negative shape": ({"inputs": [ids(5, shape=[-1, 1])]}, "shape"),
+    "null": ({"inputs": [ids(5), feature("age", "INT64", None)]}, "data"),
     "id too large": ({"inputs": [ids(10**30)]}, "data"),
 }
 

@@ -5,30 +5,39 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from serving.errors import ServingError
 from serving.runtime.arrays import find, load_column, save_column
 from serving.runtime.seen import SeenItems
 
 
-def row(seen: SeenItems, user: int) -> list[int]:
-    start, stop = seen.rows(np.array([user]))
-    return seen.item_ids[start[0] : stop[0]].tolist()
+def rows(seen: SeenItems) -> list[list[int]]:
+    return [items.tolist() for items in seen.rows(np.arange(len(seen.user_ids) + 1))]
 
 
-def test_pairs_become_sorted_unique_rows(tmp_path):
+def test_pairs_become_sorted_unique_rows():
     seen = SeenItems.from_pairs([5, -2, 5, 5, 2**62], [9, 1, 3, 9, 7])
-    seen.save(tmp_path)
-    for each in (seen, SeenItems.load(tmp_path)):
-        assert [row(each, user) for user in (5, -2, 2**62, 4)] == [[3, 9], [1], [7], []]
+    assert seen.user_ids.tolist() == [-2, 5, 2**62]
+    assert rows(seen) == [[1], [3, 9], [7], []]  # the last for a user whom the table lacks
+
+
+def test_every_user_of_the_table_has_a_row():
+    seen = SeenItems.from_pairs([5, -2, 5], [9, 1, 3])
+    assert rows(seen.of(np.array([-2, 0, 5, 7]))) == [[1], [], [3, 9], [], []]
+    with pytest.raises(ServingError, match="user -2 has seen items, but the user table lacks them"):
+        seen.of(np.array([0, 5]))
 
 
 def test_positions_drop_items_that_the_catalogue_lacks():
-    seen = SeenItems.from_pairs([1, 1, 1, 2], [30, 10, 99, 99]).positions(np.array([10, 20, 30]))
-    assert [row(seen, user) for user in (1, 2)] == [[0, 2], []]
+    seen = SeenItems.from_pairs([1, 1, 1, 2], [30, 10, 99, 99])
+    positions, starts = seen.positions(np.array([10, 20, 30]))
+    assert positions.tolist() == [0, 2]
+    assert starts.tolist() == [0, 2, 2, 2]
 
 
 def test_nobody_has_seen_anything():
-    seen = SeenItems.from_pairs([], []).positions(np.array([10]))
-    assert row(seen, 1) == []
+    seen = SeenItems.from_pairs([], []).of(np.array([1, 2]))
+    assert rows(seen) == [[], [], []]
+    assert seen.positions(np.array([10]))[1].tolist() == [0, 0, 0, 0]
 
 
 def test_find_tells_the_missing_apart():
@@ -51,3 +60,9 @@ def test_columns_survive_the_disk(values, tmp_path):
     loaded = load_column(tmp_path / "column")
     assert loaded.dtype == values.dtype
     assert loaded.tolist() == values.tolist()
+
+
+def test_equal_texts_take_memory_once(tmp_path):
+    save_column(tmp_path / "column", np.array(["Oslo", "Lima", "Oslo"], object))
+    first, _, third = load_column(tmp_path / "column")
+    assert first is third

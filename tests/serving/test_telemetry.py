@@ -76,7 +76,7 @@ def test_unknown_users_and_hidden_items_are_counted(counted, world):
 
 def test_every_stage_has_its_seconds(counted):
     stages = {value for name, value in counted if name == "twotower_stage_seconds_total"}
-    steps = {"UserFeatures", "EncodeFeatures", "QueryTower", "FaissTopK"}
+    steps = {"UserRows", "UserFeatures", "EncodeFeatures", "QueryTower", "FaissTopK"}
     assert stages == {"read", "split", *steps}
     assert all(counted["twotower_stage_seconds_total", stage] >= 0 for stage in stages)
 

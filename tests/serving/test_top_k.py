@@ -10,13 +10,14 @@ from serving.operators import FaissTopK
 from serving.runtime import top_k
 from serving.runtime.seen import SeenItems
 
-NAMES = {"user_id": "user", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
+NAMES = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
 
 
-def make_step(folder, item_ids, vectors, seen, threads=1):
+def make_step(folder, item_ids, vectors, seen, threads=1, history=None):
     build_index(item_ids, vectors, folder / "index", "ab")
     (folder / "plan").mkdir()
-    entry = FaissTopK(folder / "index", seen, **NAMES).compile(folder / "plan", None)
+    operator = FaissTopK(folder / "index", seen, history=history, **NAMES)
+    entry = operator.compile(folder / "plan", None)
     return top_k.FaissTopK(folder / "plan", entry, threads)
 
 
@@ -48,12 +49,12 @@ def test_equals_a_full_sort_ties_by_id(at_once, threads, catalogue, tmp_path, mo
     monkeypatch.setattr(top_k, "MOST_SCORES", 0)
     monkeypatch.setattr(top_k, "LEAST_ROWS", at_once)
     monkeypatch.setattr(top_k, "LEAST_SHARE", 9)
-    seen = SeenItems.from_pairs(*pairs.T)
+    seen = SeenItems.from_pairs(*pairs.T).of(users)
     step = make_step(tmp_path, item_ids, vectors, seen, threads)
     draw = np.random.default_rng(4)
     k, hide = draw.choice([1, 10, 33, 600], 80), draw.random(80) < 0.8
     for ks in (k, np.full(80, 20)):
-        answer = step.run({"user": users, "vector": queries, "k": ks, "filter_seen": hide})
+        answer = step.run({"row": users, "vector": queries, "k": ks, "filter_seen": hide})
         assert answer["item"].shape == (80, ks.max())
         for row in users:
             hidden = pairs[pairs[:, 0] == row, 1] if hide[row] else []
@@ -67,8 +68,30 @@ def test_equals_a_full_sort_ties_by_id(at_once, threads, catalogue, tmp_path, mo
 
 def test_counts_what_it_hides(catalogue, tmp_path):
     item_ids, vectors, users, pairs, queries = catalogue
-    step = make_step(tmp_path, item_ids, vectors, SeenItems.from_pairs(*pairs.T))
-    answer = {"user": users, "vector": queries, "k": np.full(80, 5)}
+    step = make_step(tmp_path, item_ids, vectors, SeenItems.from_pairs(*pairs.T).of(users))
+    answer = {"row": users, "vector": queries, "k": np.full(80, 5)}
     step.run({**answer, "filter_seen": users < 3})
     expected = len(np.unique(pairs[pairs[:, 0] < 3], axis=0))
     assert step.counts == {("twotower_items_hidden_total", "", ""): expected}
+
+
+def test_items_of_a_requests_history_are_hidden_beside_the_seen_ones(tmp_path):
+    seen = SeenItems.from_pairs([1, 1], [10, 30]).of(np.array([1]))
+    item_ids, vectors = np.array([10, 20, 30, 40]), np.array([[1], [2], [3], [4]], np.float32)
+    step = make_step(tmp_path, item_ids, vectors, seen, history="told")
+    columns = {
+        "row": np.array([0, 1, 0, 1, 0]),  # the second one: a user whom the table lacks
+        "vector": np.ones((5, 1), np.float32),
+        "k": np.full(5, 4),
+        "filter_seen": np.array([True, True, False, True, True]),
+        "told": np.array([40, 10, 99, 20, 40, 20, 40, 40]),
+        "told__count": np.array([2, 2, 3, 0, 1]),
+    }
+    assert step.run(columns)["item"].tolist() == [
+        [20, -1, -1, -1],
+        [40, 30, 10, -1],
+        [40, 30, 20, 10],
+        [40, 30, 20, 10],
+        [20, -1, -1, -1],
+    ]
+    assert step.counts == {("twotower_items_hidden_total", "", ""): 3 + 1 + 0 + 0 + 3}
