@@ -139,12 +139,6 @@ class TritonServer:
                 for region in Path("/dev/shm").glob(f"{Path(scratch.name).name}*"):
                     region.unlink(missing_ok=True)
 
-    def wait(self) -> int:
-        """Block until the server ends by itself; return its exit status."""
-        if not self._process:
-            raise ServingError("the server does not run")
-        return self._process.wait()
-
     def ended(self) -> str | None:
         """Why the server that was started runs no more; None while it runs."""
         status = self._process.poll() if self._process else None

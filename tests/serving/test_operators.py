@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from serving.errors import ServingError
+from tests.serving.conftest import answer, request_table
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,6 @@ def test_an_inexact_onnx_is_refused(world, tmp_path, monkeypatch):
 
 
 def test_users_complete_what_the_request_leaves_out(world, plan):
-    from serving.ensemble import request_table
     from serving.runtime.contract import ABSENT, NULL, VALUE
 
     user = world.users.dropna().iloc[0]
@@ -139,8 +139,6 @@ def test_the_first_values_of_a_users_list_are_kept(tmp_path):
 
 
 def test_plan_equals_the_stock_executor(world, plan, assert_same):
-    from serving.ensemble import answer, request_table
-
     users = [*world.users["user_id"], world.unknown_user, -(2**63)]
     cases = [
         {},
@@ -158,8 +156,6 @@ def test_plan_equals_the_stock_executor(world, plan, assert_same):
 
 
 def test_rows_of_one_table_may_ask_for_different_things(world, plan):
-    from serving.ensemble import request_table
-
     users = world.users["user_id"].iloc[:6].tolist()
     asked = [(1, True), (300, False), (7, True), (300, True), (2, False), (10, True)]
     table = request_table(world.ensemble, users)
