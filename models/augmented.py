@@ -54,11 +54,10 @@ class MimicLoss(tf.keras.layers.Layer):
         if training:
             users, items = inputs["query"], inputs["candidate"]
             own, others = self.query(features), self.candidate(features)
-            # Where users and items are given once each, the batch says who belongs together.
-            if QUERY_OF in features:
-                query_of, positive_of = features[QUERY_OF], features[POSITIVE_OF]
-                users, own = tf.gather(users, query_of), tf.gather(own, query_of)
-                items, others = tf.gather(items, positive_of), tf.gather(others, positive_of)
+            # Users and items are given once each; the batch says who belongs together.
+            query_of, positive_of = features[QUERY_OF], features[POSITIVE_OF]
+            users, own = tf.gather(users, query_of), tf.gather(own, query_of)
+            items, others = tf.gather(items, positive_of), tf.gather(others, positive_of)
             self.add_loss(self.weight * (_distance(own, items) + _distance(others, users)))
         return inputs
 

@@ -1,7 +1,9 @@
 """Corrections for how candidates come to be seen: sampled often as negatives, shown often at all.
 
-Everything that says Q is a probability by row of the catalogue. What samplers prefer is taken off
-the scores as its logarithm: `contrastive_softmax(positive_bias=-log_q, negative_bias=-log_q)`.
+A softmax over samples stands for the softmax over all rows of the item table. So everything that
+says Q is the probability of one row. Vectors of it are by id, as candidates have ids: a known id
+has one row; ids that are not in the vocabulary share the out-of-vocabulary one, for which Q is that
+of one of its rows, not of all of them together. Its logarithm is taken off the scores.
 """
 
 from __future__ import annotations
@@ -10,19 +12,36 @@ import numpy as np
 import tensorflow as tf
 
 
-def log_q(counts: tf.Tensor, power: float = 1.0) -> tf.Tensor:
-    """Logarithm of the share of counts ** power, float32 [catalogue].
+def log_q(counts: tf.Tensor, power: float = 1.0, rows: tf.Tensor | None = None) -> tf.Tensor:
+    """Logarithm of counts ** power over the sum of rows ** power, float32, as long as `counts`.
 
-    In-batch negatives are drawn with power 1, uniform ones with power 0, which is -log(catalogue)
-    for all; in between are word2vec's (Mikolov et al., NIPS 2013: 0.75). -inf where nothing is
-    drawn: for power > 0 at a count of 0.
+    In-batch negatives are drawn with power 1, uniform ones with power 0, which is -log(number of
+    rows) for all; in between are word2vec's (Mikolov et al., NIPS 2013: 0.75). -inf where nothing
+    is drawn: for power > 0 at a count of 0.
 
     Parameters
     ----------
-    counts : int or float [catalogue], 0 or more, some above 0
+    counts : int or float [cardinality], 0 or more: by id, how often one row of it counts
+    rows : int or float [n_items], 0 or more, some above 0: how often each row counts, by default
+        `counts`, one row per id
     """
     share = tf.pow(tf.cast(counts, tf.float64), power)
-    return tf.cast(tf.math.log(share / tf.reduce_sum(share)), tf.float32)
+    every = share if rows is None else tf.pow(tf.cast(rows, tf.float64), power)
+    return tf.cast(tf.math.log(share / tf.reduce_sum(every)), tf.float32)
+
+
+def mixture_log_q(
+    log_q: tf.Tensor, in_batch: int | tf.Tensor, uniform: int | tf.Tensor, n_items: int
+) -> tf.Tensor:
+    """Logarithm of the expected share of a pool of mixed negatives, float32 [n].
+
+    log((B * Q + U / n_items) / (B + U)), of B = `in_batch` negatives that come as positives do,
+    with the probability Q, and U = `uniform` rows of the item table (mixed negative sampling: Yang
+    et al., WWW 2020). log_q : float32 [n], log Q of some rows; B + U above 0.
+    """
+    in_batch, uniform = tf.cast(in_batch, tf.float32), tf.cast(uniform, tf.float32)
+    mixed = in_batch * tf.exp(log_q) + uniform / n_items
+    return tf.math.log(mixed / (in_batch + uniform))
 
 
 class StreamingFrequency(tf.Module):
@@ -36,28 +55,37 @@ class StreamingFrequency(tf.Module):
     The paper counts in steps, of which each has an item or not. With batches as large as the
     catalogue every step has the popular ones, and they would all be equally likely; here places are
     interactions. The k of a batch that are of one item count with their mean distance, and with the
-    weight that k single ones would have, 1 - (1 - alpha)^k. Rows are not hashed to fewer.
+    weight that k single ones would have, 1 - (1 - alpha)^k. Ids are not hashed to fewer.
 
     Parameters
     ----------
-    cardinality : above 0, of the rows
+    cardinality : above 0, of the item ids
     alpha : above 0 to 1, the weight of the latest distance; 0.05 averages over about twenty
-    shared : the row that stands for each item now and then, as an id that is hidden in training
-        does: its probability is that of one of the rows that have been seen, not of all together
+    shared : the id that stands for many items: for each one now and then, as an id that is hidden
+        in training does, or always, for those that are not in the vocabulary
+    sharing : how many items that are: the probability of `shared` is that of one of them
     """
 
-    def __init__(self, cardinality: int, *, alpha: float = 0.05, shared: int = -1, name=None):
+    def __init__(
+        self,
+        cardinality: int,
+        *,
+        alpha: float = 0.05,
+        shared: int = -1,
+        sharing: int = 1,
+        name: str | None = None,
+    ):
         super().__init__(name)
-        self.alpha, self.shared = alpha, shared
+        self.alpha, self.shared, self.sharing = alpha, shared, float(max(sharing, 1))
         self.place = tf.Variable(tf.constant(0, tf.int64), trainable=False)
         self.last = tf.Variable(tf.zeros([cardinality], tf.int64), trainable=False)
         # What has not been seen is as likely as anything else.
         self.distance = tf.Variable(tf.fill([cardinality], float(cardinality)), trainable=False)
 
-    def update(self, rows: tf.Tensor) -> None:
-        """Learn from the next interactions, of the item rows int [n], in their order."""
-        hit, at, times = tf.unique_with_counts(tf.cast(rows, tf.int64))
-        n = tf.size(rows, tf.int64)
+    def update(self, ids: tf.Tensor) -> None:
+        """Learn from the next interactions, of the item ids int [n], in their order."""
+        hit, at, times = tf.unique_with_counts(tf.cast(ids, tf.int64))
+        n = tf.size(ids, tf.int64)
         places = self.place + tf.range(1, n + 1)
         latest = tf.math.unsorted_segment_max(places, at, tf.size(hit))
         times = tf.cast(times, tf.float32)
@@ -68,16 +96,13 @@ class StreamingFrequency(tf.Module):
         self.last.scatter_nd_update(hit[:, None], latest)
         self.place.assign_add(n)
 
-    def log_q(self, rows: tf.Tensor) -> tf.Tensor:
-        """Logarithm of the probability of each of the item rows int [n], float32 [n]."""
-        seen = tf.math.count_nonzero(self.last, dtype=tf.float32)
-        items = tf.where(tf.cast(rows, tf.int64) == self.shared, tf.maximum(seen - 1.0, 1.0), 1.0)
-        return -tf.math.log(tf.gather(self.distance, rows) * items)
+    def log_q(self, ids: tf.Tensor) -> tf.Tensor:
+        """Logarithm of the probability of each of the item ids int [n], float32 [n]."""
+        items = tf.where(tf.cast(ids, tf.int64) == self.shared, self.sharing, 1.0)
+        return -tf.math.log(tf.gather(self.distance, ids) * items)
 
 
-def corrected_log_q(
-    positive_log_q: tf.Tensor, positive_id: tf.Tensor, negative_id: tf.Tensor
-) -> tf.Tensor:
+def corrected_log_q(positive_log_q: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """What to take off the positives' scores when the negatives' have their log_q taken off.
 
     The logQ correction takes its own log_q off the positive as if it had been drawn like the
@@ -91,41 +116,32 @@ def corrected_log_q(
     of m negatives other than the positive, where sg stops the gradient. The gradient is that of
     -log P, a softmax in which Q'(j) * m is taken off the negatives and nothing off the positive.
     Relative to negatives without their log Q alone that takes log((1 - Q(positive)) / m) off the
-    positive: all of the paper is `contrastive_softmax` with both ids (the positive must be no
-    negative of itself), negative_bias = -log Q, and minus the result for positive_bias. The value
-    is then -log P, an estimate of the full softmax's loss.
+    positive (which must be no negative of itself). The value is then -log P, an estimate of the
+    full softmax's loss.
 
     Parameters
     ----------
     positive_log_q : float32 [n], log of the probability that a negative that is drawn is this one,
         below 0
-    positive_id, negative_id : int [n] and [m]
+    others : float32 [n], m: how many negatives are another item
 
     Returns
     -------
     float32 [n], log((1 - Q(positive)) / m).
     """
-    pool = tf.sort(tf.cast(tf.reshape(negative_id, [-1]), tf.int64))
-    own = tf.cast(tf.reshape(positive_id, [-1]), tf.int64)
-    same = tf.searchsorted(pool, own, side="right") - tf.searchsorted(pool, own, side="left")
-    return corrected_for(positive_log_q, tf.cast(tf.size(pool) - same, tf.float32))
-
-
-def corrected_for(positive_log_q: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """`corrected_log_q`, given for each row how many negatives are another item: float32 [n]."""
     # Without any other negative the loss is 0, whatever is taken off.
     return tf.math.log1p(-tf.exp(positive_log_q)) - tf.math.log(tf.maximum(others, 1.0))
 
 
 def inverse_propensity(counts: np.ndarray, power: float, largest: float) -> np.ndarray:
-    """Weights of interactions by their item, float32 [catalogue], of mean 1 over interactions.
+    """Weights of interactions by their item, float32 [n_items], of mean 1 over interactions.
 
     An item is taken to be seen with the propensity (n / max n) ** power (Saito et al., WSDM 2020:
     power 0.5), so that an interaction stands for one over it; power 0 weighs all the same.
 
     Parameters
     ----------
-    counts : int or float [catalogue], the interactions n of each item, some above 0
+    counts : int or float [n_items], the interactions n of each item, some above 0
     largest : 1 or more, bounds a weight before all are divided by their mean: few interactions
         would outweigh all others
     """

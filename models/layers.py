@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import merlin.models.tf as mm
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.random.experimental import stateless_fold_in
 
 from models.negatives import false_negatives
-from models.softmax import COUNT, KNOWN, NEGATIVE_OF, POSITIVE_OF, QUERY_OF, SEED, SHARE
+from models.softmax import COUNT, KNOWN, NEGATIVE_OF, POSITIVE_OF, QUERY_OF, ROW, SEED, SHARE
 
 PADDING, OUT_OF_VOCABULARY = 0, 2  # NVTabular's Categorify: 0 padding, 1 null, 2 out of vocabulary
 SMALL_TABLE = 256  # rows; on two cores 1,024 rows of a batch then cost less by product than by row
@@ -113,10 +113,11 @@ class FeatureLookup(tf.keras.layers.Layer):
     So that what answers for unknown users, cold items and unseen values is trained, values become
     out-of-vocabulary at random: the item id with its row's probability in `hide_item_id`, every
     other single code with probability `dropout`. Numbers (float32) stay: an unknown one is 0, the
-    mean. From the column `history`, a user's items, those that are the user's positives in the
-    batch are taken out, else the answer would be in the question, and of the others each with
-    probability `history_dropout`. What is hidden in a step follows from `seed` and the number of
-    the step, `step()`.
+    mean. So do the columns `lists`; a list may be one value wide, so names say which columns are
+    lists. From the column `history`, a user's items, the user's positives in the batch are removed
+    to avoid target leakage, and the others become out-of-vocabulary with probability
+    `history_dropout`. What is hidden in a step follows from `seed` and the number of the step,
+    `step()`.
 
     With `draw` there are more negatives: item rows int32 [m] by a seed, each as often as it is
     drawn; without `in_batch` the batch's own positives are none. With `draw_own` each interaction
@@ -137,6 +138,7 @@ class FeatureLookup(tf.keras.layers.Layer):
         seed: int,
         step: Callable[[], tf.Tensor],
         *,
+        lists: Collection[str] = (),
         history: str | None = None,
         history_dropout: float = 0.0,
         draw: Callable[[tf.Tensor], tf.Tensor] | None = None,
@@ -148,7 +150,7 @@ class FeatureLookup(tf.keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.seed, self.step = seed, step
+        self.seed, self.step, self.lists = seed, step, frozenset(lists)
         self.history, self.history_dropout = history, history_dropout
         self.tables = {
             USER_ROW: {name: tf.constant(values) for name, values in users.items()},
@@ -175,22 +177,22 @@ class FeatureLookup(tf.keras.layers.Layer):
         for rows, tables in self.tables.items():
             for name, table in tables.items():
                 values = tf.gather(table, positions[rows])
-                if training and values.dtype.is_integer and values.shape[-1] == 1:
+                if training and name == self.history:
+                    codes = tf.gather(self.tables[ITEM_ROW][self.item_id][:, 0], items)
+                    values = _without(values, query_of, tf.gather(codes, positive_of))
+                    seed_of = stateless_fold_in(seed, len(features))
+                    values = _hide(values, self.history_dropout, seed_of)
+                elif training and name not in self.lists and values.dtype.is_integer:
                     rate = (
                         tf.gather(self.hide_item_id, positions[rows])
                         if name == self.item_id
                         else self.dropout
                     )
                     values = _hide(values, rate, stateless_fold_in(seed, len(features)))
-                elif training and name == self.history:
-                    codes = tf.gather(self.tables[ITEM_ROW][self.item_id][:, 0], items)
-                    values = _without(values, query_of, tf.gather(codes, positive_of))
-                    values = _hide(
-                        *(values, self.history_dropout),
-                        stateless_fold_in(seed, len(features)),
-                    )
                 features[name] = values
         # Last: the seeds of what is hidden above count the features.
+        if training:
+            features[ROW] = items
         if training and self.views is not None:
             seed = stateless_fold_in(seed, (1 << 20) + 2)
             features.update(self.views(self.tables[ITEM_ROW], seed))

@@ -123,20 +123,16 @@ def whole_data_squared(
     query_of: tf.Tensor,
     positive_of: tf.Tensor,
     *,
-    known: tf.Tensor,
-    known_query: tf.Tensor,
-    known_of: tf.Tensor,
     share: tf.Tensor,
     unobserved_weight: float,
-    weight: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Squared error over all pairs of a batch's users and the catalogue, without sampling.
 
     (sum over rows of (1 - s)^2 + sum over queries u of share u * unobserved_weight * (sum of
-    s(u, c)^2 over the candidates c that are no known positive of u)) / n. The sum over all
-    candidates is u^T (V^T V) u, so that no [q, c] matrix is made; the known pairs' squares are
-    taken off it. (Implicit ALS: Hu et al., ICDM 2008; by gradient steps: ENMF, Chen et al., TOIS
-    2020.) Summed over the batches of an epoch it is the loss of the whole matrix.
+    s(u, c)^2 over the candidates c that are no positive of u in the batch)) / n. The sum over all
+    candidates is u^T (V^T V) u, so that no [q, c] matrix is made; the batch's own pairs' squares
+    are taken off it. (Implicit ALS: Hu et al., ICDM 2008; by gradient steps: ENMF, Chen et al.,
+    TOIS 2020.)
 
     Parameters
     ----------
@@ -144,30 +140,22 @@ def whole_data_squared(
     candidates : float32 [c, D], all items of the catalogue
     positive : float32 [n], the scores of the batch's interactions
     query_of, positive_of : int [n], the rows of `query` and `candidates` of each interaction
-    known : float32 [p], scores of positives of these users outside the batch; p may be 0
-    known_query, known_of : int [p], their rows of `query` and `candidates`. A pair may be there
-        several times, or in the batch as well: it is left out of the unobserved part once
     share : float32 [q], 0 to 1: the part of the user's positives that is in this batch
     unobserved_weight : above 0 to 1; 0.1 to 0.5 in ENMF
-    weight : float32 [q], multiplies all terms of a query, by default 1
 
     Returns
     -------
-    float32 scalar, differentiable in query, candidates, positive and known.
+    float32 scalar, differentiable in query, candidates and positive.
     """
-    weight = tf.ones_like(share) if weight is None else weight
-    owner = tf.cast(tf.concat([query_of, known_query], 0), tf.int64)
-    item = tf.cast(tf.concat([positive_of, known_of], 0), tf.int64)
+    owner, item = tf.cast(query_of, tf.int64), tf.cast(positive_of, tf.int64)
     pair = owner * tf.shape(candidates, tf.int64)[0] + item
     _, place, count = tf.unique_with_counts(pair)
     once = 1.0 / tf.cast(tf.gather(count, place), tf.float32)
-    observed = tf.math.unsorted_segment_sum(
-        once * tf.square(tf.concat([positive, known], 0)), owner, tf.shape(query)[0]
-    )
+    observed = tf.math.unsorted_segment_sum(once * tf.square(positive), owner, tf.shape(query)[0])
     gram = tf.matmul(candidates, candidates, transpose_a=True)
     everything = tf.reduce_sum(tf.matmul(query, gram) * query, axis=1)
-    unobserved = unobserved_weight * tf.reduce_sum(weight * share * (everything - observed))
-    fit = tf.reduce_sum(tf.gather(weight, query_of) * tf.square(1.0 - positive))
+    unobserved = unobserved_weight * tf.reduce_sum(share * (everything - observed))
+    fit = tf.reduce_sum(tf.square(1.0 - positive))
     return (fit + unobserved) / tf.cast(tf.size(positive), tf.float32)
 
 

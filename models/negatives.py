@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from models.corrections import log_q
 
-
-def sample_uniform(n: int | tf.Tensor, catalogue: int, seed: tf.Tensor) -> tf.Tensor:
-    """n rows of the catalogue, all as likely, with replacement: int32 [n]."""
-    return tf.random.stateless_uniform([n], seed, 0, catalogue, tf.int32)
+def sample_uniform(n: int | tf.Tensor, n_items: int, seed: tf.Tensor) -> tf.Tensor:
+    """n rows of the item table, all as likely, with replacement: int32 [n]."""
+    return tf.random.stateless_uniform([n], seed, 0, n_items, tf.int32)
 
 
 def sample_popularity(
@@ -24,12 +22,12 @@ def sample_popularity(
     """n rows, each with a probability of counts ** power, with replacement: int32 [n].
 
     Their log probabilities are `log_q(counts, power)`. By inverting the cumulative distribution:
-    O(catalogue + n log catalogue) and no [n, catalogue] noise. It is float64, where ten million
-    rows do not run together.
+    O(rows + n log rows) and no [n, rows] noise. It is float64, where ten million rows do not run
+    together.
 
     Parameters
     ----------
-    counts : int or float [catalogue], 0 or more, some above 0; constant in a graph, it is summed
+    counts : int or float [rows], 0 or more, some above 0; constant in a graph, it is summed
         once and not at every step
     power : 0 or more; above 0 rows with a count of 0 are never drawn
     """
@@ -37,22 +35,6 @@ def sample_popularity(
     place = tf.random.stateless_uniform([n], seed, dtype=tf.float64) * upper[-1]
     # "right": the first row whose upper end is beyond the place, so that no empty one is.
     return tf.searchsorted(upper, place, side="right")
-
-
-def mixture_log_q(
-    counts: tf.Tensor, in_batch: int | tf.Tensor, uniform: int | tf.Tensor
-) -> tf.Tensor:
-    """Log of each row's expected share of a pool of mixed negatives, float32 [catalogue].
-
-    log((B * Q + U / catalogue) / (B + U)), of B = `in_batch` negatives that come as positives do,
-    with the shares Q of `counts`, and U = `uniform` ones (mixed negative sampling: Yang et al., WWW
-    2020). counts : int or float [catalogue], some above 0; B + U above 0.
-    """
-    share = tf.exp(tf.cast(log_q(counts), tf.float64))
-    in_batch, uniform = tf.cast(in_batch, tf.float64), tf.cast(uniform, tf.float64)
-    catalogue = tf.cast(tf.size(share), tf.float64)
-    mixed = (in_batch * share + uniform / catalogue) / (in_batch + uniform)
-    return tf.cast(tf.math.log(mixed), tf.float32)
 
 
 class CrossBatchQueue(tf.keras.layers.Layer):
@@ -72,38 +54,38 @@ class CrossBatchQueue(tf.keras.layers.Layer):
             return self.add_weight(name, shape, dtype, start, trainable=False)
 
         self.embeddings = slots("embeddings", [size, dim], tf.float32, 0.0)
-        self.ids = slots("ids", [size], tf.int64, -1)
+        self.rows = slots("rows", [size], tf.int64, -1)
         self.log_q = slots("log_q", [size], tf.float32, float("inf"))
         self.pushed = slots("pushed", [], tf.int64, 0)
 
-    def push(self, embeddings: tf.Tensor, ids: tf.Tensor, log_q: tf.Tensor) -> None:
+    def push(self, embeddings: tf.Tensor, rows: tf.Tensor, log_q: tf.Tensor) -> None:
         """Put n candidates in place of the oldest; of more than `size` the last ones stay.
 
         Parameters
         ----------
         embeddings : float32 [n, dim]
-        ids : int [n]
+        rows : int [n], of the item table: ids tell items apart only if the vocabulary has them
         log_q : float32 [n], the log of how likely each was drawn into its batch
         """
-        n = tf.shape(ids, tf.int64)[0]
+        n = tf.shape(rows, tf.int64)[0]
         self.pushed.assign_add(n)
         kept = tf.minimum(n, self.size)
         place = tf.range(self.pushed - kept, self.pushed) % self.size
         for slots, values in (
             (self.embeddings, embeddings),
-            (self.ids, tf.cast(ids, tf.int64)),
+            (self.rows, tf.cast(rows, tf.int64)),
             (self.log_q, log_q),
         ):
             slots.scatter_nd_update(place[:, None], values[n - kept :])
 
     def read(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Embeddings [size, dim] without a gradient, ids int64 [size], log_q [size], valid [size].
+        """Embeddings [size, dim] without a gradient, rows int64 [size], log_q [size], valid [size].
 
-        A slot that was never filled is not valid and has the id -1 and log_q inf: corrected by it
+        A slot that was never filled is not valid and has the row -1 and log_q inf: corrected by it
         a score is -inf, and has no part in a softmax.
         """
         valid = tf.range(self.size, dtype=tf.int64) < self.pushed
-        slots = (tf.convert_to_tensor(each) for each in (self.ids, self.log_q))
+        slots = (tf.convert_to_tensor(each) for each in (self.rows, self.log_q))
         return tf.stop_gradient(self.embeddings), *slots, valid
 
 

@@ -146,18 +146,20 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
             )
         return lambda seed: sample_uniform(self.drawn, n_items, seed)
 
-    def log_q(self, counts: np.ndarray, batch: Any) -> Any:
-        """Logarithm of each id's probability to be drawn as a negative, float32 [cardinality].
+    def log_q(self, counts: np.ndarray, positives: np.ndarray) -> Any:
+        """Logarithm of the probability by id that a negative is one row of it, float32.
 
-        counts : float [cardinality], above 0; batch : int scalar, interactions of a step
+        Of mixed negatives that is said of those that come as positives do; see `mixture_log_q`.
+
+        Parameters
+        ----------
+        counts : float [cardinality], above 0, the positives of one row of each id
+        positives : int [n_items], those of each row, as `sampler` has them
         """
         from models.corrections import log_q
-        from models.negatives import mixture_log_q
 
-        if self.negatives == "mixed":
-            return mixture_log_q(counts, batch, self.drawn)
         powers = {"popularity": self.power, "uniform": 0.0, "all": 0.0}
-        return log_q(counts, powers.get(self.negatives, 1.0))
+        return log_q(counts, powers.get(self.negatives, 1.0), positives)
 
 
 class SelfSupervisedConfig(BaseModel, extra=Extra.forbid):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from merlin.models.tf.outputs.sampling.base import Candidate
 
 from models import losses
-from models.corrections import corrected_for, inverse_propensity
+from models.corrections import corrected_log_q, inverse_propensity, mixture_log_q
 from models.negatives import CrossBatchQueue, hard_negatives, sample_popularity
 from models.objective import OF_COSINES, ObjectiveConfig
 from models.softmax import (
@@ -18,6 +18,7 @@ from models.softmax import (
     NEGATIVE_OF,
     POSITIVE_OF,
     QUERY_OF,
+    ROW,
     SEED,
     SHARE,
     InBatchSoftmax,
@@ -31,47 +32,53 @@ class SampledOutput(InBatchSoftmax):
     Parameters
     ----------
     objective : what is minimised
-    counts : float [cardinality of the item id], positives of each id, above 0
+    counts : float [cardinality of the item id], positives of one row of each id, above 0
+    positives : int [n_items], positives of each row of the item table
     dim : of the towers' vectors, for a queue of them
     others : of InBatchSoftmax
     """
 
-    def __init__(self, *args, objective: ObjectiveConfig, counts, dim: int, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.objective, self.counts, self.queue = objective, counts, None
+    def __init__(
+        self,
+        *args,
+        objective: ObjectiveConfig,
+        counts: np.ndarray,
+        positives: np.ndarray,
+        dim: int,
+        **kwargs,
+    ):
+        super().__init__(*args, log_q=objective.log_q(counts, positives), **kwargs)
+        self.objective, self.n_items, self.queue = objective, len(positives), None
         if objective.negatives == "cross_batch":
             self.queue = CrossBatchQueue(objective.drawn, dim)
-        self.weights_by_id = None
+        self.weights_by_row = None
         if objective.propensity_power:
-            weights = inverse_propensity(counts, objective.propensity_power, 10.0)
-            self.weights_by_id = tf.constant(weights, tf.float32)
+            weights = inverse_propensity(positives, objective.propensity_power, 10.0)
+            self.weights_by_row = tf.constant(weights, tf.float32)
 
-    def loss_of(
-        self, query: tf.Tensor, candidate: Candidate, negative: Candidate | None = None
-    ) -> tf.Tensor:
+    def loss_of(self, query: tf.Tensor, candidate: Candidate) -> tf.Tensor:
         """Scalar loss; see `grouped_softmax` for query [q, D], candidate [c, D] and the batch."""
         batch, loss = candidate.metadata, self.objective.loss
         query_of, positive_of = batch[QUERY_OF], batch[POSITIVE_OF]
         weight = None
-        if self.weights_by_id is not None:
-            ids = tf.reshape(candidate.id, [-1])
-            weight = tf.gather(tf.gather(self.weights_by_id, ids), positive_of)
+        if self.weights_by_row is not None:
+            weight = tf.gather(tf.gather(self.weights_by_row, batch[ROW]), positive_of)
         if loss == "softmax" and not self._needs_rows():
             return grouped_softmax(
                 *(query, candidate.embedding, query_of, positive_of, batch[COUNT]),
-                bias=self._bias_of(candidate, query_of),
+                bias=self._bias(candidate),
                 weight=weight,
                 temperature=self.temperature,
             )
         own, items = tf.gather(query, query_of), candidate.embedding
         scores = tf.reduce_sum(own * tf.gather(items, positive_of), axis=1)
         if loss == "squared":
-            nothing = tf.zeros([0], tf.int32)
             return losses.whole_data_squared(
-                *(query, items, scores, query_of, positive_of),
-                known=tf.zeros([0]),
-                known_query=nothing,
-                known_of=nothing,
+                query,
+                items,
+                scores,
+                query_of,
+                positive_of,
                 share=batch[SHARE],
                 unobserved_weight=self.objective.unobserved_weight,
             )
@@ -86,12 +93,13 @@ class SampledOutput(InBatchSoftmax):
         given = self.objective
         return bool(given.label_smoothing or given.corrected_logq or given.mask_known or self.queue)
 
-    def _bias_of(self, candidate: Candidate, query_of: tf.Tensor) -> tf.Tensor:
-        """Minus the weighted logarithm of how likely each candidate is drawn, float32 [c]."""
-        if self.frequency is not None:
-            return self._bias(candidate)
-        log_q = self.objective.log_q(self.counts, tf.size(query_of))
-        return -self.logq * tf.gather(log_q, tf.reshape(candidate.id, [-1]))
+    def _log_q(self, candidate: Candidate) -> tf.Tensor:
+        """As for any output; that of mixed negatives depends on how many a batch has."""
+        log_q = super()._log_q(candidate)
+        if self.objective.negatives != "mixed":
+            return log_q
+        n = tf.size(candidate.metadata[QUERY_OF])
+        return mixture_log_q(log_q, n, self.objective.drawn, self.n_items)
 
     def _softmax_rows(self, query, candidate: Candidate, score: tf.Tensor) -> tf.Tensor:
         """The softmax's loss of each row, float32 [n], from all its scores."""
@@ -102,7 +110,8 @@ class SampledOutput(InBatchSoftmax):
         if self.queue is not None:
             items = self._pushed_for_all(items, tf.size(query_of))
         logits = tf.matmul(query, items, transpose_b=True) / self.temperature
-        bias = self._bias_of(candidate, query_of)
+        bias = self._bias(candidate)
+        bias = tf.zeros_like(count) if bias is None else bias
         negative = tf.gather(logits + bias + tf.math.log(count), query_of)
         score = score / self.temperature
         own = tf.gather(bias, positive_of)
@@ -117,7 +126,7 @@ class SampledOutput(InBatchSoftmax):
             valid = tf.concat([valid, there], axis=1)
             others += tf.reduce_sum(tf.cast(there, tf.float32), axis=1)
         if given.corrected_logq:
-            own = -corrected_for(-own, others)
+            own = -corrected_log_q(-own, others)
         return losses.sampled_softmax(score + own, negative, valid, smoothing=given.label_smoothing)
 
     def _pushed_for_all(self, items: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
@@ -141,12 +150,12 @@ class SampledOutput(InBatchSoftmax):
 
         Then the batch's positives enter it, each as often as it is one.
         """
-        batch, ids = candidate.metadata, tf.cast(tf.reshape(candidate.id, [-1]), tf.int64)
+        batch = candidate.metadata
         query_of, positive_of = batch[QUERY_OF], batch[POSITIVE_OF]
         embeddings, queued, minus_bias, filled = self.queue.read()
         scores = tf.matmul(query, embeddings, transpose_b=True) / self.temperature
         scores = tf.gather(tf.where(filled, scores - minus_bias, 0.0), query_of)
-        own = tf.gather(ids, positive_of)
+        own = tf.cast(tf.gather(batch[ROW], positive_of), tf.int64)
         valid = tf.logical_and(filled, queued != own[:, None])
         vectors = tf.gather(candidate.embedding, positive_of)
         self.queue.push(vectors, own, -tf.gather(bias, positive_of))
@@ -184,8 +193,7 @@ class SampledOutput(InBatchSoftmax):
             parameters = {**margin, "weight": given.negative_weight}
             return functools.partial(losses.cosine_contrastive, **parameters)
         if given.loss == "gbce":
-            catalogue = int(np.count_nonzero(self.counts >= 1))
-            parameters = {"candidates": max(catalogue, 2), "t": given.calibration}
+            parameters = {"candidates": max(self.n_items, 2), "t": given.calibration}
             return functools.partial(losses.gbce, **parameters)
         names = {"bce": losses.binary_cross_entropy, "bpr": losses.bpr}
         return names.get(given.loss, losses.cosine_regression)

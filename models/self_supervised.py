@@ -7,7 +7,7 @@ that complement each other, and the item tower's vectors of both are to be close
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,9 +15,9 @@ from tensorflow.random.experimental import stateless_split
 
 from models.errors import ModelError
 from models.layers import OUT_OF_VOCABULARY
+from models.losses import sampled_softmax
 from models.negatives import sample_uniform
 from models.objective import SelfSupervisedConfig
-from models.softmax import contrastive_softmax
 
 Features = dict[str, tf.Tensor]
 MOST_COUNTED = 100_000
@@ -111,6 +111,7 @@ def two_views(
     seed: tf.Tensor,
     *,
     dropout: float = 0.0,
+    lists: Collection[str] = (),
 ) -> tuple[Features, Features]:
     """The features of a batch of items twice, each feature hidden in one of the two views.
 
@@ -125,8 +126,9 @@ def two_views(
         drawn uniformly, the second one all others. `correlated_masks`, or None for a random half
         (random feature masking)
     seed : int32 [2]
-    dropout : 0 to below 1, the probability with which each value of a multi-hot feature (codes of
-        width 2 or more) is hidden as well, in each view by itself
+    dropout : 0 to below 1, the probability with which each value of a list is hidden as well, in
+        each view by itself
+    lists : the features that are lists, of any width
     """
     seeds = tf.unstack(stateless_split(seed, 3))
     k = len(features)
@@ -137,20 +139,24 @@ def two_views(
         drawn = tf.random.stateless_uniform([], seeds[0], 0, len(mask_sets), tf.int32)
         hidden = tf.constant(mask_sets)[drawn]
     return (
-        _view(features, hidden, seeds[1], dropout),
-        _view(features, tf.logical_not(hidden), seeds[2], dropout),
+        _view(features, hidden, seeds[1], dropout, lists),
+        _view(features, tf.logical_not(hidden), seeds[2], dropout, lists),
     )
 
 
 def _view(
-    features: Mapping[str, tf.Tensor], hidden: tf.Tensor, seed: tf.Tensor, dropout: float
+    features: Mapping[str, tf.Tensor],
+    hidden: tf.Tensor,
+    seed: tf.Tensor,
+    dropout: float,
+    lists: Collection[str],
 ) -> Features:
     """`features` without those that are `hidden`, bool [k], and without what is dropped out."""
     view = {}
     seeds = tf.unstack(stateless_split(seed, len(features)))
     for place, (name, values) in enumerate(features.items()):
         gone = tf.fill(tf.shape(values), hidden[place])
-        if dropout and values.dtype.is_integer and values.shape[1] > 1:
+        if dropout and name in lists:
             noise = tf.random.stateless_uniform(tf.shape(values), seeds[place])
             gone = tf.logical_or(gone, noise < dropout)
         unknown = OUT_OF_VOCABULARY if values.dtype.is_integer else 0
@@ -159,11 +165,7 @@ def _view(
 
 
 def contrastive_loss(
-    first: tf.Tensor,
-    second: tf.Tensor,
-    temperature: tf.Tensor | float,
-    *,
-    rows: tf.Tensor | None = None,
+    first: tf.Tensor, second: tf.Tensor, temperature: float, rows: tf.Tensor
 ) -> tf.Tensor:
     """Mean over a batch's items of -log softmax of an item's two views among all second views.
 
@@ -175,17 +177,18 @@ def contrastive_loss(
     ----------
     first, second : float32 [n, D], the item tower's vectors of `two_views`
     temperature : above 0
-    rows : int [n], the item of each row, of which one that is drawn twice is no negative of itself;
-        by default all are different
+    rows : int [n], the item of each row, of which one that is drawn twice is no negative of itself
     """
     first, second = (tf.math.l2_normalize(each, axis=1) for each in (first, second))
-    rows = tf.range(tf.shape(first)[0]) if rows is None else rows
-    ids = {"positive_id": rows, "negative_id": rows}
-    return contrastive_softmax(first, second, second, temperature=temperature, **ids)
+    scores = tf.matmul(first, second, transpose_b=True) / temperature
+    others = tf.not_equal(rows[:, None], rows)
+    return tf.reduce_mean(sampled_softmax(tf.linalg.diag_part(scores), scores, others))
 
 
 def item_views(
-    config: SelfSupervisedConfig | None, items: Mapping[str, np.ndarray]
+    config: SelfSupervisedConfig | None,
+    items: Mapping[str, np.ndarray],
+    lists: Collection[str] = (),
 ) -> Callable[[Mapping[str, tf.Tensor], tf.Tensor], Features] | None:
     """A function from the item table and a seed to what `views_loss` needs of a step.
 
@@ -196,6 +199,7 @@ def item_views(
     ----------
     config : None for no such function
     items : the item table's columns, int or float [n_items, width]
+    lists : the columns that are lists
 
     Raises
     ------
@@ -216,7 +220,7 @@ def item_views(
         of_rows, of_views = tf.unstack(stateless_split(seed, 2))
         rows = sample_uniform(config.items, n_items, of_rows)
         features = {name: tf.gather(values, rows) for name, values in table.items()}
-        both = two_views(features, sets, of_views, dropout=config.dropout)
+        both = two_views(features, sets, of_views, dropout=config.dropout, lists=lists)
         views = {VIEW + name: tf.concat([view[name] for view in both], 0) for name in features}
         return {VIEWED: rows, **views}
 
@@ -239,4 +243,4 @@ def views_loss(
         name.removeprefix(VIEW): values for name, values in batch.items() if name.startswith(VIEW)
     }
     first, second = tf.split(encoder(views, training=True), 2)
-    return config.weight * contrastive_loss(first, second, config.temperature, rows=batch[VIEWED])
+    return config.weight * contrastive_loss(first, second, config.temperature, batch[VIEWED])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from merlin.schema import Schema
 
     from models.callbacks import Progress
+    from models.layers import FeatureLookup
     from models.mining import MinedNegatives
 
 WEIGHTS, QUERY_TOWER, CANDIDATE_TOWER = "weights", "query_tower", "candidate_tower"
@@ -117,7 +118,8 @@ def create(schema: Schema, data: TrainingData, config: TwoTowerConfig, seed: int
 
     tf.keras.utils.set_random_seed(seed)
     _, _, counts = _hidden_item_ids(schema, data, config)
-    tower = TwoTower(build_two_tower(schema, counts, config), schema, config, counts)
+    model = build_two_tower(schema, counts, config, data.positives_per_item)
+    tower = TwoTower(model, schema, config, counts)
     # Calling both towers once creates the variables, so that a checkpoint can be restored.
     tower.model({name: tf.constant(v[:2]) for name, v in {**data.users, **data.items}.items()})
     return tower
@@ -163,9 +165,7 @@ def fit(
 
     from models.batches import shuffled_batches
     from models.callbacks import LearningRate, ReportProgress, TrainingState, ValidateAndKeep
-    from models.layers import FeatureLookup
     from models.mining import MineEveryEpoch
-    from models.self_supervised import item_views
 
     if len(data.user_rows) < config.batch_size:
         raise ModelError(
@@ -200,17 +200,7 @@ def fit(
         done = int(model.optimizer.iterations)
         epochs = config.epochs - (begin is not None)
         callbacks.append(ReportProgress(progress, done, steps * epochs))
-    item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
-    lookup = FeatureLookup(
-        data.users,
-        data.items,
-        *(item_id, hide, tower.config.feature_dropout),
-        *(config.seed, lambda: model.optimizer.iterations),
-        history=history_column(tower.schema),
-        history_dropout=tower.config.history_dropout,
-        views=item_views(tower.config.self_supervised, data.items),
-        **_for_objective(tower.config.objective, data, known, mined),
-    )
+    lookup = feature_lookup(tower, data, known, config.seed, mined)
     while not _finished(state.progress, config):
         # First what an interruption has left of an epoch, then all others in one go.
         epoch, done = state.progress.epochs, state.progress.steps
@@ -231,6 +221,38 @@ def fit(
     state.restore_best(state.progress.best(config.monitor))
     tower.history = state.progress.history
     return tower.history
+
+
+def feature_lookup(
+    tower: TwoTower,
+    data: TrainingData,
+    known: TrainingData,
+    seed: int,
+    mined: MinedNegatives | None = None,
+) -> FeatureLookup:
+    """What makes the features of a training batch of the rows in it; for the parameters see `fit`.
+
+    The model is to have an optimizer, which counts the steps.
+    """
+    from models.layers import FeatureLookup
+    from models.self_supervised import item_views
+
+    item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
+    lists = [column.name for column in tower.schema if column.is_list]
+    return FeatureLookup(
+        data.users,
+        data.items,
+        item_id,
+        hide,
+        tower.config.feature_dropout,
+        seed,
+        lambda: tower.model.optimizer.iterations,
+        lists=lists,
+        history=history_column(tower.schema),
+        history_dropout=tower.config.history_dropout,
+        views=item_views(tower.config.self_supervised, data.items, lists),
+        **_for_objective(tower.config.objective, data, known, mined),
+    )
 
 
 def _mined(objective: ObjectiveConfig, known: TrainingData) -> MinedNegatives | None:

@@ -23,7 +23,10 @@ VALUES_AT_ONCE = 1 << 17  # of a list column, embedded in memory: 64 MB at 128 d
 
 
 def build_two_tower(
-    schema: Schema, item_counts: np.ndarray, config: TwoTowerConfig
+    schema: Schema,
+    item_counts: np.ndarray,
+    config: TwoTowerConfig,
+    positives: np.ndarray | None = None,
 ) -> mm.RetrievalModelV2:
     """The untrained model.
 
@@ -33,9 +36,13 @@ def build_two_tower(
         Output schema of the feature workflow; tags USER, ITEM, USER_ID and ITEM_ID say which
         column is what, domains say how large the tables are.
     item_counts
-        float or int [item cardinality]: how often each encoded item id is a positive in training.
+        float or int [item cardinality]: how often one item of each encoded id is a positive in
+        training.
     config
         Sizes, temperature, logQ weight.
+    positives
+        int [n_items]: how often each row of the item table is; the vocabulary may lack ids of it.
+        Only training needs it.
 
     Notes
     -----
@@ -68,6 +75,7 @@ def build_two_tower(
     # An id that is never a positive (padding, null) is never sampled either; the floor only keeps
     # its logarithm finite.
     counts = np.maximum(item_counts, 0.5)
+    positives = item_counts if positives is None else positives
     settings = {
         "negative_samplers": ["in-batch"],
         "schema": item_id,
@@ -82,7 +90,9 @@ def build_two_tower(
         augmented = (encoder.first[AUGMENTED] for encoder in (query, candidate))
         settings["pre"] = MimicLoss(*augmented, config.mimic_weight)
     if config.logq_estimate == "streaming":
-        settings["frequency"] = StreamingFrequency(cardinality, shared=OUT_OF_VOCABULARY)
+        settings["frequency"] = StreamingFrequency(
+            cardinality, shared=OUT_OF_VOCABULARY, sharing=np.count_nonzero(positives)
+        )
     if config.self_supervised is not None:
         # In a function Keras does not find the tower a second time.
         settings["added"] = partial(views_loss, config.self_supervised, candidate)
@@ -90,8 +100,14 @@ def build_two_tower(
         log_q, precision = np.log(counts / counts.sum()), tf.as_dtype(config.softmax_precision)
         output = InBatchSoftmax(DotProduct(), log_q=log_q, precision=precision, **settings)
     else:
-        given = {"objective": config.objective, "counts": counts, "dim": config.dim}
-        output = SampledOutput(DotProduct(), **given, **settings)
+        output = SampledOutput(
+            DotProduct(),
+            objective=config.objective,
+            counts=counts,
+            positives=positives,
+            dim=config.dim,
+            **settings,
+        )
     return mm.TwoTowerModelV2(
         query_tower=query, candidate_tower=candidate, outputs=output, schema=schema
     )

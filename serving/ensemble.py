@@ -7,8 +7,7 @@ turns into a plan for `serving.runtime`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pandas as pd
 from merlin.dag import ColumnSelector, Node, postorder_iter_nodes
 from merlin.schema import ColumnSchema, Schema, Tags
 from merlin.systems.dag import Ensemble
-from merlin.table import TensorTable
 
 from .errors import ServingError
 from .operators import (
@@ -28,14 +26,11 @@ from .operators import (
     UserFeatures,
     UserRows,
 )
-from .runtime.arrays import expand
 from .runtime.contract import (
     FILTER_SEEN,
-    NO_VALUE,
     NUMPY_DTYPES,
     Contract,
     K,
-    Table,
     count_of,
     row_of,
     state_of,
@@ -128,33 +123,6 @@ def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
         _ranges(operator(ensemble, EncodeFeatures).workflow, names),
         {name: column for column, name in names.items() if name != column},
     )
-
-
-def request_table(
-    ensemble: Ensemble,
-    user_ids: Sequence[int],
-    k: int = 10,
-    filter_seen: bool = True,
-    features: Mapping[str, Sequence] | None = None,
-) -> Table:
-    """The table that a request of these users becomes."""
-    reads = contract(ensemble, k, k)
-    inputs = {reads.user_id: np.asarray(user_ids, np.int64)[:, None]}
-    for name, values in (features or {}).items():
-        dtype = reads.features.get(name)
-        lists = values if name in reads.lists else [[value] for value in values]
-        flat, counts = list(chain.from_iterable(lists)), np.array([len(row) for row in lists])
-        filler = NO_VALUE.get(dtype)
-        if dtype == "BYTES":
-            flat, filler = [value.encode() for value in flat], filler.encode()
-        flat = np.array(flat, NUMPY_DTYPES.get(dtype))
-        inputs[name] = expand(flat, counts, max([1, *counts]), filler)
-    return reads.read(inputs, {K: k, FILTER_SEEN: filter_seen})
-
-
-def answer(ensemble: Ensemble, table: Table) -> Table:
-    """The stock executor's answer to a table: the reference for every other way."""
-    return ensemble.transform(TensorTable(table)).to_dict()
 
 
 def compile_ensemble(ensemble: Ensemble, out: Path) -> None:

@@ -149,13 +149,6 @@ class TritonServer:
             if scratch:
                 scratch.remove()
 
-    def wait(self) -> int:
-        """Block until the server ends by itself; return its exit status."""
-        if not self._guard:
-            raise ServingError("the server does not run")
-        self._guard.wait()
-        return self._status()
-
     def ended(self) -> str | None:
         """Why the server that was started runs no more; None while it runs."""
         if self._guard is None or self._guard.poll() is None:

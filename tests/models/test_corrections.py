@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.objective import ObjectiveConfig
 from tests.models.conftest import differences
 
 
@@ -19,6 +20,17 @@ def test_log_q_is_the_log_of_the_share():
     np.testing.assert_allclose(np.exp(log_q(counts, 0.5)), root / root.sum(), 1e-6)
 
 
+def test_log_q_by_id_is_over_the_rows_that_are_drawn():
+    """Two items share the id that counts 1; of five rows one is never taken."""
+    from models.corrections import log_q
+
+    counts, rows = np.array([1.0, 6.0, 2.0]), np.array([6, 2, 1, 1, 0])
+    np.testing.assert_allclose(np.exp(log_q(counts, 1.0, rows)), [0.1, 0.6, 0.2], 1e-6)
+    np.testing.assert_allclose(np.exp(log_q(counts, 0.0, rows)), np.full(3, 0.2), 1e-6)
+    root = np.sqrt(rows).sum()
+    np.testing.assert_allclose(np.exp(log_q(counts, 0.5, rows)), np.sqrt(counts) / root, 1e-6)
+
+
 class Planted:
     """12 items, the first ones far more popular, and 5 users, with a gradient that is known."""
 
@@ -26,7 +38,6 @@ class Planted:
         draw = np.random.default_rng(0)
         joint = np.exp(0.7 * draw.normal(size=(5, 12))) / np.arange(1, 13) ** 1.2
         self.joint = joint / joint.sum()
-        self.log_q = np.log(self.joint.sum(0)).astype(np.float32)
         self.users, self.items = (draw.normal(size=(n, 3)).astype(np.float32) for n in (5, 12))
 
     def full_gradient(self):
@@ -36,30 +47,28 @@ class Planted:
         slope = self.joint.sum(1, keepdims=True) * softmax - self.joint
         return np.concatenate([slope @ self.items, slope.T @ self.users])
 
-    def in_batch_gradient(self, positive_bias, log_q, masked, n=512, batches=160):
-        """Its mean over batches of n; positive_bias: function of the positives' log_q and ids."""
+    def in_batch_gradient(self, output, n=512, batches=160):
+        """The mean over batches of n of the loss that `output` has of them."""
         import tensorflow as tf
 
-        from models.softmax import contrastive_softmax
+        from models.layers import FeatureLookup
 
         tables = tf.constant(self.users), tf.constant(self.items)
         upper = tf.constant(np.cumsum(self.joint))
+        lookup = FeatureLookup(
+            {"user": np.arange(3, 8, dtype=np.int32)[:, None]},
+            {"film": np.arange(3, 15, dtype=np.int32)[:, None]},
+            *("film", np.zeros(12, np.float32), 0.0, 3, lambda: tf.constant(0)),
+        )
 
         def gradient(batch):
             place = tf.random.stateless_uniform([n], [1, batch], dtype=tf.float64)
             pair = tf.searchsorted(upper, place * upper[-1], side="right")
-            user, item = pair // 12, pair % 12
-            own_log_q = tf.gather(log_q, item)
+            features = lookup({"user_row": pair // 12, "item_row": pair % 12}, training=True)
             with tf.GradientTape() as tape:
                 tape.watch(tables)
-                positive = tf.gather(tables[1], item)
-                loss = contrastive_softmax(
-                    *(tf.gather(tables[0], user), positive, positive),
-                    positive_id=item if masked else None,
-                    negative_id=item if masked else None,
-                    positive_bias=positive_bias(own_log_q, item),
-                    negative_bias=-own_log_q,
-                )
+                query = tf.gather(tables[0], features["user"][:, 0] - 3)
+                loss = output.loss_of(query, candidate_of(features, tables[1]))
             slopes = tape.gradient(loss, tables)
             return tf.concat([tf.convert_to_tensor(each) for each in slopes], 0)
 
@@ -70,65 +79,78 @@ class Planted:
 
         return mean().numpy()
 
-    def error(self, *args):
-        full, ours = self.full_gradient(), self.in_batch_gradient(*args)
+    def error(self, objective, logq=1.0):
+        times = 1000 * self.joint.sum(0)
+        output = output_of(objective, times, temperature=1.0, logq=logq)
+        full, ours = self.full_gradient(), self.in_batch_gradient(output)
         return np.linalg.norm(ours - full) / np.linalg.norm(full)
 
 
-def test_only_corrected_gradients_are_the_full_softmax_s():
-    """Means over 160 batches of 512: relative errors of 0.01 with a correction, 0.45 without."""
-    from models.corrections import corrected_log_q
+def output_of(objective, positives, **settings):
+    """The model's output, of items whose codes are 3 and more; `positives` of each."""
+    from merlin.models.tf.outputs.base import DotProduct
+    from merlin.schema import ColumnSchema, Schema
 
-    def drawn(own, item):
-        return -own
+    from models.outputs import SampledOutput
 
-    def certain(own, item):
-        return -corrected_log_q(own, item, item)
+    return SampledOutput(
+        DotProduct(),
+        negative_samplers=["in-batch"],
+        schema=Schema([ColumnSchema("film")]),
+        objective=objective,
+        counts=np.append([0.5, 0.5, 0.5], positives),
+        positives=positives,
+        dim=3,
+        **settings,
+    )
 
+
+def candidate_of(features, items):
+    """The candidates of a batch, with rows of `items` for vectors."""
+    import tensorflow as tf
+    from merlin.models.tf.outputs.sampling.base import Candidate
+
+    vectors = tf.gather(items, features["film"][:, 0] - 3)
+    return Candidate(features["film"], dict(features)).with_embedding(vectors)
+
+
+def test_only_the_corrected_gradient_is_the_full_softmax_s():
+    """Means over 160 batches of 512: relative errors of 0.01 with the correction, 0.45 without."""
     planted = Planted()
-    nothing = np.zeros_like(planted.log_q)
-    assert planted.error(drawn, nothing, False) > 0.3
-    assert planted.error(drawn, nothing, True) > 0.2
-    assert planted.error(drawn, planted.log_q, False) < 0.02
-    assert planted.error(certain, planted.log_q, True) < 0.02
+    assert planted.error(ObjectiveConfig(), logq=0.0) > 0.2
+    assert planted.error(ObjectiveConfig(corrected_logq=True)) < 0.02
     # With false negatives left out, log_q taken off the positive holds it for a drawn one.
-    assert planted.error(drawn, planted.log_q, True) > 0.03
+    assert planted.error(ObjectiveConfig()) > 0.03
 
 
-def test_corrected_log_q_is_the_paper_s_weighted_loss():
+def test_the_corrected_loss_is_the_paper_s_weighted_one():
     """The gradient of sg(1 - P) * log(sum of exp(s - log Q') / exp s+), the value of -log P."""
     import tensorflow as tf
 
-    from models.corrections import corrected_log_q
-    from models.softmax import contrastive_softmax
-
     draw = np.random.default_rng(4)
     q = np.array([0.5, 0.2, 0.2, 0.1])
-    positive_id = np.array([0, 1, 0, 3, 2])
-    negative_id = np.array([0, 0, 1, 2, 0, 1])
-    temperature = 0.5
-    shapes = [(5, 3), (5, 3), (6, 3)]
-    vectors = [tf.constant(draw.normal(size=shape), tf.float32) for shape in shapes]
-    log_q = np.log(q).astype(np.float32)
+    query_of, positive_of = np.int32([0, 1, 2, 0, 1]), np.int32([0, 1, 0, 3, 2])
+    count, temperature = np.array([2, 2, 1, 0]), 0.5
+    vectors = [tf.constant(draw.normal(size=(n, 3)), tf.float32) for n in (3, 4)]
+    features = {
+        "film": tf.range(3, 7)[:, None],
+        "_query_of": tf.constant(query_of),
+        "_positive_of": tf.constant(positive_of),
+        "_count": tf.constant(count),
+    }
+    objective = ObjectiveConfig(corrected_logq=True)
+    output = output_of(objective, 10 * q, temperature=temperature)
     with tf.GradientTape() as tape:
         tape.watch(vectors)
-        loss = contrastive_softmax(
-            *vectors,
-            temperature=temperature,
-            positive_id=positive_id,
-            negative_id=negative_id,
-            positive_bias=-corrected_log_q(log_q[positive_id], positive_id, negative_id),
-            negative_bias=-log_q[negative_id],
-        )
+        loss = output.loss_of(vectors[0], candidate_of(features, vectors[1]))
     gradients = tape.gradient(loss, vectors)
 
-    def terms(query, positive, negative):
+    def terms(query, items):
         """Of each row exp s+, the sum over its negatives, and how many there are."""
-        for i, own in enumerate(positive_id):
-            others = negative_id != own
-            corrected = q[negative_id[others]] / (1 - q[own])
-            exps = np.exp(negative[others] @ query[i] / temperature) / corrected
-            yield np.exp(query[i] @ positive[i] / temperature), exps.sum(), others.sum()
+        for user, own in zip(query_of, positive_of, strict=True):
+            exps = np.exp(items @ query[user] / temperature)
+            times = count * (np.arange(4) != own)
+            yield exps[own], (times * exps / (q / (1 - q[own]))).sum(), times.sum()
 
     at = [each.numpy().astype(np.float64) for each in vectors]
     probability = np.array([exp / (exp + total / m) for exp, total, m in terms(*at)])
@@ -148,12 +170,11 @@ def test_corrected_log_q_is_the_paper_s_weighted_loss():
 def test_corrected_log_q_tiny_answers():
     from models.corrections import corrected_log_q
 
-    ours = corrected_log_q(np.log(np.float32([0.5, 0.2, 0.9])), [[7], [8], [9]], [7, 8, 9, 9])
+    ours = corrected_log_q(np.log(np.float32([0.5, 0.2, 0.9])), np.float32([3, 3, 2]))
     np.testing.assert_allclose(np.exp(ours), [0.5 / 3, 0.8 / 3, 0.1 / 2], 1e-6)
     # no other negative
-    np.testing.assert_allclose(
-        np.exp(corrected_log_q(np.log(np.float32([0.5])), [7], [7, 7])), [0.5], 1e-6
-    )
+    alone = corrected_log_q(np.log(np.float32([0.5])), np.float32([0]))
+    np.testing.assert_allclose(np.exp(alone), [0.5], 1e-6)
 
 
 class Loop:
@@ -197,10 +218,10 @@ def test_streaming_frequency_equals_the_loop(tmp_path):
 
 
 def test_what_stands_for_each_item_now_and_then_is_as_likely_as_one_of_them():
-    """Row 2 has a third of the stream, in the place of the four items that have been seen."""
+    """Id 2 has a third of the stream, in the place of four items."""
     from models.corrections import StreamingFrequency
 
-    plain, shared = StreamingFrequency(9), StreamingFrequency(9, shared=2)
+    plain, shared = StreamingFrequency(9), StreamingFrequency(9, shared=2, sharing=4)
     for frequency in (plain, shared):
         for _ in range(50):
             frequency.update([3, 4, 2, 5, 6, 2])

@@ -21,7 +21,9 @@ def lookup():
         "genres": np.array([[3, 4], [5, 0], [6, 7], [0, 0]], np.int32),
     }
     hide = np.array([0.0, 1.0, 0.5, 0.0], np.float32)
-    return FeatureLookup(users, items, "film", hide, 0.1, seed=3, step=lambda: tf.constant(0))
+    return FeatureLookup(
+        users, items, "film", hide, 0.1, seed=3, step=lambda: tf.constant(0), lists=["genres"]
+    )
 
 
 def test_features_are_the_rows_of_the_tables(lookup):
@@ -52,6 +54,7 @@ def test_training_gives_every_user_and_item_once(lookup):
     np.testing.assert_array_equal(out["_query_of"], [0, 1, 0, 0])
     np.testing.assert_array_equal(out["_positive_of"], [0, 1, 1, 2])
     np.testing.assert_array_equal(out["_count"], [1, 2, 1])
+    np.testing.assert_array_equal(out["_row"], [2, 3, 0])
     np.testing.assert_allclose(out["height"][:, 0], np.linspace(-1, 1, 10)[[7, 1]], rtol=1e-6)
     np.testing.assert_array_equal(out["genres"], [[6, 7], [0, 0], [3, 4]])
 

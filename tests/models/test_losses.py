@@ -179,71 +179,59 @@ def test_gbce_without_calibration_is_binary_cross_entropy():
 
 @pytest.fixture
 def matrix():
-    """5 users, 7 items, 11 interactions with a repeated pair, 6 known pairs that overlap them."""
+    """5 users, 7 items, 11 interactions with a repeated pair."""
     draw = np.random.default_rng(7)
     query_of = np.append(np.arange(5), draw.integers(0, 5, 6))
     positive_of = draw.integers(0, 7, 11)
     query_of[-1], positive_of[-1] = query_of[0], positive_of[0]
-    known_query, known_of = draw.integers(0, 5, 6), draw.integers(0, 7, 6)
-    known_query[:2], known_of[:2] = query_of[2:4], positive_of[2:4]
     return {
         "vectors": (draw.normal(size=(5, 3)), draw.normal(size=(7, 3))),
         "batch": (query_of, positive_of),
-        "known": (known_query, known_of),
         "share": draw.random(5),
-        "weight": draw.random(5),
     }
 
 
-def dense(query, candidates, batch, known, share, weight, unobserved_weight):
+def dense(query, candidates, batch, share, unobserved_weight):
     """The sum over every pair, one by one."""
-    pairs, others = (list(zip(*each, strict=True)) for each in (batch, known))
+    pairs = list(zip(*batch, strict=True))
     scores = query @ candidates.T
-    total = sum(weight[u] * (1 - scores[u, i]) ** 2 for u, i in pairs)
+    total = sum((1 - scores[u, i]) ** 2 for u, i in pairs)
     for u, i in np.ndindex(scores.shape):
-        if (u, i) not in pairs and (u, i) not in others:
-            total += weight[u] * share[u] * unobserved_weight * scores[u, i] ** 2
+        if (u, i) not in pairs:
+            total += share[u] * unobserved_weight * scores[u, i] ** 2
     return total / len(pairs)
 
 
-def whole_data(query, candidates, batch, known, share, unobserved_weight=0.3, weight=None):
+def whole_data(query, candidates, batch, share, unobserved_weight=0.3):
     import tensorflow as tf
 
     from models.losses import whole_data_squared
 
-    def scores(users, items):
-        return tf.reduce_sum(tf.gather(query, users) * tf.gather(candidates, items), axis=1)
-
+    users, items = tf.gather(query, batch[0]), tf.gather(candidates, batch[1])
     return whole_data_squared(
-        *(query, candidates, scores(*batch), *batch),
-        known=scores(*known),
-        known_query=known[0],
-        known_of=known[1],
+        query,
+        candidates,
+        tf.reduce_sum(users * items, axis=1),
+        *batch,
         share=tf.constant(share, tf.float32),
         unobserved_weight=unobserved_weight,
-        weight=weight,
     )
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("history", [False, True])
-def test_whole_data_equals_the_dense_sum(weighted, history, matrix):
+def test_whole_data_equals_the_dense_sum(matrix):
     import tensorflow as tf
 
-    known = matrix["known"] if history else (np.zeros(0, int), np.zeros(0, int))
-    weight = matrix["weight"] if weighted else np.ones(5)
-    fixed = (matrix["batch"], known, matrix["share"])
+    fixed = (matrix["batch"], matrix["share"])
     vectors = [tf.constant(each, tf.float32) for each in matrix["vectors"]]
     with tf.GradientTape() as tape:
         tape.watch(vectors)
-        given = tf.constant(weight, tf.float32) if weighted else None
-        loss = whole_data(*vectors, *fixed, weight=given)
+        loss = whole_data(*vectors, *fixed)
     query, candidates = (each.numpy().astype(np.float64) for each in vectors)
-    assert float(loss) == pytest.approx(dense(query, candidates, *fixed, weight, 0.3), rel=1e-5)
+    assert float(loss) == pytest.approx(dense(query, candidates, *fixed, 0.3), rel=1e-5)
     by_query, by_candidates = tape.gradient(loss, vectors)
-    slopes = differences(lambda q: dense(q, candidates, *fixed, weight, 0.3), query)
+    slopes = differences(lambda q: dense(q, candidates, *fixed, 0.3), query)
     np.testing.assert_allclose(by_query, slopes, 1e-4, 1e-5)
-    slopes = differences(lambda v: dense(query, v, *fixed, weight, 0.3), candidates)
+    slopes = differences(lambda v: dense(query, v, *fixed, 0.3), candidates)
     np.testing.assert_allclose(by_candidates, slopes, 1e-4, 1e-5)
 
 
@@ -251,12 +239,9 @@ def test_whole_data_tiny_answer():
     """One user (2, 1), items (1, 0), (0, 1), (1, 1): scores 2, 1, 3; the second one is positive."""
     import tensorflow as tf
 
-    none = np.zeros(0, int)
     query, items = tf.constant([[2.0, 1.0]]), tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    loss = whole_data(query, items, ([0], [1]), (none, none), [0.5], unobserved_weight=0.2)
+    loss = whole_data(query, items, ([0], [1]), [0.5], unobserved_weight=0.2)
     assert float(loss) == pytest.approx(0 + 0.5 * 0.2 * (4 + 9))
-    loss = whole_data(query, items, ([0], [1]), ([0], [2]), [0.5], unobserved_weight=0.2)
-    assert float(loss) == pytest.approx(0.5 * 0.2 * 4)
 
 
 def test_whole_data_never_scores_every_pair(matrix):
@@ -268,7 +253,7 @@ def test_whole_data_never_scores_every_pair(matrix):
         with tf.GradientTape() as tape:
             tape.watch([query, candidates])
             share = np.ones(61)
-            loss = whole_data(query, candidates, matrix["batch"], matrix["known"], share)
+            loss = whole_data(query, candidates, matrix["batch"], share)
         return tape.gradient(loss, [query, candidates])
 
     draw = np.random.default_rng(0)

@@ -70,18 +70,21 @@ def test_a_row_in_ten_million_is_drawn():
 
 
 def test_mixture_is_the_expected_share_of_the_pool():
-    from models.negatives import mixture_log_q, sample_popularity, sample_uniform
+    from models.corrections import log_q, mixture_log_q
+    from models.negatives import sample_popularity, sample_uniform
 
     in_batch, uniform = 24_000, 8_000
-    probability = np.exp(mixture_log_q(COUNTS, in_batch, uniform).numpy().astype(np.float64))
+    mixed = mixture_log_q(log_q(COUNTS), in_batch, uniform, 8)
+    probability = np.exp(mixed.numpy().astype(np.float64))
     np.testing.assert_allclose(probability, 0.75 * share(COUNTS, 1) + 0.25 / 8, 1e-6)
     pool = [sample_popularity(in_batch, COUNTS, 1.0, [1, 2]), sample_uniform(uniform, 8, [3, 4])]
     assert_drawn_as(np.concatenate(pool), probability)
-    np.testing.assert_allclose(mixture_log_q(COUNTS, 0, 5), np.full(8, -np.log(8)), 1e-6)
+    only = mixture_log_q(log_q(COUNTS), 0, 5, 8)
+    np.testing.assert_allclose(only, np.full(8, -np.log(8)), 1e-6)
 
 
 def candidates(start, n):
-    """n candidates numbered from `start`: each one's embedding, id and log_q say which it is."""
+    """n candidates numbered from `start`: each one's embedding, row and log_q say which it is."""
     number = np.arange(start, start + n)
     embeddings, log_q = np.stack([number, -number], 1), number / 8
     return embeddings.astype(np.float32), number, log_q.astype(np.float32)
@@ -101,11 +104,11 @@ def test_queue_holds_the_last_ones_first_in_first_out():
         (23, 5, [25, 26, 27, 23, 24]),
     ):
         queue.push(*candidates(start, n))
-        embeddings, ids, log_q, valid = (each.numpy() for each in queue.read())
-        np.testing.assert_array_equal(ids, slots)
-        np.testing.assert_array_equal(valid, ids >= 0)
-        np.testing.assert_array_equal(embeddings, np.where(valid, [ids, -ids], 0).T)
-        np.testing.assert_array_equal(log_q, np.where(valid, ids / 8, np.inf))
+        embeddings, rows, log_q, valid = (each.numpy() for each in queue.read())
+        np.testing.assert_array_equal(rows, slots)
+        np.testing.assert_array_equal(valid, rows >= 0)
+        np.testing.assert_array_equal(embeddings, np.where(valid, [rows, -rows], 0).T)
+        np.testing.assert_array_equal(log_q, np.where(valid, rows / 8, np.inf))
 
 
 def test_queue_goes_on_from_a_checkpoint(tmp_path):
@@ -122,26 +125,6 @@ def test_queue_goes_on_from_a_checkpoint(tmp_path):
     other.push(*candidates(4, 3))
     for one, same in zip(queue.read(), other.read(), strict=True):
         np.testing.assert_array_equal(one, same)
-
-
-def test_queue_takes_part_in_the_softmax_without_a_gradient():
-    """Empty slots have no part: the loss is that with the filled ones alone."""
-    import tensorflow as tf
-
-    from models.negatives import CrossBatchQueue
-    from models.softmax import contrastive_softmax
-
-    queue = CrossBatchQueue(8, 2)
-    embeddings, ids, log_q = candidates(1, 3)
-    queue.push(embeddings, ids, log_q)
-    query, positive = tf.Variable([[0.2, 0.1]]), tf.Variable([[0.5, 0.7]])
-    with tf.GradientTape() as tape:
-        slots, _, slots_log_q, _ = queue.read()
-        loss = contrastive_softmax(query, positive, slots, negative_bias=-slots_log_q)
-    alone = contrastive_softmax(query, positive, tf.constant(embeddings), negative_bias=-log_q)
-    assert float(loss) == pytest.approx(float(alone), rel=1e-6)
-    of_query, of_slots = tape.gradient(loss, [query, queue.embeddings])
-    assert np.isfinite(of_query).all() and of_slots is None
 
 
 def test_hard_negatives_are_the_highest_valid_ones():

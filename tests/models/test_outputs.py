@@ -49,7 +49,7 @@ def batch():
     return of
 
 
-def output_of(objective, logq=0.0, **settings):
+def output_of(objective, logq=0.0, positives=COUNTS[3:], **settings):
     from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import ColumnSchema, Schema
 
@@ -60,6 +60,7 @@ def output_of(objective, logq=0.0, **settings):
         negative_samplers=["in-batch"],
         schema=Schema([ColumnSchema("film")]),
         **{"temperature": 0.5, "objective": objective, "counts": COUNTS, "logq": logq, "dim": 3},
+        positives=positives,
         **settings,
     )
 
@@ -103,13 +104,14 @@ def test_the_softmax_over_drawn_items_by_the_formula(batch, negatives, by_rows):
         negatives=negatives, drawn=50, label_smoothing=1e-9 if by_rows else 0.0
     )
     users, items, vectors, query, features = batch(objective)
-    share = COUNTS / COUNTS.sum()
+    # Of the rows, whose codes are 3 to 8; no item has another code.
+    share = COUNTS[3:] / COUNTS[3:].sum()
     q = {
         "in_batch": share,
-        "uniform": np.full(9, 1 / 9),
-        "popularity": COUNTS**0.75 / (COUNTS**0.75).sum(),
-        "mixed": (BATCH * share + 50 / 9) / (BATCH + 50),
-    }[negatives][3:]
+        "uniform": np.full(ITEMS, 1 / ITEMS),
+        "popularity": COUNTS[3:] ** 0.75 / (COUNTS[3:] ** 0.75).sum(),
+        "mixed": (BATCH * share + 50 / ITEMS) / (BATCH + 50),
+    }[negatives]
     count = np.zeros(ITEMS)
     count[features["film"].numpy()[:, 0] - 3] = features["_count"].numpy()
     assert count.sum() == {"in_batch": BATCH, "mixed": BATCH + 50}.get(negatives, 50)
@@ -157,8 +159,8 @@ def test_the_positives_of_batches_before_are_negatives(batch):
     objective = ObjectiveConfig(negatives="cross_batch", drawn=2 * BATCH)
     users, items, vectors, query, features = batch(objective)
     output, candidate = output_of(objective, logq=0.5), candidate_of(features, vectors)
-    share = COUNTS / COUNTS.sum()
-    scores = vectors["user"][users] @ vectors["item"].T / 0.5 - 0.5 * np.log(share[3:])
+    share = COUNTS[3:] / COUNTS[3:].sum()
+    scores = vectors["user"][users] @ vectors["item"].T / 0.5 - 0.5 * np.log(share)
     times = np.bincount(items, minlength=ITEMS)
     for steps in (1, 2, 3, 3):
         total = 0.0

@@ -150,7 +150,9 @@ def test_dropout_hides_values_of_multi_hot_features_only():
 
     given = features(n=200)
     nothing = np.zeros((1, 4), bool)
-    views = [two_views(given, nothing, [0, seed], dropout=0.3)[0] for seed in range(2)]
+    views = [
+        two_views(given, nothing, [0, seed], dropout=0.3, lists=["genres"])[0] for seed in range(2)
+    ]
     dropped = []
     for view in views:
         for name in ("item", "year", "brand"):
@@ -160,6 +162,15 @@ def test_dropout_hides_values_of_multi_hot_features_only():
         dropped.append(gone)
     assert np.mean(dropped) == pytest.approx(0.3, abs=0.02)
     assert np.mean(dropped[0] & dropped[1]) == pytest.approx(0.09, abs=0.02)
+
+
+def test_dropout_hides_the_value_of_a_list_of_one():
+    from models.self_supervised import two_views
+
+    given = features(n=4000)
+    given["genres"] = given["genres"][:, :1]
+    view, _ = two_views(given, np.zeros((1, 4), bool), [0, 1], dropout=0.3, lists=["genres"])
+    assert np.mean(view["genres"].numpy() == HIDDEN) == pytest.approx(0.3, abs=0.03)
 
 
 def info_nce(first, second, temperature, rows):
@@ -173,7 +184,7 @@ def info_nce(first, second, temperature, rows):
     return np.mean(losses)
 
 
-@pytest.mark.parametrize("rows", [None, [4, 7, 4, 5, 6]])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [4, 7, 4, 5, 6]])
 def test_loss_and_gradients_equal_numpy(rows):
     import tensorflow as tf
 
@@ -183,8 +194,7 @@ def test_loss_and_gradients_equal_numpy(rows):
     views = [tf.constant(draw.normal(size=(5, 3)), tf.float32) for _ in range(2)]
     with tf.GradientTape() as tape:
         tape.watch(views)
-        loss = contrastive_loss(*views, 0.3, rows=rows)
-    rows = range(5) if rows is None else rows
+        loss = contrastive_loss(*views, 0.3, tf.constant(rows))
     at = [each.numpy().astype(np.float64) for each in views]
     assert float(loss) == pytest.approx(info_nce(*at, 0.3, rows), rel=1e-5)
     for which, gradient in enumerate(tape.gradient(loss, views)):
@@ -201,5 +211,6 @@ def test_loss_tiny_answer():
     """Two items whose views are equal and at right angles: log(e^2 + 1) - 2 at temperature 1/2."""
     from models.self_supervised import contrastive_loss
 
-    loss = contrastive_loss(np.eye(2, dtype=np.float32), 3 * np.eye(2, dtype=np.float32), 0.5)
+    views = np.eye(2, dtype=np.float32)
+    loss = contrastive_loss(views, 3 * views, 0.5, np.arange(2))
     assert float(loss) == pytest.approx(math.log(math.e**2 + 1) - 2, rel=1e-6)

@@ -16,6 +16,7 @@ from tests.models.test_self_supervised import hides, info_nce
 from tests.models.test_training import CONFIG, ITEMS, TRAINING, data, schema  # noqa: F401
 
 POSITIVES = 20  # items before this row are the ones with positives
+LISTS = ["genres"]
 OWN_SEED = (1 << 20) + 2  # FeatureLookup's fold of a step's seed
 
 
@@ -71,6 +72,7 @@ def lookup_of(data, views, step, objective=None):  # noqa: F811
     hide = np.full(ITEMS, 0.3, np.float32)
     lookup = FeatureLookup(
         *(data.users, data.items, "film", hide, 0.3, 3, lambda: tf.constant(step)),
+        lists=LISTS,
         views=views,
         **settings,
     )
@@ -155,7 +157,7 @@ def test_a_step_adds_the_weight_times_the_loss_of_its_views(
     task = SelfSupervisedConfig(items=24, **settings)
     config = CONFIG.copy(update={"self_supervised": task, "objective": objective})
     model = create(schema, data, config, seed=1).model
-    features = lookup_of(data, item_views(task, data.items), 4, objective)
+    features = lookup_of(data, item_views(task, data.items, LISTS), 4, objective)
     loss = float(model(features, training=True).outputs)
     with monkeypatch.context() as patch:
         patch.setattr(model.last, "added", None)
@@ -167,7 +169,7 @@ def test_a_step_adds_the_weight_times_the_loss_of_its_views(
     assert len(set(rows)) < 24, "an item drawn twice is no negative of itself"
     given = {name: tf.constant(values[rows]) for name, values in data.items.items()}
     sets = correlated_sets(data.items) if task.masking == "correlated" else None
-    views = two_views(given, sets, of_views, dropout=task.dropout)
+    views = two_views(given, sets, of_views, dropout=task.dropout, lists=LISTS)
     vectors = (model.candidate_encoder(view).numpy().astype(np.float64) for view in views)
     expected = info_nce(*vectors, task.temperature, rows)
     assert expected > 0.5

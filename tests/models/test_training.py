@@ -311,6 +311,79 @@ def told_apart_by(kind, schema, data):
     return schema + Schema([added]), replace(data, users=users)
 
 
+def with_lists_of_one(schema, data):
+    """Each user's latest item, and one genre per item: lists that hold one value at most."""
+    from merlin.schema import ColumnSchema, Schema, Tags
+
+    def column(name, cardinality, *tags):
+        return ColumnSchema(
+            name,
+            dtype=np.int32,
+            is_list=True,
+            is_ragged=False,
+            tags=[Tags.CATEGORICAL, *tags],
+            properties={
+                "domain": {"min": 0, "max": cardinality - 1, "name": name},
+                "value_count": {"min": 1, "max": 1},
+            },
+        )
+
+    latest = np.zeros((USERS, 1), np.int32)
+    latest[data.user_rows, 0] = data.items["film"][data.item_rows, 0]
+    genres = np.random.default_rng(2).integers(3, 9, (ITEMS, 1)).astype(np.int32)
+    added = [column("seen", ITEMS + 3, Tags.USER, Tags.SEQUENCE), column("genres", 9, Tags.ITEM)]
+    return schema + Schema(added), replace(
+        data, users={**data.users, "seen": latest}, items={**data.items, "genres": genres}
+    )
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """What the towers see of each step of training from now on, by column."""
+    import tensorflow as tf
+
+    from models.layers import FeatureLookup
+
+    seen, call = [], FeatureLookup.call
+
+    def told(self, inputs, training=False):
+        features = call(self, inputs, training=training)
+
+        def tell(*values):
+            seen.append(dict(zip(features, values, strict=True)))
+            return np.int32(0)
+
+        tf.numpy_function(tell, list(features.values()), tf.int32)
+        return features
+
+    monkeypatch.setattr(FeatureLookup, "call", told)
+    return seen
+
+
+def test_a_list_of_one_value_is_a_list(schema, data, batches, tmp_path):
+    """The target is in no history, others are left out at their own rate, genres never are."""
+    schema, data = with_lists_of_one(schema, data)
+    settings = {"history_dropout": 0.4, "feature_dropout": 0.2, "cold_count": 1e-9}
+    views = {"self_supervised": {"dropout": 0.5, "items": 64, "masking": "random"}}
+    tower = create(schema, data, TwoTowerConfig(dim=8, **settings, **views), seed=1)
+    fit(tower, data, TRAINING, lambda model: {"ndcg@10": 0.0}, tmp_path)
+    histories, users, genres, viewed = [], [], [], []
+    for batch in batches:
+        history, films = batch["seen"][batch["_query_of"], 0], batch["film"][batch["_positive_of"]]
+        assert (history != films[:, 0]).all()
+        histories.append(batch["seen"])
+        users.append(batch["user"])
+        genres.append(batch["genres"])
+        viewed.append(batch["_view:genres"])
+    histories, users, genres, viewed = map(np.concatenate, (histories, users, genres, viewed))
+    assert (histories == 0).sum() > 50, "a target's place is empty"
+    assert (histories == 2).mean() == pytest.approx(0.4, abs=0.02)
+    assert (users == 2).mean() == pytest.approx(0.2, abs=0.02)
+    assert genres.min() == 3
+    # Half of the views hide the genres; of the other half's values half are left out.
+    assert (viewed == 2).mean() == pytest.approx(0.75, abs=0.03)
+
+
 def held_out(data):
     """(relevant, seen): of a user's colour what is not trained on, and what is."""
     colour = np.add.outer(np.arange(USERS), np.arange(ITEMS)) % 2 == 0

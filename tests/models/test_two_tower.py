@@ -226,6 +226,7 @@ def test_the_l2_penalty_sums_the_squares_of_every_embedding_that_is_looked_up(sc
         "film": np.array([[3], [4], [5]], np.int32),
         "genres": np.array([[5, 3, 0], [0, 0, 0], [OOV, 6, 0]], np.int32),
     }
+    batch |= {"_query_of": np.arange(3), "_positive_of": np.arange(3), "_count": np.ones(3)}
     model({name: tf.constant(codes) for name, codes in batch.items()}, training=True)
     users, items = 3 * 1**2 + 3 * 2**2, 3 * 3**2 + (4**2 + 0 + 6**2)
     assert float(sum(model.losses)) == pytest.approx(0.5 * 4 * (users + items))
@@ -236,18 +237,34 @@ def test_in_batch_loss_equals_the_formula(schema, logq):
     """Softmax over cos / T - logq * log p, the positive included, other rows of its id left out."""
     import tensorflow as tf
 
+    from models.layers import FeatureLookup
+
     counts = np.array([0, 0, 1, 50, 20, 10, 19], float)
     config = TwoTowerConfig(dim=4, temperature=0.2, logq=logq)
     model = build(schema, config, counts)
     model.compile(optimizer="sgd", metrics=[])
-    batch = only(schema.column_names, features(12))
-    inputs = {name: tf.constant(values) for name, values in batch.items()}
+    table = only(schema.column_names, features(12))
+    table["film"] = np.arange(12, dtype=np.int32)[:, None] % 4 + 3  # the first four rows differ
+    users = {name: table[name] for name in ("user", "age")}
+    items = {name: table[name][:4] for name in ("film", "genres")}
+    lookup = FeatureLookup(
+        users,
+        items,
+        "film",
+        np.zeros(4, np.float32),
+        0.0,
+        1,
+        lambda: tf.constant(0),
+        lists=["genres"],
+    )
+    taken = np.random.default_rng(0).integers(0, 4, 12)
+    rows = {"user_row": tf.range(12), "item_row": tf.constant(taken, tf.int32)}
+    inputs = lookup(rows, training=True)
     outputs = model.call_train_test(inputs, None, training=True)
     loss = float(model.compute_loss(inputs, outputs.targets, outputs.predictions, None))
 
-    users = embed(model.query_encoder, only(["user", "age"], batch))
-    items = embed(model.candidate_encoder, only(["film", "genres"], batch))
-    film = batch["film"][:, 0]
+    users, items = embed(model.query_encoder, users), embed(model.candidate_encoder, items)[taken]
+    film = taken + 3
     share = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
     logits = users @ items.T / config.temperature - logq * np.log(share[film])
     positive = np.diag(logits)

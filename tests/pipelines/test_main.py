@@ -42,10 +42,29 @@ def test_the_run_folder_is_whole(small_run):
 def test_the_model_beats_popularity_and_the_report_says_synthetic(small_run):
     report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
     ndcg = {name: values["ndcg@10"] for name, values in report["metrics"].items()}
-    assert ndcg["two-tower"] > 1.5 * ndcg["popularity"] > ndcg["random"]
+    popularity, recall = expected_of_baselines(small_run)
+    assert ndcg["popularity"] == pytest.approx(popularity)
+    assert report["metrics"]["random"]["recall@10"] == pytest.approx(recall, rel=0.25)
+    assert ndcg["two-tower"] > 1.5 * ndcg["popularity"]
     assert report["protocol"]["synthetic"] is True
     assert "synthetic" in report["protocol"]["data"]
     assert report["protocol"]["split"].startswith("10-core, random per user 80:10:10")
+
+
+def expected_of_baselines(run: Run) -> tuple[float, float]:
+    """NDCG@10 of popularity on the test part, and the recall@10 that random has on average."""
+    parts = load_split(run.path / "processed")
+    counts = parts["train"]["item_id"].value_counts().sort_index()
+    popular = counts.sort_values(ascending=False, kind="stable").index.to_numpy()
+    seen = pd.concat([parts["train"], parts["valid"]]).groupby("user_id")["item_id"].agg(set)
+    discounts = 1 / np.log2(np.arange(2, 12))
+    ndcg, recall = [], []
+    for user, relevant in parts["test"].groupby("user_id")["item_id"].agg(set).items():
+        unseen = [item for item in popular if item not in seen[user]]
+        hits = np.isin(unseen[:10], list(relevant))
+        ndcg.append((hits * discounts).sum() / discounts[: len(relevant)].sum())
+        recall.append(10 / len(unseen))
+    return float(np.mean(ndcg)), float(np.mean(recall))
 
 
 def test_two_runs_with_one_seed_give_the_same_metrics(small_run, tmp_path, monkeypatch):

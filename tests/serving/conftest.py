@@ -7,7 +7,9 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +17,43 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from serving.runtime.arrays import expand
+from serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K, Table
 from serving.runtime.manifest import write_manifest
 from serving.versions import ModelRepository
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def request_table(
+    ensemble: Any,
+    user_ids: Sequence[int],
+    k: int = 10,
+    filter_seen: bool = True,
+    features: Mapping[str, Sequence] | None = None,
+) -> Table:
+    """The table that a request of these users becomes."""
+    from serving.ensemble import contract
+
+    reads = contract(ensemble, k, k)
+    inputs = {reads.user_id: np.asarray(user_ids, np.int64)[:, None]}
+    for name, values in (features or {}).items():
+        dtype = reads.features.get(name)
+        lists = values if name in reads.lists else [[value] for value in values]
+        flat, counts = list(chain.from_iterable(lists)), np.array([len(row) for row in lists])
+        filler = NO_VALUE.get(dtype)
+        if dtype == "BYTES":
+            flat, filler = [value.encode() for value in flat], filler.encode()
+        flat = np.array(flat, NUMPY_DTYPES.get(dtype))
+        inputs[name] = expand(flat, counts, max([1, *counts]), filler)
+    return reads.read(inputs, {K: k, FILTER_SEEN: filter_seen})
+
+
+def answer(ensemble: Any, table: Table) -> Table:
+    """The stock executor's answer to a table: the reference for every other way."""
+    from merlin.table import TensorTable
+
+    return ensemble.transform(TensorTable(table)).to_dict()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from serving.errors import ServingError
+from tests.serving.conftest import answer, request_table
 
 TOWERS = "b2" * 32
 TABLE = np.array([[0, 0], [0, 0], [1, 1], [3, 0], [0, 3], [2, 1]], np.float32)  # by encoded id
@@ -52,7 +53,7 @@ def parts(tmp_path_factory):
 
 
 def test_users_known_by_their_id_alone(parts, tmp_path):
-    from serving.ensemble import answer, build_ensemble, compile_ensemble, request_table
+    from serving.ensemble import build_ensemble, compile_ensemble
     from serving.runtime.plan import Plan
 
     ensemble = build_ensemble(**parts)

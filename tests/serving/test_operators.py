@@ -9,6 +9,7 @@ import pytest
 from serving.errors import ServingError
 from serving.runtime.arrays import expand
 from serving.runtime.contract import count_of, row_of
+from tests.serving.conftest import answer, request_table
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,6 @@ def test_an_inexact_onnx_is_refused(world, tmp_path, monkeypatch):
 
 
 def test_users_complete_what_the_request_leaves_out(world, plan):
-    from serving.ensemble import request_table
     from serving.runtime.contract import ABSENT, NULL, VALUE
 
     user = world.users.dropna().iloc[0]
@@ -193,7 +193,6 @@ def test_a_tower_reads_lists_as_wide_as_a_block_of_rows_needs(monkeypatch):
 
 
 def test_blocks_of_rows_answer_as_all_rows_at_once(world, plan, monkeypatch, assert_same):
-    from serving.ensemble import answer, request_table
     from serving.runtime import steps
 
     liked = [[*range(1, 1 + 3 * n, 3)] for n in range(40)]
@@ -206,8 +205,6 @@ def test_blocks_of_rows_answer_as_all_rows_at_once(world, plan, monkeypatch, ass
 
 
 def test_plan_equals_the_stock_executor(world, plan, assert_same):
-    from serving.ensemble import answer, request_table
-
     users = [*world.users["user_id"], world.unknown_user, -(2**63)]
     cases = [
         {},
@@ -227,8 +224,6 @@ def test_plan_equals_the_stock_executor(world, plan, assert_same):
 
 
 def test_rows_of_one_table_may_ask_for_different_things(world, plan):
-    from serving.ensemble import request_table
-
     users = world.users["user_id"].iloc[:6].tolist()
     asked = [(1, True), (300, False), (7, True), (300, True), (2, False), (10, True)]
     table = request_table(world.ensemble, users)
