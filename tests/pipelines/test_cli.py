@@ -462,7 +462,7 @@ def test_ctrl_c_in_a_step_leaves_the_run_as_it_was(small_run):
     before = (small_run.path / "manifest.json").read_text()
     process = started("train", small_run)
     deadline = time.monotonic() + 60
-    while not list(small_run.path.glob(".train-*")):
+    while not (small_run.path / ".twotower-staging").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -470,4 +470,4 @@ def test_ctrl_c_in_a_step_leaves_the_run_as_it_was(small_run):
     assert process.returncode == 130, output
     assert "interrupted" in output and "Traceback" not in output
     assert (small_run.path / "manifest.json").read_text() == before
-    assert not list(small_run.path.glob(".train-*"))
+    assert not (small_run.path / ".twotower-staging").exists()

@@ -21,6 +21,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import Judge
 from pipelines.export import export
 from pipelines.ingest import ingest
+from pipelines.lock import LOCK
 from pipelines.preprocess import load_split, load_tables, preprocess
 from pipelines.publish import publish, rollback
 from pipelines.quality_gate import _Comparison
@@ -124,7 +125,8 @@ def ids(run: Run, table: str) -> np.ndarray:
 
 
 def files(path: Path) -> dict[str, int]:
-    return {str(p.relative_to(path)): p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+    found = (p for p in path.rglob("*") if p.is_file() and p.name != LOCK)
+    return {str(p.relative_to(path)): p.stat().st_mtime_ns for p in found}
 
 
 def test_every_step_is_consistent_and_says_what_came(base_run, updated, folders):
