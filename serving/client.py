@@ -215,11 +215,10 @@ def _parameters(k: int, filter_seen: bool) -> dict[str, Any]:
 
 def _values(name: str, values: Iterable) -> Sequence:
     """The values of an input as a list or an array [n], whatever holds them."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    is_array = isinstance(values, np.ndarray)
+    if isinstance(values, (str, bytes)) or not (is_array or isinstance(values, Iterable)):
         raise ServingError(f"input '{name}' is {values!r}; expected a list, one value per user")
-    if isinstance(values, np.ndarray):
-        return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-    return list(values)
+    return np.atleast_1d(values) if is_array else list(values)
 
 
 def _lists(name: str, rows: Sequence, datatype: str) -> np.ndarray:
@@ -241,8 +240,10 @@ def _cast(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndar
     Raises ServingError naming the first value that is of another kind.
     """
     dtype = NUMPY_DTYPES[datatype]
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
     quick = set(map(type, values)) <= QUICK[datatype]
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb":
         quick = nullable and datatype != "BYTES" and np.can_cast(values.dtype, dtype)
     if quick:
         with suppress(OverflowError):  # `_convert` names the value

@@ -90,6 +90,7 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
             ({"user_ids": [2**63]}, r"'user_id' holds 9223372036854775808; .* integer \(INT64\)$"),
             ({"user_ids": ["u42"]}, "'user_id' holds 'u42'; the model takes an integer"),
             ({"user_ids": [None]}, "'user_id' holds None; the model takes an integer"),
+            ({"user_ids": np.ones((2, 2), int)}, r"'user_id' holds array\(\[1, 1\]\); the model"),
             ({"user_ids": 5}, "'user_id' is 5; expected a list, one value per user"),
             ({"user_ids": range(257)}, "256"),
         ]:
@@ -130,6 +131,9 @@ def test_values_come_in_whatever_python_holds_them(protocol, servers, world):
             for given in ways:
                 answer = client.recommend(ids, features={name: given})
                 np.testing.assert_array_equal(answer.scores, plain.scores, err_msg=f"{given!r}")
+        told = client.recommend(ids, features={"liked": [[1], [4], [7]]})
+        answer = client.recommend(ids, features={"liked": np.array([[1], [4], [7]])})
+        np.testing.assert_array_equal(answer.scores, told.scores)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

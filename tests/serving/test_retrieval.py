@@ -125,11 +125,13 @@ def test_a_guest_gets_what_a_user_with_this_history_gets(world, client):
     """The cold user, unknown to the towers as well, has seen and liked what the guest tells."""
     tastes = {"city": ["Oslo"], "age": [30], "income": [25.0], "spend": [9.0]}
     tastes |= {"tags": [["Jazz"]], "visits": [[1.0]]}
-    guest = client.recommend([world.unknown_user], features={**tastes, "liked": [world.told]})
-    user = client.recommend([world.cold_user], features=tastes)
+    told = {**tastes, "liked": [world.told]}
+    guest = client.recommend([world.unknown_user], k=300, features=told)
+    user = client.recommend([world.cold_user], k=300, features=tastes)
     assert guest.item_ids.tolist() == user.item_ids.tolist()
     assert guest.scores.tolist() == user.scores.tolist()
     assert not np.isin(guest.item_ids, world.told).any()
+    assert (guest.item_ids >= 0).sum() == 290
 
 
 @pytest.mark.parametrize("name", ["city", "age", "income", "spend", "tags", "visits", "liked"])
