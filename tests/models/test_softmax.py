@@ -180,6 +180,19 @@ def test_a_positive_that_is_nearly_everything_keeps_its_precision():
     assert float(loss) == pytest.approx((100 * first + last) / 101, abs=100 * 2**-22)
 
 
+def test_a_positive_that_is_no_negative_may_score_far_above_all_of_them():
+    """By 200, whose exponential is no float32; it is the whole sum, and the loss 0."""
+    import tensorflow as tf
+
+    from models.softmax import grouped_softmax
+
+    query, candidate = tf.Variable([[200.0]]), tf.constant([[1.0], [0.0]])
+    with tf.GradientTape() as tape:
+        loss = grouped_softmax(query, candidate, [0], [0], [0.0, 3.0])
+    assert float(loss) == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(tape.gradient(loss, query), [[0.0]], atol=1e-6)
+
+
 def test_half_precision_is_near_the_full_one(groups):
     import tensorflow as tf
 

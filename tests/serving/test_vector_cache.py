@@ -83,7 +83,7 @@ def test_every_answer_is_the_users_own_however_many_come_and_go(monkeypatch):
             hits += 1
             np.testing.assert_array_equal(found, vectors(*rows))
         put(cache, *rows)
-    assert hits
+    assert hits > 40, "of 500, of which a sixth has both users among the 20 of 50 that are kept"
     assert np.count_nonzero(cache.slots >= 0) == 20
 
 
