@@ -29,7 +29,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality soak checks clean compare tune
+.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hou
 bench-quality: $(READY) ## the most accurate towers, served, beside EASE, and the grids (two hours): DATA=<folder> [PARTS=frozen]
 	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder> [PARTS=frozen]"; exit 2; }
 	@$(BIN)/python -m benchmarks.quality --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
+
+bench-faults: $(READY) ## kills, concurrent commands, memory (half an hour, made-up data) [PARTS=kills]
+	@$(BIN)/python -m benchmarks.robustness $(foreach p,$(PARTS),--part $(p))
 
 soak: $(READY) ## 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make soak DATA=<folder>"; exit 2; }

@@ -41,7 +41,7 @@ class Size:
     warm_up: int = 100
 
 
-def measure(size: Size | None = None) -> dict[str, Any]:
+def measure(size: Size | None = None) -> tuple[dict[str, Any], list[Check]]:
     """Serve a made-up version; ask it at random; see what its process keeps.
 
     The warm-up, which is not counted, is one request of the largest kind that follows
@@ -50,7 +50,7 @@ def measure(size: Size | None = None) -> dict[str, Any]:
 
     Returns
     -------
-    {"rows": what was measured, "checks": [{name, value, relation, limit, holds}]}
+    rows, checks
     """
     size = size or Size()
     load_libraries()
@@ -68,7 +68,7 @@ def measure(size: Size | None = None) -> dict[str, Any]:
     return _report(size, version.bytes / 1e6, resident)
 
 
-def _report(size: Size, files: float, resident: list[float]) -> dict[str, Any]:
+def _report(size: Size, files: float, resident: list[float]) -> tuple[dict[str, Any], list[Check]]:
     loaded, largest, *random = resident
     warm, later = random[size.warm_up - 1], random[size.warm_up :]
     growth = 100 * (max(later) / warm - 1)
@@ -88,7 +88,7 @@ def _report(size: Size, files: float, resident: list[float]) -> dict[str, Any]:
         "model process, MB: most of the others": max(later),
         "model process, MB: after every 25th request": later[::25],
     }
-    return {"rows": {"memory": rows}, "checks": [check.record() for check in checks]}
+    return {"memory": rows}, checks
 
 
 def write_version(repository: Path, size: Size, config: ServingConfig) -> pd.DataFrame:

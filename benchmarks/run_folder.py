@@ -35,6 +35,7 @@ SMALL = (
     *("training.batch_size=256", "training.checkpoint_seconds=0.2", "update.epochs=1"),
     *("evaluation.baselines=[]", "serving.keep_versions=100000"),
 )
+Measured = tuple[list[dict[str, Any]], list[Check]]  # rows and checks
 DAY_ROWS = 40
 KILLED_VERBS = ("export", "publish", "train", "update")
 PAIRED_VERBS = (
@@ -255,7 +256,7 @@ def _dealt(tables: Any, folder: Path, seed: int, days: int) -> Iterator[Path]:
 # Kills.
 
 
-def measure_kills(kills: int, seed: int, folder: Path, data: Path | None = None) -> dict[str, Any]:
+def measure_kills(kills: int, seed: int, folder: Path, data: Path | None = None) -> Measured:
     """SIGKILL train, update, export and publish `kills` times; see what the next command finds.
 
     Every command is the first process of a pid namespace of its own. After each kill a command
@@ -273,13 +274,13 @@ def measure_kills(kills: int, seed: int, folder: Path, data: Path | None = None)
     rows : one per kill: verb, moment, seconds until the kill, outcome
         outcome: "old" when nothing happened, "new" when all did, "resumed" when a part did that
         the same command goes on from
-    checks : name, value, limit, holds
+    checks
     """
     world = make_world(folder, data, seed, days=kills // len(KILLED_VERBS) + 1)
     return kill_in(world, kills, seed)
 
 
-def kill_in(world: World, kills: int, seed: int) -> dict[str, Any]:
+def kill_in(world: World, kills: int, seed: int) -> Measured:
     """`measure_kills` in a world that is there already."""
     draw, rows, faults = random.Random(seed), [], Counter()
     for number in range(kills):
@@ -302,7 +303,7 @@ def kill_in(world: World, kills: int, seed: int) -> dict[str, Any]:
             faults["lost"] += _lost(after, state_of(world.run))
         click.echo(f"  kill {number + 1}: {rows[-1]}, faults: {dict(+faults)}")
     outcomes = Counter(row["outcome"] for row in rows)
-    return _measured(rows, _kill_checks(kills, rows, outcomes, faults))
+    return rows, _kill_checks(kills, rows, outcomes, faults)
 
 
 def _kill_checks(kills: int, rows: list, outcomes: Counter, faults: Counter) -> list[Check]:
@@ -385,7 +386,7 @@ def _lost(before: State, after: State) -> int:
 # Pairs.
 
 
-def measure_pairs(pairs: int, seed: int, folder: Path) -> dict[str, Any]:
+def measure_pairs(pairs: int, seed: int, folder: Path) -> Measured:
     """Two random commands at once on one run folder, `pairs` times, each on a fresh copy of it.
 
     A command succeeds wholly or is refused by name. The final state equals that of some serial
@@ -398,12 +399,12 @@ def measure_pairs(pairs: int, seed: int, folder: Path) -> dict[str, Any]:
     Returns
     -------
     rows : one per pair: the verbs, the seconds between their starts, how each ended
-    checks : name, value, limit, holds
+    checks
     """
     return pair_in(make_world(folder, None, seed, days=2), pairs, seed)
 
 
-def pair_in(world: World, pairs: int, seed: int) -> dict[str, Any]:
+def pair_in(world: World, pairs: int, seed: int) -> Measured:
     """`measure_pairs` in a world that is there already."""
     folder = world.run.parent
     draw, rows, faults = random.Random(seed), [], Counter()
@@ -435,7 +436,7 @@ def pair_in(world: World, pairs: int, seed: int) -> dict[str, Any]:
         shutil.rmtree(path)
     ends = Counter(kind for row in rows for kind in row["ended"])
     both = sum(row["ended"] == [DONE, DONE] for row in rows)
-    return _measured(rows, _pair_checks(pairs, rows, ends, both, faults))
+    return rows, _pair_checks(pairs, rows, ends, both, faults)
 
 
 def _pair_checks(pairs: int, rows: list, ends: Counter, both: int, faults: Counter) -> list[Check]:
@@ -444,12 +445,7 @@ def _pair_checks(pairs: int, rows: list, ends: Counter, both: int, faults: Count
         Check("pairs: in which both commands succeeded", both, ">=", 1),
         Check("pairs: commands refused, since another was writing", ends["locked"], ">=", 1),
         Check("pairs: commands that failed without a reason", faults["failed"], "==", 0),
-        Check(
-            "pairs: readers that were refused",
-            faults["readers blocked"],
-            "==",
-            0,
-        ),
+        Check("pairs: readers that were refused", faults["readers blocked"], "==", 0),
         Check("pairs: damaged files and leftovers", faults["damaged"], "==", 0),
         Check("pairs: final states of no serial order", faults["no serial order"], "==", 0),
     ]
@@ -500,7 +496,3 @@ def _replayed(before: State, order: Sequence[tuple[str, dict]]) -> tuple[str, se
         if verb in ("publish", "update") and history[-1:] != (number,):
             history = (*history, number)
     return manifest, versions, history
-
-
-def _measured(rows: list[dict], checks: list[Check]) -> dict[str, Any]:
-    return {"rows": rows, "checks": [check.record() for check in checks]}

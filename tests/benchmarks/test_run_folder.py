@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.namespaces import possible
+from benchmarks.report import Check
 from benchmarks.run_folder import kill_in, make_world, pair_in
 
 pytestmark = [
@@ -19,17 +20,17 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"), None, seed=1, days=30)
 
 
-def falls_short(found: dict) -> list[dict]:
-    return [check for check in found["checks"] if not check["holds"]]
+def falls_short(checks: list[Check]) -> list[Check]:
+    return [check for check in checks if not check.holds]
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_kill_loses_nothing_that_was_reported_done(kills, world):
-    found = kill_in(world, kills, seed=1)
-    assert len(found["rows"]) == kills and not falls_short(found), found["rows"]
+    rows, checks = kill_in(world, kills, seed=1)
+    assert len(rows) == kills and not falls_short(checks), rows
 
 
 @pytest.mark.parametrize("pairs", [2, pytest.param(200, marks=pytest.mark.slow)])
 def test_two_commands_at_once_come_out_as_one_after_the_other(pairs, world):
-    found = pair_in(world, pairs, seed=1332)
-    assert len(found["rows"]) == pairs and not falls_short(found), found["rows"]
+    rows, checks = pair_in(world, pairs, seed=1332)
+    assert len(rows) == pairs and not falls_short(checks), rows
