@@ -71,10 +71,11 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
     max_shift: float = Field(
         3.0,
         ge=0,
+        le=1e12,
         description="an update stops before it learns if the median of the new values of a number "
         "(features.user_numeric, features.item_numeric, positives.column) lies outside the range "
         "of 98 % of the values before by more than this many widths of that range: they may be in "
-        "another unit; 0: any median outside, .inf: it never does",
+        "another unit; 0: any median outside, 1e12: it never does",
     )
 
 

@@ -529,7 +529,7 @@ def _telling_of_the_disk(path: Path, name: str) -> Iterator[None]:
 
 def _complete_commit(path: Path) -> None:
     """Complete what a killed writer has committed, unless somebody is writing or nobody may."""
-    if (path / STAGING / MANIFEST).is_file():
+    if os.path.isfile(path / STAGING / MANIFEST):  # False where the name is too long, too
         refusals = (RunError, ServingError, OSError)  # a reader without rights to write reads on
         with contextlib.suppress(*refusals), lock.writing(path, "recovery"):
             _recover(path)

@@ -120,8 +120,6 @@ def test_what_the_machine_does_not_allow_is_a_sentence(error, message):
 def faulty(tmp_path, monkeypatch):
     """`twotower versions` on a run folder, with a fault in what it calls."""
     from pipelines import publish
-    from pipelines.config import CONFIGS, load_config
-    from pipelines.run import Run
 
     def fault(run):
         raise KeyError("a fault\nof ours")
@@ -129,8 +127,9 @@ def faulty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(publish, "versions", fault)
-    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
-    return ["versions", "--run", str(run.path)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{name: faulty, ingest: {source: synthetic}}")
+    return ["versions", "--run", str(tmp_path / "run")]
 
 
 def test_a_fault_of_ours_is_a_sentence_and_its_traceback_is_kept(faulty, tmp_path):

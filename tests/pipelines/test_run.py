@@ -544,6 +544,7 @@ def test_what_another_version_recorded_is_explained(run):
 
 
 def test_a_damaged_configuration_is_named_with_its_place(run):
+    write_step(run, "ingest", "data")
     path = run.path / "config.yaml"
     path.write_text(path.read_text() + "model: [\n")
     with pytest.raises(
@@ -579,6 +580,7 @@ def test_a_name_that_is_too_long_for_the_disk_is_no_run_folder(tmp_path):
 def test_a_working_directory_that_cannot_be_written_is_told_and_no_error(
     run, tmp_path, monkeypatch, capsys, pointer
 ):
+    write_step(run, "ingest", "data")
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / pointer).parent.mkdir(parents=True)
     # Nobody is refused a file where a folder should be, or the reverse, but neither is root.

@@ -204,7 +204,7 @@ def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
 ):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
     before = files(run.path)
-    run.override(("update.epochs=1", "training.monitor=auc"))
+    run.override(("update.epochs=1", "training.monitor=recall@10"))
     with pytest.raises(RunError, match=r"`train` was made with another training\.monitor"):
         update(run, folders[1])
     run = Run(run.path)

@@ -142,11 +142,12 @@ def test_whole_numbers_stay_whole_and_exact_beside_nulls(tmp_path):
     entry = operator.compile(tmp_path, None)
     reads = Contract("user", "item", operator.features, 1, 1, operator.lists)
     table = reads.read({"user": np.array([[1], [2], [3]])}, {})
+    table[row_of("user")] = np.arange(3)
     completed = steps.UserFeatures(tmp_path, entry, threads=1).run(table)
     assert completed["age"].tolist() == [big, 0, 7]
     assert completed["age__state"].tolist() == [VALUE, NULL, VALUE]
-    nothing = -(2**63)
-    assert completed["shops"].tolist() == [[big, nothing], [nothing, nothing], [7, nothing]]
+    assert completed["shops__count"].tolist() == [2, 0, 1]
+    assert completed["shops"].tolist() == [big, -(2**63), 7]
 
 
 def test_the_first_values_of_a_users_list_are_kept(tmp_path):
