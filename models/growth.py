@@ -57,7 +57,7 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         le=1,
         description="a new version is published only if its training.monitor, on test users and "
         "items that the published version knows too, is lower than that of the published version "
-        "by at most this share of it; 1: it is always published",
+        "by at most this share of it; 1: the versions are not compared",
     )
     max_changed: float = Field(
         0.5,

@@ -41,7 +41,7 @@ class Commands(click.Group):
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except Exception as error:
-                if interrupted:  # what a library raises that is interrupted as it is imported
+                if interrupted:  # a library may raise another error when interrupted during import
                     sys.exit(_say_interrupted())
                 if os.environ.get(TRACEBACK):
                     raise
@@ -88,7 +88,7 @@ def _noted_interrupt() -> Iterator[list[int]]:
 
 
 def explained(error: Exception) -> str:
-    """What went wrong, where, and what to do; of what nobody foresaw, where its traceback is."""
+    """The error message; for an unexpected error also where its traceback was saved."""
     if isinstance(error, OURS):
         return str(error)
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
@@ -256,7 +256,8 @@ def train(folder, overrides, resume) -> None:
 @click.option(
     "--anyway",
     is_flag=True,
-    help="Take the data in although numbers or changed rows look like a mistake.",
+    help="Take the data in although numbers or changed rows look like a mistake. The new version "
+    "is still compared with the published one, see update.max_loss.",
 )
 def update(data, folder, overrides, anyway) -> None:
     """The daily loop: learn what is new on top of what is there, and publish it."""

@@ -9,15 +9,28 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.console import console, stage
+from pipelines.errors import RunError
 from pipelines.run import TRITON, Run
 from pipelines.serve import RunningServer, running_server
 from serving.control import ModelControl
 from serving.versions import ModelRepository, Version
 
 
-def publish(run: Run, number: int | None = None) -> int:
-    """Have version `number`, the newest if None, served: by the running server at once, too."""
-    return _change(run, "publish", lambda repository, control: repository.publish(number, control))
+def publish(run: Run, number: int | None = None, *, replaces: int | None = None) -> int:
+    """Have version `number`, the newest if None, served: by the running server at once, too.
+
+    Raises RunError if `replaces` is given and another version has been published in the meantime.
+    """
+
+    def change(repository: ModelRepository, control: ModelControl | None) -> int:
+        if replaces is not None and repository.published != replaces:
+            raise RunError(
+                f"version {number} was compared with version {replaces}, but version "
+                f"{repository.published} has been published in the meantime; run this command again"
+            )
+        return repository.publish(number, control)
+
+    return _change(run, "publish", change)
 
 
 def rollback(run: Run) -> int:

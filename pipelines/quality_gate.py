@@ -17,19 +17,18 @@ from serving.local import LocalVersion
 from serving.versions import ModelRepository
 
 MAX_USERS = 2000
-"""More users than these, drawn at random, would make the figures only a little surer."""
+"""Users compared at most, drawn at random; more would barely narrow the error."""
 BATCH_SIZE = 256
 
 
-def refuse_loss(run: Run, number: int) -> None:
-    """Raise RunError if version `number` answers worse than the one that is published.
+def refuse_loss(run: Run, number: int, published: int) -> None:
+    """Raise RunError if version `number` answers worse than version `published`.
 
     Both answer for the same users of the test part (of valid, where it has none), by their own
     indexes, towers and tables of users; items that either does not know, and those that the user
     has seen, are left out of both. What counts is `training.monitor`; it may be lower by the share
     `update.max_loss`.
     """
-    published = ModelRepository(run.path / TRITON).published
     with stage("compare") as (report, result):
         report(0, 2, "load both versions")
         folder = ModelRepository(run.path / TRITON).model
@@ -85,7 +84,8 @@ class _Comparison:
             pd.read_parquet(data / file, columns=[column])[column].to_numpy(np.int64)
             for file, column in ((USERS, names.user_id), (ITEMS, names.item_id))
         )
-        known_users, known_items = np.ones_like(self.user_ids), np.ones_like(self.item_ids)
+        known_users = np.ones(len(self.user_ids), bool)
+        known_items = np.ones(len(self.item_ids), bool)
         for version in versions:
             known_users &= np.isin(self.user_ids, version.user_ids)
             known_items &= np.isin(self.item_ids, version.item_ids)
@@ -95,10 +95,10 @@ class _Comparison:
         for self.part in ("test", "valid"):
             judge = Judge(run, self.part)
             self.seen = judge.seen
-            self.candidates = known_items.astype(bool)
+            self.candidates = known_items.copy()
             if judge.candidates is not None:
                 self.candidates &= judge.candidates
-            self.relevant = _kept(judge.relevant, known_users.astype(bool), self.candidates)
+            self.relevant = _kept(judge.relevant, known_users, self.candidates)
             rows = np.unique(self.relevant.nonzero()[0])
             if len(rows) > MAX_USERS:
                 chosen = np.zeros(len(self.user_ids), bool)
@@ -142,7 +142,7 @@ class _VersionScorer:
     def score(self, users: np.ndarray) -> np.ndarray:
         """Float32 [len(users), n_items] for rows of the user table."""
         asked, version = self.comparison, self.version
-        # So many that as many as are measured remain, once those left out and seen are gone.
+        # Ask for enough items that `cutoff` remain after seen and left-out items are removed.
         seen = int(np.diff(asked.seen[users].indptr).max())
         k = min(len(version.item_ids), asked.cutoff + seen + self.left_out)
         ids, answered = version.answer(asked.user_ids[users], k)

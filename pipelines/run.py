@@ -122,7 +122,7 @@ class Run:
                 f"`twotower run` or `twotower ingest --config <file>`"
             )
         self.path = path
-        # What is written to config.yaml once a step has succeeded, and what is never written.
+        # _created and _kept are written to config.yaml after a step succeeds; _passing never is.
         self._created = created
         self._kept: tuple[str, ...] = ()
         self._passing: tuple[str, ...] = ()
@@ -180,7 +180,7 @@ class Run:
     def _configured(self, *, stored: bool = False) -> Config:
         """What the run was created with or has in its file, with the overrides on top.
 
-        With `stored` as it shall be in the file.
+        With `stored`: as it will be written to the file.
         """
         config = self._created or _read_config(self.path)
         if overrides := self._kept if stored else self._kept + self._passing:
@@ -365,7 +365,7 @@ class Run:
 
 
 class _Notes(dict):
-    """What a step noted; what it did not is said in words."""
+    """The notes of a step; a missing key raises RunError."""
 
     def __init__(self, notes: dict[str, Any], where: str, step: str):
         super().__init__(notes)
@@ -546,7 +546,14 @@ def _recover(path: Path) -> bool:
     if manifest := _committed(staging, path):
         _finish(staging, path, manifest)
     (staging / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        shutil.rmtree(staging)
+    except OSError as error:
+        if manifest is None:  # the next step could not use the folder
+            raise RunError(
+                f"{error.filename or staging}: {error.strerror}; a killed command left the folder "
+                f"{staging}, remove it"
+            ) from error
     return manifest is not None
 
 

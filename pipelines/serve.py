@@ -129,7 +129,7 @@ def serve(run: Run) -> None:
     Raises ServingError when Triton does not start. Both signals also end the wait for whoever
     publishes and for Triton: then with KeyboardInterrupt and SystemExit (status 143).
     """
-    # Also where a shell had Ctrl-C ignored, because it started this in the background.
+    # Also needed when a shell started this in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     path, repository = run.path / SERVER, ModelRepository(run.path / TRITON)

@@ -58,9 +58,9 @@ def _publish(run: Run) -> int:
     repository, version = ModelRepository(run.path / TRITON), run.notes("export")["version"]
     published = repository.published
     if version > repository.newest_published:
-        if published is not None:
-            refuse_loss(run, version)
-        publish(run, version)
+        if published is not None and run.config.update.max_loss < 1:
+            refuse_loss(run, version, published)
+        publish(run, version, replaces=published)
     elif version != published:
         console.print(
             f"version {published} stays published: version {version} was published before it was "
@@ -140,7 +140,7 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
         else:
             tower.history = old.history
             notes |= {**run.notes("train"), "new_rows": 0, "replayed_rows": 0}
-            result("no new positive to learn from: the model answers as before")
+            result("no new positive to learn from: the weights stay as they are")
         save(tower, out / "model")
 
 

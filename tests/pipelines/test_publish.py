@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import main
+from pipelines.errors import RunError
 from pipelines.export import export
 from pipelines.lock import writing
 from pipelines.publish import publish, rollback, versions
@@ -185,6 +186,14 @@ def test_a_version_is_added_when_the_export_is_committed(run, monkeypatch):
     monkeypatch.undo()
     assert export(run)["version"] == 2
     assert [each.number for each in versions(run)] == [1, 2]
+
+
+def test_a_version_is_not_published_over_one_that_it_was_not_compared_with(run):
+    export(run)
+    with pytest.raises(RunError, match=r"compared with version 7, but version 1 has been published"):
+        publish(run, 2, replaces=7)
+    assert [each.number for each in versions(run) if each.published] == [1]
+    assert publish(run, 2, replaces=1) == 2
 
 
 def test_old_versions_are_removed_when_one_is_published(run):
