@@ -225,7 +225,7 @@ def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
     learnt = run.identity("train")
     monkeypatch.undo()
     broken.__name__ = "publish"
-    monkeypatch.setattr("pipelines.update.publish", lambda *_: broken(run))
+    monkeypatch.setattr("pipelines.update.publish", lambda *_, **__: broken(run))
     with pytest.raises(RunError, match="no room"):
         update(run, folders[1])
     monkeypatch.undo()
