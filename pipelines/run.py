@@ -51,6 +51,7 @@ from pipelines.config import (
     from_anywhere,
     overridden_sections,
     parse_config,
+    read_overrides,
     read_yaml,
     to_yaml,
 )
@@ -315,7 +316,7 @@ class Run:
             ):
                 raise RunError(
                     f"{self.path}: `{name}` was made with another {', '.join(changed)}; "
-                    f"run `twotower {name}` again"
+                    f"{self._way_out(name, changed)}"
                 )
             for upstream, identity in self._recorded(name, "made_from").items():
                 if self.identity(upstream) != identity:
@@ -333,6 +334,14 @@ class Run:
                         f"damaged. Run `twotower {name}` again"
                     )
         return self.path
+
+    def _way_out(self, name: str, changed: Iterable[str]) -> str:
+        """What to do when the settings `changed` are not those that the step was made with."""
+        given = read_overrides(self._kept + self._passing)
+        if not any(key.startswith(changed_key) for key in given for changed_key in changed):
+            return f"run `twotower {name}` again"
+        arguments = " ".join(f"--set {shlex.quote(each)}" for each in self._kept + self._passing)
+        return f"leave out what --set changes, or run `twotower {name} {arguments}` first"
 
     def notes(self, name: str) -> dict[str, Any]:
         """What the step `name` noted in the manifest."""

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -127,9 +128,12 @@ def _counted(metrics: str) -> list[Check]:
 
 def _memory(pid: int) -> Check:
     resident: Counter[str] = Counter()
-    whole = psutil.Process(pid)
-    for process in (whole, *whole.children(recursive=True)):
-        resident[process.name()[:15]] += process.memory_info().rss
+    with suppress(psutil.NoSuchProcess):  # seen from another container
+        whole = psutil.Process(pid)
+        for process in (whole, *whole.children(recursive=True)):
+            resident[process.name()[:15]] += process.memory_info().rss
+    if not resident[PROCESSES["Triton"]]:
+        return Check("memory", True, "not known: the server is no process of this container")
     shown = [f"{name} {resident[process] / 1e6:.0f} MB" for name, process in PROCESSES.items()]
     return Check("memory", True, ", ".join(shown))
 

@@ -93,6 +93,7 @@ class TritonServer:
         self._triton = 0  # its process id
         self._exit_status: int | None = None
         self._ready = False
+        self._stub_died: float | None = None  # since when
 
     @property
     def pid(self) -> int | None:
@@ -111,7 +112,7 @@ class TritonServer:
         _check_repository(self.repository)
         triton = find_triton()
         self.key = secrets.token_hex(16) if triton.restricts_http else None
-        self._triton, self._exit_status = 0, None
+        self._triton, self._exit_status, self._stub_died = 0, None, None
         sweep()
         self._scratch = Scratch()
         try:
@@ -151,11 +152,27 @@ class TritonServer:
 
     def ended(self) -> str | None:
         """Why the server that was started runs no more; None while it runs."""
-        if self._guard is None or self._guard.poll() is None:
+        if self._guard is None:
             return None
+        if self._guard.poll() is None:
+            if not self._has_lost_its_model():
+                return None
+            when = "" if self._ready else " at its start"
+            return f"Triton's process for the model died{when}: {self._reason()}"
         status = self._status()
         how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
         return f"Triton ended {how}: {self._reason()}"
+
+    def _has_lost_its_model(self) -> bool:
+        """Whether Triton has had a dead process of a model for STUB_SECONDS.
+
+        For a moment it has one whenever it unloads a version.
+        """
+        if not _has_dead_child(self._triton):
+            self._stub_died = None
+            return False
+        self._stub_died = self._stub_died or time.monotonic()
+        return time.monotonic() > self._stub_died + STUB_SECONDS
 
     def __enter__(self) -> TritonServer:
         return self.start()
@@ -232,7 +249,6 @@ class TritonServer:
 
     def _await_ready(self) -> None:
         started = time.monotonic()
-        stub_died = None
         while True:
             ready = _answers(f"http://{self.http}/v2/health/ready")
             # Also when something answers: it may be somebody else's server.
@@ -241,16 +257,10 @@ class TritonServer:
             if ready:
                 self._ready = True
                 return
-            now = time.monotonic()
-            if now > started + self.timeout:
+            if time.monotonic() > started + self.timeout:
                 raise ServingError(
                     f"Triton was not ready within {self.timeout:g} s, the limit that "
                     f"serving.startup_seconds sets: {self._reason()}"
-                )
-            stub_died = (stub_died or now) if _has_dead_child(self._triton) else None
-            if stub_died and now > stub_died + STUB_SECONDS:
-                raise ServingError(
-                    f"Triton's process for the model died at its start: {self._reason()}"
                 )
             time.sleep(0.1)
 

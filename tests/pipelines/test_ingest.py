@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines.config import parse_config
+from pipelines.config import load_config, parse_config
+from pipelines.errors import RunError
 from pipelines.ingest import ingest
 from pipelines.preprocess import RAW_USERS, preprocess
 from pipelines.run import Run
@@ -134,3 +137,39 @@ assert not {"tensorflow", "nvtabular"} & set(sys.modules)
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_updates_brought_is_not_lost_by_reading_the_source_again(in_folder):
+    run = make_run(in_folder)
+    ingest(run)
+    path = run.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    update = {"path": "day", "interactions": 1_000, "users": 0, "items": 0}
+    manifest["steps"]["ingest"]["notes"]["updates"] = [update, update]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"2 updates brought 2,000 interactions that the source"):
+        ingest(run)
+    config = shlex.split(str(raised(ingest, run)).rpartition("twotower ")[2])[2]
+    again = Run.create(load_config(Path(config)), in_folder / "another")
+    assert ingest(again)["interactions"] == len(LOG)
+
+
+def raised(call, *arguments) -> Exception:
+    with pytest.raises(RunError) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def test_settings_that_a_command_sets_are_told_from_those_of_the_run(in_folder):
+    run = make_run(in_folder)
+    ingest(run)
+    (in_folder / "log.parquet").rename(in_folder / "other.parquet")
+    run = Run(run.path)
+    run.override(("ingest.parquet.interactions=other.parquet",))
+    set_it = r"--set ingest\.parquet\.interactions=other\.parquet"
+    with pytest.raises(
+        RunError, match=rf"leave out what --set .* `twotower ingest {set_it}` first"
+    ):
+        run.verified("ingest")
+    ingest(run)
+    assert run.verified("ingest")

@@ -9,7 +9,7 @@ import pytest
 
 from serving.client import RetrievalClient
 from serving.errors import ServingError
-from serving.health import _loopback, check_server
+from serving.health import _loopback, _memory, check_server
 from serving.server import TritonServer
 
 
@@ -22,6 +22,11 @@ def own(repositories, tmp_path):
     """A server of which nobody else has asked anything."""
     with TritonServer(repositories["compiled"], log=tmp_path / "log") as server:
         yield server
+
+
+def test_a_server_of_another_container_has_no_process_here():
+    check = _memory(pid=2**22 + 1)  # larger than any process id
+    assert check.ok and check.value.startswith("not known")
 
 
 def test_a_sound_server(own, world):

@@ -130,6 +130,23 @@ def test_a_server_that_dies_says_so_and_can_start_again(repositories, tmp_path, 
     server.stop()  # twice is once
 
 
+def test_a_model_process_that_dies_is_noticed(repositories, tmp_path, world):
+    """Triton goes on saying that the model is ready."""
+    with TritonServer(repositories["compiled"], log=tmp_path / "log") as server:
+        (stub,) = psutil.Process(server.pid).children()
+        stub.kill()
+        deadline = time.monotonic() + 30
+        while not (reason := server.ended()):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert reason.startswith("Triton's process for the model died: ")
+        server.stop()
+        server.start()
+        assert server.ended() is None
+        with RetrievalClient(server.http) as client:
+            assert client.recommend([world.unknown_user]).item_ids.shape == (1, 10)
+
+
 def spoil_config(repository: Path) -> None:
     (repository / "retrieval" / "config.pbtxt").write_text("no config {")
 
