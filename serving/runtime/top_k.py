@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import onnxruntime
 
@@ -16,9 +15,9 @@ from .arrays import find, ranges
 from .contract import FILTER_SEEN, SCORE, K, Table, count_of
 from .step import Step
 
-MOST_SCORES, LEAST_ROWS = 1 << 18, 16
+MAX_SCORES, MIN_ROWS = 1 << 18, 16
 """Scores a thread holds at a time, 1 MB; but fewer rows would read the catalogue too often."""
-LEAST_SHARE = 32
+MIN_SHARE = 32
 """Rows of a thread: fewer are answered before another thread has woken up."""
 VECTORS, ITEMS, SIZE = "vectors", "items", "k"
 POSITIONS, SCORES = "positions", "scores"
@@ -51,13 +50,10 @@ class FaissTopK(Step):
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
-        # OpenMP's threads wait for each other by spinning: beside a busy server a batch then takes
-        # 40 ms now and again.
-        faiss.omp_set_num_threads(1)
         self.index = load_index(folder, entry["towers_sha256"])
         self.session = _session(folder / entry["scoring"], self.index)
         self.threads, self.pool = threads, ThreadPoolExecutor(threads)
-        self.at_once = max(LEAST_ROWS, MOST_SCORES // len(self.index.item_ids))
+        self.at_once = max(MIN_ROWS, MAX_SCORES // len(self.index.item_ids))
         self.seen, self.starts = np.load(folder / "seen.npy"), np.load(folder / "starts.npy")
         self.row, self.vector, self.history = entry["row"], entry["vector"], entry["history"]
         self.item_id = entry["item_id"]
@@ -107,7 +103,7 @@ class FaissTopK(Step):
     def _best(self, vectors, k, hidden, start, stop) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
         size = min(k, len(self.index.item_ids))
-        shares = min(self.threads, len(vectors) // LEAST_SHARE)
+        shares = min(self.threads, len(vectors) // MIN_SHARE)
         if shares < 2:
             positions, scores = self._share(vectors, size, hidden, start, stop)
         else:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .contract import ABSENT, Table, state_of
 
-MOST = 1 << 15
+MAX_USERS = 1 << 15
 """Users whose vectors are kept: 8 MB at 64 dimensions. The one kept longest makes room."""
 CACHED = ("twotower_users_cached_total", "", "")
 ABSENT_BYTE = bytes([ABSENT])
@@ -31,7 +31,7 @@ class VectorCache:
     def __init__(self, features: Sequence[str], users: int) -> None:
         self.states, self.users = [state_of(name) for name in features], users
         self.slots = np.full(users + 1, NOWHERE, np.int32)  # by row: where its vector lies
-        self.rows = np.full(min(MOST, users), users)  # by slot: whose vector lies there
+        self.rows = np.full(min(MAX_USERS, users), users)  # by slot: whose vector lies there
         self.vectors: np.ndarray | None = None
         self.next = 0
         self.counts = {CACHED: 0}
