@@ -12,7 +12,6 @@ old state or the new one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import functools
 import hashlib
@@ -28,6 +27,7 @@ from typing import Any
 
 from .control import MODEL_NAME, ModelControl, NoAnswerError
 from .errors import ServingError
+from .files import sync, without_locks
 from .runtime.manifest import MANIFEST_FILE, verify_manifest
 from .scratch import with_real_path
 
@@ -35,8 +35,6 @@ CONFIG_FILE, COPY_FILE, LOCK_FILE = "config.pbtxt", "config.copy", ".lock"
 REMOVED = ".removed-"
 SEAL = b"# sha256 of the lines above: "
 LONGEST_HISTORY = 20
-# What flock answers on a file system that has no locks.
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 PUBLISHED, NEWEST = "published", "newest_published"
 
 
@@ -101,12 +99,8 @@ class ModelRepository:
                     file = stack.enter_context((self.root / LOCK_FILE).open("w"))
                     fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
                 except OSError as error:
-                    if error.errno in NO_LOCKS:
-                        raise ServingError(
-                            f"{self.root / LOCK_FILE}: this file system has no file locks "
-                            f"({error.strerror}), which keep two commands from writing at once; "
-                            "put the folder on a local disk"
-                        ) from error
+                    if message := without_locks(self.root / LOCK_FILE, error):
+                        raise ServingError(message) from error
                     raise self._refused(error) from error
                 self._locked = True
                 stack.callback(setattr, self, "_locked", False)
@@ -125,10 +119,10 @@ class ModelRepository:
         self._sweep()
         number = number or self.next_number()
         for path in [*staged.rglob("*"), staged]:
-            _sync(path)
+            sync(path)
         staged.rename(self.model / str(number))
-        _sync(self.model)
-        _sync(self.root)
+        sync(self.model)
+        sync(self.root)
         return number
 
     def versions(self) -> list[Version]:
@@ -252,25 +246,25 @@ class ModelRepository:
                 _write(path, content)
             if new != old:  # the same file again would have Triton load the version again
                 fresh.replace(config)
-                _sync(self.model)
+                sync(self.model)
             if control:
                 try:
                     control.load()
                 except BaseException as error:
                     undo.replace(config)
-                    _sync(self.model)
+                    sync(self.model)
                     if not isinstance(error, ServingError):  # Ctrl-C
                         self._load_again(control)
                         raise
                     raise self._not_loaded(history[-1], error, control) from error
             spare.replace(self.model / COPY_FILE)
-            _sync(self.model)
+            sync(self.model)
         finally:
             for path in written:
                 path.unlink(missing_ok=True)
 
     def _not_loaded(self, number: int, error: ServingError, control: ModelControl) -> ServingError:
-        """What to tell when a version was not loaded and the config before is in place again."""
+        """The error for a version that failed to load, after the previous config was restored."""
         outcome = "what was published before is still published and still answers"
         if isinstance(error, NoAnswerError) and (problem := self._load_again(control)):
             outcome = (
@@ -367,12 +361,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
