@@ -202,11 +202,11 @@ class RetrievalClient:
 
 WANTED = {"INT64": "an integer", "FP32": "a number", "FP64": "a number", "BYTES": "text"}
 QUICK = {"INT64": {int, bool}, "FP32": {int, bool}, "FP64": {int, bool}, "BYTES": set()}
-"""Types of which NumPy makes the same as `_convert` does, value by value."""
+"""Types that NumPy converts all at once as `_convert` does value by value."""
 
 
 def _parameters(k: int, filter_seen: bool) -> dict[str, Any]:
-    """As Python's own types, which Triton takes."""
+    """The parameters in Python's own types; Triton takes no NumPy types."""
     parameters = {}
     for name, value, kind in ((K, k, int), (FILTER_SEEN, filter_seen, bool)):
         parameters[name] = value.item() if isinstance(value, np.generic) else value
@@ -299,7 +299,7 @@ def _is_null(value: Any) -> bool:
 
 
 def _unanswered(error: ServingError) -> bool:
-    """Whether nobody answered; the next request would only wait as long again."""
+    """Whether nobody answered; another request would only wait again."""
     cause = error.__cause__
     if isinstance(cause, InferenceServerException):
         return cause.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")

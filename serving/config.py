@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, conint, root_validator
 
-MAX_NUMBER = 1_000_000  # what Triton and the index take as a number, and a machine as memory
+MAX_NUMBER = 1_000_000  # more than anybody needs, and Triton, FAISS and memory allow it
 
 
 class ServingConfig(BaseModel):

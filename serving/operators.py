@@ -478,8 +478,8 @@ class FaissTopK(ServedOperator):
 def _save_scoring(path: Path, count: int, dim: int) -> None:
     """Write as ONNX: the best of `count` items by inner product for query vectors [n, dim].
 
-    Hidden scores become -inf before the best are taken, equal ones by position. Without the item
-    vectors: the served step gives the session those of the index.
+    Hidden scores become -inf before the selection; equal scores are ordered by position. The file
+    has no item vectors: the served step gives the session those of the index.
     """
     from onnx import TensorProto, helper, save_model
 
@@ -564,7 +564,7 @@ def _lists(column: pd.Series, length: int, name: str) -> tuple[str, dict[str, np
     for row in rows:
         if not isinstance(row, (list, tuple, np.ndarray)):
             raise ServingError(f"user feature '{name}' holds {row!r}; expected a list")
-    # Inferred, whole numbers beside a null would be floats.
+    # As objects, because pandas would turn integers beside a null into floats.
     every = pd.Series([*chain.from_iterable(rows)], dtype=object)
     dtype = raw_dtype(every, name)
     stand_in = NO_VALUE[dtype]

@@ -3,7 +3,7 @@
     <root>/.lock                    held by whoever changes anything below
     <root>/retrieval/<N>/           a version; never changed, its number never given again
     <root>/retrieval/config.pbtxt   what Triton serves and what was published before it, sealed
-    <root>/retrieval/config.copy    the same, for the day config.pbtxt is damaged
+    <root>/retrieval/config.copy    a copy, used when config.pbtxt is damaged
 
 Whatever is written is on the disk before one rename makes it count: a kill at any line leaves the
 old state or the new one.
@@ -58,7 +58,7 @@ class Version:
 
 
 def _writing(method: Callable) -> Callable:
-    """Hold the lock; word what the disk refuses."""
+    """Hold the lock; turn an OSError into a ServingError."""
 
     @functools.wraps(method)
     def locked(self: ModelRepository, *arguments: Any, **options: Any) -> Any:
@@ -88,7 +88,7 @@ class ModelRepository:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Let other threads and processes wait that want to change something; may be nested."""
+        """Have other threads and processes wait before they change anything; may be nested."""
         with self._mutex:
             if self._locked:
                 yield
@@ -129,7 +129,7 @@ class ModelRepository:
         """Every version, ascending."""
         published = self.published
         found = [self._describe(number, number == published) for number in self._numbers()]
-        # Nobody waits for `prune`: what it has removed in the meantime is not there.
+        # Reading takes no lock, so `prune` may have removed some in the meantime.
         return [version for version in found if (self.model / str(version.number)).is_dir()]
 
     @property
@@ -200,7 +200,7 @@ class ModelRepository:
         spared = self._history()[-2:]
         for number in self._numbers()[:-keep]:
             if number not in spared:
-                # Away in one rename: a version is there whole or not at all.
+                # By one rename, so that a version is there whole or not at all.
                 (self.model / str(number)).rename(self.model / f"{REMOVED}{number}")
         self._sweep()
 
@@ -229,7 +229,7 @@ class ModelRepository:
         return damaged
 
     def _check(self, number: int) -> None:
-        """Refuse a version that is not whole; drop what nothing vouches for, Python's cache."""
+        """Refuse a version that is not whole; delete Python's cache, which the manifest omits."""
         verify_manifest(self.model / str(number))
         shutil.rmtree(self.model / str(number) / "__pycache__", ignore_errors=True)
 
@@ -275,7 +275,7 @@ class ModelRepository:
         return ServingError(f"{self.model / str(number)}: not loaded: {reason}; {outcome}")
 
     def _load_again(self, control: ModelControl) -> str | None:
-        """Have a server load what is published that may still be loading another version.
+        """Load the published version on a server that may still be loading another one.
 
         Triton loads one version of a model after the other: when it has loaded what is published,
         the other load is over as well. Until then the other version may answer for a moment.
@@ -292,7 +292,7 @@ class ModelRepository:
         """The version's own config, the version to serve, the history, and a hash of all that.
 
         The history ends in the published version; `rollback` shortens it, so the newest version
-        that was ever published is said beside it.
+        that was ever published is stored beside it.
         """
         template = (self.model / str(history[-1]) / CONFIG_FILE).read_text()
         newest = max(self.newest_published, *history)
@@ -325,7 +325,7 @@ class ModelRepository:
         return Version(number, *told, size, published)
 
     def _sweep(self) -> None:
-        """Delete what was removed from the versions, by a killed process, too."""
+        """Delete removed versions, also those that a killed process has left."""
         for path in self.model.glob(f"{REMOVED}*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -345,7 +345,7 @@ def _parameter(key: str, numbers: list[int]) -> str:
 def _read_sealed(path: Path, key: str = PUBLISHED) -> list[int]:
     """The numbers of a parameter in a config file, by default the history.
 
-    None if it is not there, or the file is missing, foreign or damaged.
+    Empty if it is not there, or the file is missing, foreign or damaged.
     """
     text = path.read_bytes() if path.is_file() else b""
     body, _, digest = text.rpartition(SEAL)
