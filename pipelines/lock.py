@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from pipelines.errors import RunError
-from serving.versions import NO_LOCKS
+from serving.files import without_locks
 
 LOCK = ".twotower.lock"
 # Somebody who only asks whether a lock is held, or completes a commit, has it for milliseconds.
@@ -91,12 +91,9 @@ def _locked(file: IO[str], path: Path, kind: int = fcntl.LOCK_EX, tries: int = T
             if left:
                 time.sleep(TRY_EVERY)
         except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            raise RunError(
-                f"{path}: this file system has no file locks ({error.strerror}), which keep two "
-                "commands from writing at once; put the folder on a local disk"
-            ) from error
+            if message := without_locks(path, error):
+                raise RunError(message) from error
+            raise
     return False
 
 

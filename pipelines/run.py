@@ -57,6 +57,7 @@ from pipelines.config import (
 )
 from pipelines.errors import ConfigError, RunError
 from serving.errors import ServingError
+from serving.files import sync
 from serving.runtime.manifest import sha256
 from serving.versions import ModelRepository
 
@@ -467,7 +468,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}; make room or make it writable") from error
 
@@ -594,9 +595,9 @@ def _finish(staging: Path, path: Path, manifest: dict[str, Any]) -> None:
     # A config.yaml that was edited since the commit stays.
     if (staging / CONFIG).exists() and _hash_of(path / CONFIG) == manifest["replaces"][CONFIG]:
         (staging / CONFIG).replace(path / CONFIG)
-    _sync(path)
+    sync(path)
     (staging / MANIFEST).replace(path / MANIFEST)
-    _sync(path)
+    sync(path)
 
 
 def _version_folder(path: Path, manifest: dict[str, Any]) -> Path:
@@ -617,7 +618,7 @@ def _files_of(staging: Path, name: str) -> dict[str, str]:
     files = {}
     for folder in _folders([name]):
         for path in [staging / folder, *sorted((staging / folder).rglob("*"))]:
-            _sync(path)
+            sync(path)
             if path.is_file():
                 files[str(path.relative_to(staging))] = sha256(path)
     return files
@@ -625,12 +626,3 @@ def _files_of(staging: Path, name: str) -> dict[str, str]:
 
 def _hash_of(path: Path) -> str | None:
     return sha256(path) if path.is_file() else None
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

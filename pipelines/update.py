@@ -71,13 +71,16 @@ def _publish(run: Run) -> int:
 
 def _learn(run: Run, folder: Path, anyway: bool) -> None:
     """Have data, vocabularies and model take in what `folder` has."""
+    from workflows.features import check_sides
     from workflows.ingest import IngestReport, ingest_more
+    from workflows.tables import frame
 
     with stage("ingest") as (report, result):
         day = ingest_more(run.config.ingest, run.path / "data", folder, report, say)
         if day is None:
             result(f"{folder}: nothing new")
             return
+        check_sides(frame(day.merged.users), frame(day.merged.items), run.config.features)
         if not anyway:
             _refuse_suspicious(run, folder, day)
         before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)

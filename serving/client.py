@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,32 +35,6 @@ class Recommendations:
     version: int
 
 
-def _noticing_changes(method: Callable[..., Recommendations]) -> Callable[..., Recommendations]:
-    """Have a request that is refused sent once more if the model's inputs have changed.
-
-    Another version may have been published since the client read them.
-    """
-
-    @functools.wraps(method)
-    def asked(client: RetrievalClient, *arguments: Any, **options: Any) -> Recommendations:
-        try:
-            answer = method(client, *arguments, **options)
-        except ServingError as error:
-            changes = "" if _unanswered(error) else client._changes()
-            if not changes:
-                raise
-            try:
-                answer = method(client, *arguments, **options)
-            except ServingError as again:
-                raise ServingError(
-                    f"{again}; the model's inputs have changed: {changes}"
-                ) from again
-        client._forget_unless(answer.version)
-        return answer
-
-    return asked
-
-
 class RetrievalClient:
     """A connection to the model `retrieval`; use it from one thread at a time.
 
@@ -90,7 +63,6 @@ class RetrievalClient:
         """The version that answers now."""
         return max(map(int, self._ask(self._service.metadata)["versions"]))
 
-    @_noticing_changes
     def recommend(
         self,
         user_ids: Iterable[int],
@@ -114,19 +86,23 @@ class RetrievalClient:
         ServingError
             with the server's message, or what kept the server from answering
         """
-        user_id = self._metadata["inputs"][0]["name"]
         parameters = _parameters(k, filter_seen)
-        columns = {user_id: user_ids, **(features or {})}
-        columns = {name: _values(name, values) for name, values in columns.items()}
-        if not len(columns[user_id]):
-            shape = (0, max(0, parameters[K]))
-            nobody = np.empty(shape, np.int64), np.empty(shape, np.float32)
-            return Recommendations(*nobody, self.version())
-        inputs = [self._input(name, values, name != user_id) for name, values in columns.items()]
-        answer, version = self._ask(self._service.infer, inputs, parameters)
-        names = [output["name"] for output in self._metadata["outputs"]]
-        item_ids, scores = (answer.as_numpy(name) for name in names)
-        return Recommendations(item_ids, scores, version)
+        users = _values(self._user_id, user_ids)
+        given = {name: _values(name, values) for name, values in (features or {}).items()}
+        try:
+            answer = self._recommend(users, given, parameters)
+        except ServingError as error:
+            changes = self._changes(error)
+            if not changes:
+                raise
+            try:
+                answer = self._recommend(users, given, parameters)
+            except ServingError as again:
+                raise ServingError(
+                    f"{again}; the model's inputs have changed: {changes}"
+                ) from again
+        self._forget_unless(answer.version)
+        return answer
 
     def close(self) -> None:
         self._service.close()
@@ -147,23 +123,50 @@ class RetrievalClient:
         """The model's inputs, the user id first, and outputs, the item ids first."""
         return self._ask(self._service.metadata)
 
+    @property
+    def _user_id(self) -> str:
+        return self._metadata["inputs"][0]["name"]
+
+    def _recommend(
+        self, users: Sequence, given: Mapping[str, Sequence], parameters: dict[str, Any]
+    ) -> Recommendations:
+        """Send one request."""
+        if not len(users):
+            shape = (0, max(0, parameters[K]))
+            nobody = np.empty(shape, np.int64), np.empty(shape, np.float32)
+            return Recommendations(*nobody, self.version())
+        inputs = [self._input(self._user_id, users, nullable=False)]
+        inputs += [self._input(name, values, nullable=True) for name, values in given.items()]
+        answer, version = self._ask(self._service.infer, inputs, parameters)
+        names = [output["name"] for output in self._metadata["outputs"]]
+        item_ids, scores = (answer.as_numpy(name) for name in names)
+        return Recommendations(item_ids, scores, version)
+
     def _forget_unless(self, version: int) -> None:
         """Read the inputs anew at the next request, if these are not those of `version`."""
         if str(version) not in self._metadata["versions"]:
             del self._metadata
 
-    def _changes(self) -> str:
-        """How the model's inputs differ from those that were read before, which they replace."""
-        before = self.__dict__.pop("_metadata", None)
-        if before is None:
+    def _changes(self, error: ServingError) -> str:
+        """How the model's inputs have changed since they were read; empty if they have not.
+
+        The server is asked only when it refused the request. After an error of this module, which
+        an outdated type may have caused, the next request reads the inputs again.
+        """
+        before = None if _unanswered(error) else self.__dict__.pop("_metadata", None)
+        if before is None or error.__cause__ is None:
             return ""
+        try:
+            after = self._metadata
+        except ServingError:
+            return ""  # the caller raises `error`, which says more
         old, new = (
             {each["name"]: each["datatype"] for each in metadata["inputs"]}
-            for metadata in (before, self._metadata)
+            for metadata in (before, after)
         )
         return ", ".join(
             f"{name} was {old.get(name, 'unknown')}, is {new.get(name, 'unknown')} in version "
-            f"{max(map(int, self._metadata['versions']))}"
+            f"{max(map(int, after['versions']))}"
             for name in {**old, **new}
             if old.get(name) != new.get(name)
         )
@@ -199,11 +202,11 @@ class RetrievalClient:
 
 WANTED = {"INT64": "an integer", "FP32": "a number", "FP64": "a number", "BYTES": "text"}
 QUICK = {"INT64": {int, bool}, "FP32": {int, bool}, "FP64": {int, bool}, "BYTES": set()}
-"""Types of which NumPy makes the same as `_convert` does, value by value."""
+"""Types that NumPy converts all at once as `_convert` does value by value."""
 
 
 def _parameters(k: int, filter_seen: bool) -> dict[str, Any]:
-    """As Python's own types, which Triton takes."""
+    """The parameters in Python's own types; Triton takes no NumPy types."""
     parameters = {}
     for name, value, kind in ((K, k, int), (FILTER_SEEN, filter_seen, bool)):
         parameters[name] = value.item() if isinstance(value, np.generic) else value
@@ -214,15 +217,20 @@ def _parameters(k: int, filter_seen: bool) -> dict[str, Any]:
 
 
 def _values(name: str, values: Iterable) -> Sequence:
-    """The values of an input as a list or an array [n], whatever holds them."""
+    """The values of an input as a list or an array [n]; iterators are read here, and only once."""
     is_array = isinstance(values, np.ndarray)
     if isinstance(values, (str, bytes)) or not (is_array or isinstance(values, Iterable)):
         raise ServingError(f"input '{name}' is {values!r}; expected a list, one value per user")
-    return np.atleast_1d(values) if is_array else list(values)
+    if is_array and (values.dtype != object or values.ndim != 1):
+        return np.atleast_1d(values)
+    values = list(values)
+    if any(issubclass(kind, Iterator) for kind in set(map(type, values))):  # lists of a feature
+        values = [list(value) if isinstance(value, Iterator) else value for value in values]
+    return values
 
 
 def _lists(name: str, rows: Sequence, datatype: str) -> np.ndarray:
-    """Lists as a tensor [n, w], filled up at the end."""
+    """Lists as a tensor [n, w], padded at the end with `NO_VALUE`, which no list may hold."""
     rows = [[] if _is_null(row) else row for row in rows]
     for row in rows:
         if isinstance(row, (str, bytes)) or not isinstance(row, Iterable):
@@ -230,6 +238,11 @@ def _lists(name: str, rows: Sequence, datatype: str) -> np.ndarray:
     rows = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in rows]
     flat = _cast(name, [value for row in rows for value in row], datatype, nullable=False)
     filler = NO_VALUE[datatype].encode() if datatype == "BYTES" else NO_VALUE[datatype]
+    if (flat == filler).any():
+        raise ServingError(
+            f"input '{name}' holds {NO_VALUE[datatype]!r} in a list, which stands for no value; "
+            "leave it out"
+        )
     counts = np.array([len(row) for row in rows], np.int64)
     return expand(flat, counts, max([1, *counts.tolist()]), filler)
 
@@ -242,9 +255,11 @@ def _cast(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndar
     dtype = NUMPY_DTYPES[datatype]
     if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    quick = set(map(type, values)) <= QUICK[datatype]
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb":
-        quick = nullable and datatype != "BYTES" and np.can_cast(values.dtype, dtype)
+        has_nulls = values.dtype.kind == "f" and not nullable  # or may have
+        quick = not has_nulls and datatype != "BYTES" and np.can_cast(values.dtype, dtype)
+    else:
+        quick = set(map(type, values)) <= QUICK[datatype]
     if quick:
         with suppress(OverflowError):  # `_convert` names the value
             return np.array(values, dtype)
@@ -284,7 +299,7 @@ def _is_null(value: Any) -> bool:
 
 
 def _unanswered(error: ServingError) -> bool:
-    """Whether nobody answered; the next request would only wait as long again."""
+    """Whether nobody answered; another request would only wait again."""
     cause = error.__cause__
     if isinstance(cause, InferenceServerException):
         return cause.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, conint, root_validator
 
-MOST = 1_000_000  # what Triton and the index take as a number, and a machine as memory
+MAX_NUMBER = 1_000_000  # more than anybody needs, and Triton, FAISS and memory allow it
 
 
 class ServingConfig(BaseModel):
@@ -21,11 +21,11 @@ class ServingConfig(BaseModel):
         "train_valid", description="which interactions make an item one that the user has seen"
     )
     default_k: int = Field(
-        10, ge=1, le=MOST, description="items a request gets when it does not say"
+        10, ge=1, le=MAX_NUMBER, description="items a request gets when it does not say"
     )
-    max_k: int = Field(1000, ge=1, le=MOST, description="most items a request may ask for")
-    max_batch_size: int = Field(1024, ge=1, le=MOST, description="most users in one request")
-    preferred_batch_sizes: list[conint(ge=1, le=MOST)] = Field(
+    max_k: int = Field(1000, ge=1, le=MAX_NUMBER, description="most items a request may ask for")
+    max_batch_size: int = Field(1024, ge=1, le=MAX_NUMBER, description="most users in one request")
+    preferred_batch_sizes: list[conint(ge=1, le=MAX_NUMBER)] = Field(
         [], description="how many users Triton tries to bring together for one call of the model"
     )
     queue_delay_us: int = Field(
@@ -41,7 +41,7 @@ class ServingConfig(BaseModel):
         description="threads that share a large batch (or TensorFlow's) in the model",
     )
     keep_versions: int = Field(
-        3, ge=2, le=MOST, description="newest versions kept when one is published"
+        3, ge=2, le=MAX_NUMBER, description="newest versions kept when one is published"
     )
     host: str = Field("127.0.0.1", min_length=1, description="address the server listens on")
     http_port: int = Field(0, ge=0, le=65535, description="HTTP port; 0 takes a free one")

@@ -15,7 +15,7 @@ QUESTION_SECONDS = 5.0
 
 
 class NoAnswerError(ServingError):
-    """The server did not answer in time: what it was asked for may have happened, or happen yet."""
+    """The server did not answer in time; the request may still take effect."""
 
 
 class ModelControl:

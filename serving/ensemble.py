@@ -37,7 +37,7 @@ from .runtime.contract import (
 )
 from .runtime.plan import PLAN_FILE, REQUEST
 from .runtime.seen import SeenItems
-from .vocabularies import list_lengths, moments
+from .vocabularies import NO_NAMES, list_lengths, moments
 
 MAX_DEVIATIONS = 1e15
 """How many standard deviations from the mean a number may lie.
@@ -55,7 +55,7 @@ def build_ensemble(
     *,
     item_id: str,
     towers_sha256: str,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, str] = NO_NAMES,
 ) -> Ensemble:
     """Chain the operators of `serving.operators` into the served graph.
 
@@ -75,10 +75,11 @@ def build_ensemble(
     tower = QueryTower(saved_model)
     unknown = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
     if unknown:
-        raise ServingError(f"{saved_model}: the tower reads '{unknown[0]}', the workflow lacks it")
+        name = names.get(unknown[0], unknown[0])
+        raise ServingError(f"{saved_model}: the tower reads '{name}', the workflow lacks it")
     numbers = [name for name in moments(workflow) if name in users]
     users = users.astype(dict.fromkeys(numbers, np.float64))
-    completed = UserFeatures(users, user_id, features, list_lengths(workflow), names)
+    completed = UserFeatures(users, user_id, features, list_lengths(workflow, names), names)
     _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
     history = _history(workflow, completed)
     top = FaissTopK(
@@ -98,7 +99,7 @@ def build_ensemble(
     request = _request_schema(completed)
     raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
     rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
-    vector = (rows + ColumnSelector(raw)) >> completed >> EncodeFeatures(workflow) >> tower
+    vector = (rows + ColumnSelector(raw)) >> completed >> EncodeFeatures(workflow, names) >> tower
     told = [] if history is None else [history, count_of(history)]
     asked = ColumnSelector([K, FILTER_SEEN, *told])
     return Ensemble((rows + vector + asked) >> top, request)

@@ -30,7 +30,8 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 STACK_BYTES = 1 << 29
-"""Of a thread of Triton, whose reader of JSON calls itself at every bracket; touched only then."""
+"""Stack of each thread of Triton, whose JSON reader recurses at every bracket; memory is used only
+when it does."""
 REAP_SECONDS = 5.0
 SHARED_MEMORY = Path("/dev/shm")
 LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
@@ -74,7 +75,7 @@ def remove(scratch: Path) -> None:
 
 
 def _await_end(process: subprocess.Popen, woken: int, stop_seconds: float) -> None:
-    """Return when the command has ended, or shall be killed."""
+    """Return when the command has ended or must be killed."""
     deadline = None
     while not _ended(process.pid):
         left = None if deadline is None else deadline - time.monotonic()
@@ -97,11 +98,11 @@ def _ended(pid: int) -> bool:
 
 
 def _wake_on_signals() -> int:
-    """A file that becomes readable when a child ends; a signal to end is left to the caller."""
+    """A file that becomes readable when a child ends; signals to end are left to the caller."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
-    # With handlers, not ignored: the command would inherit that.
+    # By a handler each, because the command would inherit an ignored signal.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     return woken

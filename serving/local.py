@@ -19,7 +19,11 @@ from .runtime.manifest import MODEL_FILE, verify_manifest
 
 
 class LocalVersion:
-    """The version in `folder`, answered by the code that it carries, as Triton would run it.
+    """The version in `folder`, answered as Triton would run it.
+
+    With `runtime: compiled` the version's own code answers. With `runtime: merlin` the operators
+    are those of the installed package, because a pickle names their classes: a version that an
+    older package exported may fail or answer differently.
 
     Attributes
     ----------
@@ -42,7 +46,11 @@ class LocalVersion:
             every = {"default_k": 1, "max_k": len(self.item_ids)}
             self._contract = contract.Contract(**{**model["contract"], **every})
         except Exception as error:
-            raise ServingError(f"{folder}: cannot run in this process: {error}") from error
+            hint = "; a version of runtime merlin needs the package that exported it"
+            raise ServingError(
+                f"{folder}: cannot run in this process: {error}"
+                + (hint if model["runtime"] == "merlin" else "")
+            ) from error
         self._engine = engine
 
     def answer(self, user_ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,14 @@ from .runtime.contract import (
 from .runtime.seen import SeenItems
 from .runtime.steps import padded_blocks
 from .runtime.top_k import HIDDEN_SCORES, ITEMS, POSITIONS, SCORES, SIZE, VECTORS
-from .vocabularies import check_compilable, list_lengths, moments, read_vocabulary, vocabulary_files
+from .vocabularies import (
+    NO_NAMES,
+    check_compilable,
+    list_lengths,
+    moments,
+    read_vocabulary,
+    vocabulary_files,
+)
 
 ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5
@@ -120,11 +127,11 @@ class UserFeatures(ServedOperator):
         user_id: str,
         features: list[str],
         lists: Mapping[str, int] | None = None,
-        names: Mapping[str, str] | None = None,
+        names: Mapping[str, str] = NO_NAMES,
     ) -> None:
         super().__init__()
-        self.names = {name: (names or {}).get(name, name) for name in features}
-        _check_users(users, user_id, features)
+        self.names = {name: names.get(name, name) for name in features}
+        _check_users(users, user_id, self.names)
         users = users.sort_values(user_id)
         self.user_id = user_id
         self.user_ids = users[user_id].to_numpy(np.int64)
@@ -132,9 +139,9 @@ class UserFeatures(ServedOperator):
         self.features, self.stored = {}, {}
         for name in features:
             if name in self.lists:
-                stored = _lists(users[name], self.lists[name])
+                stored = _lists(users[name], self.lists[name], self.names[name])
             else:
-                stored = _column(users[name])
+                stored = _column(users[name], self.names[name])
             self.features[name], self.stored[name] = stored
 
     def compute_output_schema(
@@ -181,11 +188,12 @@ class EncodeFeatures(ServedOperator):
     Parameters
     ----------
     workflow : `nvtabular.Workflow.get_subworkflow("user")`, fitted
+    names : column -> what messages call it, where that is another name
     """
 
-    def __init__(self, workflow: Any) -> None:
+    def __init__(self, workflow: Any, names: Mapping[str, str] = NO_NAMES) -> None:
         super().__init__()
-        self.workflow = workflow
+        self.workflow, self.names = workflow, dict(names)
 
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
@@ -219,12 +227,12 @@ class EncodeFeatures(ServedOperator):
         return TensorTable(answer)
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
-        check_compilable(self.workflow)
+        check_compilable(self.workflow, self.names)
         stems = {}
         for position, (name, path) in enumerate(vocabulary_files(self.workflow).items()):
             stems[name] = f"vocabulary_{position}"
             is_text = schema[name].dtype.without_shape == md.string
-            keys, codes = read_vocabulary(name, path, is_text)
+            keys, codes = read_vocabulary(name, path, is_text, self.names)
             save_column(out / stems[name], keys)
             np.save(out / f"{stems[name]}.codes.npy", codes)
         lists = list_lengths(self.workflow)
@@ -470,8 +478,8 @@ class FaissTopK(ServedOperator):
 def _save_scoring(path: Path, count: int, dim: int) -> None:
     """Write as ONNX: the best of `count` items by inner product for query vectors [n, dim].
 
-    Hidden scores become -inf before the best are taken, equal ones by position. Without the item
-    vectors: the served step gives the session those of the index.
+    Hidden scores become -inf before the selection; equal scores are ordered by position. The file
+    has no item vectors: the served step gives the session those of the index.
     """
     from onnx import TensorProto, helper, save_model
 
@@ -523,8 +531,8 @@ OBJECTS = {
 """What pandas infers of a column of objects -> Triton data type."""
 
 
-def raw_dtype(column: pd.Series) -> str:
-    """The Triton data type of a raw feature column."""
+def raw_dtype(column: pd.Series, name: str) -> str:
+    """The Triton data type of a raw feature column, which messages call `name`."""
     types = pd.api.types
     if types.is_bool_dtype(column) or types.is_categorical_dtype(column):
         kind = str(column.dtype)
@@ -537,33 +545,33 @@ def raw_dtype(column: pd.Series) -> str:
         if kind in OBJECTS:
             return OBJECTS[kind]
     raise ServingError(
-        f"user feature '{column.name}' is {kind}; the served model takes integers, floats and "
+        f"user feature '{name}' is {kind}; the served model takes integers, floats and "
         "strings: convert it when the users are read"
     )
 
 
-def _column(column: pd.Series) -> tuple[str, dict[str, np.ndarray]]:
+def _column(column: pd.Series, name: str) -> tuple[str, dict[str, np.ndarray]]:
     """Triton data type of a feature, and its stored columns: values and states int8."""
-    dtype, null = raw_dtype(column), column.isna()
+    dtype, null = raw_dtype(column, name), column.isna()
     values = column.where(~null, FILLER[dtype]).astype(NUMPY_DTYPES[dtype]).to_numpy()
     state = np.where(null, NULL, VALUE).astype(np.int8)
     return dtype, {column.name: values, state_of(column.name): state}
 
 
-def _lists(column: pd.Series, length: int) -> tuple[str, dict[str, np.ndarray]]:
+def _lists(column: pd.Series, length: int, name: str) -> tuple[str, dict[str, np.ndarray]]:
     """As `_column`, of lists: the values of all, the counts int64 and states int8."""
     rows = column.where(column.notna(), pd.Series([()] * len(column), column.index))
     for row in rows:
         if not isinstance(row, (list, tuple, np.ndarray)):
-            raise ServingError(f"user feature '{column.name}' holds {row!r}; expected a list")
-    # Inferred, whole numbers beside a null would be floats.
-    every = pd.Series([*chain.from_iterable(rows)], name=column.name, dtype=object)
-    dtype = raw_dtype(every)
+            raise ServingError(f"user feature '{name}' holds {row!r}; expected a list")
+    # As objects, because pandas would turn integers beside a null into floats.
+    every = pd.Series([*chain.from_iterable(rows)], dtype=object)
+    dtype = raw_dtype(every, name)
     stand_in = NO_VALUE[dtype]
     if (every == stand_in).any():
         raise ServingError(
-            f"user feature '{column.name}' holds the value {stand_in!r}, by which requests fill "
-            "up the rows of lists; replace it where the users are read"
+            f"user feature '{name}' holds the value {stand_in!r}, which stands for no value in "
+            "requests; replace it where the users are read"
         )
     # Within a list a null is out of vocabulary, and so is what stands for no value.
     values = every.where(every.notna(), stand_in).to_numpy(NUMPY_DTYPES[dtype])
@@ -575,8 +583,8 @@ def _lists(column: pd.Series, length: int) -> tuple[str, dict[str, np.ndarray]]:
     }
 
 
-def _check_users(users: pd.DataFrame, user_id: str, features: list[str]) -> None:
-    missing = [name for name in [user_id, *features] if name not in users]
+def _check_users(users: pd.DataFrame, user_id: str, names: Mapping[str, str]) -> None:
+    missing = [names.get(name, name) for name in [user_id, *names] if name not in users]
     if missing:
         raise ServingError(f"the user table lacks the column '{missing[0]}'")
     if not len(users):

@@ -22,7 +22,7 @@ from .guard import remove
 
 PREFIX = "twotower-triton-"
 NAME = PREFIX + "[a-z0-9_]{8}"
-"""What tempfile makes of the prefix."""
+"""Pattern of the names that tempfile makes of the prefix."""
 MARK = "twotower"
 """An empty file in each folder of ours, made when its lock is held."""
 REPOSITORY = "repository"
@@ -70,15 +70,15 @@ class Scratch:
 
 
 def places() -> list[str]:
-    """Where a scratch folder may lie, the user's wish first."""
+    """Where a scratch folder may lie, TMPDIR first."""
     wanted = os.environ.get("TMPDIR", "/tmp")
-    # A shell would change or run some paths.
+    # Triton hands paths to a shell, which could change others or run them.
     plain = [wanted] if re.fullmatch("/[A-Za-z0-9/._-]*", wanted) else []
     return list(dict.fromkeys([*plain, "/tmp", "/var/tmp", "/dev/shm"]))
 
 
 def sweep() -> None:
-    """Remove what servers have left that were killed together with their guard.
+    """Remove the folders of servers that were killed together with their guards.
 
     Whether a folder is still used is decided by its lock alone: process ids repeat.
     """

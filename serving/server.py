@@ -26,7 +26,7 @@ from .triton import find_triton
 
 STOP_SECONDS = 15.0
 STUB_SECONDS = 3.0
-"""After which Triton has noticed that its stub has died, or never will."""
+"""Triton notices within this time that its stub has died, or not at all."""
 # Not through the web proxy that the environment may name: the server is on this machine.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 RESTRICTED = "model-repository,shared-memory,logging,trace"
@@ -43,7 +43,7 @@ NO_REASON = re.compile(
     r"[IWE]\d{4} \d\d:|[|+{]|error: |Error: Failed to initialize NVML|"
     r"Signal \(|\s*$"
 )
-"""Starts the lines of Triton's log, of its tables, of the model's log, and those about its end."""
+"""How lines start that give no reason: Triton's log and tables, the model's log, and its end."""
 
 
 class TritonServer:

@@ -3,7 +3,7 @@
     <root>/.lock                    held by whoever changes anything below
     <root>/retrieval/<N>/           a version; never changed, its number never given again
     <root>/retrieval/config.pbtxt   what Triton serves and what was published before it, sealed
-    <root>/retrieval/config.copy    the same, for the day config.pbtxt is damaged
+    <root>/retrieval/config.copy    a copy, used when config.pbtxt is damaged
 
 Whatever is written is on the disk before one rename makes it count: a kill at any line leaves the
 old state or the new one.
@@ -12,7 +12,6 @@ old state or the new one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import functools
 import hashlib
@@ -28,6 +27,7 @@ from typing import Any
 
 from .control import MODEL_NAME, ModelControl, NoAnswerError
 from .errors import ServingError
+from .files import sync, without_locks
 from .runtime.manifest import MANIFEST_FILE, verify_manifest
 from .scratch import with_real_path
 
@@ -35,8 +35,6 @@ CONFIG_FILE, COPY_FILE, LOCK_FILE = "config.pbtxt", "config.copy", ".lock"
 REMOVED = ".removed-"
 SEAL = b"# sha256 of the lines above: "
 LONGEST_HISTORY = 20
-# What flock answers on a file system that has no locks.
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 PUBLISHED, NEWEST = "published", "newest_published"
 
 
@@ -60,7 +58,7 @@ class Version:
 
 
 def _writing(method: Callable) -> Callable:
-    """Hold the lock; word what the disk refuses."""
+    """Hold the lock; turn an OSError into a ServingError."""
 
     @functools.wraps(method)
     def locked(self: ModelRepository, *arguments: Any, **options: Any) -> Any:
@@ -90,7 +88,7 @@ class ModelRepository:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Let other threads and processes wait that want to change something; may be nested."""
+        """Have other threads and processes wait before they change anything; may be nested."""
         with self._mutex:
             if self._locked:
                 yield
@@ -101,12 +99,8 @@ class ModelRepository:
                     file = stack.enter_context((self.root / LOCK_FILE).open("w"))
                     fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
                 except OSError as error:
-                    if error.errno in NO_LOCKS:
-                        raise ServingError(
-                            f"{self.root / LOCK_FILE}: this file system has no file locks "
-                            f"({error.strerror}), which keep two commands from writing at once; "
-                            "put the folder on a local disk"
-                        ) from error
+                    if message := without_locks(self.root / LOCK_FILE, error):
+                        raise ServingError(message) from error
                     raise self._refused(error) from error
                 self._locked = True
                 stack.callback(setattr, self, "_locked", False)
@@ -125,17 +119,17 @@ class ModelRepository:
         self._sweep()
         number = number or self.next_number()
         for path in [*staged.rglob("*"), staged]:
-            _sync(path)
+            sync(path)
         staged.rename(self.model / str(number))
-        _sync(self.model)
-        _sync(self.root)
+        sync(self.model)
+        sync(self.root)
         return number
 
     def versions(self) -> list[Version]:
         """Every version, ascending."""
         published = self.published
         found = [self._describe(number, number == published) for number in self._numbers()]
-        # Nobody waits for `prune`: what it has removed in the meantime is not there.
+        # Reading takes no lock, so `prune` may have removed some in the meantime.
         return [version for version in found if (self.model / str(version.number)).is_dir()]
 
     @property
@@ -206,7 +200,7 @@ class ModelRepository:
         spared = self._history()[-2:]
         for number in self._numbers()[:-keep]:
             if number not in spared:
-                # Away in one rename: a version is there whole or not at all.
+                # By one rename, so that a version is there whole or not at all.
                 (self.model / str(number)).rename(self.model / f"{REMOVED}{number}")
         self._sweep()
 
@@ -235,7 +229,7 @@ class ModelRepository:
         return damaged
 
     def _check(self, number: int) -> None:
-        """Refuse a version that is not whole; drop what nothing vouches for, Python's cache."""
+        """Refuse a version that is not whole; delete Python's cache, which the manifest omits."""
         verify_manifest(self.model / str(number))
         shutil.rmtree(self.model / str(number) / "__pycache__", ignore_errors=True)
 
@@ -252,25 +246,25 @@ class ModelRepository:
                 _write(path, content)
             if new != old:  # the same file again would have Triton load the version again
                 fresh.replace(config)
-                _sync(self.model)
+                sync(self.model)
             if control:
                 try:
                     control.load()
                 except BaseException as error:
                     undo.replace(config)
-                    _sync(self.model)
+                    sync(self.model)
                     if not isinstance(error, ServingError):  # Ctrl-C
                         self._load_again(control)
                         raise
                     raise self._not_loaded(history[-1], error, control) from error
             spare.replace(self.model / COPY_FILE)
-            _sync(self.model)
+            sync(self.model)
         finally:
             for path in written:
                 path.unlink(missing_ok=True)
 
     def _not_loaded(self, number: int, error: ServingError, control: ModelControl) -> ServingError:
-        """What to tell when a version was not loaded and the config before is in place again."""
+        """The error for a version that failed to load, after the previous config was restored."""
         outcome = "what was published before is still published and still answers"
         if isinstance(error, NoAnswerError) and (problem := self._load_again(control)):
             outcome = (
@@ -281,7 +275,7 @@ class ModelRepository:
         return ServingError(f"{self.model / str(number)}: not loaded: {reason}; {outcome}")
 
     def _load_again(self, control: ModelControl) -> str | None:
-        """Have a server load what is published that may still be loading another version.
+        """Load the published version on a server that may still be loading another one.
 
         Triton loads one version of a model after the other: when it has loaded what is published,
         the other load is over as well. Until then the other version may answer for a moment.
@@ -298,7 +292,7 @@ class ModelRepository:
         """The version's own config, the version to serve, the history, and a hash of all that.
 
         The history ends in the published version; `rollback` shortens it, so the newest version
-        that was ever published is said beside it.
+        that was ever published is stored beside it.
         """
         template = (self.model / str(history[-1]) / CONFIG_FILE).read_text()
         newest = max(self.newest_published, *history)
@@ -331,7 +325,7 @@ class ModelRepository:
         return Version(number, *told, size, published)
 
     def _sweep(self) -> None:
-        """Delete what was removed from the versions, by a killed process, too."""
+        """Delete removed versions, also those that a killed process has left."""
         for path in self.model.glob(f"{REMOVED}*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -351,7 +345,7 @@ def _parameter(key: str, numbers: list[int]) -> str:
 def _read_sealed(path: Path, key: str = PUBLISHED) -> list[int]:
     """The numbers of a parameter in a config file, by default the history.
 
-    None if it is not there, or the file is missing, foreign or damaged.
+    Empty if it is not there, or the file is missing, foreign or damaged.
     """
     text = path.read_bytes() if path.is_file() else b""
     body, _, digest = text.rpartition(SEAL)
@@ -367,12 +361,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from merlin.dag import postorder_iter_nodes
 from .errors import ServingError
 from .runtime.contract import MAX_WIDTH
 
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 NEUTRAL = {"SelectionOp", "ConcatColumns", "SubsetColumns", "AddMetadata", "AddTags", "Subgraph"}
 """Operators of a workflow that leave the values as they are."""
 COMPILED = (["Categorify"], ["Categorify", "ListSlice"], ["Normalize", "FillMissing"])
@@ -29,17 +32,21 @@ def chains(workflow: Any) -> dict[str, list[Any]]:
     return {name: passed.get(name, []) for name in workflow.output_schema.column_names}
 
 
-def check_compilable(workflow: Any) -> None:
-    """Raise ServingError naming the operator or the option that the compiled runtime lacks."""
-    for name, operators in chains(workflow).items():
-        names = [type(operator).__name__ for operator in operators]
-        if names not in COMPILED:
+def check_compilable(workflow: Any, names: Mapping[str, str] = NO_NAMES) -> None:
+    """Raise ServingError naming the operator or the option that the compiled runtime lacks.
+
+    Here and below, `names` maps columns to what messages call them, where that is another name.
+    """
+    for column, operators in chains(workflow).items():
+        name = names.get(column, column)
+        kinds = [type(operator).__name__ for operator in operators]
+        if kinds not in COMPILED:
             known = ", ".join(" >> ".join(chain) for chain in COMPILED)
             raise ServingError(
-                f"the user workflow passes '{name}' through {' >> '.join(names) or 'nothing'}, "
+                f"the user workflow passes '{name}' through {' >> '.join(kinds) or 'nothing'}, "
                 f"the compiled runtime knows {known}; set serving.runtime to merlin"
             )
-        if names[0] == "Categorify":
+        if kinds[0] == "Categorify":
             _check_categorify(operators[0])
         elif operators[1].fill_val != 0 or operators[1].add_binary_cols:
             raise ServingError(f"FillMissing of '{name}' can only be compiled as FillMissing(0)")
@@ -63,7 +70,7 @@ def moments(workflow: Any) -> dict[str, tuple[float, float]]:
     }
 
 
-def list_lengths(workflow: Any) -> dict[str, int]:
+def list_lengths(workflow: Any, names: Mapping[str, str] = NO_NAMES) -> dict[str, int]:
     """Column -> how many values of a row are read, of the columns that are lists.
 
     Raises
@@ -79,13 +86,15 @@ def list_lengths(workflow: Any) -> dict[str, int]:
         lengths[name] = cuts[0].end if cuts else 0
         if len(cuts) != 1 or cuts[0].start or cuts[0].pad or not 0 < lengths[name] <= MAX_WIDTH:
             raise ServingError(
-                f"the user workflow must cut '{name}', a list, by one ListSlice(0, n), "
-                f"n from 1 to {MAX_WIDTH}"
+                f"the user workflow must cut '{names.get(name, name)}', a list, by one "
+                f"ListSlice(0, n), n from 1 to {MAX_WIDTH}"
             )
     return lengths
 
 
-def read_vocabulary(name: str, path: Path, is_text: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_vocabulary(
+    name: str, path: Path, is_text: bool, names: Mapping[str, str] = NO_NAMES
+) -> tuple[np.ndarray, np.ndarray]:
     """Keys, numbers ascending, and their codes int64, from `unique.<name>.parquet`.
 
     The file's index is the code.
@@ -96,9 +105,9 @@ def read_vocabulary(name: str, path: Path, is_text: bool) -> tuple[np.ndarray, n
     dtype = str(keys.dtype).lower() if len(keys) else "object" if is_text else "int64"
     if dtype not in (("object", "string") if is_text else ("int64", "float64", "float32")):
         raise ServingError(
-            f"{path}: the vocabulary of '{name}' is {dtype}, in the user table it is "
-            f"{'text' if is_text else 'a number'}; give it one type, text, int64 or a float, where "
-            "the data is read, and fit the workflow again"
+            f"{path}: the vocabulary of '{names.get(name, name)}' is {dtype}, in the user table it "
+            f"is {'text' if is_text else 'a number'}; give it one type, text, int64 or a float, "
+            "where the data is read, and fit the workflow again"
         )
     if is_text:
         return keys.to_numpy(object), codes

@@ -25,6 +25,7 @@ from pydantic import BaseModel, Extra, Field, conint, root_validator
 from workflows.errors import DataError
 from workflows.names import internal_name
 from workflows.sides import Side, check_table, check_training, side_rows, typed
+from workflows.tables import read_frame
 
 if TYPE_CHECKING:
     import dask.dataframe
@@ -137,9 +138,14 @@ def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig)
     """
     interactions = pq.read_schema(data / "interactions.parquet").empty_table().to_pandas()
     _check_positives(interactions, positives)
-    for side in features.sides:
+    users, items = (read_frame(data / f"{side.name}s.parquet") for side in features.sides)
+    check_sides(users, items, features)
+
+
+def check_sides(users: pd.DataFrame, items: pd.DataFrame, features: FeaturesConfig) -> None:
+    """Check that the tidy tables have what `features` names, but for the history, made later."""
+    for side, table in zip(features.sides, (users, items), strict=True):
         given = {name: length for name, length in side.multi_hot.items() if name != side.history}
-        table = pd.read_parquet(data / f"{side.name}s.parquet")
         check_table(table, side._replace(multi_hot=given))
 
 

@@ -30,8 +30,8 @@ def internal_name(name: str) -> str:
 
     A plain name stays as it is: a lower-case letter, then up to 63 lower-case letters, digits and
     underscores, neither a Python keyword nor reserved. (TensorFlow does not tell "Age" from "age".)
-    Of any other name the letters and digits stay for the reader, and a hash tells it from all
-    others.
+    Any other name keeps its letters, in lower case, and digits for the reader; a hash of the name
+    makes it unique.
 
     >>> internal_name("zip_code")
     'zip_code'
@@ -47,4 +47,4 @@ def internal_name(name: str) -> str:
     ):
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    return f"column_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')[:24]}_{digest}"
+    return f"column_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')[:24]}_{digest}"

@@ -13,6 +13,8 @@ from workflows.names import internal_name
 from workflows.text import words
 
 MAX_NUMBER = 1e150
+NO_VALUE = {-(2**63), "\uffff"}
+"""Values that stand for no value in a request's lists: see `serving.runtime.contract`."""
 
 
 class Side(NamedTuple):
@@ -116,15 +118,32 @@ def _check_lists(values: pd.Series, side: Side) -> None:
             + (" or, for its words, under features.item_text" if has_words else "")
         )
     rows = [row for row in values if len(row)]
-    if not rows or np.asarray(rows[0]).dtype.kind != "f":
+    if not rows:
         return
     numbers = np.concatenate(rows)
+    if side.name == "user":
+        _check_no_value(numbers, str(values.name))
+    if numbers.dtype.kind != "f":
+        return
     if (fractions := numbers[numbers % 1 > 0]).size:
         raise DataError(
             f"features.{side.name}_multi_hot: column {values.name} has lists of fractions such as "
             f"{fractions[0]:g}, and each number would be a category. Of a vector store each number "
             f"in a column of its own, under features.{side.name}_numeric; where fractions are "
             "categories, such as sizes, store them as text"
+        )
+
+
+def _check_no_value(values: np.ndarray, column: str) -> None:
+    """Refuse a value that a request could not give."""
+    if values.dtype.kind in "iu":
+        values = values[values == -(2**63)]
+    kinds = (int, np.integer, str)
+    found = next((each for each in values if isinstance(each, kinds) and each in NO_VALUE), None)
+    if found is not None:
+        raise DataError(
+            f"features.user_multi_hot: column {column} has lists with {found!r}, which stands for "
+            "no value in requests; replace it or leave it out"
         )
 
 

@@ -27,7 +27,7 @@ def expand(values: np.ndarray, counts: np.ndarray, length: int, filler: Any) -> 
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The integers from each start on, as many as its count, one range after the other."""
+    """Concatenated ranges: `counts` integers from each of the `starts`."""
     ends = np.cumsum(counts)
     return np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
 

@@ -7,9 +7,8 @@ of a row without a value are the indices NVTabular's Categorify reserves for nul
 out-of-vocabulary, so an encoder passes them on as they are.
 
 A list feature is a column of the values of all rows, one after the other, and a third column [n]
-says how many of them each row has. In a request it is a tensor [n, w] of any width: its rows
-have their values first, all of them equally wide by `NO_VALUE` at the end, and an empty list is a
-row of `NO_VALUE` alone.
+says how many of them each row has. In a request it is a tensor [n, w] of any width: each row has
+its values first and is padded with `NO_VALUE`; an empty list is a row of `NO_VALUE` alone.
 
 In a feature that is no list, `NO_VALUE` asks for null: NaN for FP32 and FP64, -9223372036854775808
 for INT64, "\\uffff" for BYTES. It is the same in JSON, where Triton refuses `null` in "data": null
@@ -40,15 +39,15 @@ FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
 """What stands in a feature's column where its state says that there is no value."""
 
 NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES": "\uffff"}
-"""Fills up the rows of lists, where no value may be it, and asks for null elsewhere.
+"""Pads the rows of lists, which must not hold it as a value; in other features it asks for null.
 
-For text, which Unicode bars from ever being a character: splitting text makes values "", and
-NumPy drops a "\\0" at the end.
+For text it is a code point that Unicode never assigns. Not "", which splitting a text produces, nor
+"\\0", which NumPy drops at the end.
 """
 SIZES = 64
-"""Columns of one value that are kept, each as long as a request; few, for they may be long."""
+"""Number of cached constant columns; small, because each is as long as a request."""
 MAX_WIDTH = 4096
-"""Values of a list that a request may give; the tower reads the first of them."""
+"""Largest number of values per list in a request; the tower may read fewer, the first ones."""
 
 
 class RequestError(ServingError):
@@ -216,7 +215,7 @@ def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:
 
 
 def _decode(name: str, values: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """UTF-8 [m] as text; `rows` says to the reader of an error where each value lies."""
+    """UTF-8 [m] as text; `rows` are the values' row numbers, for error messages."""
     decoded = np.empty(len(values), object)
     for position, value in enumerate(values):
         try:

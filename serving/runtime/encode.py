@@ -18,7 +18,7 @@ OUT_OF_VOCABULARY = 2
 class EncodeFeatures(Step):
     """Categorify, ListSlice, Normalize: raw values to embedding indices and to numbers.
 
-    Answers indices int64 [n], of lists those of all rows beside their counts, and numbers float32
+    Returns indices int64 [n], of a list those of all rows with their counts, and numbers float32
     [n].
     """
 

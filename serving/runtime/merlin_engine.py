@@ -39,7 +39,7 @@ class MerlinEngine:
 
 
 def load(version: Path, threads: int) -> MerlinEngine:
-    """The engine of a process that answers with that many threads and does nothing else."""
+    """The engine; sets the number of threads of the whole process, which only serves."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     faiss.omp_set_num_threads(threads)

@@ -52,14 +52,15 @@ class SeenItems:
         return SeenItems(user_ids, np.append(0, np.cumsum(counts)), self.item_ids)
 
     def rows(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The items in each of the rows int64 [n]; none in the row behind the last."""
+        """The items in each of the rows int64 [n]; row u, for unknown users, has none."""
         starts = np.append(self.indptr, self.indptr[-1])
         return [self.item_ids[starts[row] : starts[row + 1]] for row in rows]
 
     def positions(self, item_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The rows as positions int32 [m] in the ascending `item_ids`, and where each row starts.
 
-        Items that `item_ids` lacks are left out. int64 [u + 2]: the row behind the last is empty.
+        Items that `item_ids` lacks are left out. The starts are int64 [u + 2]: row u, for unknown
+        users, is empty.
         """
         position, known = find(item_ids, self.item_ids)
         indptr = np.append(0, np.cumsum(known))[self.indptr]

@@ -20,9 +20,9 @@ from .step import Step
 from .top_k import FaissTopK
 
 PADDING = 0
-"""Categorify's index of no value, by which towers tell the end of a list."""
+"""Categorify's index of padding; it marks the end of a list for the towers."""
 VALUES_AT_ONCE = 1 << 16
-"""Of a list, embedded in memory at a time: 32 MB at 128 dimensions."""
+"""List values that are embedded at a time: 32 MB at 128 dimensions."""
 KNOWN, UNKNOWN = (("twotower_users_total", "known", value) for value in ("true", "false"))
 
 
@@ -35,7 +35,7 @@ class UserRows(Step):
         self.counts = dict.fromkeys((KNOWN, UNKNOWN), 0)
 
     def run(self, columns: Table) -> Table:
-        """Rows int64 [n]; one behind the last row for a user whom the table lacks."""
+        """Rows int64 [n] of the user table; its number of rows for a user who is not in it."""
         row, known = find(self.user_ids, columns[self.user_id])
         count = np.count_nonzero(known)
         self.counts[KNOWN] += count
@@ -48,8 +48,8 @@ class UserRows(Step):
 class UserFeatures(Step):
     """Completes the features a request leaves out from the table of known users.
 
-    Behind the last user follows one of whom nothing is known. A list is kept as the values of all
-    users, one after the other.
+    The last row stands for unknown users. A list feature is stored as the concatenated values of
+    all users.
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
@@ -82,7 +82,7 @@ class UserFeatures(Step):
     def _lists(
         self, name: str, row: np.ndarray, absent: np.ndarray, columns: Table
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Values and counts: those stored of rows where the request gives none, else its own."""
+        """Values and counts: the request's, in rows where it gives none the stored ones."""
         stored, starts, stored_counts = self.lists[name]
         counts = np.where(absent, stored_counts[row], columns[count_of(name)])
         ours = np.repeat(absent, counts)
@@ -97,14 +97,14 @@ class QueryTower(Step):
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
         options = onnxruntime.SessionOptions()
-        # 1,000 rows take less than handing them to another thread, which would spin for more.
+        # 1,000 rows take less time than waking another thread, which would then wait by spinning.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Otherwise kept: a plan for each shape of a batch, and as much memory as the largest took.
+        # Otherwise it keeps a plan for each batch shape, and the memory of the largest batch.
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False
         self.session = onnxruntime.InferenceSession(
             str(folder / entry["model"]), options, providers=["CPUExecutionProvider"]
         )
-        # ONNX has a name where a dimension may be any.
+        # A dimension of any size has a name instead of a number.
         self.widths = {
             each.name: length if isinstance(length, int) else None
             for each in self.session.get_inputs()
@@ -119,12 +119,12 @@ class QueryTower(Step):
 
 
 def padded_blocks(columns: Table, widths: Mapping[str, int | None]) -> Iterator[Table]:
-    """The columns of a tower, a block of rows after the other: lists as [n, w], others as they are.
+    """A tower's columns in blocks of rows: lists padded to [n, w], other columns unchanged.
 
     Parameters
     ----------
-    widths : the tower's columns -> the width w that it reads of a list, None where that may be any:
-        then the longest list of the block's
+    widths : column of the tower -> the width w of its lists; None pads them to the longest list in
+        the block
     """
     counts = {name: columns[count_of(name)] for name in widths if count_of(name) in columns}
     ends = {name: np.cumsum(each) for name, each in counts.items()}

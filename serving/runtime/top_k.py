@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import onnxruntime
 
@@ -16,27 +15,28 @@ from .arrays import find, ranges
 from .contract import FILTER_SEEN, SCORE, K, Table, count_of
 from .step import Step
 
-MOST_SCORES, LEAST_ROWS = 1 << 18, 16
-"""Scores a thread holds at a time, 1 MB; but fewer rows would read the catalogue too often."""
-LEAST_SHARE = 32
-"""Rows of a thread: fewer are answered before another thread has woken up."""
+MAX_SCORES, MIN_ROWS = 1 << 18, 16
+"""A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows: fewer
+rows would read the catalogue too often."""
+MIN_SHARE = 32
+"""Rows per thread; waking another thread takes longer than answering fewer."""
 VECTORS, ITEMS, SIZE = "vectors", "items", "k"
 POSITIONS, SCORES = "positions", "scores"
-"""Names in the ONNX graph; HIDDEN_SCORES are places in the scores of all rows, laid flat."""
+"""Names in the ONNX graph. HIDDEN_SCORES are positions in the flattened scores of all rows."""
 HIDDEN_SCORES = "hidden"
 HIDDEN = ("twotower_items_hidden_total", "", "")
 
 
 def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
-    """The products of query vectors with the index's vectors, where FAISS keeps them, and the best.
+    """The ONNX graph that scores query vectors against the index's vectors and selects the best.
 
-    By ONNX Runtime because it lays the items out for the product once; BLAS does at every call,
-    which is most of what eight users cost.
+    ONNX Runtime prepares the item matrix for the product once. BLAS prepares it at every call,
+    which takes most of the time of a request for eight users.
     """
     options = onnxruntime.SessionOptions()
-    # Threads take rows each instead, with which the selection too runs on all of them.
+    # `_best` divides the rows among threads instead, so that the selection is parallel, too.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # it would keep one for each shape of a batch
+    options.enable_mem_pattern = False  # else it keeps a plan for each batch shape
     items = onnxruntime.OrtValue.ortvalue_from_numpy(index.vectors)
     options.add_external_initializers([ITEMS], [items])
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -45,19 +45,16 @@ def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
 class FaissTopK(Step):
     """Scores all items of the Flat index, hides the seen ones, selects the best, ties by item id.
 
-    Hiding before selecting costs one pass over what is seen; over-fetching k and as many as the
-    user has seen, then filtering, answers the same at eight times the price for 256 users of
-    MovieLens-1M, since the selection grows with the longest history.
+    Hiding takes one pass over the seen items. Selecting k plus the number of seen items, then
+    filtering, gives the same answer, but takes eight times as long for 256 users of MovieLens-1M:
+    the selection grows with the longest history.
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
-        # OpenMP's threads wait for each other by spinning: beside a busy server a batch then takes
-        # 40 ms now and again.
-        faiss.omp_set_num_threads(1)
         self.index = load_index(folder, entry["towers_sha256"])
         self.session = _session(folder / entry["scoring"], self.index)
         self.threads, self.pool = threads, ThreadPoolExecutor(threads)
-        self.at_once = max(LEAST_ROWS, MOST_SCORES // len(self.index.item_ids))
+        self.at_once = max(MIN_ROWS, MAX_SCORES // len(self.index.item_ids))
         self.seen, self.starts = np.load(folder / "seen.npy"), np.load(folder / "starts.npy")
         self.row, self.vector, self.history = entry["row"], entry["vector"], entry["history"]
         self.item_id = entry["item_id"]
@@ -72,7 +69,7 @@ class FaissTopK(Step):
         largest = max(sizes)
         if len(sizes) == 1:
             positions, scores = self._best(vectors, largest, hidden, start, stop)
-        else:  # who asks for few shall not pay for who asks for many
+        else:  # by k, so that a small k is not as slow as a large one
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
             for size in sizes:
@@ -85,9 +82,9 @@ class FaissTopK(Step):
         return {self.item_id: items, SCORE: scores}
 
     def _hidden(self, columns: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions of items, and where those begin and end that are hidden from each row [n].
+        """Positions of seen items, and where those of each row [n] begin and end.
 
-        What a user has seen is stored, or told as the history by the request, or both.
+        Seen items are the stored ones plus the request's history.
         """
         row, filtered = columns[self.row], columns[FILTER_SEEN]
         start = self.starts[row]
@@ -107,7 +104,7 @@ class FaissTopK(Step):
     def _best(self, vectors, k, hidden, start, stop) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
         size = min(k, len(self.index.item_ids))
-        shares = min(self.threads, len(vectors) // LEAST_SHARE)
+        shares = min(self.threads, len(vectors) // MIN_SHARE)
         if shares < 2:
             positions, scores = self._share(vectors, size, hidden, start, stop)
         else:
@@ -127,7 +124,7 @@ class FaissTopK(Step):
         return positions, scores
 
     def _share(self, vectors, size, hidden, start, stop) -> list[np.ndarray]:
-        """What `_best` answers of the rows of one thread, at most `at_once` of them at a time."""
+        """The answer of `_best` for the rows of one thread, at most `at_once` rows at a time."""
         if len(vectors) > self.at_once:
             parts = [slice(a, a + self.at_once) for a in range(0, len(vectors), self.at_once)]
             found = [self._share(vectors[a], size, hidden, start[a], stop[a]) for a in parts]
@@ -137,7 +134,7 @@ class FaissTopK(Step):
         return self.session.run((POSITIONS, SCORES), asked)
 
     def _flat(self, hidden, start, stop) -> np.ndarray:
-        """Where in scores [n, items], laid flat, the items lie that are hidden from the rows."""
+        """The positions of the hidden items in the flattened scores [n, items]."""
         rows = [hidden[a:b] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
         if len(rows) == 1:
             return rows[0]

@@ -8,8 +8,8 @@ import numpy as np
 
 from .contract import ABSENT, Table, state_of
 
-MOST = 1 << 15
-"""Users whose vectors are kept: 8 MB at 64 dimensions. The one kept longest makes room."""
+MAX_USERS = 1 << 15
+"""Largest number of cached users: 8 MB at 64 dimensions. The oldest entry is replaced first."""
 CACHED = ("twotower_users_cached_total", "", "")
 ABSENT_BYTE = bytes([ABSENT])
 NOWHERE = -1
@@ -25,13 +25,13 @@ class VectorCache:
     Parameters
     ----------
     features : names of the features a request may give
-    users : rows of the user table; that number stands for the row of a user whom it lacks
+    users : number of rows of the user table, and so the row that stands for unknown users
     """
 
     def __init__(self, features: Sequence[str], users: int) -> None:
         self.states, self.users = [state_of(name) for name in features], users
         self.slots = np.full(users + 1, NOWHERE, np.int32)  # by row: where its vector lies
-        self.rows = np.full(min(MOST, users), users)  # by slot: whose vector lies there
+        self.rows = np.full(min(MAX_USERS, users), users)  # by slot: whose vector lies there
         self.vectors: np.ndarray | None = None
         self.next = 0
         self.counts = {CACHED: 0}
@@ -39,7 +39,7 @@ class VectorCache:
     def get(self, table: Table, rows: np.ndarray) -> np.ndarray | None:
         """Vectors float32 [n, D] of the users in rows int64 [n] if all are kept, else None."""
         for state in self.states:
-            # For one user a tenth of what NumPy's comparison takes.
+            # For one user this takes a tenth of the time of NumPy's comparison.
             if table[state].tobytes().strip(ABSENT_BYTE):
                 return None
         slots = self.slots[rows]

@@ -359,6 +359,27 @@ def test_mistakes_are_told(base_run, folders, tmp_path, monkeypatch):
     assert files(run.path) == before
 
 
+def test_a_days_values_are_checked_before_the_slow_imports(tmp_path, monkeypatch):
+    def write(folder: Path, user: int, tags: list[str]) -> Path:
+        folder.mkdir()
+        pd.DataFrame({"user_id": [user], "item_id": [1]}).to_parquet(folder / "log.parquet")
+        users = pd.DataFrame({"user_id": [user], "tags": [tags]})
+        users.to_parquet(folder / "users.parquet")
+        pd.DataFrame({"item_id": [1]}).to_parquet(folder / "items.parquet")
+        return folder
+
+    tables = {"interactions": "log.parquet", "users": "users.parquet", "items": "items.parquet"}
+    tables |= {"user_features": ["tags"], "item_features": []}
+    path = write(tmp_path / "base", 1, ["a"])
+    tree = {"ingest": {"source": "parquet", "path": str(path), "parquet": tables}}
+    tree |= {"name": "small", "features": {"user_multi_hot": {"tags": 2}}}
+    run = Run.create(parse_config(tree, "test"), tmp_path / "run")
+    ingest(run, remember=False)
+    monkeypatch.setattr("pipelines.update.load_libraries", lambda: pytest.fail("too late"))
+    with pytest.raises(DataError, match=r"column tags has lists with '\\uffff'"):
+        _learn(run, write(tmp_path / "day", 2, ["\uffff"]), anyway=True)
+
+
 def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, monkeypatch):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
     manifest = run.manifest

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tritonclient.utils import InferenceServerException
 
 import serving
-from serving.client import RetrievalClient
+from serving.client import RetrievalClient, _cast
 from serving.errors import ServingError
 from serving.server import _answers
 
@@ -72,6 +73,8 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
                 "'visits' holds nan; the model",
             ),
             ({"features": {"tags": [["Jazz", None]]}}, "'tags' holds None; the model takes text"),
+            ({"features": {"tags": [["Jazz", "\uffff"]]}}, r"'tags' holds '\\uffff' in a list"),
+            ({"features": {"liked": [[5, -(2**63)]]}}, "'liked' holds -9223372036854775808 in a"),
             ({"features": {"liked": [[4, "7"]]}}, "'liked' holds '7'; the model takes an integer"),
             (
                 {"features": {"city": "Oslo"}},
@@ -89,6 +92,7 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
             ({"features": {"tags": [["a"] * 4097]}}, "1 <= w <= 4096"),
             ({"user_ids": [2**63]}, r"'user_id' holds 9223372036854775808; .* integer \(INT64\)$"),
             ({"user_ids": ["u42"]}, "'user_id' holds 'u42'; the model takes an integer"),
+            ({"user_ids": np.array([np.nan])}, "'user_id' holds nan; the model takes an integer"),
             ({"user_ids": [None]}, "'user_id' holds None; the model takes an integer"),
             ({"user_ids": np.ones((2, 2), int)}, r"'user_id' holds array\(\[1, 1\]\); the model"),
             ({"user_ids": 5}, "'user_id' is 5; expected a list, one value per user"),
@@ -97,6 +101,33 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
             with pytest.raises(ServingError, match=message):
                 client.recommend(**{"user_ids": [5], **asked})
         assert client.recommend([5]).item_ids.shape == (1, 10)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_an_error_of_the_client_asks_the_server_nothing(protocol, servers, monkeypatch):
+    with RetrievalClient(getattr(servers("compiled"), protocol), protocol) as client:
+        client.recommend([5])
+
+        def unavailable():
+            raise InferenceServerException("no metadata now")
+
+        monkeypatch.setattr(client._service, "metadata", unavailable)
+        with pytest.raises(ServingError, match="batch size"):  # which the server says
+            client.recommend([5], features={"age": [1, 2]})
+        monkeypatch.undo()
+        client.recommend([5])
+        monkeypatch.setattr(client._service, "metadata", lambda: pytest.fail("asked"))
+        with pytest.raises(ServingError, match=r"'age' holds 1\.5"):
+            client.recommend([5], features={"age": [1.5]})
+        monkeypatch.undo()
+        assert client.recommend([5]).item_ids.shape == (1, 10)
+
+
+def test_arrays_of_integers_are_cast_as_a_whole(monkeypatch):
+    monkeypatch.setattr("serving.client._convert", lambda *_: pytest.fail("value by value"))
+    ids = np.arange(256, dtype=np.uint32)
+    cast = _cast("user_id", ids, "INT64", nullable=False)
+    assert cast.dtype == np.int64 and cast.tolist() == ids.tolist()
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

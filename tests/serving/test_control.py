@@ -72,7 +72,9 @@ def test_a_client_notices_that_the_inputs_have_changed(
     repository, server, control, world, other_world, assert_same
 ):
     def ask(client, age: float, expected):
-        answer = client.recommend([404, 405], k=9, features={"age": [age, 30]})
+        """With iterators, which can be read only once."""
+        users, ages = iter([404, 405]), iter([age, 30])
+        answer = client.recommend(users, k=9, features={"age": ages, "liked": map(iter, [[], []])})
         rows = expected.brute_force([404, 405], 9, features={"age": [int(age), 30]})
         assert_same((answer.item_ids, answer.scores), rows)
 
@@ -82,6 +84,7 @@ def test_a_client_notices_that_the_inputs_have_changed(
             with pytest.raises(ServingError, match="INT64") as told:
                 client.recommend([404], features={"age": [25.5]})
             assert "have changed" not in str(told.value)
+            ask(client, 25, world)
             repository.publish(2, control)  # ages are FP64
             ask(client, 25, other_world)  # refused as INT64, then sent again
             assert client.recommend([404], features={"age": [25.5]}).version == 2
@@ -93,6 +96,9 @@ def test_a_client_notices_that_the_inputs_have_changed(
             assert client.recommend([404]).version == 2  # without the input that has changed
             assert client.recommend([404], features={"age": [25.5]}).version == 2
             repository.publish(1, control)
+            with pytest.raises(ServingError, match="'age' holds 'old'; the model takes a number"):
+                client.recommend([404], features={"age": ["old"]})
+            ask(client, 25, world)  # with the inputs read anew
 
 
 def break_code(folder, vouch) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
+import faiss
 import numpy as np
 import pytest
 
@@ -16,7 +18,11 @@ from serving.runtime.manifest import verify_manifest
 def test_it_answers_as_the_towers_do(world, repositories, runtime, assert_same):
     folder = repositories[runtime] / "retrieval" / "1"
     modules = set(sys.modules)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
     version = LocalVersion(folder)
+    assert faiss.omp_get_max_threads() == 2, "a setting of the whole process"
+    faiss.omp_set_num_threads(threads)
     users = np.append(world.users["user_id"].to_numpy()[:40], world.unknown_user)
     assert_same(version.answer(users, 300), world.brute_force(users.tolist(), 300, False))
     np.testing.assert_array_equal(version.user_ids, np.sort(world.users["user_id"]))
@@ -32,4 +38,14 @@ def test_a_version_that_cannot_run_is_named(copy, vouch):
         LocalVersion(folder)
     vouch(folder)
     with pytest.raises(ServingError, match=f"{folder}: cannot run in this process: No module"):
+        LocalVersion(folder)
+
+
+def test_a_merlin_version_that_cannot_run_needs_its_package(repositories, tmp_path, vouch):
+    folder = shutil.copytree(repositories["merlin"] / "retrieval" / "1", tmp_path / "1")
+    pickle = next(folder.rglob("ensemble.pkl"))
+    pickle.write_bytes(b"cserving.operators\nRenamedSince\n.")  # as an older package named it
+    vouch(folder)
+    message = "RenamedSince.*; a version of runtime merlin needs the package that exported it"
+    with pytest.raises(ServingError, match=message):
         LocalVersion(folder)

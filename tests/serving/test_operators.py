@@ -263,15 +263,15 @@ def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"columns": "city"}, "lacks the column 'city'"),
+        ({"columns": "city"}, "lacks the column 'City!'"),
         ({"rows": 0}, "empty"),
         ({"twice": True}, "occurs more than once"),
-        ({"age": [[1, 2]]}, "'age' is mixed|'age' is"),
-        ({"age": [True]}, "'age' is bool"),
-        ({"tags": ["rock"]}, "'tags' holds 'rock'; expected a list"),
-        ({"tags": [["a", "\uffff"]]}, r"'tags' holds the value '\\uffff'"),
-        ({"tags": [[-(2**63)]]}, "'tags' holds the value -9223372036854775808"),
-        ({"tags": [["a", 1]]}, "'tags' is mixed"),
+        ({"age": [[1, 2]]}, "'Age!' is mixed"),
+        ({"age": [True]}, "'Age!' is bool"),
+        ({"tags": ["rock"]}, "'Tags!' holds 'rock'; expected a list"),
+        ({"tags": [["a", "\uffff"]]}, r"'Tags!' holds the value '\\uffff'"),
+        ({"tags": [[-(2**63)]]}, "'Tags!' holds the value -9223372036854775808"),
+        ({"tags": [["a", 1]]}, "'Tags!' is mixed"),
         ({"user_id": ["a"]}, "'user_id' of the user table must be int64"),
         ({"user_id": [None]}, "'user_id' of the user table must be int64"),
     ],
@@ -289,4 +289,5 @@ def test_a_bad_user_table_is_refused(change, message):
     else:
         users = users.assign(**change)
     with pytest.raises(ServingError, match=message):
-        UserFeatures(users, "user_id", ["city", "age", "tags"], {"tags": 3})
+        names = {"city": "City!", "age": "Age!", "tags": "Tags!"}  # as requests call them
+        UserFeatures(users, "user_id", ["city", "age", "tags"], {"tags": 3}, names)

@@ -46,9 +46,9 @@ def catalogue():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_equals_a_full_sort_ties_by_id(at_once, threads, catalogue, tmp_path, monkeypatch):
     item_ids, vectors, users, pairs, queries = catalogue
-    monkeypatch.setattr(top_k, "MOST_SCORES", 0)
-    monkeypatch.setattr(top_k, "LEAST_ROWS", at_once)
-    monkeypatch.setattr(top_k, "LEAST_SHARE", 9)
+    monkeypatch.setattr(top_k, "MAX_SCORES", 0)
+    monkeypatch.setattr(top_k, "MIN_ROWS", at_once)
+    monkeypatch.setattr(top_k, "MIN_SHARE", 9)
     seen = SeenItems.from_pairs(*pairs.T).of(users)
     step = make_step(tmp_path, item_ids, vectors, seen, threads)
     draw = np.random.default_rng(4)

@@ -61,7 +61,7 @@ def test_users_with_features_of_the_request_are_neither_kept_nor_answered(cache)
 
 
 def test_the_user_kept_longest_makes_room(monkeypatch):
-    monkeypatch.setattr(vector_cache, "MOST", 3)
+    monkeypatch.setattr(vector_cache, "MAX_USERS", 3)
     cache = VectorCache(["age"], USERS)
     for row in (7, 8, 9, 8, 10):
         put(cache, row)
@@ -73,7 +73,7 @@ def test_the_user_kept_longest_makes_room(monkeypatch):
 
 
 def test_every_answer_is_the_users_own_however_many_come_and_go(monkeypatch):
-    monkeypatch.setattr(vector_cache, "MOST", 20)
+    monkeypatch.setattr(vector_cache, "MAX_USERS", 20)
     cache, draw = VectorCache(["age"], USERS), np.random.default_rng(0)
     hits = 0
     for _ in range(500):

@@ -13,20 +13,20 @@ from serving.errors import ServingError
     [
         ({"num_buckets": 2, "max_size": 4}, "num_buckets"),
         ({"single_table": True}, "single_table"),
-        ({"lambda": True}, "passes 'age' through UDF"),
+        ({"lambda": True}, "passes 'Age!' through UDF"),
         ({"joint": True}, "shared by several columns"),
-        ({"raw": True}, "passes 'age' through nothing"),
-        ({"null": True}, "passes 'age' through Normalize, the compiled"),
-        ({"filled first": True}, "passes 'age' through FillMissing >> Normalize"),
-        ({"filled with": True}, r"FillMissing of 'age' can only be compiled as FillMissing\(0\)"),
-        ({"scaled": True}, "passes 'age' through NormalizeMinMax"),
+        ({"raw": True}, "passes 'Age!' through nothing"),
+        ({"null": True}, "passes 'Age!' through Normalize, the compiled"),
+        ({"filled first": True}, "passes 'Age!' through FillMissing >> Normalize"),
+        ({"filled with": True}, r"FillMissing of 'Age!' can only be compiled as FillMissing\(0\)"),
+        ({"scaled": True}, "passes 'Age!' through NormalizeMinMax"),
     ],
 )
 def test_a_workflow_that_cannot_be_compiled_is_refused(option, message, tmp_path):
     import nvtabular as nvt
     from nvtabular import ops
 
-    from serving.vocabularies import check_compilable
+    from serving.operators import EncodeFeatures
 
     frame = pd.DataFrame({"city": ["a", "b"], "age": [1, 2]})
     graph = {
@@ -45,7 +45,7 @@ def test_a_workflow_that_cannot_be_compiled_is_refused(option, message, tmp_path
     workflow = nvt.Workflow(graph())
     workflow.fit(nvt.Dataset(frame))
     with pytest.raises(ServingError, match=message):
-        check_compilable(workflow)
+        EncodeFeatures(workflow, {"age": "Age!"}).compile(tmp_path, None)
 
 
 @pytest.mark.parametrize("cut", [None, (0,), (1, 3), (-2,), (5000,)])
@@ -58,9 +58,9 @@ def test_a_list_of_which_others_than_the_first_values_are_read_is_refused(cut, t
     encoded = ["tags"] >> ops.Categorify(out_path=str(tmp_path))
     workflow = nvt.Workflow(encoded if cut is None else encoded >> ops.ListSlice(*cut))
     workflow.fit(nvt.Dataset(pd.DataFrame({"tags": [["a"], ["b", "a"]]})))
-    message = r"must cut 'tags', a list, by one ListSlice\(0, n\), n from 1 to 4096"
+    message = r"must cut 'Tags!', a list, by one ListSlice\(0, n\), n from 1 to 4096"
     with pytest.raises(ServingError, match=message):
-        list_lengths(workflow)
+        list_lengths(workflow, {"tags": "Tags!"})
 
 
 def test_a_vocabulary_of_another_kind_than_the_user_table_is_refused(tmp_path):
@@ -68,8 +68,8 @@ def test_a_vocabulary_of_another_kind_than_the_user_table_is_refused(tmp_path):
 
     path = tmp_path / "unique.age.parquet"
     pd.DataFrame({"age": ["18", "25"]}, index=[3, 4]).to_parquet(path)
-    with pytest.raises(ServingError, match="of 'age' is object, in the user table it is a number"):
-        read_vocabulary("age", path, is_text=False)
+    with pytest.raises(ServingError, match="of 'Age!' is object, in the user table it is a number"):
+        read_vocabulary("age", path, is_text=False, names={"age": "Age!"})
     assert read_vocabulary("age", path, is_text=True)[0].tolist() == ["18", "25"]
 
 

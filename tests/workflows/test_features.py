@@ -491,6 +491,22 @@ def test_data_is_checked_against_the_settings(positives, features, message, tmp_
     check_data(tmp_path, PositivesConfig(column="bought"), FeaturesConfig())
 
 
+@pytest.mark.parametrize(
+    "lists, shown",
+    [
+        ([["a", "\uffff"], [], None], r"'\\uffff'"),
+        ([[-(2**63)], [5], []], "-9223372036854775808"),
+        ([[5, None], [-(2**63)], []], "-9223372036854775808"),
+    ],
+)
+def test_a_value_that_no_request_can_give_is_refused_in_lists_of_users(lists, shown, tmp_path):
+    write_tables(tmp_path, users=USERS.assign(tags=lists), items=ITEMS.assign(tags=lists))
+    check_data(tmp_path, PositivesConfig(), FeaturesConfig(item_multi_hot={"tags": 3}))
+    message = rf"features\.user_multi_hot: column tags has lists with {shown}, which stands for"
+    with pytest.raises(DataError, match=message):
+        check_data(tmp_path, PositivesConfig(), FeaturesConfig(user_multi_hot={"tags": 3}))
+
+
 # In the training part: story six times, toy four, ii once; the last two films are not in it.
 FILMS = pd.DataFrame(
     {
