@@ -223,10 +223,13 @@ def _last_rows(
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
     """A number per row, equal where the values are; nulls equal each other."""
-    values = column.to_pandas()
     if pa.types.is_list(column.type):
-        values = values.map(lambda value: None if value is None else tuple(value))
-    return pd.factorize(values)[0]
+        rows = [None if row is None else tuple(row) for row in column.to_pylist()]
+        return pd.factorize(pd.Series(rows, dtype=object))[0]
+    if pa.types.is_floating(column.type):  # Arrow tells 0.0 from -0.0
+        return pd.factorize(column.to_numpy())[0]
+    codes = [chunk.indices.fill_null(-1).to_numpy() for chunk in column.dictionary_encode().chunks]
+    return np.concatenate(codes)
 
 
 def _given_table(source: _Files, key: str, features: Sequence[str]) -> pa.Table:

@@ -145,7 +145,7 @@ def _whole(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     """A column of floats, or of lists of them, with null for NaN; DataError if one is not whole."""
     is_list = pa.types.is_list(column.type)
     values = (pc.list_flatten(column) if is_list else column).to_numpy()
-    bad = values[~np.isnan(values) & ((values % 1 != 0) | (np.abs(values) >= EXACT))]
+    bad = values[~np.isnan(values) & ((np.trunc(values) != values) | (np.abs(values) >= EXACT))]
     if len(bad):
         raise DataError(
             f"{where} has whole numbers in what there is, {bad[0]!r} in the new data; store whole "
