@@ -88,19 +88,21 @@ def read_parquet(
     base: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] = ignore,
+    need_values: bool = True,
 ) -> Tables:
     """Read and check the files that `config` names, one column at a time.
 
     Integers and booleans become int64, beside nulls too, floats and decimals float64, dates and
     times int64 unix seconds; of the interactions `rating` becomes float32 and `timestamp` int64
     unix seconds. `base` is the folder that relative paths start from. `tell` gets a line for each
-    thing that was read in a way that the reader should know of. Raises DataError naming the file,
+    thing that was read in a way that the reader should know of. A column without any value has no
+    type: it is refused, or without `need_values` kept as nulls. Raises DataError naming the file,
     the column, the row (from 1) and the value.
     """
     features = (*config.keep, *config.user_features, *config.item_features)
     given = [path for path in (config.users, config.items) if path is not None]
     reading = _Progress(progress, 2 + len(features) + len(given))
-    source = _Files(config.interactions, base, config.columns, reading, tell)
+    source = _Files(config.interactions, base, config.columns, reading, tell, need_values)
     user_ids, item_ids = source.ids("user_id"), source.ids("item_id")
     rows = _rows_to_keep(config, source, user_ids, item_ids, tell)
     columns = {"user_id": pa.array(user_ids[rows]), "item_id": pa.array(item_ids[rows])}
@@ -109,7 +111,8 @@ def read_parquet(
     def side(path: Path | None, key: str, ids: np.ndarray, features: list[str]) -> pa.Table:
         if path is None:
             return _last_rows(source, key, ids, features, config.differing, tell)
-        table = _given_table(_Files(path, base, config.columns, reading, tell), key, features)
+        files = _Files(path, base, config.columns, reading, tell, need_values)
+        table = _given_table(files, key, features)
         _check_references(source, key, ids, table, path)
         return table
 
@@ -129,10 +132,11 @@ def read_parquet_day(
 ) -> Tables:
     """As `read_parquet`, of a day that may have no interactions: only users, or items, or both.
 
-    A table without any row in `base` has the columns of `before` and no row.
+    A table without any row in `base` has the columns of `before` and no row. A column may have no
+    value in any row: `tables.merge` gives it the type that it has in `before`.
     """
     if _rows_in(base / config.interactions):
-        return read_parquet(config, base, progress, tell)
+        return read_parquet(config, base, progress, tell, need_values=False)
     sides = {
         "users": (config.users, "user_id", config.user_features),
         "items": (config.items, "item_id", config.item_features),
@@ -144,7 +148,7 @@ def read_parquet_day(
     reading = _Progress(progress, sum(1 + len(features) for *_, features in sides.values()))
     tables = {name: table.slice(0, 0) for name, table in before._asdict().items()}
     for name, (path, key, features) in sides.items():
-        files = _Files(path, base, config.columns, reading, tell)
+        files = _Files(path, base, config.columns, reading, tell, need_values=False)
         tables[name] = _given_table(files, key, features)
     return Tables(**tables)
 
@@ -277,10 +281,11 @@ class _Files:
         columns: dict[str, str],
         reading: _Progress,
         tell: Callable[[str], None] = ignore,
+        need_values: bool = True,
     ):
         self._paths = expand(base / path if base else path)
         self._mapping = columns
-        self._reading, self._tell = reading, tell
+        self._reading, self._tell, self._need_values = reading, tell, need_values
         self._files = [_open(p) for p in self._paths]
         self._ends = np.cumsum([file.metadata.num_rows for file in self._files])
         if self._ends[-1] == 0:
@@ -362,10 +367,10 @@ class _Files:
                 raise DataError(f"{path}, column {source}: {error}") from error
             except UNREADABLE as error:
                 raise DataError(f"{path}, column {source}: cannot be read: {error}") from error
-            if not pa.types.is_null(parts[-1].type):
+            if not _untyped(parts[-1].type):
                 kinds.add("times" if _is_time(column.type) else str(parts[-1].type))
         self._reading.step()
-        if not kinds:
+        if not kinds and self._need_values:
             raise DataError(
                 f"{self._paths[0]}, column {self._name_in(name, 0)}: no value in any row; leave "
                 "the column out"
@@ -377,8 +382,9 @@ class _Files:
                 f"{self._paths[0]} and others, column {name}: different types in the files "
                 f"({', '.join(sorted(kinds))}); store one type in all of them"
             )
-        kind = next(part.type for part in parts if not pa.types.is_null(part.type))
         # A file without any value of a column may have stored it without a type.
+        types = [part.type for part in parts]
+        kind = min(types, key=lambda each: (_untyped(each), pa.types.is_null(each)))
         chunks = [chunk for part in parts for chunk in part.cast(kind).chunks]
         return pa.chunked_array(chunks, kind)
 
@@ -417,7 +423,7 @@ class _Files:
 
 def _float_id(ids: np.ndarray) -> tuple[int, str]:
     """The row that shows best why floats are no ids, and what to do."""
-    fractions = ids % 1 != 0
+    fractions = ~np.isfinite(ids) | (np.trunc(ids) != ids)
     if fractions.any():
         return int(fractions.argmax()), "Store the ids as whole numbers"
     row = int(np.abs(ids).argmax())
@@ -498,6 +504,11 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _untyped(kind: pa.DataType) -> bool:
+    """Whether a column of this type has no value in any row: only nulls, or lists of these."""
+    return pa.types.is_null(kind.value_type if pa.types.is_list(kind) else kind)
+
+
 def _as_lists(chunk: pa.FixedSizeListArray) -> pa.ListArray:
     """The same rows as lists of any length; older versions of Arrow have no cast for it.
 
@@ -519,6 +530,8 @@ def _are_dates(values: np.ndarray) -> bool:
 
 
 def _tidy_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind):
+        return kind
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return pa.int64()
     if pa.types.is_decimal(kind):

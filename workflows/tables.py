@@ -127,10 +127,13 @@ def _as(known: pa.DataType, column: pa.ChunkedArray, where: str) -> pa.ChunkedAr
     A column of whole numbers in which a value is missing is often stored as floats: they become
     whole numbers again. Raises DataError naming the value that cannot be one, or the types.
     """
+    if column.null_count == len(column):  # whatever type it was stored with
+        return pa.chunked_array([pa.nulls(len(column), known)])
     kinds = [_kind(known), _kind(column.type)]
+    only_nulls = pa.types.is_list(known) and kinds[1] == "lists of null"
     if kinds[1].endswith("double") and kinds[0] == kinds[1].replace("double", "int64"):
         column = _whole(column, where)
-    elif kinds[0] != kinds[1] and kinds != ["double", "int64"] and kinds[1] != "null":
+    elif kinds[0] != kinds[1] and kinds != ["double", "int64"] and not only_nulls:
         raise DataError(
             f"{where} has {kinds[1]} in the new data, {kinds[0]} in what there is; store it as "
             "before"

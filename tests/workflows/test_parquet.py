@@ -318,7 +318,7 @@ def test_different_values_differ_beside_nulls(one, other, tmp_path):
     log = pa.table({"user_id": [1, 2, 2], "item_id": [10, 10, 11], "x": [None, one, other]})
     pq.write_table(log, tmp_path / "log.parquet")
     config = ParquetConfig(interactions="log.parquet", user_features=["x"])
-    with pytest.raises(DataError, match="row 2, column x: .* of user_id 2, which has "):
+    with pytest.raises(DataError, match=r"row 2, column x: .* of user_id 2, which has "):
         read_parquet(config, tmp_path)
 
 
