@@ -37,7 +37,7 @@ class Popularity:
         rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
         pairs = np.sort(rows * len(candidates) + place[seen.indices])  # each row's by place
         places = pairs % len(candidates)
-        # So many unseen items stand before a seen one, which moves all later ones one place up.
+        # Number of unseen items before each seen item; every later item moves up one place.
         before = places - (np.arange(len(pairs)) - seen.indptr[rows])
         moves = (places < len(order)) & (before < k)
         moved = np.bincount(rows[moves] * k + before[moves], minlength=len(users) * k)
@@ -81,7 +81,7 @@ class ItemKNN:
         """
         self.train = binary(train).astype(np.float32)
         by_item = self.train.T.tocsr()
-        # So many items at most have a user in common with an item.
+        # Upper bound on the number of items that share a user with each item.
         met = np.minimum(by_item @ np.diff(self.train.indptr), train.shape[1]).astype(np.int64)
         order = np.argsort(met, kind="stable")
         order = order[np.searchsorted(met[order], 1) :]  # the others have no users
