@@ -1,9 +1,9 @@
 """Corrections for how candidates come to be seen: sampled often as negatives, shown often at all.
 
-A softmax over samples stands for the softmax over all rows of the item table. So everything that
-says Q is the probability of one row. Vectors of it are by id, as candidates have ids: a known id
-has one row; ids that are not in the vocabulary share the out-of-vocabulary one, for which Q is that
-of one of its rows, not of all of them together. Its logarithm is taken off the scores.
+A softmax over samples estimates the softmax over all rows of the item table, so Q always means the
+sampling probability of one row. Vectors of Q are indexed by id, because candidates have ids. A
+known id has one row. All ids that are not in the vocabulary share the out-of-vocabulary id; its Q
+is the probability of one of these rows, not their sum. log Q is subtracted from the scores.
 """
 
 from __future__ import annotations

@@ -59,9 +59,9 @@ class MinedNegatives(tf.Module):
     def mine(self, model: mm.RetrievalModelV2) -> None:
         """Rank all items for all users by the towers as they are, and keep the items' rows.
 
-        A user with fewer items at these ranks has them several times over; one with none has those
-        of higher ranks. The positives of a user who has taken all items are ranked, too. Users
-        without positives need no list.
+        If a user has fewer items at these ranks, they are repeated; if there are none, items of
+        better ranks are taken. For a user whose positives are all items, these are ranked instead.
+        Users without positives need no list.
         """
         scorer = TowerScorer.of(model, self.users, self.items)
         lists, taken = np.zeros(self.lists.shape, np.int32), np.diff(self.known.indptr)

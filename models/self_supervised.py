@@ -21,8 +21,8 @@ from models.objective import SelfSupervisedConfig
 
 Features = dict[str, tf.Tensor]
 MOST_COUNTED = 100_000
-"""Items by which features are found to tell of each other. The shares of values among more of them
-would be the same but for a thousandth or so, and sorting all of a large catalogue takes minutes."""
+"""Maximum number of items used to estimate the mutual information of features. More items change
+the shares of values by about a thousandth, and sorting a large catalogue takes minutes."""
 # Features of a batch: the rows of the items drawn, and both views of them under a column's name.
 VIEWED, VIEW = "_viewed", "_view:"
 

@@ -19,7 +19,7 @@ from workflows.errors import DataError
 from workflows.tables import Tables, repeated_pairs, sorted_by_id
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
-"""What pyarrow raises for files that are damaged: sizes in them may be of any value."""
+"""What pyarrow raises for damaged files; MemoryError for a damaged size."""
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
@@ -45,7 +45,7 @@ _TIMES = (
 
 
 def ignore(line: str) -> None:
-    """Tell nobody."""
+    """No-op callback."""
 
 
 class ParquetConfig(BaseModel, extra="forbid"):
@@ -130,7 +130,7 @@ def read_parquet_day(
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] = ignore,
 ) -> Tables:
-    """As `read_parquet`, of a day that may have no interactions: only users, or items, or both.
+    """Like `read_parquet`, for a day, which may have only users or items and no interactions.
 
     A table without any row in `base` has the columns of `before` and no row. A column may have no
     value in any row: `tables.merge` gives it the type that it has in `before`.
@@ -154,7 +154,7 @@ def read_parquet_day(
 
 
 def _rows_in(path: Path) -> int:
-    """How many rows the files that `path` names have, 0 without a file."""
+    """Number of rows in the files that `path` names; 0 if there is no file."""
     try:
         files = expand(path)
     except DataError:
@@ -331,7 +331,7 @@ class _Files:
         return self._read(name)
 
     def _seconds(self, name: str) -> pa.ChunkedArray:
-        """A column of times as int64 unix seconds; of numbers the unit is told by their size."""
+        """A column of times as int64 unix seconds; the unit of numbers is told by their size."""
         times = self._cast(self._read(name), name, pa.int64())
         if _is_time(self._type_in(name, 0)):
             return times
@@ -422,7 +422,7 @@ class _Files:
 
 
 def _float_id(ids: np.ndarray) -> tuple[int, str]:
-    """The row that shows best why floats are no ids, and what to do."""
+    """An example row of float ids and the advice that fits them."""
     fractions = ~np.isfinite(ids) | (np.trunc(ids) != ids)
     if fractions.any():
         return int(fractions.argmax()), "Store the ids as whole numbers"
@@ -458,7 +458,7 @@ def expand(path: Path) -> list[Path]:
 
 
 def _pattern(path: Path) -> str:
-    """`path` as a pattern whose folders that exist mean themselves, whatever their names have."""
+    """`path` as a glob pattern; glob characters in existing parent folders are escaped."""
     folder = path
     while not folder.exists():
         folder = folder.parent
@@ -480,7 +480,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column as int64, float64, string or list of these; as null when it has no type."""
+    """The column as int64, float64, string or list of these; null where there is no value."""
     kind = column.type
     if pa.types.is_null(kind):
         return column

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from workflows.errors import DataError
 
 EXACT = 2**53
-"""Below it a float64 tells whole numbers apart."""
+"""Whole numbers below it are exact in a float64."""
 
 
 class Tables(NamedTuple):
@@ -64,7 +64,7 @@ def frame(table: pa.Table) -> pd.DataFrame:
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """The parquet file `path` as `frame` has it."""
+    """The parquet file `path` in pandas, read as by `frame`."""
     return frame(pq.read_table(path))
 
 
@@ -112,7 +112,7 @@ def _merge_by_id(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
 
 
 def _joined(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
-    """The rows of both, each column in the type that it has in `old`."""
+    """The rows of `old`, then those of `new`, with the column types of `old`."""
     columns = {}
     for column in old.column_names:
         known = old[column]
@@ -122,7 +122,7 @@ def _joined(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
 
 
 def _as(known: pa.DataType, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """`column` in the type `known`: what is served, and so every client, depends on the type.
+    """`column` cast to the type `known`, on which the served version and its clients depend.
 
     A column of whole numbers in which a value is missing is often stored as floats: they become
     whole numbers again. Raises DataError naming the value that cannot be one, or the types.
