@@ -113,8 +113,8 @@ bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hou
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks.training --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
 
-bench-quality: $(READY) ## the most accurate towers, served, beside EASE, and the grids (two hours): DATA=<folder> [PARTS=frozen]
-	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder> [PARTS=frozen]"; exit 2; }
+bench-quality: $(READY) ## the most accurate towers, served, beside EASE, and the grids (two hours): DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]
+	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]; PARTS=evaluation compares with ml-1m/recbole_split.parquet"; exit 2; }
 	@$(BIN)/python -m benchmarks.quality --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
 
 bench-faults: $(READY) ## kills, concurrent commands, memory (half an hour, made-up data) [PARTS=kills]

@@ -54,7 +54,7 @@ class MimicLoss(tf.keras.layers.Layer):
         if training:
             users, items = inputs["query"], inputs["candidate"]
             own, others = self.query(features), self.candidate(features)
-            # Users and items are given once each; the batch says who belongs together.
+            # Distinct users and items; the batch has the rows of each interaction.
             query_of, positive_of = features[QUERY_OF], features[POSITIVE_OF]
             users, own = tf.gather(users, query_of), tf.gather(own, query_of)
             items, others = tf.gather(items, positive_of), tf.gather(others, positive_of)

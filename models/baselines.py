@@ -14,8 +14,8 @@ from models.errors import ModelError
 from models.evaluation import BaselineName, Ranker, Scorer, binary
 
 EASE_MAX_ITEMS = 20_000  # 4.8 GB and minutes of inversion; both grow steeply from there
-BLOCK = 1024  # items whose common users with others are counted at once
-NEIGHBOURS_AT_ONCE = 1 << 23  # of a block's items, 64 MB
+BLOCK = 1024  # items per block when common users of items are counted
+NEIGHBOURS_AT_ONCE = 1 << 23  # neighbours of the items of a block, 64 MB
 
 
 class Popularity:
@@ -32,12 +32,13 @@ class Popularity:
     ) -> np.ndarray:
         """int64 [len(users), k], see `models.evaluation.Ranker`."""
         order = self.order[candidates[self.order]]
-        place = np.full(len(candidates), len(order))  # of an item in the order; of others after it
+        # Place of each item in the order; items that are no candidates come after it.
+        place = np.full(len(candidates), len(order))
         place[order] = np.arange(len(order))
         rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
         pairs = np.sort(rows * len(candidates) + place[seen.indices])  # each row's by place
         places = pairs % len(candidates)
-        # So many unseen items stand before a seen one, which moves all later ones one place up.
+        # Number of unseen items before each seen item; every later item moves up one place.
         before = places - (np.arange(len(pairs)) - seen.indptr[rows])
         moves = (places < len(order)) & (before < k)
         moved = np.bincount(rows[moves] * k + before[moves], minlength=len(users) * k)
@@ -77,11 +78,12 @@ class ItemKNN:
     def fit(self, train: csr_matrix) -> ItemKNN:
         """Keep each item's nearest items.
 
-        Memory is that of NEIGHBOURS_AT_ONCE, but at least of one item, then items x neighbours.
+        A block takes NEIGHBOURS_AT_ONCE x 8 bytes, or a single item's neighbours if these are more;
+        the result takes items x neighbours.
         """
         self.train = binary(train).astype(np.float32)
         by_item = self.train.T.tocsr()
-        # So many items at most have a user in common with an item.
+        # Upper bound on the number of items that share a user with each item.
         met = np.minimum(by_item @ np.diff(self.train.indptr), train.shape[1]).astype(np.int64)
         order = np.argsort(met, kind="stable")
         order = order[np.searchsorted(met[order], 1) :]  # the others have no users
@@ -107,7 +109,7 @@ class ItemKNN:
         rows = np.repeat(np.arange(len(items)), np.diff(together.indptr))
         cosine = together.data / np.sqrt(users_of[items[rows]] * users_of[together.indices])
         cosine[together.indices == items[rows]] = -np.inf  # not its own neighbour
-        # The items that each has met, side by side: few rows are as wide as the catalogue.
+        # Each row holds only the items with a common user: few rows are as wide as the catalogue.
         side_by_side = np.full((len(items), np.diff(together.indptr).max()), -np.inf)
         side_by_side[rows, np.arange(len(rows)) - together.indptr[rows]] = cosine
         places, values = topk(side_by_side, min(self.neighbours, side_by_side.shape[1]))

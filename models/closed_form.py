@@ -48,8 +48,8 @@ class ClosedFormConfig(BaseModel, extra=Extra.forbid):
         10_000,
         gt=1,
         le=1_000_000,
-        description="only so many items, the most popular ones, are solved for: memory is 24 bytes "
-        "times its square, time grows with its cube. Other items start at 0",
+        description="number of most popular items that are solved for; other items start at 0. "
+        "Memory is 24 bytes times its square, time grows with its cube",
     )
 
 
@@ -97,18 +97,18 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
 
 
 def _first_eigenvectors(matrix: np.ndarray, k: int) -> np.ndarray:
-    """Those of a symmetric matrix [n, n] with the largest eigenvalues, the first one first."""
+    """The k eigenvectors with the largest eigenvalues of a symmetric [n, n], in falling order."""
     try:
-        # A fixed start, else the same data would have other vectors each time.
+        # A fixed start vector makes the result reproducible.
         _, vectors = eigsh(matrix, k, v0=np.ones(len(matrix)))
-    except ArpackError:  # of a matrix that the start is orthogonal to, or of a low rank
+    except ArpackError:  # the start vector is orthogonal to the matrix, or its rank is low
         n = len(matrix)
         _, vectors = eigh(matrix, subset_by_index=(n - k, n - 1))
     return vectors[:, ::-1]
 
 
 def unmet(config: TwoTowerConfig, has_history: bool) -> str:
-    """What `start` needs and these towers have not: "key: value" of each; "" where all is met."""
+    """Settings that `start` requires and the config does not have, as 'key: value'; '' if none."""
     settings = {
         "features.history": (has_history, "a number, the most items of a user"),
         "model.history_pooling": (config.history_pooling == "sum", "sum"),

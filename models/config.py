@@ -50,8 +50,8 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         0,
         ge=0,
         le=65_536,
-        description="2 or more: of a number a tower also sees an embedding, that of the bucket it "
-        "falls in among so many, which are equally likely under a normal distribution; 0: none",
+        description="also bin each number into this many buckets, equally likely under a normal "
+        "distribution, each with its own embedding; 2 or more, 0: none",
     )
     dropout: float = Field(
         0.0,

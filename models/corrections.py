@@ -1,9 +1,9 @@
 """Corrections for how candidates come to be seen: sampled often as negatives, shown often at all.
 
-A softmax over samples stands for the softmax over all rows of the item table. So everything that
-says Q is the probability of one row. Vectors of it are by id, as candidates have ids: a known id
-has one row; ids that are not in the vocabulary share the out-of-vocabulary one, for which Q is that
-of one of its rows, not of all of them together. Its logarithm is taken off the scores.
+A softmax over samples estimates the softmax over all rows of the item table, so Q always means the
+sampling probability of one row. Vectors of Q are indexed by id, because candidates have ids. A
+known id has one row. All ids that are not in the vocabulary share the out-of-vocabulary id; its Q
+is the probability of one of these rows, not their sum. log Q is subtracted from the scores.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ class StreamingFrequency(tf.Module):
     (place - A). An interaction is of the item with the probability 1 / B. It follows a distribution
     that drifts, and needs no counts beforehand.
 
-    The paper counts in steps, of which each has an item or not. With batches as large as the
-    catalogue every step has the popular ones, and they would all be equally likely; here places are
-    interactions. The k of a batch that are of one item count with their mean distance, and with the
-    weight that k single ones would have, 1 - (1 - alpha)^k. Ids are not hashed to fewer.
+    The paper counts in steps. With batches as large as the catalogue every step would contain all
+    popular items, which would then be equally likely, so places are counted in interactions here. k
+    interactions of one item in a batch enter with their mean distance and the weight of k single
+    ones, 1 - (1 - alpha)^k. Ids are not hashed.
 
     Parameters
     ----------
     cardinality : above 0, of the item ids
     alpha : above 0 to 1, the weight of the latest distance; 0.05 averages over about twenty
-    shared : the id that stands for many items: for each one now and then, as an id that is hidden
-        in training does, or always, for those that are not in the vocabulary
-    sharing : how many items that are: the probability of `shared` is that of one of them
+    shared : the id that stands for many items: for items whose id is hidden at random in training,
+        and for items that are not in the vocabulary
+    sharing : number of these items; the probability of `shared` is that of one of them
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class StreamingFrequency(tf.Module):
         self.alpha, self.shared, self.sharing = alpha, shared, float(max(sharing, 1))
         self.place = tf.Variable(tf.constant(0, tf.int64), trainable=False)
         self.last = tf.Variable(tf.zeros([cardinality], tf.int64), trainable=False)
-        # What has not been seen is as likely as anything else.
+        # Until they are seen, all ids are equally likely.
         self.distance = tf.Variable(tf.fill([cardinality], float(cardinality)), trainable=False)
 
     def update(self, ids: tf.Tensor) -> None:
@@ -103,10 +103,10 @@ class StreamingFrequency(tf.Module):
 
 
 def corrected_log_q(positive_log_q: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """What to take off the positives' scores when the negatives' have their log_q taken off.
+    """What to subtract from the scores of positives when log_q is subtracted from negatives.
 
-    The logQ correction takes its own log_q off the positive as if it had been drawn like the
-    negatives, but it is there for certain. Khrylchenko et al. (RecSys 2025, "Correcting the LogQ
+    The logQ correction subtracts the positive's own log_q as if it had been drawn like the
+    negatives, but it is always there. Khrylchenko et al. (RecSys 2025, "Correcting the LogQ
     Correction") let the sampled sum be over negatives only, drawn from Q' = Q / (1 - Q(positive)),
     and weigh each row's loss by how unlikely the model holds its positive,
 
@@ -114,16 +114,16 @@ def corrected_log_q(positive_log_q: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
         P = exp s(+) / (exp s(+) + sum over j of exp(s(j) - log Q'(j)) / m),
 
     of m negatives other than the positive, where sg stops the gradient. The gradient is that of
-    -log P, a softmax in which Q'(j) * m is taken off the negatives and nothing off the positive.
-    Relative to negatives without their log Q alone that takes log((1 - Q(positive)) / m) off the
-    positive (which must be no negative of itself). The value is then -log P, an estimate of the
-    full softmax's loss.
+    -log P, a softmax in which log(Q'(j) * m) is subtracted from the negatives and nothing from the
+    positive. If only log Q is subtracted from the negatives, the same softmax results when
+    log((1 - Q(positive)) / m) is subtracted from the positive (which must be no negative of
+    itself). The value is then -log P, an estimate of the full softmax's loss.
 
     Parameters
     ----------
     positive_log_q : float32 [n], log of the probability that a negative that is drawn is this one,
         below 0
-    others : float32 [n], m: how many negatives are another item
+    others : float32 [n], m: number of negatives that are another item
 
     Returns
     -------

@@ -20,9 +20,11 @@ from models.errors import ModelError
 
 BaselineName = Literal["popularity", "random", "itemknn", "ease"]
 METRICS = ("recall", "ndcg", "mrr", "hit", "precision", "map", "coverage")
-SCORES_AT_ONCE = 1 << 25  # 128 MB; fewer rows would lay the items out for the product too often
+# 128 MB; with smaller blocks BLAS repacks the item matrix too often.
+SCORES_AT_ONCE = 1 << 25
 SMALL_CATALOGUE, MIN_VALID_USERS = 10_000, 2048
-VALID_SCORES_PER_ROW = 100  # that are ranked in a tenth of the time that a training row takes
+# Scores that can be ranked in a tenth of the time a training row takes.
+VALID_SCORES_PER_ROW = 100
 
 
 class EvaluationConfig(BaseModel, extra="forbid"):
@@ -181,13 +183,15 @@ def rankings(
     """Yield (user rows int [b], their k best items int64 [b, k]) for batches of the rows `users`.
 
     Items that are not `candidates` (bool [n_items]) or that the user has `seen` are left out; the
-    tail of a list that is shorter than k is -1. A batch has at most `batch_size` users, and scores
-    of at most SCORES_AT_ONCE items. Raises ModelError on a NaN score.
+    tail of a list that is shorter than k is -1. Where there are fewer candidates than k, the lists
+    are as long as there are candidates. A batch has at most `batch_size` users, and at most
+    SCORES_AT_ONCE scores or places in lists. Raises ModelError on a NaN score.
     """
     from models.top_k import topk
 
-    if not hasattr(scorer, "rank"):
-        batch_size = max(1, min(batch_size, SCORES_AT_ONCE // len(candidates)))
+    k = min(k, int(candidates.sum()))
+    width = k if hasattr(scorer, "rank") else len(candidates)
+    batch_size = max(1, min(batch_size, SCORES_AT_ONCE // width))
     others = np.flatnonzero(~candidates)
     for start in range(0, len(users), batch_size):
         batch = users[start : start + batch_size]
@@ -308,7 +312,8 @@ def _scores(scorer: Scorer, users: np.ndarray, seen: csr_matrix, others: np.ndar
 def _at_cutoffs(hits: np.ndarray, sizes: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
     """Per user metrics [n, 6, len(cutoffs)] in the order of METRICS, without coverage.
 
-    `hits` is bool [n, max(cutoffs)] in rank order, `sizes` the number of relevant items [n].
+    `hits` is bool [n, width] in rank order, with no hit after `width` places; `sizes` is the number
+    of relevant items [n].
     """
     ranks = np.arange(1, hits.shape[1] + 1)
     discount = 1 / np.log2(ranks + 1)
@@ -317,12 +322,13 @@ def _at_cutoffs(hits: np.ndarray, sizes: np.ndarray, cutoffs: np.ndarray) -> np.
     precisions = (hits * found / ranks).cumsum(axis=1)
     # 1/rank falls with rank, so the largest so far is the first hit's.
     reciprocal = np.maximum.accumulate(hits / ranks, axis=1)
-    at, size = cutoffs - 1, sizes[:, None]
+    at, size = np.minimum(cutoffs, hits.shape[1]) - 1, sizes[:, None]
     reachable = np.minimum(size, cutoffs)
+    ideal = (1 / np.log2(np.arange(reachable.max()) + 2)).cumsum()
     return np.stack(
         [
             found[:, at] / size,
-            gain[:, at] / discount.cumsum()[reachable - 1],
+            gain[:, at] / ideal[reachable - 1],
             reciprocal[:, at],
             found[:, at] > 0,
             found[:, at] / cutoffs,

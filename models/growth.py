@@ -37,7 +37,10 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         4, gt=0, le=1_000_000, description="at most this many passes over new ones and replay"
     )
     warmup: int = Field(
-        0, ge=0, le=2**31 - 1, description="so many steps in which the learning rate rises"
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="number of steps over which the learning rate rises linearly; 0: none",
     )
     learning_rate: float = Field(0.01, gt=0, le=1000, description="initial learning rate")
     learning_rate_decay: float = Field(
@@ -47,9 +50,9 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         0.1,
         ge=0,
         le=1,
-        description="how far what was learnt before moves in an epoch, as a share of where fitting "
-        "takes it; 0: new users and items are learnt into vectors that stay as they are. With 1, "
-        "what is neither new nor replayed is soon unlearnt",
+        description="fraction of each epoch's change that existing weights keep; 0: they stay "
+        "as they are and only new users and items are learnt; 1: they change freely, and what is "
+        "neither new nor replayed is soon forgotten",
     )
     max_loss: float = Field(
         0.1,
@@ -118,11 +121,11 @@ def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoT
 
 
 def hold(grown: TwoTower, before: TwoTower, moving: float) -> None:
-    """Take what `grown` has from `before` back to there, but for the share `moving` of its way.
+    """Keep only a fraction `moving` of the change that `grown` made to the weights of `before`.
 
-    Averaging weights so keeps what they were good at (Wortsman et al., "Robust fine-tuning of
-    zero-shot models", CVPR 2022). Fitted on a sample, an old user's vector would forget the
-    interactions that are not in it.
+    Averaging weights in this way keeps what they were good at (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022). Fitted on a sample, an old user's vector would
+    forget the interactions that are not in it.
     """
     for old, new, _ in _pairs(before, grown):
         values = np.array(new)

@@ -103,17 +103,17 @@ def _sparse_bag(table: tf.Variable, values: tf.Tensor, share: tf.Tensor) -> tf.T
 
 
 class FeatureLookup(tf.keras.layers.Layer):
-    """Rows in, features out: {user_row, item_row} int [n] -> every encoded column [n, w].
+    """Looks up features: {user_row, item_row} int [n] -> every encoded column [n, w].
 
-    Passed to `fit(pre=...)`, so that batches carry two integers an interaction and features cost
-    a gather in the training graph; the saved towers know nothing of it. In training the columns
-    have a row for each different user or item, which the towers then see once, and the places of
-    the interactions in them come along, for `grouped_softmax`.
+    Passed to `fit(pre=...)`, so that batches carry two integers per interaction and features are
+    gathered in the training graph; the saved towers do not contain it. In training the columns
+    have one row per distinct user or item, and the rows of each interaction are added for
+    `grouped_softmax`.
 
-    So that what answers for unknown users, cold items and unseen values is trained, values become
-    out-of-vocabulary at random: the item id with its row's probability in `hide_item_id`, every
+    Values become out-of-vocabulary at random, which trains the embeddings used for unknown users,
+    cold items and unseen values: the item id with its row's probability in `hide_item_id`, every
     other single code with probability `dropout`. Numbers (float32) stay: an unknown one is 0, the
-    mean. So do the columns `lists`; a list may be one value wide, so names say which columns are
+    mean. The columns `lists` stay, too; a list may be one value wide, so names say which are
     lists. From the column `history`, a user's items, the user's positives in the batch are removed
     to avoid target leakage, and the others become out-of-vocabulary with probability
     `history_dropout`. What is hidden in a step follows from `seed` and the number of the step,

@@ -34,8 +34,8 @@ class MinedNegatives(tf.Module):
     ----------
     users, items : the encoded tables
     user_rows, item_rows : int [n], the train positives, of which none is a mined negative
-    ranks : the first (from 0) and the last (not included), of the items that are no positives
-    share : of the negatives, from above 0 to 1, that is mined; the others are uniform
+    ranks : the first (from 0) and the last rank (not included), among items that are no positives
+    share : fraction of mined negatives, above 0 to 1; the others are uniform
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class MinedNegatives(tf.Module):
         ones = np.ones(len(user_rows), bool)
         self.known = binary(csr_matrix((ones, (user_rows, item_rows)), (n_users, self.n_items)))
         width = min(ranks[1], self.n_items) - min(ranks[0], self.n_items - 1)
-        # In a checkpoint: an epoch that is gone on with has the lists that it began with.
+        # A variable, so that it is in checkpoints: a resumed epoch keeps its negatives.
         self.lists = tf.Variable(tf.zeros([n_users, width], tf.int32), trainable=False)
 
     def mine(self, model: mm.RetrievalModelV2) -> None:
         """Rank all items for all users by the towers as they are, and keep the items' rows.
 
-        A user with fewer items at these ranks has them several times over; one with none has those
-        of higher ranks. The positives of a user who has taken all items are ranked, too. Users
-        without positives need no list.
+        If a user has fewer items at these ranks, they are repeated; if there are none, items of
+        better ranks are taken. For a user whose positives are all items, these are ranked instead.
+        Users without positives need no list.
         """
         scorer = TowerScorer.of(model, self.users, self.items)
         lists, taken = np.zeros(self.lists.shape, np.int32), np.diff(self.known.indptr)

@@ -21,14 +21,13 @@ def sample_popularity(
 ) -> tf.Tensor:
     """n rows, each with a probability of counts ** power, with replacement: int32 [n].
 
-    Their log probabilities are `log_q(counts, power)`. By inverting the cumulative distribution:
-    O(rows + n log rows) and no [n, rows] noise. It is float64, where ten million rows do not run
-    together.
+    Their log probabilities are `log_q(counts, power)`. Inverts the cumulative distribution in
+    O(rows + n log rows), without [n, rows] noise, and in float64, which resolves ten million rows.
 
     Parameters
     ----------
-    counts : int or float [rows], 0 or more, some above 0; constant in a graph, it is summed
-        once and not at every step
+    counts : int or float [rows], 0 or more, some above 0; a constant is summed only once per
+        graph and not at every step
     power : 0 or more; above 0 rows with a count of 0 are never drawn
     """
     upper = tf.cumsum(tf.pow(tf.cast(counts, tf.float64), power))
@@ -59,7 +58,7 @@ class CrossBatchQueue(tf.keras.layers.Layer):
         self.pushed = slots("pushed", [], tf.int64, 0)
 
     def push(self, embeddings: tf.Tensor, rows: tf.Tensor, log_q: tf.Tensor) -> None:
-        """Put n candidates in place of the oldest; of more than `size` the last ones stay.
+        """Replace the oldest candidates by n new ones; of more than `size` only the last are kept.
 
         Parameters
         ----------

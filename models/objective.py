@@ -39,36 +39,37 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
         "in_batch", "uniform", "popularity", "mixed", "all", "cross_batch", "mined"
     ] = Field(
         "in_batch",
-        description="what a step's negatives are: the items of its batch; `drawn` items of the "
-        "catalogue (uniform, or by positives ** power); both (mixed: batch and uniform); all; the "
-        "batch's and the last `drawn` positives of batches before (cross_batch); or of each user "
-        "the items scored highest when the epoch began (mined)",
+        description="negatives of a step: the items of its batch (in_batch); `drawn` items of the "
+        "catalogue (uniform, or popularity: by positives ** power); in-batch and uniform ones "
+        "(mixed); all items (all); the items of the batch and the last `drawn` positives of "
+        "earlier batches (cross_batch); or for each user the items scored highest when the epoch "
+        "began (mined)",
     )
     drawn: int = Field(
         1024,
         gt=0,
         le=1 << 24,
-        description="items a step, of uniform, popularity, mixed and cross_batch",
+        description="items drawn per step, for uniform, popularity, mixed and cross_batch",
     )
     power: float = Field(0.75, ge=0, le=10, description="of popularity")
     per_positive: int = Field(
         8,
         gt=0,
         le=65_536,
-        description="negatives of a positive, drawn from the step's; not of softmax",
+        description="negatives per positive, drawn from those of the step; softmax takes all",
     )
     hard: int = Field(
         1,
         gt=0,
         le=65_536,
-        description="draw so many times as many, keep those with the highest scores",
+        description="draw `hard` times as many negatives and keep those with the highest scores",
     )
     mined_ranks: tuple[conint(ge=0, le=1 << 24), conint(gt=0, le=1 << 24)] = Field(
         (20, 200),
-        description="of mined: the first rank, from 0, of a user's items, train positives left "
-        "out, that negatives are drawn from, and the first one that they are not; at the very top "
-        "are those the user may like. Of every user the items between are kept, 4 bytes each, in "
-        "the checkpoints too",
+        description="for mined: negatives are drawn from these ranks of a user's ranking without "
+        "train positives, from the first rank (counted from 0) up to but not including the second; "
+        "the user may like the items at the very top. The items at these ranks are kept for every "
+        "user, 4 bytes each, in the checkpoints too",
     )
     mined_share: float = Field(
         0.5, gt=0, le=1, description="of mined: the share of negatives that are; others are uniform"
@@ -149,7 +150,8 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
     def log_q(self, counts: np.ndarray, positives: np.ndarray) -> Any:
         """Logarithm of the probability by id that a negative is one row of it, float32.
 
-        Of mixed negatives that is said of those that come as positives do; see `mixture_log_q`.
+        For mixed negatives it is the probability of the in-batch ones; `mixture_log_q` adds the
+        uniform ones.
 
         Parameters
         ----------

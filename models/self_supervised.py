@@ -21,8 +21,8 @@ from models.objective import SelfSupervisedConfig
 
 Features = dict[str, tf.Tensor]
 MOST_COUNTED = 100_000
-"""Items by which features are found to tell of each other. The shares of values among more of them
-would be the same but for a thousandth or so, and sorting all of a large catalogue takes minutes."""
+"""Maximum number of items used to estimate the mutual information of features. More items change
+the shares of values by about a thousandth, and sorting a large catalogue takes minutes."""
 # Features of a batch: the rows of the items drawn, and both views of them under a column's name.
 VIEWED, VIEW = "_viewed", "_view:"
 
@@ -115,9 +115,9 @@ def two_views(
 ) -> tuple[Features, Features]:
     """The features of a batch of items twice, each feature hidden in one of the two views.
 
-    A set is drawn for the whole batch: items whose views hid different features would be told
-    apart by that. Codes are hidden as out-of-vocabulary, which a tower knows from unknown values,
-    and numbers as 0, the mean.
+    One set is drawn for the whole batch; otherwise the hidden features alone would tell items
+    apart. Hidden codes become out-of-vocabulary, as unknown values are, and hidden numbers 0, the
+    mean.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def contrastive_loss(
     ----------
     first, second : float32 [n, D], the item tower's vectors of `two_views`
     temperature : above 0
-    rows : int [n], the item of each row, of which one that is drawn twice is no negative of itself
+    rows : int [n], the item of each row; an item that is drawn twice is no negative of itself
     """
     first, second = (tf.math.l2_normalize(each, axis=1) for each in (first, second))
     scores = tf.matmul(first, second, transpose_b=True) / temperature

@@ -1,8 +1,7 @@
 """The softmax over in-batch candidates, in memory that grows with the batch and not its square.
 
-Stock Merlin writes the [batch, batch] matrix of scores, its mask, its softmax and their gradients
-out in full. Here a few rows at a time are scored, and what the loss and its gradient need of them
-is added up before the next ones.
+Stock Merlin materialises the [batch, batch] matrix of scores, its mask, its softmax and their
+gradients. Here scores are computed a few rows at a time and summed into the loss and its gradient.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from models.objective import LEAST_TEMPERATURE
 SCORES_AT_ONCE = 1 << 21
 """Scores in memory at a time, 8 MB: more would leave the cache, fewer cost more calls."""
 LEAST_ROWS = 128
-# Features of a batch in which every user and item is once: the rows of each interaction, how often
-# a candidate is a negative, and its row of the item table.
+# Features of a batch with distinct users and items: the rows of each interaction, the number of
+# times a candidate is a negative, and its row in the item table.
 QUERY_OF, POSITIVE_OF, COUNT, ROW = "_query_of", "_positive_of", "_count", "_row"
 # For other losses: int32 [2]; bool [q, c], whether a candidate is a train positive; float32 [q],
 # the share of a query's positives that is in the batch.
@@ -46,24 +45,24 @@ def grouped_softmax(
 ) -> tf.Tensor:
     """Mean cross-entropy of every interaction's positive among it and all other candidates.
 
-    A batch has a user and an item many times; here each is given once. With s(u, c) = <query u,
-    candidate c> / temperature + bias c it is the mean over the interactions i, of query u and
-    positive p, of weight i * (log(exp s(u, p) + sum over c of n_c * exp s(u, c)) - s(u, p)), where
-    n_c is `count`, and 0 for p itself: that would be a false negative. There are as many scores as
-    different queries times different candidates, and all interactions of a query share its sum.
+    Each distinct user and item in a batch is scored once; candidates are weighted by their count.
+    With s(u, c) = <query u, candidate c> / temperature + bias c the loss is the mean over the
+    interactions i, with query u and positive p, of weight i * (log(exp s(u, p) + sum over c of
+    n_c * exp s(u, c)) - s(u, p)), where n_c is `count`, and 0 for p itself, which would be a false
+    negative. All interactions of a query share its sum.
 
     Parameters
     ----------
     query, candidate : float [q, D] and [c, D]
     query_of, positive_of : int [n], the rows of `query` and `candidate` of each interaction
-    count : float [c], 0 or more, how many negatives a candidate stands for: in-batch how often it
-        is a positive
+    count : float [c], 0 or more, number of negatives that a candidate stands for; for in-batch
+        negatives the number of times that it is a positive
     temperature : above 0; may be a learned scalar
     bias : float [c], by default 0: for the logQ correction minus the logarithm of the candidate's
         sampling probability (Yi et al., RecSys 2019)
     weight : float [n], by default 1
-    precision : of the factors of the three matrix products, tf.bfloat16 to round them: scores are
-        then off by up to 1/256 of themselves; all else stays float32
+    precision : dtype of the factors of the three matrix products. tf.bfloat16 rounds them, with a
+        relative error of scores up to 1/256; everything else stays float32
 
     Returns
     -------
@@ -90,7 +89,7 @@ def _grouped_softmax(
     score = tf.reduce_sum(own_query * own, axis=1) + tf.gather(bias, positive_of)
     peak = tf.math.unsorted_segment_max(score, query_of, queries)
     addend = bias + tf.math.log(count)
-    # The positive's exponential is in its query's sum `count` times, and has to be in it once.
+    # The sum of a query contains the positive `count` times but should contain it once.
     # What is left is at least 1 / count of the sum: the loss is off by count * 1e-7 at most.
     surplus = tf.gather(count, positive_of) - 1.0
     rows = tf.minimum(queries, tf.maximum(LEAST_ROWS, SCORES_AT_ONCE // candidates))

@@ -9,15 +9,17 @@ import numpy as np
 def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best columns of each row, best first; equal scores by column, lower first.
 
-    The cost does not depend on how many scores are equal. FAISS's heaps select from float32 at
-    about the speed at which memory is read, on all threads. Scores of float64 are selected in
-    float32 first; what is not below the k-th of those is then sorted in float64.
+    FAISS's heaps select from float32 at about the speed at which memory is read, on all threads;
+    the cost does not depend on how many scores are equal. Scores of float64 are selected in
+    float32 first; all that are not below the k-th of these are then sorted in float64, row by
+    row: the more scores are equal to the k-th, the longer it takes.
 
     Parameters
     ----------
     scores : ndarray of float32 or float64, shape (n, m)
-        Without NaN. -inf marks a column that must not be returned.
-    k : int
+        Without NaN. -inf marks a column that must not be returned. The lowest finite float32 in
+        scores of float32 counts as -inf.
+    k : int, above 0
 
     Returns
     -------
@@ -26,6 +28,7 @@ def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         The scores of the columns. Where a row has fewer than k columns left, its tail is -1 and
         -inf.
     """
+    k = int(k)  # SWIG takes no NumPy integer
     if scores.dtype == np.float32:
         return _select(np.ascontiguousarray(scores), k)
     bounds = np.finfo(np.float32)

@@ -58,19 +58,19 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
         0,
         ge=0,
         le=MAX_INT,
-        description="so many steps in which the learning rate rises evenly to its value",
+        description="number of steps over which the learning rate rises linearly; 0: none",
     )
     checkpoint_seconds: float = Field(
         30,
         gt=0,
         le=1e9,
-        description="how often the state is saved that an interrupted training needs",
+        description="seconds between checkpoints, from which an interrupted training resumes",
     )
     start: ClosedFormConfig | None = Field(
         None,
         description="begin with towers solved in closed form, see models/closed_form.py; they "
-        "count as the first epoch, which is kept when no other is better; by default with random "
-        "ones",
+        "count as the first epoch, which is kept when no other is better. none: begin with random "
+        "weights",
     )
     seed: int = Field(42, ge=0, le=MAX_INT, description="of initial weights, shuffling and dropout")
     deterministic: bool = Field(
@@ -230,9 +230,9 @@ def feature_lookup(
     seed: int,
     mined: MinedNegatives | None = None,
 ) -> FeatureLookup:
-    """What makes the features of a training batch of the rows in it; for the parameters see `fit`.
+    """The layer that looks up the features of a training batch; for the parameters see `fit`.
 
-    The model is to have an optimizer, which counts the steps.
+    The model must have an optimizer, which counts the steps.
     """
     from models.layers import FeatureLookup
     from models.self_supervised import item_views

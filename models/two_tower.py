@@ -119,7 +119,7 @@ def hide_item_ids(
     """How often to hide each item's id in training, and the counts that logQ then needs.
 
     Hiding ids at one rate for all would train the out-of-vocabulary id mostly in the place of
-    popular items, and with their summed frequency: items nobody knows would top every list.
+    popular items, and with their summed frequency: unknown items would top every list.
     Hiding each item equally often, and correcting with the count of one such item, makes a cold
     item score like an item with `cold_count` positives and the same features.
 

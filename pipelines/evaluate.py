@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pipelines.config import Config
 
 MODEL = "two-tower"
-SAMPLE_SEED = 0  # not the training's: its seeds are compared on the same users
+# Fixed, so that trainings with different seeds are validated on the same users.
+SAMPLE_SEED = 0
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 
 

@@ -28,7 +28,7 @@ TRAINING, FINISHED = "training", "finished"
 
 
 def _ignore(*told: Any, **more: Any) -> None:
-    """Told what nobody asked for."""
+    """No-op callback."""
 
 
 def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,18 @@ def content_hash(config: Config) -> str:
     files = source_files(config.ingest)
     if config.split.method == "file" and config.split.path and config.split.path.is_file():
         files.append(config.split.path)
-    return short_hash([[file.name, sha256(file)] for file in files])
+    return short_hash([[file.name, _sha256(file)] for file in files])
+
+
+def _sha256(path: Path) -> str:
+    """Hash of a file's bytes, read once per process while its size and time stay the same."""
+    found = path.stat()
+    return _sha256_of(path.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256(path)
 
 
 def _prepare(config: Config, path: Path, tell: Tell) -> None:

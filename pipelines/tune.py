@@ -46,7 +46,7 @@ class TuneConfig(ExperimentConfig):
         "of what those before had at that epoch; none: never",
     )
     prune_from: int = Field(
-        5, ge=0, le=1_000_000, description="so many trainings are never given up"
+        5, ge=0, le=1_000_000, description="the first n trainings are never stopped early"
     )
     space: dict[str, Space] = Field(..., description="section.key: what to choose from")
 

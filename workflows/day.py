@@ -1,4 +1,4 @@
-"""What a day brings, and whether it looks like the days before."""
+"""The data of a day merged with the tables before, and checks that it looks like them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from workflows.sides import Side
 from workflows.tables import Tables, frame
 
 MIN_ROWS = 20
-"""Known rows in a day: of fewer, a share that has changed says nothing."""
+"""Minimum number of known rows for the check."""
 MIN_SHARE = 0.5
-"""Of a row's columns: with so many changed it describes another user or item."""
+"""Share of changed columns from which a row counts as another entity."""
 SMALL_CHANGE = 0.1
-"""Of a number, as a share of the typical range: it may well be the same item's."""
+"""Change of a number, relative to the typical range, that is ignored."""
 
 
 class Day(NamedTuple):
@@ -39,14 +39,14 @@ def suspicions(
     max_changed: float,
     max_shift: float,
 ) -> list[str]:
-    """What in a day looks like a mistake, a sentence each, with the figures; mostly none.
+    """Suspected mistakes in a day's data, one sentence with figures per mistake.
 
-    Two mistakes are looked for, before anything is learnt from them:
+    Two mistakes are looked for before the model learns from the data:
 
-    - ids that were numbered anew: of the known users (or items) that the day's interactions name,
-      more than the share `max_changed` have other values than before in at least half of their
-      columns. A day without interactions may list only what has changed: there the share is one of
-      all known users (or items).
+    - ids that were numbered anew: more than the share `max_changed` of the known users (or items)
+      in the day's interactions have other values than before in at least half of their columns.
+      A day without interactions may list only changed users (or items): the share is then one of
+      all known ones.
     - numbers in another unit: the median of the day's new or changed values of a feature in
       `user_numeric` or `item_numeric`, or of `positives.column`, lies outside the range of the
       values before (without 1 % at either end) by more than `max_shift` times its width.
@@ -80,7 +80,7 @@ class _Rows:
         }
 
     def changed(self, name: str, interactions: pa.Table, max_changed: float) -> list[str]:
-        """The sentence on rows that describe somebody else, if they are too many."""
+        """The sentence on rows that describe another entity, if there are too many."""
         if not self.differ:
             return []
         share = np.mean(list(self.differ.values()), axis=0)
@@ -126,7 +126,7 @@ class _Rows:
 
 
 def _shifted(where: str, before: pd.Series, fresh: pd.Series, max_shift: float) -> list[str]:
-    """The sentence on numbers that lie elsewhere than those before, if they do."""
+    """The sentence on numbers far outside the range of those before, if they are."""
     before, fresh = before.dropna(), fresh.dropna()
     if not len(before) or not len(fresh):
         return []
@@ -144,7 +144,7 @@ def _shifted(where: str, before: pd.Series, fresh: pd.Series, max_shift: float) 
 
 
 def _typical(values: pd.Series) -> tuple[float, float]:
-    """Between which numbers 98 % of the values lie."""
+    """The range of 98 % of the values."""
     low, high = np.quantile(values, [0.01, 0.99]) if len(values) else (0.0, 0.0)
     return float(low), float(high)
 

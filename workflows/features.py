@@ -69,8 +69,8 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     item_numeric: list[str] = Field([], description="columns of the item table used as numbers")
     history: Length | None = Field(
         None,
-        description="so many of a user's latest positives of the training part, as a list that "
-        "the query tower sees under the name history; none: it does not",
+        description="number of a user's latest positives of the training part that the query tower "
+        "sees as a list named history; none: it sees none",
     )
     min_frequency: int = Field(
         0,
@@ -193,9 +193,9 @@ def add_history(
     """`users` with the column of each one's latest positives in `train`, the latest first.
 
     Lists of raw item ids, at most `config.history` long, empty for a user without positives; the
-    table as it is when there is no history. Time is that of `positives`, where they have one, of a
-    pair that they have more than once that of the last row, as in the split; equally late ones stay
-    in the order of `train`, the last one first.
+    table as it is when there is no history. Times come from `positives`, if it has any; a repeated
+    pair has the time of its last row, as in the split. Pairs with equal times are in the reverse
+    order of `train`.
     """
     if not config.history:
         return users

@@ -65,7 +65,7 @@ def read_movielens_day(
     before: Tables,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tables:
-    """As `read_movielens`, of a day that may have no ratings: only users, or films, or both.
+    """Like `read_movielens`, for a day, which may have only users or films and no ratings.
 
     A table whose file is missing or empty has the columns of `before` and no row.
     """

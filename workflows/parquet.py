@@ -19,7 +19,7 @@ from workflows.errors import DataError
 from workflows.tables import Tables, repeated_pairs, sorted_by_id
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
-"""What pyarrow raises for files that are damaged: sizes in them may be of any value."""
+"""What pyarrow raises for damaged files; MemoryError for a damaged size."""
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
@@ -45,7 +45,7 @@ _TIMES = (
 
 
 def ignore(line: str) -> None:
-    """Tell nobody."""
+    """No-op callback."""
 
 
 class ParquetConfig(BaseModel, extra="forbid"):
@@ -88,19 +88,21 @@ def read_parquet(
     base: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] = ignore,
+    need_values: bool = True,
 ) -> Tables:
     """Read and check the files that `config` names, one column at a time.
 
     Integers and booleans become int64, beside nulls too, floats and decimals float64, dates and
     times int64 unix seconds; of the interactions `rating` becomes float32 and `timestamp` int64
     unix seconds. `base` is the folder that relative paths start from. `tell` gets a line for each
-    thing that was read in a way that the reader should know of. Raises DataError naming the file,
+    thing that was read in a way that the reader should know of. A column without any value has no
+    type: it is refused, or without `need_values` kept as nulls. Raises DataError naming the file,
     the column, the row (from 1) and the value.
     """
     features = (*config.keep, *config.user_features, *config.item_features)
     given = [path for path in (config.users, config.items) if path is not None]
     reading = _Progress(progress, 2 + len(features) + len(given))
-    source = _Files(config.interactions, base, config.columns, reading, tell)
+    source = _Files(config.interactions, base, config.columns, reading, tell, need_values)
     user_ids, item_ids = source.ids("user_id"), source.ids("item_id")
     rows = _rows_to_keep(config, source, user_ids, item_ids, tell)
     columns = {"user_id": pa.array(user_ids[rows]), "item_id": pa.array(item_ids[rows])}
@@ -109,7 +111,8 @@ def read_parquet(
     def side(path: Path | None, key: str, ids: np.ndarray, features: list[str]) -> pa.Table:
         if path is None:
             return _last_rows(source, key, ids, features, config.differing, tell)
-        table = _given_table(_Files(path, base, config.columns, reading, tell), key, features)
+        files = _Files(path, base, config.columns, reading, tell, need_values)
+        table = _given_table(files, key, features)
         _check_references(source, key, ids, table, path)
         return table
 
@@ -127,12 +130,13 @@ def read_parquet_day(
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] = ignore,
 ) -> Tables:
-    """As `read_parquet`, of a day that may have no interactions: only users, or items, or both.
+    """Like `read_parquet`, for a day, which may have only users or items and no interactions.
 
-    A table without any row in `base` has the columns of `before` and no row.
+    A table without any row in `base` has the columns of `before` and no row. A column may have no
+    value in any row: `tables.merge` gives it the type that it has in `before`.
     """
     if _rows_in(base / config.interactions):
-        return read_parquet(config, base, progress, tell)
+        return read_parquet(config, base, progress, tell, need_values=False)
     sides = {
         "users": (config.users, "user_id", config.user_features),
         "items": (config.items, "item_id", config.item_features),
@@ -144,13 +148,13 @@ def read_parquet_day(
     reading = _Progress(progress, sum(1 + len(features) for *_, features in sides.values()))
     tables = {name: table.slice(0, 0) for name, table in before._asdict().items()}
     for name, (path, key, features) in sides.items():
-        files = _Files(path, base, config.columns, reading, tell)
+        files = _Files(path, base, config.columns, reading, tell, need_values=False)
         tables[name] = _given_table(files, key, features)
     return Tables(**tables)
 
 
 def _rows_in(path: Path) -> int:
-    """How many rows the files that `path` names have, 0 without a file."""
+    """Number of rows in the files that `path` names; 0 if there is no file."""
     try:
         files = expand(path)
     except DataError:
@@ -223,10 +227,13 @@ def _last_rows(
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
     """A number per row, equal where the values are; nulls equal each other."""
-    values = column.to_pandas()
     if pa.types.is_list(column.type):
-        values = values.map(lambda value: None if value is None else tuple(value))
-    return pd.factorize(values)[0]
+        rows = [None if row is None else tuple(row) for row in column.to_pylist()]
+        return pd.factorize(pd.Series(rows, dtype=object))[0]
+    if pa.types.is_floating(column.type):  # Arrow tells 0.0 from -0.0
+        return pd.factorize(column.to_numpy())[0]
+    codes = [chunk.indices.fill_null(-1).to_numpy() for chunk in column.dictionary_encode().chunks]
+    return np.concatenate(codes)
 
 
 def _given_table(source: _Files, key: str, features: Sequence[str]) -> pa.Table:
@@ -274,10 +281,11 @@ class _Files:
         columns: dict[str, str],
         reading: _Progress,
         tell: Callable[[str], None] = ignore,
+        need_values: bool = True,
     ):
         self._paths = expand(base / path if base else path)
         self._mapping = columns
-        self._reading, self._tell = reading, tell
+        self._reading, self._tell, self._need_values = reading, tell, need_values
         self._files = [_open(p) for p in self._paths]
         self._ends = np.cumsum([file.metadata.num_rows for file in self._files])
         if self._ends[-1] == 0:
@@ -323,7 +331,7 @@ class _Files:
         return self._read(name)
 
     def _seconds(self, name: str) -> pa.ChunkedArray:
-        """A column of times as int64 unix seconds; of numbers the unit is told by their size."""
+        """A column of times as int64 unix seconds; the unit of numbers is told by their size."""
         times = self._cast(self._read(name), name, pa.int64())
         if _is_time(self._type_in(name, 0)):
             return times
@@ -359,10 +367,10 @@ class _Files:
                 raise DataError(f"{path}, column {source}: {error}") from error
             except UNREADABLE as error:
                 raise DataError(f"{path}, column {source}: cannot be read: {error}") from error
-            if not pa.types.is_null(parts[-1].type):
+            if not _untyped(parts[-1].type):
                 kinds.add("times" if _is_time(column.type) else str(parts[-1].type))
         self._reading.step()
-        if not kinds:
+        if not kinds and self._need_values:
             raise DataError(
                 f"{self._paths[0]}, column {self._name_in(name, 0)}: no value in any row; leave "
                 "the column out"
@@ -374,8 +382,9 @@ class _Files:
                 f"{self._paths[0]} and others, column {name}: different types in the files "
                 f"({', '.join(sorted(kinds))}); store one type in all of them"
             )
-        kind = next(part.type for part in parts if not pa.types.is_null(part.type))
         # A file without any value of a column may have stored it without a type.
+        types = [part.type for part in parts]
+        kind = min(types, key=lambda each: (_untyped(each), pa.types.is_null(each)))
         chunks = [chunk for part in parts for chunk in part.cast(kind).chunks]
         return pa.chunked_array(chunks, kind)
 
@@ -413,8 +422,8 @@ class _Files:
 
 
 def _float_id(ids: np.ndarray) -> tuple[int, str]:
-    """The row that shows best why floats are no ids, and what to do."""
-    fractions = ids % 1 != 0
+    """An example row of float ids and the advice that fits them."""
+    fractions = ~np.isfinite(ids) | (np.trunc(ids) != ids)
     if fractions.any():
         return int(fractions.argmax()), "Store the ids as whole numbers"
     row = int(np.abs(ids).argmax())
@@ -449,7 +458,7 @@ def expand(path: Path) -> list[Path]:
 
 
 def _pattern(path: Path) -> str:
-    """`path` as a pattern whose folders that exist mean themselves, whatever their names have."""
+    """`path` as a glob pattern; glob characters in existing parent folders are escaped."""
     folder = path
     while not folder.exists():
         folder = folder.parent
@@ -471,7 +480,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column as int64, float64, string or list of these; as null when it has no type."""
+    """The column as int64, float64, string or list of these; null where there is no value."""
     kind = column.type
     if pa.types.is_null(kind):
         return column
@@ -495,6 +504,11 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _untyped(kind: pa.DataType) -> bool:
+    """Whether a column of this type has no value in any row: only nulls, or lists of these."""
+    return pa.types.is_null(kind.value_type if pa.types.is_list(kind) else kind)
+
+
 def _as_lists(chunk: pa.FixedSizeListArray) -> pa.ListArray:
     """The same rows as lists of any length; older versions of Arrow have no cast for it.
 
@@ -516,6 +530,8 @@ def _are_dates(values: np.ndarray) -> bool:
 
 
 def _tidy_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind):
+        return kind
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return pa.int64()
     if pa.types.is_decimal(kind):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from workflows.errors import DataError
 
 EXACT = 2**53
-"""Below it a float64 tells whole numbers apart."""
+"""Whole numbers below it are exact in a float64."""
 
 
 class Tables(NamedTuple):
@@ -64,7 +64,7 @@ def frame(table: pa.Table) -> pd.DataFrame:
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """The parquet file `path` as `frame` has it."""
+    """The parquet file `path` in pandas, read as by `frame`."""
     return frame(pq.read_table(path))
 
 
@@ -112,7 +112,7 @@ def _merge_by_id(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
 
 
 def _joined(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
-    """The rows of both, each column in the type that it has in `old`."""
+    """The rows of `old`, then those of `new`, with the column types of `old`."""
     columns = {}
     for column in old.column_names:
         known = old[column]
@@ -122,15 +122,18 @@ def _joined(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
 
 
 def _as(known: pa.DataType, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """`column` in the type `known`: what is served, and so every client, depends on the type.
+    """`column` cast to the type `known`, on which the served version and its clients depend.
 
     A column of whole numbers in which a value is missing is often stored as floats: they become
     whole numbers again. Raises DataError naming the value that cannot be one, or the types.
     """
+    if column.null_count == len(column):  # whatever type it was stored with
+        return pa.chunked_array([pa.nulls(len(column), known)])
     kinds = [_kind(known), _kind(column.type)]
+    only_nulls = pa.types.is_list(known) and kinds[1] == "lists of null"
     if kinds[1].endswith("double") and kinds[0] == kinds[1].replace("double", "int64"):
         column = _whole(column, where)
-    elif kinds[0] != kinds[1] and kinds != ["double", "int64"] and kinds[1] != "null":
+    elif kinds[0] != kinds[1] and kinds != ["double", "int64"] and not only_nulls:
         raise DataError(
             f"{where} has {kinds[1]} in the new data, {kinds[0]} in what there is; store it as "
             "before"
@@ -145,7 +148,7 @@ def _whole(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     """A column of floats, or of lists of them, with null for NaN; DataError if one is not whole."""
     is_list = pa.types.is_list(column.type)
     values = (pc.list_flatten(column) if is_list else column).to_numpy()
-    bad = values[~np.isnan(values) & ((values % 1 != 0) | (np.abs(values) >= EXACT))]
+    bad = values[~np.isnan(values) & ((np.trunc(values) != values) | (np.abs(values) >= EXACT))]
     if len(bad):
         raise DataError(
             f"{where} has whole numbers in what there is, {bad[0]!r} in the new data; store whole "

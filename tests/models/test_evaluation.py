@@ -6,6 +6,7 @@ import io
 import math
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from rich.console import Console
 from scipy.sparse import csr_matrix
 
 from models import evaluation
+from models.baselines import Popularity
 from models.errors import ModelError
 from models.evaluation import (
     METRICS,
     EvaluationConfig,
     Metrics,
+    binary,
     evaluate,
     is_relevant,
     metrics_table,
@@ -163,6 +166,38 @@ def test_blocks_of_scores_change_nothing_and_stay_small(monkeypatch):
     counting = Counting(scores)
     assert evaluate(counting, relevant, seen, [5, 20], candidates) == whole
     assert counting.largest == 3 * 40
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_cutoffs_beyond_the_catalogue_need_no_memory(baseline):
+    scores, relevant, seen, candidates = random_case(6)
+    ks = [5, 39, 40, 500_000]
+    if baseline:
+        scorer = Popularity().fit(seen)
+        counts = np.bincount(binary(seen).indices, minlength=40)
+        scores = np.tile(counts.astype(float), (60, 1))
+    else:
+        scorer = Table(scores)
+    tracemalloc.start()
+    try:
+        found = evaluate(scorer, relevant, seen, ks, candidates)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6
+    expected, _ = slow_reference(scores, relevant, seen, ks, candidates)
+    assert found.values == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_ranker_gets_fewer_users_where_lists_are_long(monkeypatch):
+    _, relevant, seen, candidates = random_case(6)
+    ranker, asked = Popularity().fit(seen), []
+    whole = evaluate(ranker, relevant, seen, [20], candidates)
+    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 130)
+    rank = ranker.rank
+    ranker.rank = lambda users, *rest: asked.append(len(users)) or rank(users, *rest)
+    assert evaluate(ranker, relevant, seen, [20], candidates) == whole
+    assert max(asked) == 130 // 20
 
 
 def test_scores_that_may_not_be_written_to_are_copied():

@@ -99,3 +99,9 @@ def test_rows_and_columns_of_a_larger_array():
     scores = np.random.default_rng(6).random((40, 30), dtype=np.float32)
     assert_is_the_full_sort(scores[::2, 3:17], 4)
     assert_is_the_full_sort(scores.T, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_k_may_be_a_numpy_integer(dtype):
+    scores = np.random.default_rng(7).random((4, 9)).astype(dtype)
+    assert_is_the_full_sort(scores, np.int64(5))

@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.config import parse_config
 from pipelines.run import Run
-from pipelines.trial import Trial, measure, prepare
+from pipelines.trial import Trial, content_hash, measure, prepare
+from serving.runtime.manifest import sha256
 from tests.pipelines.conftest import prepared, small_config
 
 
@@ -103,6 +104,22 @@ def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypa
     assert len({first, other, prepared_of(pairs, moved)[0]}) == 3
     again, same_identity, told = prepared_of(pairs, parts)
     assert (again, same_identity) == (first, identity) and "have changed" not in told
+
+
+def test_a_file_of_the_data_is_read_once_for_all_variants(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("pipelines.trial.sha256", lambda path: read.append(path) or sha256(path))
+    for name in ("log", "users"):
+        pd.DataFrame({"user_id": [1]}).to_parquet(tmp_path / f"{name}.parquet")
+    tree = json.loads(small_config().json())
+    parquet = {"interactions": "log.parquet", "users": "users.parquet"}
+    tree["ingest"] = {"source": "parquet", "path": str(tmp_path), "parquet": parquet}
+    config = parse_config(tree, "test")
+    before = {content_hash(config) for _ in range(3)}
+    assert len(before) == 1 and [path.stem for path in read] == ["log", "users"]
+    pd.DataFrame({"user_id": [1, 2]}).to_parquet(tmp_path / "users.parquet")
+    assert content_hash(config) not in before
+    assert [path.stem for path in read] == ["log", "users", "users"]
 
 
 def _is_made(run: Run, made: list) -> None:

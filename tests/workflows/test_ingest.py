@@ -6,15 +6,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from tests.workflows.conftest import write_files
+from workflows.day import suspicions
 from workflows.errors import DataError
+from workflows.features import FeaturesConfig, PositivesConfig
 from workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
 from workflows.parquet import ParquetConfig
+from workflows.tables import Tables
 
 
 def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
@@ -113,6 +117,52 @@ def test_a_day_of_parquet_may_have_only_users_or_items(tmp_path):
     assert day.merged.items["name"].to_pylist() == ["a", "b"]
     with pytest.raises(DataError, match=r"no row in interactions\.parquet, users\.parquet, items"):
         ingest_more(config, data, write(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("given, missing", [(True, None), (False, None), (False, float("nan"))])
+def test_a_column_may_have_no_value_in_a_day(given, missing, tmp_path):
+    columns = {
+        "city": ["Oslo", "Rome"],
+        "age": [30, 40],
+        "income": [1.5, 2.5],
+        "tags": [["a"], ["b", "c"]],
+        "sizes": [[1], [2]],
+    }
+    base = pd.DataFrame({"user_id": [1, 2], "item_id": [5, 5], "click": [1, 0]} | columns)
+    day = pd.DataFrame({"user_id": [3], "item_id": [5], "click": [None]})
+    nothing = {"city": [missing], "age": [None], "income": [None], "tags": [[]], "sizes": [[None]]}
+    day = day.assign(**nothing)
+
+    def write(rows: pd.DataFrame, folder: Path) -> Path:
+        folder.mkdir()
+        rows.to_parquet(folder / "log.parquet")
+        if given:
+            rows.drop(columns=["item_id", "click"]).to_parquet(folder / "users.parquet")
+        return folder
+
+    parquet = ParquetConfig(
+        interactions="log.parquet",
+        users="users.parquet" if given else None,
+        user_features=list(columns),
+        keep=["click"],
+    )
+    config = IngestConfig(source="parquet", path=write(base, tmp_path / "base"), parquet=parquet)
+    ingest(config, tmp_path / "data")
+    before = Tables.read(tmp_path / "data").users.schema
+    found = ingest_more(config, tmp_path / "data", write(day, tmp_path / "day"))
+    assert found.merged.users.schema == before
+    assert found.merged.users.to_pylist()[2] == {
+        "user_id": 3,
+        **{"city": None, "age": None, "income": None, "tags": [], "sizes": [None]},
+    }
+    assert found.merged.interactions["click"].to_pylist() == [1, 0, None]
+    features = FeaturesConfig(
+        user=["city"], user_numeric=["age", "income"], user_multi_hot={"tags": 4}
+    )
+    assert suspicions(found, features, PositivesConfig(column="click"), 0.5, 3.0) == []
+    first = config.copy(update={"path": tmp_path / "day"})
+    with pytest.raises(DataError, match=r"column .*: no value in any row; leave the column out"):
+        ingest(first, tmp_path / "first")
 
 
 def test_more_with_a_user_it_does_not_describe_is_refused(ml_1m, tmp_path):

@@ -293,6 +293,36 @@ def test_an_unknown_value_beside_a_known_one_differs(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "same, other",
+    [
+        ([[1, None], [1, None]], [2]),
+        ([[1.5, float("nan")], [1.5, float("nan")]], [2.5]),
+        ([["a", None], ["a", None]], None),
+        ([[], []], [1]),
+        ([2**60 + 1, 2**60 + 1], None),
+        ([0.0, -0.0], 1.5),
+        ([None, None], "a"),
+    ],
+)
+def test_equal_values_do_not_differ(same, other, tmp_path):
+    log = pa.table({"user_id": [2, 2, 1], "item_id": [10, 11, 10], "x": [*same, other]})
+    pq.write_table(log, tmp_path / "log.parquet")
+    config = ParquetConfig(interactions="log.parquet", user_features=["x"])
+    assert read_parquet(config, tmp_path).users["x"][0].as_py() == other
+
+
+@pytest.mark.parametrize(
+    "one, other", [(2**60, 2**60 + 1), (["a"], ["a", None]), (1.5, 2.5), ("a", "b"), ([1], [])]
+)
+def test_different_values_differ_beside_nulls(one, other, tmp_path):
+    log = pa.table({"user_id": [1, 2, 2], "item_id": [10, 10, 11], "x": [None, one, other]})
+    pq.write_table(log, tmp_path / "log.parquet")
+    config = ParquetConfig(interactions="log.parquet", user_features=["x"])
+    with pytest.raises(DataError, match=r"row 2, column x: .* of user_id 2, which has "):
+        read_parquet(config, tmp_path)
+
+
+@pytest.mark.parametrize(
     "duplicates, told",
     [("keep_last", "of each pair the last row is kept"), ("keep_all", "all are kept")],
 )

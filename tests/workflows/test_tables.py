@@ -91,10 +91,12 @@ def test_a_column_keeps_its_type_and_every_value(old, new, kind):
     [
         ([1, 2], [3, 1.5], r"users: column x has whole numbers in what there is, 1\.5 in the new"),
         ([1, 2], [2.0**53, None], r"9007199254740992\.0 in the new data; store whole numbers, as"),
+        ([1, 2], [3.0, float("inf")], r"users: column x has whole numbers .*, inf in the new data"),
         ([[1], [2]], [[3.0], [4.0, 2.5]], r"column x has whole numbers in what there is, 2\.5 in"),
         ([1.5, 2.5], [2**53 + 1, 2], "column x has double in what there is: .*9007199254740993"),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_value_that_the_type_cannot_hold_is_named(old, new, message):
     before = pa.table({"user_id": [1, 2], "x": old})
     day = pa.table({"user_id": [3, 4], "x": new})
