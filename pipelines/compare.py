@@ -115,7 +115,7 @@ def compare(
     with writing(folder, "compare"):
         comparison = _compared(plan, configs, folder)
         show(comparison)
-        console.print(f"report: {write_report(comparison, folder, docs)}")
+        say(f"report: {write_report(comparison, folder, docs)}")
     return comparison
 
 
@@ -178,7 +178,7 @@ def run_all(jobs: list[Job], monitor: str, folder: Path) -> list[Outcome]:
             text = f"valid {monitor} {valid:.4f}  {seconds:7.1f} s"
         else:
             text = f"[bold red]failed[/]: {escape(outcome.reason.splitlines()[0])}"
-        console.print(f"{job!s:{width}}  {text}  {left} left")
+        console.print(f"{escape(f'{job!s:{width}}')}  {text}  {left} left")
     return outcomes
 
 

@@ -55,12 +55,12 @@ def stage(name: str) -> Iterator[tuple[Report, Callable[[str], None]]]:
             nonlocal told
             begin(phase)
             text = ", ".join(part for part in (phase, detail) if part)
-            bar.update(task, completed=done, total=total, text=text)
+            bar.update(task, completed=done, total=total, text=escape(text))
             if not console.is_terminal and time.perf_counter() - told > LOG_EVERY_SECONDS:
                 told = time.perf_counter()
                 far = bar.tasks[task].percentage
-                console.print(f"{name:<11}{told - started:6.1f} s  {far:.0f}% {text}")
+                say(f"{name:<11}{told - started:6.1f} s  {far:.0f}% {text}")
 
         yield report, lines.append
     seconds = time.perf_counter() - started
-    console.print(f"[bold green]{name:<11}[/]{seconds:6.1f} s  {'; '.join(lines)}")
+    console.print(f"[bold green]{name:<11}[/]{seconds:6.1f} s  {escape('; '.join(lines))}")

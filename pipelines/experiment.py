@@ -10,8 +10,16 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, Extra, Field
 
-from pipelines.config import CONFIGS, Config, Name, parse_config, read_overrides, set_keys
-from pipelines.console import console
+from pipelines.config import (
+    CONFIGS,
+    Config,
+    Name,
+    from_anywhere,
+    parse_config,
+    read_overrides,
+    set_keys,
+)
+from pipelines.console import say
 from pipelines.errors import ConfigError
 
 VARIED = ("model", "training", "features")
@@ -41,9 +49,10 @@ class ExperimentConfig(BaseModel, extra=Extra.forbid):
         if "training.seed" in self.set:
             raise ConfigError(f"{file}: set: training.seed: seeds have a key of their own")
         chosen, line = choose(CONFIGS / f"{self.base}.yaml", data)
-        console.print(line)
+        say(line)
         where = f"{file}: set"
-        return as_tree(parse_config(set_keys(as_tree(chosen), self.set, where), where))
+        tree = set_keys(as_tree(chosen), self.set, where)
+        return as_tree(from_anywhere(parse_config(tree, where)))
 
 
 def as_tree(config: Config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from pipelines.config import CONFIGS, Config, load_config
-from pipelines.console import console, stage
+from pipelines.console import console, say, stage
 from pipelines.errors import ConfigError
 from pipelines.libraries import load_libraries
 from pipelines.run import Run, write_atomically
@@ -85,7 +85,7 @@ def main_job(config: Config, path: Path | None = None) -> Run:
 
     run = Run.create(config, path)
     with recorded() as timeline, run.writing("run"):
-        console.print(f"run folder: {run.path}")
+        say(f"run folder: {run.path}")
         ingest(run)
         shown_items(run)
         ahead = split_ahead(run)
@@ -111,5 +111,5 @@ def show_timeline(run: Run) -> Timeline:
     timeline = Timeline.read(run.path / FILE)
     plot_timeline(timeline, f"{run.path.name}: {timeline.seconds:.0f} s", run.path / PLOT)
     console.print(timeline_table(timeline))
-    console.print(f"plotted to {run.path / PLOT}")
+    say(f"plotted to {run.path / PLOT}")
     return timeline

@@ -95,7 +95,7 @@ def split_ahead(run: Run) -> pd.DataFrame:
 
     Raises DataError or ConfigError where a part will be empty.
     """
-    from workflows.features import AtLeast
+    from workflows.features import AtLeast, check_any_positive
     from workflows.split import split
 
     names, positives = run.config.features, run.config.positives
@@ -103,11 +103,9 @@ def split_ahead(run: Run) -> pd.DataFrame:
     wanted = [names.user_id, names.item_id, "timestamp", positives.column]
     there = pq.read_schema(path).names
     rows = pd.read_parquet(path, columns=[name for name in there if name in wanted])
-    column = rows.get(positives.column)
-    if column is not None and column.dtype.kind in "biuf":  # else NVTabular's filter says it
+    if positives.column is not None:
+        check_any_positive(rows, positives)
         rows = rows[AtLeast(positives.column, positives.at_least)(rows)]
-    if rows.empty:
-        return rows.assign(part=[])
     parts = split(rows, run.config.split)
     _check_parts(parts, run.config.split)
     return parts

@@ -232,7 +232,7 @@ class Run:
 
     def _files_by_step(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         steps = self.manifest["steps"]
-        return {name: steps[name]["files"] for name in names if name in steps}
+        return {name: self._recorded(name, "files") for name in names if name in steps}
 
     @property
     def manifest(self) -> dict[str, Any]:

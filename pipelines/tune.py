@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from models.training import MAX_INT
 from pipelines.config import CONFIGS, Config, from_anywhere, parse, read_tree, to_yaml
-from pipelines.console import console
+from pipelines.console import console, say
 from pipelines.errors import ChildError, ConfigError, RunError
 from pipelines.experiment import ExperimentConfig, as_text, varied
 from pipelines.lock import writing
@@ -247,5 +247,5 @@ def _conclude(search: Search) -> Config:
     arguments = (f"--set {shlex.quote(f'{key}={as_text(v)}')}" for key, v in changed.items())
     console.print(f"best valid {search.monitor} {best.value:.4f}")
     console.print(escape(" ".join(arguments)))
-    console.print(f"try them: twotower run --config {path}")
+    say(f"try them: twotower run --config {path}")
     return config

@@ -165,6 +165,18 @@ def _check_positives(interactions: pd.DataFrame, config: PositivesConfig) -> Non
         )
 
 
+def check_any_positive(interactions: pd.DataFrame, config: PositivesConfig) -> None:
+    """Raise DataError if no row is positive."""
+    if config.column is None:
+        return
+    if not (interactions[config.column] >= config.at_least).any():
+        raise DataError(
+            f"positives: no row has {config.column} >= {config.at_least:g} "
+            f"(its largest value is {interactions[config.column].max():g}); "
+            "lower positives.at_least"
+        )
+
+
 def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.DataFrame:
     """The positive rows of `interactions`, in their order, by NVTabular's Filter.
 
@@ -173,18 +185,12 @@ def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.
     if config.column is None:
         return interactions
     _check_positives(interactions, config)
+    check_any_positive(interactions, config)
     import nvtabular as nvt
 
     workflow = positives_workflow(config, list(interactions.columns))
     kept = workflow.transform(nvt.Dataset(interactions)).compute().reset_index(drop=True)
-    kept = kept.to_pandas() if hasattr(kept, "to_pandas") else kept
-    if kept.empty:
-        raise DataError(
-            f"positives: no row has {config.column} >= {config.at_least:g} "
-            f"(its largest value is {interactions[config.column].max():g}); "
-            "lower positives.at_least"
-        )
-    return kept
+    return kept.to_pandas() if hasattr(kept, "to_pandas") else kept
 
 
 def add_history(

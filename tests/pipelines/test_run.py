@@ -96,7 +96,7 @@ def test_a_changed_setting_is_named_with_the_step_that_reads_it(run):
     write_step(run, "preprocess", "processed")
     run.override(("split.seed=7", "positives.at_least=4"))
     run.verified("ingest")
-    with pytest.raises(RunError, match=r"with another positives\.at_least, split\.seed; run"):
+    with pytest.raises(RunError, match=r"with another positives\.at_least, split\.seed; leave out"):
         run.verified("preprocess")
     assert run.verified("preprocess", settings=False) == run.path
 
@@ -110,7 +110,7 @@ def test_a_setting_that_an_older_run_did_not_have_was_at_its_default(run):
     (run.path / "manifest.json").write_text(json.dumps(manifest))
     run.verified("preprocess")
     run.override(("features.min_frequency=7",))
-    with pytest.raises(RunError, match=r"with another features\.min_frequency; run"):
+    with pytest.raises(RunError, match=r"with another features\.min_frequency; leave out"):
         run.verified("preprocess")
 
 
