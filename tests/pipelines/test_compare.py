@@ -14,8 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from pipelines.compare import compare
-from pipelines.config import CONFIGS
+from pipelines.compare import CompareConfig, compare
+from pipelines.config import CONFIGS, parse
 from pipelines.errors import ChildError, ConfigError
 from pipelines.lock import writing
 from tests.pipelines.conftest import prepared
@@ -182,6 +182,18 @@ def test_mistakes_are_named_before_anything_is_trained(made_up, tmp_path, change
     named = CONFIGS / "ml-2m.yaml" if "base" in changes else tmp_path / "plan.yaml"
     assert str(error.value).startswith(f"{named}: ")
     assert not made_up
+
+
+def test_relative_data_is_the_same_from_anywhere(tmp_path, monkeypatch):
+    """The run that holds the prepared data keeps absolute paths, and so must the trainings."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for name in ("u.data", "u.user", "u.item"):
+        (tmp_path / "here" / name).write_text("")
+    changes = {"base": "ml-100k", "set": {}}
+    plan = parse(CompareConfig, {**yaml.safe_load(SMOKE.read_text()), **changes}, "plan")
+    tree = plan.common(Path("plan.yaml"), Path("here"))
+    assert tree["ingest"]["path"] == str(tmp_path / "here")
 
 
 def test_a_file_that_is_not_there_is_named_with_those_that_are(made_up, tmp_path):
