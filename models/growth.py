@@ -58,9 +58,9 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         0.1,
         ge=0,
         le=1,
-        description="a new version is published only if its training.monitor, on test users and "
-        "items that the published version knows too, is lower than that of the published version "
-        "by at most this share of it; 1: the versions are not compared",
+        description="an update stops before anything changes if its model's training.monitor, on "
+        "test users and items that the published version knows too, is lower than that of the "
+        "published version by more than this share of it; 1: they are not compared",
     )
     max_changed: float = Field(
         0.5,

@@ -256,8 +256,8 @@ def train(folder, overrides, resume) -> None:
 @click.option(
     "--anyway",
     is_flag=True,
-    help="Take the data in although numbers or changed rows look like a mistake. The new version "
-    "is still compared with the published one, see update.max_loss.",
+    help="Take the data in and publish the result although numbers or changed rows look like a "
+    "mistake, or the model answers worse after it (see update.max_loss).",
 )
 def update(data, folder, overrides, anyway) -> None:
     """The daily loop: learn what is new on top of what is there, and publish it."""

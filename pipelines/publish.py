@@ -69,7 +69,7 @@ def versions(run: Run) -> list[Version]:
     """Print the run's versions, which of them is published, and which answers."""
     found = ModelRepository(run.path / TRITON).versions()
     server = running_server(run)
-    answers = _answering(server) if server else None
+    answers = answering(server) if server else None
     table = Table(title=Text(str(run.path)), title_justify="left", box=None)
     for column in ("version", "created (UTC)", "towers", "runtime", "MB", "published", "answers"):
         justify = "right" if column in ("version", "MB") else "left"
@@ -88,7 +88,8 @@ def versions(run: Run) -> list[Version]:
     return found
 
 
-def _answering(server: RunningServer) -> int:
+def answering(server: RunningServer) -> int:
+    """The version that the server answers with."""
     from serving.client import RetrievalClient
 
     with RetrievalClient(server.http) as client:

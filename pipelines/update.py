@@ -15,9 +15,10 @@ from pipelines.evaluate import evaluate
 from pipelines.export import export
 from pipelines.libraries import load_libraries
 from pipelines.preprocess import SCHEMA, load_training_data, preprocess_more
-from pipelines.publish import publish
-from pipelines.quality_gate import refuse_loss
+from pipelines.publish import answering, publish
+from pipelines.quality_gate import objection
 from pipelines.run import TRITON, Run, writes
+from pipelines.serve import running_server
 from pipelines.train import starting, summary, validation
 from serving.versions import ModelRepository
 
@@ -33,45 +34,74 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
     `folder` is in the format of the run's source: see `workflows.ingest.ingest_more`. Data,
     vocabularies and model change together or not at all; when a later step fails, the version
     published before stays, and the same update again goes on there. With nothing new in `folder`
-    only what is not done yet is done: a version that was published before, and rolled back, is not
+    only what is not done yet is done: towers that were published before, and rolled back, are not
     published again. Returns the published version.
 
     Raises
     ------
     RunError
-        Before anything has changed, if the day looks like a mistake, see `workflows.day`; with
-        `anyway` it is taken in all the same. After the export, if the new version answers worse
-        than the published one, see `pipelines.quality_gate`.
+        Before anything has changed, if the data look like a mistake, see `workflows.day`, or if
+        the model that has learnt from them answers worse than the published version, see
+        `pipelines.quality_gate`. With `anyway` neither is asked.
     """
     if not folder.exists():
         raise ConfigError(f"--data {folder}: no such file or folder")
     run.verified("ingest", "preprocess", "train")
-    _learn(run, folder, anyway)
+    published = ModelRepository(run.path / TRITON).published
+    _learn(run, folder, anyway, published)
     for step in (evaluate, export):
         if not _stands(run, step.__name__):
             step(run)
-    return _publish(run)
+    return _publish(run, published)
 
 
-def _publish(run: Run) -> int:
-    """Publish the exported version unless it was published before or answers worse."""
+def _publish(run: Run, replaces: int | None) -> int:
+    """Publish the exported version in the place of version `replaces`, if it is to be published.
+
+    Otherwise a running server that answers with another version than the published one loads
+    that: whoever published it was killed before the server was told. Returns what is published.
+    """
     repository, version = ModelRepository(run.path / TRITON), run.notes("export")["version"]
+    same = _replaced_with_these_towers(run, repository)
+    if version > repository.newest_published and same is None:
+        return publish(run, version, replaces=replaces)
     published = repository.published
-    if version > repository.newest_published:
-        if published is not None and run.config.update.max_loss < 1:
-            refuse_loss(run, version, published)
-        publish(run, version, replaces=published)
-    elif version != published:
+    if version != published:
+        reason = "" if same in (None, version) else f"has the towers of version {same}, which "
         console.print(
-            f"version {published} stays published: version {version} was published before it was "
-            f"rolled back or replaced. `twotower publish --version {version}` publishes it again"
+            f"version {published} stays published: version {version} {reason}was published before "
+            "it was rolled back or replaced. "
+            f"`twotower publish --version {version}` publishes it all the same"
         )
-    return repository.published
+    if (server := running_server(run)) and answering(server) != published:
+        publish(run, published, replaces=published)
+    return published
 
 
+<<<<<<< HEAD
 def _learn(run: Run, folder: Path, anyway: bool) -> None:
     """Have data, vocabularies and model take in what `folder` has."""
     from workflows.features import check_sides
+=======
+def _replaced_with_these_towers(run: Run, repository: ModelRepository) -> int | None:
+    """The newest version of the run's towers that is not published any more, if there is one.
+
+    None where the published version has these towers, too. They may have been exported again with
+    other `serving` settings.
+    """
+    towers, newest = run.identity("train"), repository.newest_published
+    alike = [version for version in repository.versions() if version.towers_sha256 == towers]
+    if any(version.published for version in alike):
+        return None
+    return max((each.number for each in alike if each.number <= newest), default=None)
+
+
+def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
+    """Have data, vocabularies and model take in what `folder` has.
+
+    Unless `anyway`, the model is compared with version `published`, if there is one.
+    """
+>>>>>>> gate
     from workflows.ingest import IngestReport, ingest_more
     from workflows.tables import frame
 
@@ -100,7 +130,11 @@ def _learn(run: Run, folder: Path, anyway: bool) -> None:
         notes["ingest"] |= {**total.dict(), "summary": str(total)}
         notes["ingest"]["updates"] = [*before.get("updates", []), new]
         new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])
-        _fit_further(run, out, new_rows, notes["train"])
+        tower = _fit_further(run, out, new_rows, notes["train"])
+        if not anyway and published is not None and run.config.update.max_loss < 1:
+            new_pairs = notes["preprocess"]["split"]["updated"]
+            if worse := objection(run, run.within(out), tower.model, published, new_pairs):
+                raise _refused(run, folder, worse)
 
 
 def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
@@ -116,15 +150,20 @@ def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
         max_shift=config.update.max_shift,
     )
     if found:
-        path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
-        raise RunError(
-            "\n  ".join([f"{folder}: this does not look like the data before:", *found])
-            + "\nNothing has changed. Mend the data, or take them in as they are: "
-            f"twotower update --run {path} --data {data} --anyway"
-        )
+        looks = "\n  ".join(["this does not look like the data before:", *found])
+        raise _refused(run, folder, looks)
 
 
-def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> None:
+def _refused(run: Run, folder: Path, reason: str) -> RunError:
+    """The error for data that are not taken in, with how to take them in all the same."""
+    path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
+    return RunError(
+        f"{folder}: {reason}\nNothing has changed. Mend this, or take the data in as they are and "
+        f"publish the result: twotower update --run {path} --data {data} --anyway"
+    )
+
+
+def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> TwoTower:
     """Grow the run's model and fit it; the last `new_rows` of train in `out` are new."""
     with stage("train") as (report, result):
         from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
@@ -145,6 +184,7 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> N
             notes |= {**run.notes("train"), "new_rows": 0, "replayed_rows": 0}
             result("no new positive to learn from: the weights stay as they are")
         save(tower, out / "model")
+    return tower
 
 
 def _fit_on_new(
