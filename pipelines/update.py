@@ -78,11 +78,6 @@ def _publish(run: Run, replaces: int | None) -> int:
     return published
 
 
-<<<<<<< HEAD
-def _learn(run: Run, folder: Path, anyway: bool) -> None:
-    """Have data, vocabularies and model take in what `folder` has."""
-    from workflows.features import check_sides
-=======
 def _replaced_with_these_towers(run: Run, repository: ModelRepository) -> int | None:
     """The newest version of the run's towers that is not published any more, if there is one.
 
@@ -101,7 +96,7 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
 
     Unless `anyway`, the model is compared with version `published`, if there is one.
     """
->>>>>>> gate
+    from workflows.features import check_sides
     from workflows.ingest import IngestReport, ingest_more
     from workflows.tables import frame
 
