@@ -6,6 +6,7 @@ DATA ?=
 CONFIG ?=
 SET ?=
 PARTS ?=
+K ?= 10
 DOCS ?=
 RUN_FOLDER ?=
 # In recipes they are "$$DATA" and so on: taken from the environment as they were typed, so that
@@ -15,12 +16,16 @@ override CONFIG := $(value CONFIG)
 override SET := $(value SET)
 override DOCS := $(value DOCS)
 override RUN_FOLDER := $(value RUN_FOLDER)
-export DATA CONFIG SET DOCS RUN_FOLDER
+override PARTS := $(value PARTS)
+override K := $(value K)
+# The environment has a USER of its own, and may have a VERSION: only typed ones count.
+override VERSION_ID := $(if $(filter command,$(firstword $(origin VERSION))),$(value VERSION))
+override USER_ID := $(if $(filter command,$(firstword $(origin USER))),$(value USER))
+export DATA CONFIG SET DOCS RUN_FOLDER PARTS K VERSION_ID USER_ID
 AND_SET = $(if $(SET),--set "$$SET")
-
-VERSION_ID = $(if $(filter command,$(firstword $(origin VERSION))),$(VERSION),)
-USER_ID = $(if $(filter command,$(firstword $(origin USER))),$(USER),)
-K ?= 10
+# Of several values split at spaces, which the shell does not expand: one option each.
+PART_OPTIONS = set -f; set --; for part in $$PARTS; do set -- "$$@" --part "$$part"; done
+USER_OPTIONS = set -f; set --; for user in $$USER_ID; do set -- "$$@" --user "$$user"; done
 
 VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
@@ -60,8 +65,8 @@ serve: $(READY) ## serve the last run until Ctrl-C
 	@$(TWOTOWER) serve
 
 query: $(READY) ## ask it: make query USER=42
-	@test -n "$(USER_ID)" || { echo "usage: make query USER=42 [K=10]"; exit 2; }
-	@$(TWOTOWER) query $(foreach u,$(USER_ID),--user $(u)) -k $(K)
+	@test -n "$$USER_ID" || { echo "usage: make query USER=42 [K=10]"; exit 2; }
+	@$(USER_OPTIONS); $(TWOTOWER) query "$$@" -k "$$K"
 
 update: $(READY) ## learn new interactions and publish: make update DATA=<folder> [RUN_FOLDER=<run>]
 	@test -n "$$DATA" || { echo "usage: make update DATA=<folder> [RUN_FOLDER=<run>]"; exit 2; }
@@ -79,7 +84,7 @@ tune: $(READY) ## search for better settings: make tune CONFIG=configs/tune/<nam
 	@$(TWOTOWER) tune "$$CONFIG" $(if $(DATA),--data "$$DATA")
 
 publish: $(READY) ## serve the newest export from now on, or VERSION=<n>
-	@$(TWOTOWER) publish $(if $(VERSION_ID),--version $(VERSION_ID))
+	@$(TWOTOWER) publish $(if $(VERSION_ID),--version "$$VERSION_ID")
 
 rollback: $(READY) ## serve again what was published before
 	@$(TWOTOWER) rollback
@@ -102,23 +107,23 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 
 bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<folder> [PARTS=run]
 	@test -n "$$DATA" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
-	@$(BIN)/python -m benchmarks.main_job --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.main_job --data "$$DATA" "$$@"
 
 bench-serving: $(READY) ## the served model measured (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make bench-serving DATA=<folder> [PARTS=speed]"; exit 2; }
-	@$(BENCH_SERVING) $(foreach p,$(PARTS),--part $(p))
+	@$(PART_OPTIONS); $(BENCH_SERVING) "$$@"
 
 bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hours): DATA=<folder> [PARTS=speed]
 	@test -n "$$DATA" || { echo "usage: make bench-train DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
-	@$(BIN)/python -m benchmarks.training --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.training --data "$$DATA" "$$@"
 
 bench-quality: $(READY) ## the most accurate towers, served, beside EASE, and the grids (two hours): DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]
 	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]; PARTS=evaluation compares with ml-1m/recbole_split.parquet"; exit 2; }
-	@$(BIN)/python -m benchmarks.quality --data "$$DATA" $(foreach p,$(PARTS),--part $(p))
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.quality --data "$$DATA" "$$@"
 
 bench-faults: $(READY) ## kills, concurrent commands, memory (half an hour, made-up data) [PARTS=kills]
-	@$(BIN)/python -m benchmarks.robustness $(foreach p,$(PARTS),--part $(p))
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.robustness "$$@"
 
 soak: $(READY) ## 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make soak DATA=<folder>"; exit 2; }

@@ -73,6 +73,8 @@ NOT_EXPORTED = (
 # What a disk answers that is full or not to be written.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 FULL_BYTES = 1 << 20
+# TensorFlow expands them in the paths of checkpoints.
+PATTERN = frozenset("[]*?")
 PACKAGES = (
     *("merlin-models", "nvtabular", "merlin-systems", "merlin-core"),
     *("tensorflow-cpu", "tensorflow", "numpy", "pandas", "faiss-cpu"),
@@ -201,8 +203,14 @@ class Run:
         Raises
         ------
         RunError
-            At once, when another command is writing: its verb, process and host, since when.
+            At once, when another command is writing: its verb, process and host, since when. Or
+            when the folder's path has a character with which TensorFlow writes no checkpoint.
         """
+        if PATTERN.intersection(os.path.realpath(self.path)):
+            raise RunError(
+                f"{self.path}: has one of [ ] * ? in its path, which TensorFlow takes for a "
+                "pattern; move or rename the folder"
+            )
         with lock.writing(self.path, verb) as taken:
             if taken:
                 _recover(self.path)

@@ -77,9 +77,9 @@ class RetrievalClient:
         user_ids : raw ids; an unknown one is answered from the out-of-vocabulary embedding
         filter_seen : leave out what the user has seen: as the server knows it, and the items of a
             history among `features`
-        features : raw values, one per user, in place of those the server knows; None, NaN and
-            pandas.NA are null. Of a list feature a list per user, with at most 4,096 values;
-            null is the empty list
+        features : raw values, one per user, in place of those the server knows; None, NaN,
+            pandas.NA and masked values are null. Of a list feature a list per user, with at most
+            4,096 values; null is the empty list
 
         Raises
         ------
@@ -87,8 +87,10 @@ class RetrievalClient:
             with the server's message, or what kept the server from answering
         """
         parameters = _parameters(k, filter_seen)
+        features = _named({} if features is None else features)
         users = _values(self._user_id, user_ids)
-        given = {name: _values(name, values) for name, values in (features or {}).items()}
+        given = {name: _values(name, values) for name, values in features.items()}
+        self._check_given(given, len(users))
         try:
             answer = self._recommend(users, given, parameters)
         except ServingError as error:
@@ -127,12 +129,29 @@ class RetrievalClient:
     def _user_id(self) -> str:
         return self._metadata["inputs"][0]["name"]
 
+    def _check_given(self, given: Mapping[str, Sequence], users: int) -> None:
+        if self._user_id in given:
+            raise ServingError(
+                f"input '{self._user_id}' is among the features; give user ids as `user_ids` alone"
+            )
+        for name, values in given.items():
+            if len(values) != users:
+                raise ServingError(
+                    f"input '{name}' has {len(values)} values, there are {users} users"
+                )
+
     def _recommend(
         self, users: Sequence, given: Mapping[str, Sequence], parameters: dict[str, Any]
     ) -> Recommendations:
         """Send one request."""
         if not len(users):
-            shape = (0, max(0, parameters[K]))
+            names = [each["name"] for each in self._metadata["inputs"]]
+            for name in given:
+                if name not in names:
+                    raise ServingError(
+                        f"input '{name}' is unknown; this model takes {', '.join(names)}"
+                    )
+            shape = (0, parameters[K])
             nobody = np.empty(shape, np.int64), np.empty(shape, np.float32)
             return Recommendations(*nobody, self.version())
         inputs = [self._input(self._user_id, users, nullable=False)]
@@ -213,7 +232,20 @@ def _parameters(k: int, filter_seen: bool) -> dict[str, Any]:
         if type(parameters[name]) is not kind:
             expected = "an integer" if kind is int else "a boolean"
             raise ServingError(f"parameter '{name}' is {value!r}; expected {expected}")
+    if not 1 <= parameters[K] < 2**63:  # only the server knows the largest
+        raise ServingError(f"parameter '{K}' is {k!r}; expected an integer from 1 to 2**63 - 1")
     return parameters
+
+
+def _named(features: Any) -> Mapping[str, Iterable]:
+    """`features` if they are named by text."""
+    if not isinstance(features, Mapping):
+        kind = type(features).__name__
+        raise ServingError(f"features is of type {kind}; expected a dict of names and values")
+    for name in features:
+        if not isinstance(name, str):
+            raise ServingError(f"the name of a feature is {name!r}; expected text")
+    return features
 
 
 def _values(name: str, values: Iterable) -> Sequence:
@@ -255,6 +287,8 @@ def _cast(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndar
     dtype = NUMPY_DTYPES[datatype]
     if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    if isinstance(values, np.ma.MaskedArray):
+        values = list(values)
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb":
         has_nulls = values.dtype.kind == "f" and not nullable  # or may have
         quick = not has_nulls and datatype != "BYTES" and np.can_cast(values.dtype, dtype)
@@ -292,8 +326,8 @@ def _convert(name: str, value: Any, datatype: str, nullable: bool) -> Any:
 
 
 def _is_null(value: Any) -> bool:
-    """None, NaN, and pandas.NA, for which pandas need not be there."""
-    if value is None or type(value).__name__ == "NAType":
+    """None, NaN, a masked value, and pandas.NA, for which pandas need not be there."""
+    if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
         return True
     return isinstance(value, (float, np.floating)) and value != value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections.abc import Callable, Sequence
@@ -213,16 +214,20 @@ def _last_rows(
         side, count = key.partition("_")[0], len(np.unique(ids[differs]))
         found = f"{count:,} of {len(unique):,} {side}s have more than one value"
         if differing == "error":
-            last = columns[name][int(row_of[row])].as_py()
+            value, last = _shown(column[row]), _shown(columns[name][int(row_of[row])])
             raise DataError(
-                f"{source.row(row)}, column {name}: {column[row].as_py()!r} of {key} {ids[row]}, "
-                f"which has {last!r} in a later row; {found}. Put the {side}s into a table of one "
+                f"{source.row(row)}, column {name}: {value} of {key} {ids[row]}, "
+                f"which has {last} in a later row; {found}. Put the {side}s into a table of one "
                 f"row each and name it under ingest.parquet.{side}s, or set "
                 "ingest.parquet.differing to keep_last; the last row may be of the test part, "
                 "whose figures are then too good"
             )
         tell(f"column {name}: {found}; the last row is taken, which may be of the test part")
     return pa.table(columns)
+
+
+def _shown(value: pa.Scalar) -> str:
+    return repr(value.as_py()) if value.is_valid else "no value"
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
@@ -332,14 +337,22 @@ class _Files:
 
     def _seconds(self, name: str) -> pa.ChunkedArray:
         """A column of times as int64 unix seconds; the unit of numbers is told by their size."""
-        times = self._cast(self._read(name), name, pa.int64())
+        times = self._whole_numbers(name)
         if _is_time(self._type_in(name, 0)):
             return times
         values = times.to_numpy()
         low, high = int(values.min()), int(values.max())
-        if _are_dates(values):
+        row = int(values.argmax())
+        if low < 0:
+            row, reason = int(values.argmin()), "it is before 1970"
+        elif _are_dates(values):
             reason = "it may be a date, or seconds of the year 1970"
         elif high < _LATEST:
+            if high < _EARLIEST:
+                self._tell(
+                    f"column {self._name_in(name, 0)}: the numbers are taken for seconds since "
+                    f"1970, the largest, {high}, for {pd.Timestamp(high, unit='s')}"
+                )
             return times
         else:
             for unit, per_second in _UNITS.items():
@@ -351,10 +364,33 @@ class _Files:
                     )
                     return pc.divide(times, per_second)
             reason = "seconds since 1970 would lie beyond the year 2100"
-        row = int(values.argmax())
         raise DataError(
             f"{self.row(row)}, column {self._name_in(name, 0)}: {values[row]}; {reason}. {_TIMES}"
         )
+
+    def _whole_numbers(self, name: str) -> pa.ChunkedArray:
+        """A column of times as int64, fractions rounded down."""
+        for index, path in enumerate(self._paths):
+            if pa.types.is_boolean(self._type_in(name, index)):
+                raise DataError(
+                    f"{path}, column {self._name_in(name, index)}: booleans are no times. {_TIMES}"
+                )
+        column = self._read(name)
+        if pa.types.is_string(column.type):
+            try:
+                column = column.cast(pa.int64())  # exact, unlike by way of floats
+            except pa.ArrowInvalid:
+                with contextlib.suppress(pa.ArrowInvalid):  # `_cast` names the value
+                    column = _without_nan(column.cast(pa.float64()))
+        if pa.types.is_floating(column.type):
+            whole = pc.floor(column)
+            if fractions := pc.sum(pc.not_equal(whole, column)).as_py():
+                self._tell(
+                    f"column {self._name_in(name, 0)}: {fractions:,} numbers have a fraction, "
+                    "which is dropped (times are whole seconds)"
+                )
+            column = whole
+        return self._cast(column, name, pa.int64())
 
     def _read(self, name: str) -> pa.ChunkedArray:
         parts, kinds = [], set()
@@ -393,6 +429,11 @@ class _Files:
 
     def _name_in(self, name: str, index: int) -> str:
         there = self._files[index].schema_arrow.names
+        if not name:
+            raise DataError(
+                f"{self._paths[index]}, column '': a column needs a name; give it one in the "
+                "config: columns: {<name>: ''}, and list that name in place of ''"
+            )
         mapped = self._mapping.get(name, name)
         for candidate in (mapped, name):
             if there.count(candidate) > 1:
@@ -417,7 +458,10 @@ class _Files:
             ) from error
         if column.null_count:
             row = int(np.argmax(pc.is_null(column).to_numpy()))
-            raise DataError(f"{self.row(row)}, column {self._name_in(name, 0)}: null {name}")
+            raise DataError(
+                f"{self.row(row)}, column {self._name_in(name, 0)}: null {name} "
+                f"({column.null_count:,} such rows); leave such rows out or give them a value"
+            )
         return column
 
 
@@ -500,8 +544,12 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
         raise ValueError(f"{high} is beyond 2**63 - 1. {_LOWER_BITS}")
     column = column.cast(_tidy_type(kind))
     if pa.types.is_floating(column.type):
-        return pc.if_else(pc.is_nan(column), None, column)
+        return _without_nan(column)
     return column
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.if_else(pc.is_nan(column), None, column)
 
 
 def _untyped(kind: pa.DataType) -> bool:

@@ -571,6 +571,19 @@ def test_a_file_where_the_run_folder_should_be_is_named(run, tmp_path, where):
         Run(tmp_path / where)
 
 
+@pytest.mark.parametrize("sign", "[]*?")
+def test_a_path_that_tensorflow_takes_for_a_pattern_is_refused_before_the_work(run, tmp_path, sign):
+    write_step(run, "ingest", "data")
+    moved = tmp_path / f"a{sign}b" / "run"
+    shutil.copytree(run.path, moved)
+    (tmp_path / "link").symlink_to(moved)
+    for path in (moved, tmp_path / "link"):
+        other = Run(path)
+        with pytest.raises(RunError, match=r"(run|link): has one of \[ \] \* \? in its path"):
+            write_step(other, "ingest", "data")
+        assert other.verified("ingest") == path
+
+
 def test_a_name_that_is_too_long_for_the_disk_is_no_run_folder(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         Run(tmp_path / ("a" * 300))

@@ -52,11 +52,25 @@ def test_the_servers_message_reaches_the_caller(protocol, servers):
     with RetrievalClient(getattr(server, protocol), protocol) as client:
         assert client.ready()
         for asked, message in [
-            ({"k": 0}, "'k' is 0; expected an integer from 1 to 400"),
+            ({"k": 401}, "'k' is 401; expected an integer from 1 to 400"),
+            ({"k": 0}, "'k' is 0; expected an integer from 1"),
+            ({"k": 10**30}, "'k' is 10{30}; expected an integer from 1"),
+            ({"k": 0, "user_ids": []}, "'k' is 0; expected an integer from 1"),
+            ({"features": {"zip": []}, "user_ids": []}, "'zip' is unknown; this model takes user"),
+            ({"features": {"user_id": [2]}}, "'user_id' is among the features; give"),
+            ({"features": ["age"]}, "features is of type list; expected a dict"),
+            ({"features": {1: [2]}}, "the name of a feature is 1; expected text"),
             ({"k": "10"}, "'k' is '10'"),
             ({"filter_seen": "yes"}, "'filter_seen' is 'yes'"),
             ({"features": {"zip": [1]}}, "'zip'"),
-            ({"features": {"age": [1, 2]}}, "batch size"),
+            ({"features": {"age": [1, 2]}}, "'age' has 2 values, there are 1 users"),
+            ({"features": {"tags": []}}, "'tags' has 0 values, there are 1 users"),
+            ({"features": {"age": [1]}, "user_ids": []}, "'age' has 1 values, there are 0 users"),
+            ({"user_ids": np.ma.array([5], mask=[1])}, "'user_id' holds masked; the model takes"),
+            (
+                {"features": {"liked": np.ma.array([[5, 6]], mask=[[0, 1]])}},
+                "'liked' holds None; the model takes an integer",
+            ),
             ({"features": {"age": [1.5]}}, "'age' holds 1.5; the model takes an integer"),
             ({"features": {"income": ["much"]}}, "'income' holds 'much'; the model takes a number"),
             ({"features": {"tags": ["Jazz"]}}, "'tags' holds 'Jazz'; expected a list"),
@@ -112,8 +126,8 @@ def test_an_error_of_the_client_asks_the_server_nothing(protocol, servers, monke
             raise InferenceServerException("no metadata now")
 
         monkeypatch.setattr(client._service, "metadata", unavailable)
-        with pytest.raises(ServingError, match="batch size"):  # which the server says
-            client.recommend([5], features={"age": [1, 2]})
+        with pytest.raises(ServingError, match="1 <= w <= 4096"):  # which the server says
+            client.recommend([5], features={"tags": [["a"] * 4097]})
         monkeypatch.undo()
         client.recommend([5])
         monkeypatch.setattr(client._service, "metadata", lambda: pytest.fail("asked"))
@@ -178,6 +192,12 @@ def test_null_is_null_in_every_type(protocol, servers, world):
             for value in (None, np.nan, pd.NA, float("nan"), np.float32("nan")):
                 answer = client.recommend(user, features={name: [value]})
                 np.testing.assert_array_equal(answer.scores, null.scores, err_msg=f"{value!r}")
+            for shape in ((2,), (2, 1)):
+                masked = np.ma.array([77, 77], mask=[True, False]).reshape(shape)
+                masked = masked.astype(str) if name == "city" else masked
+                answer = client.recommend(user * 2, features={name: masked})
+                np.testing.assert_array_equal(answer.scores[:1], null.scores)
+                np.testing.assert_array_equal(answer.scores[1:], plain.scores)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

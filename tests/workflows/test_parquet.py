@@ -180,9 +180,31 @@ def test_numbers_of_another_unit_become_seconds_and_that_is_told(per_second, uni
         assert told[0].endswith(f"{SECONDS[1] * per_second} for 2020-12-31 23:59:59")
 
 
-def test_places_in_a_sequence_are_times(tmp_path):
-    tables, told = read(tmp_path, PAIRS.assign(timestamp=[0, 2, 1]), keep=["timestamp"])
-    assert (tables.interactions["timestamp"].to_pylist(), told) == ([0, 2, 1], [])
+def test_places_in_a_sequence_are_times_and_that_is_told(tmp_path):
+    tables, told = read(tmp_path, PAIRS.assign(timestamp=[0, 18518, 1]), keep=["timestamp"])
+    assert tables.interactions["timestamp"].to_pylist() == [0, 18518, 1]
+    line = (
+        "the numbers are taken for seconds since 1970, the largest, 18518, for 1970-01-01 05:08:38"
+    )
+    assert told == [f"column timestamp: {line}"]
+
+
+@pytest.mark.parametrize("kind", [float, str, Decimal])
+def test_fractions_of_seconds_are_dropped_and_that_is_told(kind, tmp_path):
+    values = [kind("1601110000.0"), kind("1601110000.75"), kind("1601110001.5")]
+    tables, told = read(tmp_path, PAIRS.assign(timestamp=values), keep=["timestamp"])
+    assert tables.interactions["timestamp"].to_pylist() == [1601110000, 1601110000, 1601110001]
+    line = "2 numbers have a fraction, which is dropped (times are whole seconds)"
+    assert told == [f"column timestamp: {line}"]
+
+
+@pytest.mark.parametrize("values", [[1.6e9, np.nan, np.nan], ["1.6e9", "nan", None]])
+def test_times_that_are_missing_are_counted(values, tmp_path):
+    message = (
+        r"row 2, column timestamp: null timestamp \(2 such rows\); leave such rows out or give"
+    )
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, PAIRS.assign(timestamp=values), keep=["timestamp"])
 
 
 DATES = [pd.Timestamp(second, unit="s") for second in SECONDS]
@@ -227,7 +249,9 @@ def test_dates_become_the_seconds_of_their_midnight(tmp_path):
             lambda column: pd.to_datetime(column, format="%Y%m%d%H%M%S"),
         ),
         ([1577836800, 1577836800000, 1], "row 2, column timestamp: 1577836800000", None),
-        ([1.5, 2.0, 3.0], "expected numbers as int64 for timestamp", None),
+        ([1.5, np.inf, 3.0], "expected numbers as int64 for timestamp", None),
+        ([True, False, True], "column timestamp: booleans are no times", None),
+        ([1577836800, -1, 5], "row 2, column timestamp: -1; it is before 1970", None),
     ],
 )
 def test_times_that_are_ambiguous_are_refused_with_what_to_do(times, message, advice, tmp_path):
@@ -241,6 +265,14 @@ def test_times_that_are_ambiguous_are_refused_with_what_to_do(times, message, ad
         )
         days = [second // 86400 for second in tables.interactions["timestamp"].to_pylist()]
         assert days == [18292, 18293, 18293]
+
+
+def test_a_column_without_a_name_is_refused_until_it_has_one(tmp_path):
+    log = PAIRS.assign(**{"": ["a", "b", "b"]})
+    with pytest.raises(DataError, match=r"log\.parquet, column '': a column needs a name; give it"):
+        read(tmp_path, log, user_features=[""])
+    tables, _ = read(tmp_path, log, user_features=["city"], columns={"city": ""})
+    assert tables.users["city"].to_pylist() == ["a", "b"]
 
 
 def test_times_in_one_file_and_numbers_in_another_are_not_mixed(tmp_path):
@@ -286,7 +318,7 @@ def test_a_feature_that_differs_from_row_to_row_is_refused_with_a_way_out(tmp_pa
 
 
 def test_an_unknown_value_beside_a_known_one_differs(tmp_path):
-    with pytest.raises(DataError, match="'Rome' of user_id 2, which has None in a later row"):
+    with pytest.raises(DataError, match="'Rome' of user_id 2, which has no value in a later row"):
         read(tmp_path, PAIRS.assign(city=["Oslo", "Rome", None]), user_features=["city"])
     tables, _ = read(tmp_path, PAIRS.assign(city=["Oslo", None, None]), user_features=["city"])
     assert tables.users["city"].to_pylist() == ["Oslo", None]
