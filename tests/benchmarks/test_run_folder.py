@@ -27,7 +27,7 @@ def falls_short(checks: list[Check]) -> list[Check]:
 @pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_kill_loses_nothing_that_was_reported_done(kills, world):
     rows, checks = kill_in(world, kills, seed=1)
-    assert len(rows) == kills and not falls_short(checks), rows
+    assert len(rows) >= kills and not falls_short(checks), rows
 
 
 @pytest.mark.parametrize("pairs", [2, pytest.param(200, marks=pytest.mark.slow)])
