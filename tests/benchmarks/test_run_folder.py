@@ -17,7 +17,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A published run of its own; kills change it, pairs work on copies."""
-    return make_world(tmp_path_factory.mktemp("world"), None, seed=1, days=30)
+    return make_world(tmp_path_factory.mktemp("world"), None, seed=1, days=50)
 
 
 def falls_short(checks: list[Check]) -> list[Check]:
