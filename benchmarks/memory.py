@@ -28,6 +28,9 @@ from serving.versions import ModelRepository
 TOWERS = "0" * 64  # these towers have no run, and so no hash
 
 
+LARGEST = 3
+
+
 @dataclass(frozen=True)
 class Size:
     """What the version is made of, and how often it is asked."""
@@ -44,9 +47,10 @@ class Size:
 def measure(size: Size | None = None) -> tuple[dict[str, Any], list[Check]]:
     """Serve a made-up version; ask it at random; see what its process keeps.
 
-    The warm-up, which is not counted, is one request of the largest kind that follows
+    The warm-up, which is not counted, is LARGEST requests of the largest kind that follows
     (`users_per_request` users, all features given, histories as long as the model reads) and then
-    `warm_up` random ones, in which Triton's memory shared with the model takes its size.
+    `warm_up` random ones. Triton's memory shared with the model then has its size: that of two
+    requests of the largest kind, since one is still there when the next one comes.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def measure(size: Size | None = None) -> tuple[dict[str, Any], list[Check]]:
 
 
 def _report(size: Size, files: float, resident: list[float]) -> tuple[dict[str, Any], list[Check]]:
-    loaded, largest, *random = resident
+    loaded, largest, random = resident[0], resident[LARGEST], resident[LARGEST + 1 :]
     warm, later = random[size.warm_up - 1], random[size.warm_up :]
     growth = 100 * (max(later) / warm - 1)
     name = f"memory, {size.users:,} users, history {size.history}"
@@ -83,7 +87,7 @@ def _report(size: Size, files: float, resident: list[float]) -> tuple[dict[str, 
         **size.__dict__,
         "files of the version, MB": round(files, 1),
         "model process, MB: loaded": loaded,
-        "model process, MB: after the largest request": largest,
+        "model process, MB: after the largest requests": largest,
         "model process, MB: after the warm-up": warm,
         "model process, MB: most of the others": max(later),
         "model process, MB: after every 25th request": later[::25],
@@ -179,9 +183,12 @@ def _requests(users: pd.DataFrame, size: Size, config: ServingConfig) -> list[di
         """From 1 to the limit, each power of two as likely as the others."""
         return int((limit + 1) ** draw.random())
 
-    largest = request(size.users_per_request, size.history, config.max_k, list(names))
+    largest = [
+        request(size.users_per_request, size.history, config.max_k, list(names))
+        for _ in range(LARGEST)
+    ]
     return [
-        largest,
+        *largest,
         *(
             request(
                 up_to(size.users_per_request),
