@@ -111,7 +111,7 @@ class FaissTopK(Step):
             ends = [len(vectors) * part // shares for part in range(shares + 1)]
             rows = [slice(first, last) for first, last in pairwise(ends)]
 
-            def share(part: slice) -> list[np.ndarray]:
+            def share(part: slice) -> tuple[np.ndarray, np.ndarray]:
                 return self._share(vectors[part], size, hidden, start[part], stop[part])
 
             others = [self.pool.submit(share, part) for part in rows[1:]]
@@ -123,15 +123,20 @@ class FaissTopK(Step):
             scores = np.pad(scores, more, constant_values=-np.inf)
         return positions, scores
 
-    def _share(self, vectors, size, hidden, start, stop) -> list[np.ndarray]:
-        """The answer of `_best` for the rows of one thread, at most `at_once` rows at a time."""
-        if len(vectors) > self.at_once:
-            parts = [slice(a, a + self.at_once) for a in range(0, len(vectors), self.at_once)]
-            found = [self._share(vectors[a], size, hidden, start[a], stop[a]) for a in parts]
-            return [np.concatenate(each) for each in zip(*found, strict=True)]
-        flat = self._flat(hidden, start, stop)
-        asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: np.array([size])}
-        return self.session.run((POSITIONS, SCORES), asked)
+    def _share(self, vectors, size, hidden, start, stop) -> tuple[np.ndarray, np.ndarray]:
+        """What `_best` answers of the rows of one thread, at most `at_once` of them at a time."""
+        positions = np.empty((len(vectors), size), np.int64)
+        scores = np.empty(positions.shape, np.float32)
+        for first in range(0, len(vectors), self.at_once):
+            rows = slice(first, first + self.at_once)
+            asked = {
+                VECTORS: vectors[rows],
+                HIDDEN_SCORES: self._flat(hidden, start[rows], stop[rows]),
+                SIZE: np.array([size]),
+            }
+            # Copied at once: ONNX Runtime keeps as much memory as all its answers take together.
+            positions[rows], scores[rows] = self.session.run((POSITIONS, SCORES), asked)
+        return positions, scores
 
     def _flat(self, hidden, start, stop) -> np.ndarray:
         """The positions of the hidden items in the flattened scores [n, items]."""

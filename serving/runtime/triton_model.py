@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import logging
@@ -10,7 +9,6 @@ import secrets
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,11 +45,7 @@ class TritonPythonModel:
         self.tally: Counter[tuple[str, str, str]] = Counter()
         towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
         self.metrics = Metrics(version.name, {"towers": towers}, self._counts)
-        gc.collect()
         gc.freeze()  # what was loaded stays: no use in looking through it again and again
-        with suppress(AttributeError):  # not of every C library
-            # Imports leave 16 MB of free memory that glibc would keep.
-            ctypes.CDLL(None).malloc_trim(0)
         seconds = round(time.perf_counter() - started, 3)
         log(
             "loaded", version=version.name, runtime=model["runtime"], towers=towers, seconds=seconds

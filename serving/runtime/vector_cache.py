@@ -8,8 +8,8 @@ import numpy as np
 
 from .contract import ABSENT, Table, state_of
 
-MAX_USERS = 1 << 15
-"""Largest number of cached users: 8 MB at 64 dimensions. The oldest entry is replaced first."""
+MAX_USERS = 1 << 14
+"""Largest number of cached users: 4 MB at 64 dimensions. The oldest entry is replaced first."""
 CACHED = ("twotower_users_cached_total", "", "")
 ABSENT_BYTE = bytes([ABSENT])
 NOWHERE = -1
