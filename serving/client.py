@@ -151,6 +151,8 @@ class RetrievalClient:
                     raise ServingError(
                         f"input '{name}' is unknown; this model takes {', '.join(names)}"
                     )
+            if parameters[K] < 1:
+                raise ServingError(f"parameter '{K}' is {parameters[K]}; expected 1 or more")
             shape = (0, parameters[K])
             nobody = np.empty(shape, np.int64), np.empty(shape, np.float32)
             return Recommendations(*nobody, self.version())
@@ -232,8 +234,8 @@ def _parameters(k: int, filter_seen: bool) -> dict[str, Any]:
         if type(parameters[name]) is not kind:
             expected = "an integer" if kind is int else "a boolean"
             raise ServingError(f"parameter '{name}' is {value!r}; expected {expected}")
-    if not 1 <= parameters[K] < 2**63:  # only the server knows the largest
-        raise ServingError(f"parameter '{K}' is {k!r}; expected an integer from 1 to 2**63 - 1")
+    if abs(parameters[K]) >= 2**63:  # gRPC cannot send it; the server checks the others
+        raise ServingError(f"parameter '{K}' is {k!r}; expected an integer of 64 bits")
     return parameters
 
 
