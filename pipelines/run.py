@@ -206,7 +206,7 @@ class Run:
             At once, when another command is writing: its verb, process and host, since when. Or
             when the folder's path has a character with which TensorFlow writes no checkpoint.
         """
-        if PATTERN.intersection(os.path.realpath(self.path)):
+        if PATTERN.intersection(str(self.path)):
             raise RunError(
                 f"{self.path}: has one of [ ] * ? in its path, which TensorFlow takes for a "
                 "pattern; move or rename the folder"

@@ -576,12 +576,12 @@ def test_a_path_that_tensorflow_takes_for_a_pattern_is_refused_before_the_work(r
     write_step(run, "ingest", "data")
     moved = tmp_path / f"a{sign}b" / "run"
     shutil.copytree(run.path, moved)
-    (tmp_path / "link").symlink_to(moved)
-    for path in (moved, tmp_path / "link"):
-        other = Run(path)
-        with pytest.raises(RunError, match=r"(run|link): has one of \[ \] \* \? in its path"):
-            write_step(other, "ingest", "data")
-        assert other.verified("ingest") == path
+    other = Run(moved)
+    with pytest.raises(RunError, match=r"run: has one of \[ \] \* \? in its path"):
+        write_step(other, "ingest", "data")
+    assert other.verified("ingest") == moved
+    (tmp_path / "link").symlink_to(moved)  # by this path TensorFlow finds its files
+    write_step(Run(tmp_path / "link"), "ingest", "data")
 
 
 def test_a_name_that_is_too_long_for_the_disk_is_no_run_folder(tmp_path):
