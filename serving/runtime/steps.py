@@ -61,7 +61,7 @@ class UserFeatures(Step):
             self.stored[state_of(name)] = np.append(state, np.int8(ABSENT))
             if name in entry["lists"]:
                 counts = np.append(np.load(folder / f"{stem}.count.npy"), 0)
-                self.lists[name] = values, np.cumsum(counts) - counts, counts
+                self.lists[name] = _narrowed(values), np.cumsum(counts) - counts, counts
             else:
                 self.stored[name] = np.append(values, np.array(FILLER[dtype], values.dtype))
         self.features = list(entry["features"])
@@ -86,10 +86,19 @@ class UserFeatures(Step):
         stored, starts, stored_counts = self.lists[name]
         counts = np.where(absent, stored_counts[row], columns[count_of(name)])
         ours = np.repeat(absent, counts)
-        values = np.empty(len(ours), stored.dtype)
+        values = np.empty(len(ours), columns[name].dtype)
         values[ours] = stored[ranges(starts[row[absent]], counts[absent])]
         values[~ours] = columns[name]
         return values, counts
+
+
+def _narrowed(values: np.ndarray) -> np.ndarray:
+    """Integers as int32 where all of them fit, for half the memory."""
+    limits = np.iinfo(np.int32)
+    if values.dtype != np.int64 or not len(values):
+        return values
+    fits = limits.min <= values.min() and values.max() <= limits.max
+    return values.astype(np.int32) if fits else values
 
 
 class QueryTower(Step):

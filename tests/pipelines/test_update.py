@@ -503,7 +503,7 @@ def test_a_days_values_are_checked_before_the_slow_imports(tmp_path, monkeypatch
     ingest(run, remember=False)
     monkeypatch.setattr("pipelines.update.load_libraries", lambda: pytest.fail("too late"))
     with pytest.raises(DataError, match=r"column tags has lists with '\\uffff'"):
-        _learn(run, write(tmp_path / "day", 2, ["\uffff"]), anyway=True)
+        _learn(run, write(tmp_path / "day", 2, ["\uffff"]), anyway=True, published=None)
 
 
 def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, monkeypatch):
