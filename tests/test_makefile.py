@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PRINTS = f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n"
+OF_MAKE = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "DATA", "CONFIG", "SET", "DOCS"}
+OF_MAKE |= {"RUN_FOLDER", "K", "PARTS", "VERSION", "USER_ID", "VERSION_ID"}
 ODD = """/data/my $HOME `films` "and" 'more' (1) #2; & ü"""
 
 
@@ -38,9 +41,12 @@ def project(tmp_path) -> Path:
 def arguments(project: Path, target: str, **variables: str) -> list[str]:
     """What the last command of `make target` was given."""
     typed = [f"{name}={value}" for name, value in variables.items()]
+    # When `make test DATA=...` runs the tests, its own variables would reach the inner make.
+    environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     done = subprocess.run(
         ["make", "--no-print-directory", target, *typed],
         cwd=project,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
