@@ -26,8 +26,17 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 TRACEBACK = "TWOTOWER_TRACEBACK"
 # What an operating system answers whose disk, permissions or limits do not allow it.
 NOT_ALLOWED = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.ELOOP,
 )
 
 
@@ -61,8 +70,8 @@ class Commands(click.Group):
 def _say_interrupted() -> int:
     """Says what an interrupt leaves; the exit status that shells know it by."""
     click.echo(
-        "\ninterrupted; finished steps are kept, the step in progress left nothing but, of a "
-        "training, the state from which the same command goes on"
+        "\ninterrupted; finished steps are kept and the step in progress changed nothing. "
+        "`twotower train` continues an interrupted training from its last saved state"
     )
     return 130
 

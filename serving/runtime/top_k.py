@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -101,42 +102,37 @@ class FaissTopK(Step):
         ends = np.searchsorted(both, np.append(offsets, len(row) * count))
         return (both % count).astype(self.seen.dtype), ends[:-1], ends[1:]
 
-    def _best(self, vectors, k, hidden, start, stop) -> tuple[np.ndarray, np.ndarray]:
+    def _best(self, vectors, k, hidden, start, stop) -> Sequence[np.ndarray]:
         """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
-        size = min(k, len(self.index.item_ids))
-        shares = min(self.threads, len(vectors) // MIN_SHARE)
-        if shares < 2:
-            positions, scores = self._share(vectors, size, hidden, start, stop)
-        else:
-            ends = [len(vectors) * part // shares for part in range(shares + 1)]
-            rows = [slice(first, last) for first, last in pairwise(ends)]
+        size, shares = (
+            min(k, len(self.index.item_ids)),
+            min(self.threads, len(vectors) // MIN_SHARE),
+        )
+        if k == size and len(vectors) <= self.at_once and shares < 2:
+            return self._block(vectors, size, hidden, start, stop)
+        positions = np.full((len(vectors), k), -1, np.int64)
+        scores = np.full(positions.shape, -np.inf, np.float32)
 
-            def share(part: slice) -> tuple[np.ndarray, np.ndarray]:
-                return self._share(vectors[part], size, hidden, start[part], stop[part])
+        def fill(first: int, last: int) -> None:
+            # Block by block: ONNX Runtime keeps as much memory as all its answers take together.
+            for begin in range(first, last, self.at_once):
+                rows = slice(begin, min(begin + self.at_once, last))
+                best = self._block(vectors[rows], size, hidden, start[rows], stop[rows])
+                positions[rows, :size], scores[rows, :size] = best
 
-            others = [self.pool.submit(share, part) for part in rows[1:]]
-            found = [share(rows[0]), *(other.result() for other in others)]
-            positions, scores = map(np.concatenate, zip(*found, strict=True))
-        if k > size:
-            more = ((0, 0), (0, k - size))
-            positions = np.pad(positions, more, constant_values=-1)
-            scores = np.pad(scores, more, constant_values=-np.inf)
+        ends = [len(vectors) * part // max(1, shares) for part in range(max(1, shares) + 1)]
+        (mine, *others) = pairwise(ends)
+        waiting = [self.pool.submit(fill, first, last) for first, last in others]
+        fill(mine[0], mine[1])
+        for other in waiting:
+            other.result()
         return positions, scores
 
-    def _share(self, vectors, size, hidden, start, stop) -> tuple[np.ndarray, np.ndarray]:
-        """What `_best` answers of the rows of one thread, at most `at_once` of them at a time."""
-        positions = np.empty((len(vectors), size), np.int64)
-        scores = np.empty(positions.shape, np.float32)
-        for first in range(0, len(vectors), self.at_once):
-            rows = slice(first, first + self.at_once)
-            asked = {
-                VECTORS: vectors[rows],
-                HIDDEN_SCORES: self._flat(hidden, start[rows], stop[rows]),
-                SIZE: np.array([size]),
-            }
-            # Copied at once: ONNX Runtime keeps as much memory as all its answers take together.
-            positions[rows], scores[rows] = self.session.run((POSITIONS, SCORES), asked)
-        return positions, scores
+    def _block(self, vectors, size, hidden, start, stop) -> Sequence[np.ndarray]:
+        """What `_best` answers of so few rows that their scores are in memory together."""
+        flat = self._flat(hidden, start, stop)
+        asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: np.array([size])}
+        return self.session.run((POSITIONS, SCORES), asked)
 
     def _flat(self, hidden, start, stop) -> np.ndarray:
         """The positions of the hidden items in the flattened scores [n, items]."""
