@@ -18,8 +18,8 @@ from pipelines.run import TRITON
 from serving.client import RetrievalClient
 from serving.control import ModelControl
 from serving.errors import ServingError
+from serving.runtime.compiled_engine import CompiledEngine
 from serving.runtime.contract import FILLER, NULL, VALUE, state_of
-from serving.runtime.plan import Plan
 from serving.versions import ModelRepository
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,11 +33,10 @@ def encoding(world: World) -> tuple[dict, list[Check]]:
     from workflows.features import load_workflow
 
     workflow = load_workflow(world.run.path / "workflow").get_subworkflow("user")
-    plan = Plan(world.run.path / TRITON / "retrieval" / "1")
-    (step,) = (step for entry, step in plan.steps if entry["op"] == "EncodeFeatures")
+    engine = CompiledEngine(world.run.path / TRITON / "retrieval" / "1")
     draw, wrong, rows = np.random.default_rng(7), Counter(), {}
     for kind, users in (("users", world.users), ("dirty rows", _dirty(world.users, draw))):
-        encoded = step.run(_columns(users))
+        encoded = engine.encoding.run(_columns(users))
         expected = workflow.transform(users)
         rows[kind] = len(users)
         for name in expected:

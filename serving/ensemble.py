@@ -26,6 +26,7 @@ from .operators import (
     UserFeatures,
     UserRows,
 )
+from .runtime.compiled_engine import PLAN_FILE
 from .runtime.contract import (
     FILTER_SEEN,
     NUMPY_DTYPES,
@@ -35,7 +36,6 @@ from .runtime.contract import (
     row_of,
     state_of,
 )
-from .runtime.plan import PLAN_FILE, REQUEST
 from .runtime.seen import SeenItems
 from .vocabularies import NO_NAMES, list_lengths, moments
 
@@ -127,29 +127,14 @@ def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
 
 
 def compile_ensemble(ensemble: Ensemble, out: Path) -> None:
-    """Write plan.json and a folder of artifacts for each operator, in the order they run."""
-    steps = []
+    """Write for each operator a folder of artifacts and an entry in plan.json."""
+    plan = {}
     for node in _nodes(ensemble):
-        name = _step_name(ensemble, node)
+        name = type(node.op).__name__
         folder = out / name
         folder.mkdir(parents=True)
-        steps.append(
-            {
-                "op": type(node.op).__name__,
-                "name": name,
-                "inputs": {
-                    column: _source(ensemble, node, column)
-                    for column in node.input_schema.column_names
-                },
-                **node.op.compile(folder, node.input_schema),
-            }
-        )
-    last = ensemble.graph.output_node
-    outputs = {
-        column: f"{_step_name(ensemble, last)}.{column}"
-        for column in last.output_schema.column_names
-    }
-    (out / PLAN_FILE).write_text(json.dumps({"steps": steps, "outputs": outputs}, indent=2) + "\n")
+        plan[name] = node.op.compile(folder, node.input_schema)
+    (out / PLAN_FILE).write_text(json.dumps(plan, indent=2) + "\n")
 
 
 def _user_id(workflow: Any) -> str:
@@ -208,17 +193,3 @@ def _nodes(ensemble: Ensemble) -> list[Node]:
     """The nodes that compute, in the order they run; selections and joins only route columns."""
     nodes = postorder_iter_nodes(ensemble.graph.output_node)
     return [node for node in nodes if isinstance(node.op, ServedOperator)]
-
-
-def _step_name(ensemble: Ensemble, node: Node) -> str:
-    return f"{_nodes(ensemble).index(node)}_{type(node.op).__name__}"
-
-
-def _source(ensemble: Ensemble, node: Node, column: str) -> str:
-    """Where a node's input comes from: a column of an earlier step, or of the request."""
-    for parent in node.parents_with_dependencies:
-        if column in parent.output_schema.column_names:
-            if isinstance(parent.op, ServedOperator):
-                return f"{_step_name(ensemble, parent)}.{column}"
-            return _source(ensemble, parent, column)
-    return f"{REQUEST}.{column}"

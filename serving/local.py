@@ -46,10 +46,9 @@ class LocalVersion:
             every = {"default_k": 1, "max_k": len(self.item_ids)}
             self._contract = contract.Contract(**{**model["contract"], **every})
         except Exception as error:
-            hint = "; a version of runtime merlin needs the package that exported it"
             raise ServingError(
-                f"{folder}: cannot run in this process: {error}"
-                + (hint if model["runtime"] == "merlin" else "")
+                f"{folder}: cannot run in this process: {error}; "
+                "if another release of this package exported it, export and publish it again"
             ) from error
         self._engine = engine
 
@@ -80,7 +79,8 @@ def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
         spec.loader.exec_module(sys.modules[name])
         contract = importlib.import_module(f"{name}.runtime.contract")
         if runtime == "compiled":
-            return contract, importlib.import_module(f"{name}.runtime.plan").load(folder, threads)
+            engine = importlib.import_module(f"{name}.runtime.compiled_engine")
+            return contract, engine.CompiledEngine(folder, threads)
         engine = importlib.import_module(f"{name}.runtime.merlin_engine")
         return contract, engine.MerlinEngine(folder)
     finally:

@@ -4,7 +4,8 @@ Inside the served graph a request is a table: a dict of columns of equal length.
 null, so every user feature travels with a second column, its state: given (`VALUE`), null
 (`NULL`), or absent (`ABSENT`: not given by the request, then not known of the user). The states
 of a row without a value are the indices NVTabular's Categorify reserves for null and
-out-of-vocabulary, so an encoder passes them on as they are.
+out-of-vocabulary, so an encoder passes them on as they are. A table may leave out the columns of
+a feature that none of its rows gives.
 
 A list feature is a column of the values of all rows, one after the other, and a third column [n]
 says how many of them each row has. In a request it is a tensor [n, w] of any width: each row has
@@ -93,7 +94,7 @@ class Contract:
     columns: dict[str, str] = field(default_factory=dict)
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
-        """One request as a table of n rows; strings decoded.
+        """One request as a table of n rows; strings decoded; only the features that it gives.
 
         Raises
         ------
@@ -111,19 +112,34 @@ class Contract:
             raise RequestError(f"input '{self.user_id}' is missing")
         table = {self.user_id: _column(self.user_id, inputs[self.user_id], "INT64")}
         rows = len(table[self.user_id])
-        for name, dtype in self.features.items():
-            column = self.columns.get(name, name)
-            if name in inputs:
-                table.update(self._feature(name, inputs[name], dtype, rows))
-                continue
-            if name in self.lists:
-                table[count_of(column)] = _same(0, "int64", rows)
-            values = 0 if name in self.lists else rows
-            table[column] = _same(FILLER[dtype], TYPES[dtype], values)
-            table[state_of(column)] = _same(ABSENT, "int8", rows)
+        for name, array in inputs.items():
+            if name != self.user_id:
+                table.update(self._feature(name, array, self.features[name], rows))
         table[K] = _same(k, "int64", rows)
         table[FILTER_SEEN] = _same(filter_seen, "bool", rows)
         return table
+
+    def complete(self, table: Table) -> Table:
+        """The table with the columns of every feature: absent where the request gives none."""
+        rows, completed = len(table[K]), dict(table)
+        for name, dtype in self.features.items():
+            column = self.columns.get(name, name)
+            if column in table:
+                continue
+            if name in self.lists:
+                completed[count_of(column)] = _same(0, "int64", rows)
+            values = 0 if name in self.lists else rows
+            completed[column] = _same(FILLER[dtype], TYPES[dtype], values)
+            completed[state_of(column)] = _same(ABSENT, "int8", rows)
+        return completed
+
+    def join(self, tables: Sequence[Table]) -> Table:
+        """The rows of several requests as one table."""
+        if len(tables) == 1:
+            return tables[0]
+        if any(table.keys() != tables[0].keys() for table in tables):
+            tables = [self.complete(table) for table in tables]
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """The columns of a feature that a request gives."""

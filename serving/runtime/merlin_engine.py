@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import faiss
 import tensorflow as tf
 
-from .contract import Table
-from .manifest import ENSEMBLE_FOLDER
+from .contract import Contract, Table
+from .manifest import ENSEMBLE_FOLDER, MODEL_FILE
 from .step import Counts
 
 
@@ -22,16 +23,18 @@ class MerlinEngine:
         from merlin.dag import postorder_iter_nodes
         from merlin.systems.dag import Ensemble
 
+        model = json.loads((version / MODEL_FILE).read_text())
+        self.contract = Contract(**model["contract"])
         folder = str(version / ENSEMBLE_FOLDER)
         self.ensemble = Ensemble.load(folder)
         for node in postorder_iter_nodes(self.ensemble.graph.output_node):
             node.op.load_artifacts(folder)
 
     def run(self, table: Table) -> Table:
-        """Answer a table of n requests, as `Plan.run` does."""
+        """Answer a table of n requests, as `CompiledEngine.run` does."""
         from merlin.table import TensorTable
 
-        return self.ensemble.transform(TensorTable(table)).to_dict()
+        return self.ensemble.transform(TensorTable(self.contract.complete(table))).to_dict()
 
     def counts(self) -> Counts:
         """Nothing: the stock executor does not count."""

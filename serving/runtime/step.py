@@ -1,9 +1,8 @@
-"""What the steps of a compiled plan have in common."""
+"""What the parts of the served graph have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from .contract import Table
 
@@ -15,8 +14,6 @@ STAGE_SECONDS = "twotower_stage_seconds_total"
 
 class Step:
     """Made once from a folder of arrays and an entry of plan.json, then run on every batch."""
-
-    counts: Counts = MappingProxyType({})
 
     def run(self, columns: Table) -> Table:
         """The step's output columns for its input columns, n rows each."""

@@ -1,4 +1,4 @@
-"""The operators of the served graph as they run in production: NumPy, ONNX Runtime and FAISS.
+"""The operators of the served graph as they run in production: NumPy and ONNX Runtime.
 
 Each step is made from its folder of arrays and its entry in plan.json, and maps columns to
 columns. `serving.operators` holds the reference of each and writes what is read here.
@@ -13,36 +13,37 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from .arrays import expand, find, load_column, ranges
+from .arrays import expand, load_column, ranges
 from .contract import ABSENT, FILLER, Table, count_of, row_of, state_of
-from .encode import EncodeFeatures
 from .step import Step
-from .top_k import FaissTopK
 
 PADDING = 0
 """Categorify's index of padding; it marks the end of a list for the towers."""
 VALUES_AT_ONCE = 1 << 16
 """List values that are embedded at a time: 32 MB at 128 dimensions."""
-KNOWN, UNKNOWN = (("twotower_users_total", "known", value) for value in ("true", "false"))
 
 
-class UserRows(Step):
+class UserRows:
     """Looks users up in the table of known users: once, for all that is stored by its rows."""
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
         self.user_id = entry["user_id"]
         self.user_ids = np.load(folder / "user_ids.npy")
-        self.counts = dict.fromkeys((KNOWN, UNKNOWN), 0)
+        # The last row is that of unknown users. Any id may stand there: its row is the right one.
+        self.id_of_row = np.append(self.user_ids, 0)
+        self.known = self.unknown = 0
 
-    def run(self, columns: Table) -> Table:
+    def rows(self, user_ids: np.ndarray) -> np.ndarray:
         """Rows int64 [n] of the user table; its number of rows for a user who is not in it."""
-        row, known = find(self.user_ids, columns[self.user_id])
-        count = np.count_nonzero(known)
-        self.counts[KNOWN] += count
-        if count < len(row):
-            self.counts[UNKNOWN] += len(row) - count
-            row[~known] = len(self.user_ids)
-        return {row_of(self.user_id): row}
+        rows = self.user_ids.searchsorted(user_ids)
+        found = self.id_of_row.take(rows)
+        if found.tolist() != user_ids.tolist():
+            rows[found != user_ids] = len(self.user_ids)
+            unknown = np.count_nonzero(rows == len(self.user_ids))
+            self.unknown += unknown
+            self.known -= unknown
+        self.known += len(rows)
+        return rows
 
 
 class UserFeatures(Step):
@@ -70,6 +71,9 @@ class UserFeatures(Step):
         row = columns[row_of(self.user_id)]
         completed = {self.user_id: columns[self.user_id]}
         for name in self.features:
+            if state_of(name) not in columns:
+                completed.update(self._of_rows(name, row))
+                continue
             absent = columns[state_of(name)] == ABSENT
             if name in self.lists:
                 completed[name], completed[count_of(name)] = self._lists(name, row, absent, columns)
@@ -78,6 +82,15 @@ class UserFeatures(Step):
             state = self.stored[state_of(name)][row]
             completed[state_of(name)] = np.where(absent, state, columns[state_of(name)])
         return completed
+
+    def _of_rows(self, name: str, row: np.ndarray) -> Table:
+        """The stored columns of a feature that no request gives."""
+        columns = {state_of(name): self.stored[state_of(name)][row]}
+        if name not in self.lists:
+            return {**columns, name: self.stored[name][row]}
+        stored, starts, stored_counts = self.lists[name]
+        counts = stored_counts[row]
+        return {**columns, name: stored[ranges(starts[row], counts)], count_of(name): counts}
 
     def _lists(
         self, name: str, row: np.ndarray, absent: np.ndarray, columns: Table
@@ -150,8 +163,3 @@ def padded_blocks(columns: Table, widths: Mapping[str, int | None]) -> Iterator[
             values = columns[name][end[0] - count[0] : end[-1]]
             block[name] = expand(values, count, width or max(1, int(count.max())), PADDING)
         yield block
-
-
-STEPS = {
-    step.__name__: step for step in (UserRows, UserFeatures, EncodeFeatures, QueryTower, FaissTopK)
-}

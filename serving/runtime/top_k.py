@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ import numpy as np
 import onnxruntime
 
 from ..index import ItemIndex, load_index
-from .arrays import find, ranges
-from .contract import FILTER_SEEN, SCORE, K, Table, count_of
-from .step import Step
+from .arrays import find
+from .contract import FILTER_SEEN, K, Table, count_of
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
 """A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows: fewer
@@ -25,7 +25,6 @@ VECTORS, ITEMS, SIZE = "vectors", "items", "k"
 POSITIONS, SCORES = "positions", "scores"
 """Names in the ONNX graph. HIDDEN_SCORES are positions in the flattened scores of all rows."""
 HIDDEN_SCORES = "hidden"
-HIDDEN = ("twotower_items_hidden_total", "", "")
 
 
 def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
@@ -43,7 +42,12 @@ def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class FaissTopK(Step):
+@lru_cache(maxsize=64)
+def _array(size: int) -> np.ndarray:
+    return np.array([size])
+
+
+class FaissTopK:
     """Scores all items of the Flat index, hides the seen ones, selects the best, ties by item id.
 
     Hiding takes one pass over the seen items. Selecting k plus the number of seen items, then
@@ -56,60 +60,72 @@ class FaissTopK(Step):
         self.session = _session(folder / entry["scoring"], self.index)
         self.threads, self.pool = threads, ThreadPoolExecutor(threads)
         self.at_once = max(MIN_ROWS, MAX_SCORES // len(self.index.item_ids))
-        self.seen, self.starts = np.load(folder / "seen.npy"), np.load(folder / "starts.npy")
-        self.row, self.vector, self.history = entry["row"], entry["vector"], entry["history"]
-        self.item_id = entry["item_id"]
-        self.counts = {HIDDEN: 0}
+        self.seen = np.load(folder / "seen.npy")
+        # Of a memoryview, a single number is read several times faster than of an array.
+        self.starts = memoryview(np.load(folder / "starts.npy"))
+        self.history, self.item_id = entry["history"], entry["item_id"]
+        self.items_hidden = 0
 
-    def run(self, columns: Table) -> Table:
-        """Item ids int64 [n, max k] and scores float32; short rows end in -1 and -inf."""
-        vectors, k = columns[self.vector], columns[K]
-        hidden, start, stop = self._hidden(columns)
-        self.counts[HIDDEN] += int((stop - start).sum())
-        sizes = set(k.tolist())
-        largest = max(sizes)
-        if len(sizes) == 1:
-            positions, scores = self._best(vectors, largest, hidden, start, stop)
+    def best(
+        self, vectors: np.ndarray, rows: np.ndarray, table: Table
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Item ids int64 [n, max k] and scores float32; short rows end in -1 and -inf.
+
+        Parameters
+        ----------
+        vectors : ndarray of float32, shape (n, D)
+            Query vectors.
+        rows : ndarray of int64, shape (n,)
+            Of the user table.
+        table : Table
+            What the request asks: `k`, `filter_seen`, and the history if it gives one.
+        """
+        k, hidden = table[K].tolist(), self._hidden(rows, table)
+        self.items_hidden += sum(map(len, hidden))
+        largest = max(k)
+        if min(k) == largest:
+            positions, scores = self._select(vectors, largest, hidden)
         else:  # by k, so that a small k is not as slow as a large one
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
-            for size in sizes:
-                rows = np.flatnonzero(k == size)
-                best = self._best(vectors[rows], size, hidden, start[rows], stop[rows])
-                positions[rows, :size], scores[rows, :size] = best
-        items = self.index.item_ids[positions]
+            for size in set(k):
+                own = np.flatnonzero(table[K] == size)
+                some = self._select(vectors[own], size, [hidden[row] for row in own])
+                positions[own, :size], scores[own, :size] = some
+        items = self.index.item_ids.take(positions)
         if -np.inf in scores[:, -1].tolist():
             items[np.isneginf(scores)] = -1
-        return {self.item_id: items, SCORE: scores}
+        return items, scores
 
-    def _hidden(self, columns: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions of seen items, and where those of each row [n] begin and end.
+    def _hidden(self, rows: np.ndarray, table: Table) -> list[np.ndarray]:
+        """The positions int32 of the items to hide, for each of the rows [n].
 
-        Seen items are the stored ones plus the request's history.
+        They are the stored ones plus the request's history.
         """
-        row, filtered = columns[self.row], columns[FILTER_SEEN]
-        start = self.starts[row]
-        stop = np.where(filtered, self.starts[row + 1], start)
-        if self.history is None or not columns[count_of(self.history)].any():
-            return self.seen, start, stop
-        count = len(self.index.item_ids)
-        told, known = find(self.index.item_ids, columns[self.history])
-        offsets = np.arange(len(row)) * count
-        of_told = np.repeat(offsets, columns[count_of(self.history)])
-        known &= np.repeat(filtered, columns[count_of(self.history)])
-        stored = np.repeat(offsets, stop - start) + self.seen[ranges(start, stop - start)]
-        both = np.unique(np.concatenate([stored, (of_told + told)[known]]))
-        ends = np.searchsorted(both, np.append(offsets, len(row) * count))
-        return (both % count).astype(self.seen.dtype), ends[:-1], ends[1:]
+        filtered, starts, seen = table[FILTER_SEEN].tolist(), self.starts, self.seen
+        hidden = [
+            seen[starts[row] : starts[row + hides]]
+            for row, hides in zip(rows.tolist(), filtered, strict=True)
+        ]
+        if self.history not in table:
+            return hidden
+        position, known = find(self.index.item_ids, table[self.history])
+        last = 0
+        for row, count in enumerate(table[count_of(self.history)].tolist()):
+            first, last = last, last + count
+            if count and filtered[row]:
+                told = position[first:last][known[first:last]].astype(seen.dtype)
+                hidden[row] = np.union1d(hidden[row], told)
+        return hidden
 
-    def _best(self, vectors, k, hidden, start, stop) -> Sequence[np.ndarray]:
+    def _select(
+        self, vectors: np.ndarray, k: int, hidden: Sequence[np.ndarray]
+    ) -> Sequence[np.ndarray]:
         """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
-        size, shares = (
-            min(k, len(self.index.item_ids)),
-            min(self.threads, len(vectors) // MIN_SHARE),
-        )
-        if k == size and len(vectors) <= self.at_once and shares < 2:
-            return self._block(vectors, size, hidden, start, stop)
+        size = min(k, len(self.index.item_ids))
+        shares = max(1, min(self.threads, len(vectors) // MIN_SHARE))
+        if k == size and len(vectors) <= self.at_once and shares == 1:
+            return self._block(vectors, size, hidden)
         positions = np.full((len(vectors), k), -1, np.int64)
         scores = np.full(positions.shape, -np.inf, np.float32)
 
@@ -117,10 +133,10 @@ class FaissTopK(Step):
             # Block by block: ONNX Runtime keeps as much memory as all its answers take together.
             for begin in range(first, last, self.at_once):
                 rows = slice(begin, min(begin + self.at_once, last))
-                best = self._block(vectors[rows], size, hidden, start[rows], stop[rows])
+                best = self._block(vectors[rows], size, hidden[rows])
                 positions[rows, :size], scores[rows, :size] = best
 
-        ends = [len(vectors) * part // max(1, shares) for part in range(max(1, shares) + 1)]
+        ends = [len(vectors) * part // shares for part in range(shares + 1)]
         (mine, *others) = pairwise(ends)
         waiting = [self.pool.submit(fill, first, last) for first, last in others]
         fill(mine[0], mine[1])
@@ -128,16 +144,14 @@ class FaissTopK(Step):
             other.result()
         return positions, scores
 
-    def _block(self, vectors, size, hidden, start, stop) -> Sequence[np.ndarray]:
-        """What `_best` answers of so few rows that their scores are in memory together."""
-        flat = self._flat(hidden, start, stop)
-        asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: np.array([size])}
+    def _block(
+        self, vectors: np.ndarray, size: int, hidden: Sequence[np.ndarray]
+    ) -> Sequence[np.ndarray]:
+        """What `_select` answers of so few rows that their scores are in memory together."""
+        flat = hidden[0]
+        if len(hidden) > 1:
+            count, counts = len(self.index.item_ids), [len(row) for row in hidden]
+            offsets = np.arange(0, len(hidden) * count, count, dtype=flat.dtype)
+            flat = np.repeat(offsets, counts) + np.concatenate(hidden)
+        asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: _array(size)}
         return self.session.run((POSITIONS, SCORES), asked)
-
-    def _flat(self, hidden, start, stop) -> np.ndarray:
-        """The positions of the hidden items in the flattened scores [n, items]."""
-        rows = [hidden[a:b] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
-        if len(rows) == 1:
-            return rows[0]
-        offsets = np.arange(len(rows), dtype=hidden.dtype) * len(self.index.item_ids)
-        return np.repeat(offsets, stop - start) + np.concatenate(rows)

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections import Counter
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .manifest import MANIFEST_FILE, MODEL_FILE
 from .step import STAGE_SECONDS, Counts
 from .telemetry import Metrics, log
 
-ENGINES = {"compiled": ".plan", "merlin": ".merlin_engine"}
+ENGINES = {"compiled": ".compiled_engine", "merlin": ".merlin_engine"}
 WARM_UP_ROWS = (1, 64)
 LONGEST_MESSAGE = 500
 REQUESTS = "twotower_requests_total"
@@ -42,7 +42,8 @@ class TritonPythonModel:
         for rows in WARM_UP_ROWS:
             ids = np.zeros((rows, 1), np.int64)
             self.engine.run(self.contract.read({self.contract.user_id: ids}, {}))
-        self.tally: Counter[tuple[str, str, str]] = Counter()
+        self.outcomes = dict.fromkeys(("answered", "refused", "failed"), 0)
+        self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
         towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
         self.metrics = Metrics(version.name, {"towers": towers}, self._counts)
         gc.freeze()  # what was loaded stays: no use in looking through it again and again
@@ -58,7 +59,6 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; a wrong one fails alone."""
         started = time.perf_counter()
-        tally = self.tally
         responses: list[Any] = [None] * len(requests)
         tables = {}
         for position, request in enumerate(requests):
@@ -66,20 +66,21 @@ class TritonPythonModel:
                 tables[position] = self._read(request)
             except RequestError as error:
                 responses[position] = _error(str(error), "INVALID_ARG")
-                tally[REQUESTS, "outcome", "refused"] += 1
+                self.outcomes["refused"] += 1
             except Exception:
                 responses[position] = self._failed(request)
-        tally[STAGE_SECONDS, "stage", "read"] += time.perf_counter() - started
+        self.seconds["read"] += time.perf_counter() - started
         answers = self._answer([requests[position] for position in tables], list(tables.values()))
         for position, response in zip(tables, answers, strict=True):
             responses[position] = response
-        tally["twotower_batches_total", "", ""] += 1
+        self.batches += 1
         return responses
 
     def _read(self, request: Any) -> Table:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
-            parameters = json.loads(request.parameters() or "{}")
+            text = request.parameters()
+            parameters = json.loads(text) if text and text != "{}" else {}
         except UnicodeDecodeError as error:
             raise RequestError(f"the parameters are not UTF-8 ({error})") from error
         return self.contract.read(inputs, parameters)
@@ -89,37 +90,52 @@ class TritonPythonModel:
         if not tables:
             return []
         try:
-            columns = tables[0]
-            if len(tables) > 1:
-                columns = {name: np.concatenate([t[name] for t in tables]) for name in columns}
-            together = self.engine.run(columns)
+            together = self.engine.run(self.contract.join(tables))
         except Exception:
             if len(tables) == 1:
                 return [self._failed(requests[0])]
             alone = zip(requests, tables, strict=True)
             return [self._answer([request], [table])[0] for request, table in alone]
-        started, first, responses = time.perf_counter(), 0, []
-        for table in tables:
-            last, k = first + len(table[K]), table[K][0]
-            # Triton sends what lies in memory one after the other.
-            parts = ((n, np.ascontiguousarray(c[first:last, :k])) for n, c in together.items())
-            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(*part) for part in parts]))
-            first = last
-        self.tally[REQUESTS, "outcome", "answered"] += len(tables)
-        self.tally[STAGE_SECONDS, "stage", "split"] += time.perf_counter() - started
+        started = time.perf_counter()
+        responses = [_response(answer) for answer in _split(together, tables)]
+        self.outcomes["answered"] += len(tables)
+        self.seconds["split"] += time.perf_counter() - started
         return responses
 
     def _failed(self, request: Any) -> Any:
         """The answer when the fault is ours; the cause goes to the log under the request's id."""
         number = request.request_id() or secrets.token_hex(4)
         log("failed", logging.ERROR, request_id=number, error=traceback.format_exc())
-        self.tally[REQUESTS, "outcome", "failed"] += 1
+        self.outcomes["failed"] += 1
         return _error(
             f"internal error (request id '{number}'); the server's log has it", "INTERNAL"
         )
 
     def _counts(self) -> Counts:
-        return {**self.engine.counts(), **self.tally}
+        return {
+            **self.engine.counts(),
+            **{(REQUESTS, "outcome", name): count for name, count in self.outcomes.items()},
+            **{(STAGE_SECONDS, "stage", name): spent for name, spent in self.seconds.items()},
+            ("twotower_batches_total", "", ""): self.batches,
+        }
+
+
+def _split(together: Table, tables: list[Table]) -> Iterator[Table]:
+    """The answer to each of the tables that were answered together."""
+    if len(tables) == 1:
+        yield together
+        return
+    first = 0
+    for table in tables:
+        last, k = first + len(table[K]), table[K][0]
+        # Triton sends what lies in memory one after the other.
+        yield {n: np.ascontiguousarray(c[first:last, :k]) for n, c in together.items()}
+        first = last
+
+
+def _response(answer: Table) -> Any:
+    tensors = [pb_utils.Tensor(name, column) for name, column in answer.items()]
+    return pb_utils.InferenceResponse(tensors)
 
 
 def _error(message: str, code: str) -> Any:

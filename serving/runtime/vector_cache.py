@@ -10,8 +10,6 @@ from .contract import ABSENT, Table, state_of
 
 MAX_USERS = 1 << 14
 """Largest number of cached users: 4 MB at 64 dimensions. The oldest entry is replaced first."""
-CACHED = ("twotower_users_cached_total", "", "")
-ABSENT_BYTE = bytes([ABSENT])
 NOWHERE = -1
 
 
@@ -34,19 +32,18 @@ class VectorCache:
         self.rows = np.full(min(MAX_USERS, users), users)  # by slot: whose vector lies there
         self.vectors: np.ndarray | None = None
         self.next = 0
-        self.counts = {CACHED: 0}
+        self.users_found = 0
 
     def get(self, table: Table, rows: np.ndarray) -> np.ndarray | None:
         """Vectors float32 [n, D] of the users in rows int64 [n] if all are kept, else None."""
         for state in self.states:
-            # For one user this takes a tenth of the time of NumPy's comparison.
-            if table[state].tobytes().strip(ABSENT_BYTE):
+            if state in table:
                 return None
-        slots = self.slots[rows]
+        slots = self.slots.take(rows)
         if NOWHERE in slots.tolist():
             return None
-        self.counts[CACHED] += len(rows)
-        return self.vectors[slots]
+        self.users_found += len(rows)
+        return self.vectors.take(slots, axis=0)
 
     def put(self, table: Table, rows: np.ndarray, vectors: np.ndarray) -> None:
         """Keep the vectors [n, D] of the rows that are known users as the user table has them."""
@@ -54,7 +51,8 @@ class VectorCache:
             self.vectors = np.full((len(self.rows), vectors.shape[1]), 0, np.float32)
         keep = (rows < self.users) & (self.slots[rows] == NOWHERE)
         for state in self.states:
-            keep &= table[state] == ABSENT
+            if state in table:
+                keep &= table[state] == ABSENT
         fresh, position = np.unique(rows[keep], return_index=True)
         fresh, position = fresh[: len(self.rows)], position[: len(self.rows)]
         slots = (self.next + np.arange(len(fresh))) % len(self.rows)

@@ -14,9 +14,9 @@ from pipelines.ingest import ingest
 from pipelines.preprocess import load_tables, preprocess
 from pipelines.run import Run
 from pipelines.train import train
+from serving.runtime.compiled_engine import CompiledEngine
 from serving.runtime.contract import Contract
 from serving.runtime.manifest import MODEL_FILE
-from serving.runtime.plan import Plan
 from workflows.names import internal_name
 
 USER_NAMES = [
@@ -87,7 +87,7 @@ def test_requests_name_features_as_the_data_does(run, tables):
 
     version = run.path / "triton" / "retrieval" / "1"
     model = json.loads((version / MODEL_FILE).read_text())
-    contract, plan = Contract(**model["contract"]), Plan(version)
+    contract, engine = Contract(**model["contract"]), CompiledEngine(version)
     names = [*USER_NAMES, NUMBER + "user", LIST + "user"]
     assert set(contract.features) == set(names)
 
@@ -97,7 +97,7 @@ def test_requests_name_features_as_the_data_does(run, tables):
     inputs[NUMBER + "user"] = np.array([[row[NUMBER + "user"]]])
     inputs[LIST + "user"] = np.array([[value.encode() for value in row[LIST + "user"]]], object)
     inputs["user_id"] = np.array([[asked]])
-    answer = plan.run(contract.read(inputs, {"k": ITEMS, "filter_seen": False}))
+    answer = engine.run(contract.read(inputs, {"k": ITEMS, "filter_seen": False}))
 
     users, items = load_tables(run)
     features = {name: column[[as_if]] for name, column in users.items()}

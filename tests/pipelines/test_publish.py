@@ -147,7 +147,7 @@ def test_a_server_that_cannot_load_says_what_to_do(run, monkeypatch, capsys):
 def test_a_damaged_version_is_named_and_the_one_before_served(run, capsys):
     export(run)
     publish(run)
-    index = run.path / "triton" / "retrieval" / "2" / "4_FaissTopK" / "index.faiss"
+    index = run.path / "triton" / "retrieval" / "2" / "FaissTopK" / "index.faiss"
     index.write_bytes(index.read_bytes()[:-1])
     capsys.readouterr()
     with serving(run) as addresses:

@@ -32,7 +32,7 @@ def request_table(
     filter_seen: bool = True,
     features: Mapping[str, Sequence] | None = None,
 ) -> Table:
-    """The table that a request of these users becomes."""
+    """The table that a request of these users becomes, with the columns of all features."""
     from serving.ensemble import contract
 
     reads = contract(ensemble, k, k)
@@ -46,7 +46,7 @@ def request_table(
             flat, filler = [value.encode() for value in flat], filler.encode()
         flat = np.array(flat, NUMPY_DTYPES.get(dtype))
         inputs[name] = expand(flat, counts, max([1, *counts]), filler)
-    return reads.read(inputs, {K: k, FILTER_SEEN: filter_seen})
+    return reads.complete(reads.read(inputs, {K: k, FILTER_SEEN: filter_seen}))
 
 
 def answer(ensemble: Any, table: Table) -> Table:

@@ -32,6 +32,8 @@ def test_a_request_becomes_a_table():
         "income": np.array([[1.5], [np.nan]]),
     }
     table = CONTRACT.read(inputs, {"k": 9, "filter_seen": False})
+    assert not {"age", "age__state"} & table.keys()  # which the request does not give
+    table = CONTRACT.complete(table)
     assert table["user_id"].tolist() == [3, 4]
     assert table["city"].tolist() == ["Zürich", ""]
     assert table["city__state"].tolist() == [VALUE, VALUE]
@@ -60,12 +62,30 @@ def test_lists_are_read_as_their_values_and_their_counts():
     counts = [table[f"{name}__count"].tolist() for name in LISTS.lists]
     assert counts == [[4, 0], [1, 2], [0, 1]]
     assert table["tags__state"].tolist() == [VALUE, VALUE]
-    plain = LISTS.read({"user_id": IDS}, {})
+    assert LISTS.read({"user_id": IDS}, {}).keys() == {"user_id", "k", "filter_seen"}
+    plain = LISTS.complete(LISTS.read({"user_id": IDS}, {}))
     assert plain["tags__state"].tolist() == [ABSENT, ABSENT]
     assert plain["tags__count"].tolist() == [0, 0]
     for name, column in table.items():  # requests of a batch are concatenated
         assert plain[name].dtype == column.dtype, name
         assert len(plain[name]) in (2, 0 if name in LISTS.lists else 2), name
+
+
+def test_requests_that_give_different_features_are_joined():
+    some = LISTS.read({"user_id": IDS, "tags": texts(["a", "b"], [NONE, NONE])}, {"k": 2})
+    none = LISTS.read({"user_id": IDS[:1] + 4}, {"filter_seen": False})
+    spent = LISTS.read({"user_id": IDS[:1], "spend": np.array([[2.5]])}, {})
+    table = LISTS.join([some, none, spent])
+    assert table["user_id"].tolist() == [3, 4, 7, 3]
+    assert table["k"].tolist() == [2, 2, 5, 5]
+    assert table["filter_seen"].tolist() == [True, True, False, True]
+    assert table["tags"].tolist() == ["a", "b"]
+    assert table["tags__count"].tolist() == [2, 0, 0, 0]
+    assert table["tags__state"].tolist() == [VALUE, VALUE, ABSENT, ABSENT]
+    assert table["spend"].tolist() == [0, 0, 0, 2.5]
+    assert table["spend__state"].tolist() == [ABSENT, ABSENT, ABSENT, VALUE]
+    assert LISTS.join([none]) is none
+    assert LISTS.join([none, none]).keys() == {"user_id", "k", "filter_seen"}
 
 
 def test_a_null_can_be_asked_in_every_type():
@@ -80,7 +100,7 @@ def test_a_null_can_be_asked_in_every_type():
     assert table["city"].tolist() == ["", "Oslo"]
     assert table["age"].tolist() == [0, -1]
     assert table["income"].tolist() == [0.0, 1.5]
-    for name, column in CONTRACT.read({"user_id": IDS}, {}).items():
+    for name, column in CONTRACT.complete(CONTRACT.read({"user_id": IDS}, {})).items():
         assert table[name].dtype == column.dtype, name
     least = CONTRACT.read({"user_id": np.array([[LEAST]])}, {})
     assert least["user_id"].tolist() == [LEAST]  # an id is an id

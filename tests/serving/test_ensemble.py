@@ -54,12 +54,12 @@ def parts(tmp_path_factory):
 
 def test_users_known_by_their_id_alone(parts, tmp_path):
     from serving.ensemble import build_ensemble, compile_ensemble
-    from serving.runtime.plan import Plan
+    from serving.runtime.compiled_engine import CompiledEngine
 
     ensemble = build_ensemble(**parts)
     compile_ensemble(ensemble, tmp_path)
     table = request_table(ensemble, [70, 5, 900, 1], k=2)
-    for result in (Plan(tmp_path).run(table), answer(ensemble, table)):
+    for result in (CompiledEngine(tmp_path).run(table), answer(ensemble, table)):
         # Equal scores by id; users 70 and 5 have seen films 11 and 22; user 1 is unknown.
         assert result["film"].tolist() == [[22, 33], [11, 33], [11, 22], [11, 22]]
         assert result["score"].tolist() == [[0, 0], [0, 0], [2, 1], [1, 1]]

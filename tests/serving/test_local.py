@@ -33,19 +33,19 @@ def test_it_answers_as_the_towers_do(world, repositories, runtime, assert_same):
 
 def test_a_version_that_cannot_run_is_named(copy, vouch):
     folder = copy / "retrieval" / "1"
-    (folder / "serving" / "runtime" / "plan.py").write_text("import nowhere\n")
-    with pytest.raises(ServingError, match=r"plan\.py: not the file the manifest vouches for"):
+    (folder / "serving" / "runtime" / "compiled_engine.py").write_text("import nowhere\n")
+    with pytest.raises(ServingError, match=r"engine\.py: not the file the manifest vouches for"):
         LocalVersion(folder)
     vouch(folder)
     with pytest.raises(ServingError, match=f"{folder}: cannot run in this process: No module"):
         LocalVersion(folder)
 
 
-def test_a_merlin_version_that_cannot_run_needs_its_package(repositories, tmp_path, vouch):
+def test_a_version_that_another_release_exported_is_to_be_exported_again(repositories, tmp_path, vouch):
     folder = shutil.copytree(repositories["merlin"] / "retrieval" / "1", tmp_path / "1")
     pickle = next(folder.rglob("ensemble.pkl"))
     pickle.write_bytes(b"cserving.operators\nRenamedSince\n.")  # as an older package named it
     vouch(folder)
-    message = "RenamedSince.*; a version of runtime merlin needs the package that exported it"
+    message = "RenamedSince.*; if another release .* exported it, export and publish it again"
     with pytest.raises(ServingError, match=message):
         LocalVersion(folder)

@@ -13,17 +13,13 @@ from tests.serving.conftest import answer, request_table
 
 
 @pytest.fixture(scope="module")
-def plan(world, tmp_path_factory):
+def engine(world, tmp_path_factory):
     from serving.ensemble import compile_ensemble
-    from serving.runtime.plan import Plan
+    from serving.runtime.compiled_engine import CompiledEngine
 
-    folder = tmp_path_factory.mktemp("plan")
+    folder = tmp_path_factory.mktemp("engine")
     compile_ensemble(world.ensemble, folder)
-    return Plan(folder)
-
-
-def step(plan, name):
-    return next(step for entry, step in plan.steps if entry["op"] == name)
+    return CompiledEngine(folder)
 
 
 NAN = np.nan
@@ -56,7 +52,7 @@ def dirty_rows(world, count: int) -> pd.DataFrame:
     return known
 
 
-def test_encoding_equals_nvtabular(world, plan):
+def test_encoding_equals_nvtabular(world, engine):
     from serving.operators import UserFeatures
 
     rows = pd.concat([world.users, dirty_rows(world, 10_000)], ignore_index=True)
@@ -65,7 +61,7 @@ def test_encoding_equals_nvtabular(world, plan):
     stored = UserFeatures(rows.assign(user_id=range(len(rows))), "user_id", [*DIRTY], world.lists)
     for feature in stored.stored.values():
         columns.update(feature)
-    encoded = step(plan, "EncodeFeatures").run(columns)
+    encoded = engine.encoding.run(columns)
     encoded |= {name: dense(encoded, name, length) for name, length in world.lists.items()}
     expected = world.arrays(world.encode(rows))
     for name in world.users:
@@ -85,7 +81,7 @@ def dense(columns, name, length):
     return expand(columns[name], columns[count_of(name)], length, 0)
 
 
-def test_tower_equals_tensorflow(world, plan):
+def test_tower_equals_tensorflow(world, engine):
     rows = dirty_rows(world, 500)
     # Beyond what requests may hold, the square of a vector overflows in both.
     codes = world.encode(rows.assign(spend=rows["spend"].clip(-1e9, 1e9)))
@@ -95,7 +91,7 @@ def test_tower_equals_tensorflow(world, plan):
             columns[count_of(name)] = (values != 0).sum(axis=1)
             values = values[values != 0]
         columns[name] = values.ravel().astype(np.float32 if name == "spend" else np.int64)
-    vectors = step(plan, "QueryTower").run(columns)["query_vector"]
+    vectors = engine.tower.run(columns)["query_vector"]
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, world.tower(codes), atol=1e-5)
 
@@ -109,7 +105,7 @@ def test_an_inexact_onnx_is_refused(world, tmp_path, monkeypatch):
         tower.compile(tmp_path, world.workflow.output_schema)
 
 
-def test_users_complete_what_the_request_leaves_out(world, plan):
+def test_users_complete_what_the_request_leaves_out(world, engine):
     from serving.runtime.contract import ABSENT, NULL, VALUE
 
     user = world.users.dropna().iloc[0]
@@ -117,8 +113,8 @@ def test_users_complete_what_the_request_leaves_out(world, plan):
     table = request_table(
         world.ensemble, [user["user_id"], nobody, world.unknown_user], features={"age": [5, 6, 7]}
     )
-    table |= step(plan, "UserRows").run(table)
-    completed = step(plan, "UserFeatures").run(table)
+    table[row_of("user_id")] = engine.users.rows(table["user_id"])
+    completed = engine.features.run(table)
     assert completed["age"].tolist() == [5, 6, 7]
     assert completed["city"][0] == user["city"]
     assert completed["city__state"].tolist() == [VALUE, NULL, ABSENT]
@@ -161,18 +157,16 @@ def test_the_first_values_of_a_users_list_are_kept(tmp_path):
     entry = operator.compile(tmp_path, None)
     reads = Contract("user", "item", operator.features, 1, 1, operator.lists)
     table = reads.read({"user": np.array([[4], [1], [3], [2], [404]])}, {})
-    table[row_of("user")] = np.array([3, 0, 2, 1, 4])
     users = steps.UserFeatures(tmp_path, entry, threads=1)
-    completed = users.run(table)
+    completed = users.run({**table, row_of("user"): np.array([3, 0, 2, 1, 4])})
     assert completed["tags__count"].tolist() == [3, 0, 2, 0, 0]
     assert completed["tags"].tolist() == ["a", "b", "a", "x", "\uffff"]
     given = {"user": np.array([[4]]), "tags": np.array([[b"z", "\uffff".encode()]], object)}
     completed = users.run({**reads.read(given, {}), row_of("user"): np.array([3])})
     assert completed["tags"].tolist() == ["z"]
     assert completed["tags__count"].tolist() == [1]
-    given = {**reads.read(given, {}), row_of("user"): np.array([0])}
-    both = {name: np.concatenate([given[name], table[name]]) for name in table}
-    completed = users.run(both)
+    both = reads.join([reads.read(given, {}), table])
+    completed = users.run({**both, row_of("user"): np.array([0, 3, 0, 2, 1, 4])})
     assert completed["tags"].tolist() == ["z", "a", "b", "a", "x", "\uffff"]
     assert completed["tags__count"].tolist() == [1, 3, 0, 2, 0, 0]
 
@@ -193,19 +187,19 @@ def test_a_tower_reads_lists_as_wide_as_a_block_of_rows_needs(monkeypatch):
     assert [block["tags"].shape for block in blocks] == [(1, 6)] * 3
 
 
-def test_blocks_of_rows_answer_as_all_rows_at_once(world, plan, monkeypatch, assert_same):
+def test_blocks_of_rows_answer_as_all_rows_at_once(world, engine, monkeypatch, assert_same):
     from serving.runtime import steps
 
     liked = [[*range(1, 1 + 3 * n, 3)] for n in range(40)]
     users = world.users["user_id"].iloc[:40].tolist()
     table = request_table(world.ensemble, users, features={"liked": liked})
-    expected = plan.run(table)
+    expected = engine.run(table)
     monkeypatch.setattr(steps, "VALUES_AT_ONCE", 12)
-    for got in (plan.run(table), answer(world.ensemble, table)):
+    for got in (engine.run(table), answer(world.ensemble, table)):
         assert_same(tuple(got.values()), tuple(expected.values()))
 
 
-def test_plan_equals_the_stock_executor(world, plan, assert_same):
+def test_the_compiled_engine_equals_the_stock_executor(world, engine, assert_same):
     users = [*world.users["user_id"], world.unknown_user, -(2**63)]
     cases = [
         {},
@@ -219,19 +213,34 @@ def test_plan_equals_the_stock_executor(world, plan, assert_same):
     ]
     for case in cases:
         table = request_table(world.ensemble, users, **case)
-        expected, got = answer(world.ensemble, table), plan.run(table)
+        expected, got = answer(world.ensemble, table), engine.run(table)
         assert_same(tuple(got.values()), tuple(expected.values()))
         assert [column.dtype for column in got.values()] == [np.int64, np.float32]
 
 
-def test_rows_of_one_table_may_ask_for_different_things(world, plan):
+def test_features_that_no_row_gives_may_be_left_out(world, engine, assert_same):
+    from serving.ensemble import contract
+
+    reads = contract(world.ensemble, 10, 10)
+    users = [*world.users["user_id"], world.unknown_user]
+    table = reads.read({"user_id": np.array(users)[:, None]}, {})
+    assert table.keys() == {"user_id", "k", "filter_seen"}
+    expected = answer(world.ensemble, reads.complete(table))
+    for asked in (table, table, reads.complete(table)):  # the second time from kept vectors
+        assert_same(tuple(engine.run(asked).values()), tuple(expected.values()))
+    given = reads.read({"user_id": np.array(users)[:, None], "age": np.full((121, 1), 7)}, {})
+    expected = answer(world.ensemble, reads.complete(given))
+    assert_same(tuple(engine.run(given).values()), tuple(expected.values()))
+
+
+def test_rows_of_one_table_may_ask_for_different_things(world, engine):
     users = world.users["user_id"].iloc[:6].tolist()
     asked = [(1, True), (300, False), (7, True), (300, True), (2, False), (10, True)]
     table = request_table(world.ensemble, users)
     table["k"], table["filter_seen"] = map(np.array, zip(*asked, strict=True))
-    together = plan.run(table)
+    together = engine.run(table)
     for row, (user, (k, filter_seen)) in enumerate(zip(users, asked, strict=True)):
-        alone = plan.run(request_table(world.ensemble, [user], k, filter_seen))
+        alone = engine.run(request_table(world.ensemble, [user], k, filter_seen))
         np.testing.assert_array_equal(together["item_id"][row, :k], alone["item_id"][0])
         assert (together["item_id"][row, k:] == -1).all()
 
@@ -239,25 +248,22 @@ def test_rows_of_one_table_may_ask_for_different_things(world, plan):
 def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
     from serving.index import build_index
     from serving.operators import FaissTopK
-    from serving.runtime import steps
     from serving.runtime.seen import SeenItems
+    from serving.runtime.top_k import FaissTopK as Compiled
 
     ids = np.array([9, 4, 7, 1, 3, 8])
     build_index(ids, np.ones((6, 2), np.float32), tmp_path / "index", "ab")
     names = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
-    (tmp_path / "plan").mkdir()
+    (tmp_path / "compiled").mkdir()
     seen = SeenItems.from_pairs([5, 5], [3, 8]).of(np.array([5, 6]))
     operator = FaissTopK(tmp_path / "index", seen, history=None, **names)
-    entry = operator.compile(tmp_path / "plan", None)
-    answer = steps.FaissTopK(tmp_path / "plan", entry, threads=1).run(
-        {
-            "row": np.array([0, 1]),
-            "vector": np.ones((2, 2), np.float32),
-            "k": np.array([3, 6]),
-            "filter_seen": np.array([True, True]),
-        }
+    entry = operator.compile(tmp_path / "compiled", None)
+    items, _ = Compiled(tmp_path / "compiled", entry, threads=1).best(
+        np.ones((2, 2), np.float32),
+        np.array([0, 1]),
+        {"k": np.array([3, 6]), "filter_seen": np.array([True, True])},
     )
-    assert answer["item"].tolist() == [[1, 4, 7, -1, -1, -1], [1, 3, 4, 7, 8, 9]]
+    assert items.tolist() == [[1, 4, 7, -1, -1, -1], [1, 3, 4, 7, 8, 9]]
 
 
 @pytest.mark.parametrize(

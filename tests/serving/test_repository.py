@@ -43,7 +43,7 @@ sys.modules.update(dict.fromkeys(["tensorflow", "merlin", "nvtabular", "pandas"]
 sys.path.insert(0, {str(version)!r})
 from pathlib import Path
 from serving.runtime.contract import Contract
-from serving.runtime.plan import load
+from serving.runtime.compiled_engine import load
 import numpy as np, serving
 assert serving.__file__.startswith({str(version)!r}), serving.__file__
 model = json.loads(Path({str(version / "model.json")!r}).read_text())
@@ -84,7 +84,7 @@ def test_the_config_says_how_long_to_wait_for_which_batches(world, export, tmp_p
 
 
 @pytest.mark.parametrize(
-    "name", ["4_FaissTopK/index.faiss", "3_QueryTower/query_tower.onnx", "plan.json"]
+    "name", ["FaissTopK/index.faiss", "QueryTower/query_tower.onnx", "plan.json"]
 )
 def test_a_file_that_changed_is_refused_by_name(name, copy):
     path = copy / "retrieval" / "1" / name
@@ -96,7 +96,7 @@ def test_a_file_that_changed_is_refused_by_name(name, copy):
 
 
 def test_a_corrupted_version_is_not_served(copy, tmp_path):
-    ensemble = copy / "retrieval" / "1" / "2_EncodeFeatures" / "vocabulary_0.npy"
+    ensemble = copy / "retrieval" / "1" / "EncodeFeatures" / "vocabulary_0.npy"
     ensemble.write_bytes(ensemble.read_bytes()[:-1])
     with pytest.raises(ServingError, match=r"vocabulary_0\.npy: not the file the manifest"):
         TritonServer(copy, log=tmp_path / "log").start()

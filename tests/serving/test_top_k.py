@@ -15,10 +15,10 @@ NAMES = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "
 
 def make_step(folder, item_ids, vectors, seen, threads=1, history=None):
     build_index(item_ids, vectors, folder / "index", "ab")
-    (folder / "plan").mkdir()
+    (folder / "compiled").mkdir()
     operator = FaissTopK(folder / "index", seen, history=history, **NAMES)
-    entry = operator.compile(folder / "plan", None)
-    return top_k.FaissTopK(folder / "plan", entry, threads)
+    entry = operator.compile(folder / "compiled", None)
+    return top_k.FaissTopK(folder / "compiled", entry, threads)
 
 
 def full_sort(item_ids, scores, seen, k):
@@ -54,44 +54,42 @@ def test_equals_a_full_sort_ties_by_id(at_once, threads, catalogue, tmp_path, mo
     draw = np.random.default_rng(4)
     k, hide = draw.choice([1, 10, 33, 600], 80), draw.random(80) < 0.8
     for ks in (k, np.full(80, 20)):
-        answer = step.run({"row": users, "vector": queries, "k": ks, "filter_seen": hide})
-        assert answer["item"].shape == (80, ks.max())
+        items, best = step.best(queries, users, {"k": ks, "filter_seen": hide})
+        assert items.shape == (80, ks.max())
         for row in users:
             hidden = pairs[pairs[:, 0] == row, 1] if hide[row] else []
             scores = vectors @ queries[row]
             expected = full_sort(item_ids, scores, hidden, ks[row])
-            np.testing.assert_array_equal(answer["item"][row, : ks[row]], expected)
-            assert (answer["item"][row, ks[row] :] == -1).all()
+            np.testing.assert_array_equal(items[row, : ks[row]], expected)
+            assert (items[row, ks[row] :] == -1).all()
             own = dict(zip(item_ids.tolist(), scores.tolist(), strict=True)) | {-1: -np.inf}
-            assert answer["score"][row].tolist() == [own[i] for i in answer["item"][row].tolist()]
+            assert best[row].tolist() == [own[item] for item in items[row].tolist()]
 
 
 def test_counts_what_it_hides(catalogue, tmp_path):
     item_ids, vectors, users, pairs, queries = catalogue
     step = make_step(tmp_path, item_ids, vectors, SeenItems.from_pairs(*pairs.T).of(users))
-    answer = {"row": users, "vector": queries, "k": np.full(80, 5)}
-    step.run({**answer, "filter_seen": users < 3})
-    expected = len(np.unique(pairs[pairs[:, 0] < 3], axis=0))
-    assert step.counts == {("twotower_items_hidden_total", "", ""): expected}
+    step.best(queries, users, {"k": np.full(80, 5), "filter_seen": users < 3})
+    assert step.items_hidden == len(np.unique(pairs[pairs[:, 0] < 3], axis=0))
 
 
 def test_items_of_a_requests_history_are_hidden_beside_the_seen_ones(tmp_path):
     seen = SeenItems.from_pairs([1, 1], [10, 30]).of(np.array([1]))
     item_ids, vectors = np.array([10, 20, 30, 40]), np.array([[1], [2], [3], [4]], np.float32)
     step = make_step(tmp_path, item_ids, vectors, seen, history="told")
-    columns = {
-        "row": np.array([0, 1, 0, 1, 0]),  # the second one: a user whom the table lacks
-        "vector": np.ones((5, 1), np.float32),
+    rows = np.array([0, 1, 0, 1, 0])  # the second one: a user whom the table lacks
+    table = {
         "k": np.full(5, 4),
         "filter_seen": np.array([True, True, False, True, True]),
         "told": np.array([40, 10, 99, 20, 40, 20, 40, 40]),
         "told__count": np.array([2, 2, 3, 0, 1]),
     }
-    assert step.run(columns)["item"].tolist() == [
+    items, _ = step.best(np.ones((5, 1), np.float32), rows, table)
+    assert items.tolist() == [
         [20, -1, -1, -1],
         [40, 30, 10, -1],
         [40, 30, 20, 10],
         [40, 30, 20, 10],
         [20, -1, -1, -1],
     ]
-    assert step.counts == {("twotower_items_hidden_total", "", ""): 3 + 1 + 0 + 0 + 3}
+    assert step.items_hidden == 3 + 1 + 0 + 0 + 3

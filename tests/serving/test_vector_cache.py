@@ -14,7 +14,9 @@ STRANGER = USERS  # the row behind the last
 
 
 def table(*rows: int, states: int | list[int] = ABSENT) -> dict[str, np.ndarray]:
-    return {"age__state": np.full(len(rows), states, np.int8)}
+    """With the feature's column only where a row gives it, as requests are read."""
+    given = np.full(len(rows), states, np.int8)
+    return {"age__state": given} if (given != ABSENT).any() else {}
 
 
 def vectors(*rows: int) -> np.ndarray:
