@@ -41,7 +41,7 @@ def test_a_version_that_cannot_run_is_named(copy, vouch):
         LocalVersion(folder)
 
 
-def test_a_version_that_another_release_exported_is_to_be_exported_again(repositories, tmp_path, vouch):
+def test_a_version_of_another_release_is_to_be_exported_again(repositories, tmp_path, vouch):
     folder = shutil.copytree(repositories["merlin"] / "retrieval" / "1", tmp_path / "1")
     pickle = next(folder.rglob("ensemble.pkl"))
     pickle.write_bytes(b"cserving.operators\nRenamedSince\n.")  # as an older package named it
