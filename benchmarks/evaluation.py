@@ -26,10 +26,10 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from benchmarks.report import Check
-from models.baselines import fit_baseline
-from models.evaluation import evaluate, valid_users
-from models.two_tower import TowerScorer
-from pipelines.child import apart
+from twotower.models.evaluation.baselines import fit_baseline
+from twotower.models.evaluation.metrics import evaluate, valid_users
+from twotower.models.two_tower import TowerScorer
+from twotower.pipelines.child import apart
 
 REFERENCE = Path(__file__).parent / "ranking_reference.json"
 KS, DIM, SEED, ROUNDS = (10, 20, 50, 100), 64, 42, 5

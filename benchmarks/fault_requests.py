@@ -18,7 +18,7 @@ from benchmarks.hostile import (
     http_body,
     http_infer,
 )
-from serving.control import MODEL_NAME
+from twotower.serving.triton.control import MODEL_NAME
 
 STRANGER = 10**12 + 7
 """An id that no data set has."""

@@ -32,9 +32,9 @@ from benchmarks.hostile import (
     raw,
     request_bytes,
 )
-from serving.control import KEY_HEADER, MODEL_NAME, ModelControl
-from serving.errors import ServingError
-from serving.versions import ModelRepository
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.control import KEY_HEADER, MODEL_NAME, ModelControl
 
 
 def _raw(*headers: str, version: str = "1.1") -> Ask:

@@ -20,9 +20,9 @@ from benchmarks.fault_wires import CONNECTIONS, DEADLY, GRPC, HTTP, RESTRICTED
 from benchmarks.hostile import Target
 from benchmarks.report import Check
 from benchmarks.subjects import memory
-from pipelines.preprocess import USERS
-from pipelines.run import TRITON, Run
-from serving.server import TritonServer
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.preprocess import USERS
+from twotower.serving.triton.server import TritonServer
 
 ROWS: list[Row] = [
     *(*TENSORS, *PARAMETERS, *PLACES, *JSON),
@@ -61,7 +61,7 @@ def faults(run: Path) -> tuple[dict, list[Check]]:
 
 
 def _target(run: Run, server: TritonServer) -> Target:
-    from pipelines.verify import brute_force
+    from twotower.pipelines.steps.verify import brute_force
 
     users = pd.read_parquet(run.path / "data" / USERS)[run.config.features.user_id]
     user, config = int(users[0]), run.config.serving

@@ -17,9 +17,9 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.client import RetrievalClient
-from serving.control import KEY_HEADER, MODEL_NAME
-from serving.server import TritonServer
+from twotower.serving.client import RetrievalClient
+from twotower.serving.triton.control import KEY_HEADER, MODEL_NAME
+from twotower.serving.triton.server import TritonServer
 
 INFER = f"/v2/models/{MODEL_NAME}/infer"
 GRPC_KEY = f"triton-grpc-protocol-{KEY_HEADER}"

@@ -27,7 +27,7 @@ import numpy as np
 from tritonclient.utils import serialize_byte_tensor
 
 from benchmarks.child import child
-from serving.control import MODEL_NAME
+from twotower.serving.triton.control import MODEL_NAME
 
 LUA = Path(__file__).with_name("load.lua")
 ANSWER_SECONDS = 30

@@ -19,11 +19,11 @@ import pandas as pd
 
 from benchmarks.report import Check
 from benchmarks.subjects import memory
-from pipelines.libraries import load_libraries
-from serving.client import RetrievalClient
-from serving.config import ServingConfig
-from serving.server import TritonServer
-from serving.versions import ModelRepository
+from twotower.pipelines.libraries import load_libraries
+from twotower.serving.client import RetrievalClient
+from twotower.serving.config import ServingConfig
+from twotower.serving.repository import ModelRepository
+from twotower.serving.triton.server import TritonServer
 
 TOWERS = "0" * 64  # these towers have no run, and so no hash
 
@@ -97,14 +97,14 @@ def _report(size: Size, files: float, resident: list[float]) -> tuple[dict[str, 
 
 def write_version(repository: Path, size: Size, config: ServingConfig) -> pd.DataFrame:
     """Publish a version of made-up data and untrained towers; the users it knows."""
-    from models.config import TwoTowerConfig
-    from models.training import QUERY_TOWER, save_tower
-    from models.two_tower import build_two_tower, example_input
-    from serving.ensemble import build_ensemble
-    from serving.index import build_index
-    from serving.repository import write_version as write
-    from serving.runtime.seen import SeenItems
-    from workflows.features import FeaturesConfig, add_history, fit_features
+    from twotower.models.config import TwoTowerConfig
+    from twotower.models.training.fit import QUERY_TOWER, save_tower
+    from twotower.models.two_tower import build_two_tower, example_input
+    from twotower.serving.ensemble import build_ensemble
+    from twotower.serving.runtime.index import build_index
+    from twotower.serving.runtime.seen import SeenItems
+    from twotower.serving.version import write_version as write
+    from twotower.workflows.features import FeaturesConfig, add_history, fit_features
 
     names = FeaturesConfig(user=["age", "city"], user_numeric=["income"], history=size.history)
     pairs, users, items = _tables(size, names)

@@ -20,9 +20,21 @@ CLONE_NEWPID = 0x20000000
 # Imported once, by the process that all commands are forked from. Not merlin.models.tf: it starts
 # threads of TensorFlow, which a forked process does not have.
 PRELOADED = [
-    *("tensorflow", "nvtabular", "tf2onnx", "onnxruntime", "faiss", "models.growth"),
-    *("pipelines.update", "pipelines.train", "pipelines.export", "pipelines.publish"),
-    *("workflows.features", "serving.ensemble", "benchmarks.namespaces"),
+    *(
+        "tensorflow",
+        "nvtabular",
+        "tf2onnx",
+        "onnxruntime",
+        "faiss",
+        "twotower.models.training.growth",
+    ),
+    *(
+        "twotower.pipelines.steps.update",
+        "twotower.pipelines.steps.train",
+        "twotower.pipelines.steps.export",
+        "twotower.pipelines.steps.publish",
+    ),
+    *("twotower.workflows.features", "twotower.serving.ensemble", "benchmarks.namespaces"),
 ]
 DONE, REFUSED, FAILED, KILLED = "done", "refused", "failed", "killed"
 LONGEST = 600
@@ -116,7 +128,7 @@ def _work(work: Callable[[], Any], log: Path, connection: Connection) -> None:
     with log.open("a") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
-    from pipelines.errors import is_ours
+    from twotower.pipelines.errors import is_ours
 
     try:
         ending = DONE, work()

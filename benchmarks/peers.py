@@ -24,7 +24,7 @@ from merlin.systems.dag.runtimes.triton import TritonExecutorRuntime
 from merlin.table import TensorTable
 from tritonclient.grpc import model_config_pb2 as triton
 
-from serving.control import MODEL_NAME
+from twotower.serving.triton.control import MODEL_NAME
 
 TOP_K, OUTPUT = 10, "candidate_ids"
 IDENTITY = Path(__file__).with_name("identity_model.py")

@@ -21,14 +21,14 @@ from scipy.sparse import csr_matrix
 
 from benchmarks.evaluation import evaluation
 from benchmarks.report import Check, merge
-from pipelines.compare import compare
-from pipelines.config import CONFIGS, load_config
-from pipelines.evaluate import Judge
-from pipelines.main import main_job
-from pipelines.preprocess import ITEMS, USERS
-from pipelines.report import rows as table
-from pipelines.run import Run
-from pipelines.serve import ask, serving
+from twotower.pipelines.config import CONFIGS, load_config
+from twotower.pipelines.experiments.compare import compare
+from twotower.pipelines.experiments.report import rows as table
+from twotower.pipelines.job import main_job
+from twotower.pipelines.run import Run
+from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.preprocess import ITEMS, USERS
+from twotower.pipelines.steps.serve import ask, serving
 
 SEEDS, FRESH_SPLITS = (42, 43, 44), (1, 2)
 AT_ONCE = 64  # users in a request, each answered with the whole catalogue: gRPC takes 4 MB
@@ -143,7 +143,7 @@ def tutorial(data: Path) -> tuple[dict, list[Check]]:
     A tenth of the tutorial's train part is valid here and not learnt from. Every test interaction
     counts: whether its item is among the user's first 100 of the whole catalogue.
     """
-    from models.baselines import EASE, Popularity
+    from twotower.models.evaluation.baselines import EASE, Popularity
 
     overrides = ("positives.at_least=1", "split.ratios=[0.72,0.08,0.2]", "split.k_core=0")
     with ran("ml-100k-history", data / "ml-100k", *overrides) as run:
@@ -174,7 +174,7 @@ def tutorial(data: Path) -> tuple[dict, list[Check]]:
 
 def accuracy(scorer: Any, relevant: csr_matrix, masked: csr_matrix, k: int = 100) -> float:
     """The share of the interactions `relevant` whose item is among the user's k best."""
-    from models.evaluation import binary, is_relevant, rankings
+    from twotower.models.evaluation.metrics import binary, is_relevant, rankings
 
     relevant, everything = binary(relevant), np.ones(relevant.shape[1], bool)
     users = np.flatnonzero(np.diff(relevant.indptr))

@@ -14,13 +14,13 @@ import pandas as pd
 from benchmarks.main_job import call
 from benchmarks.report import Check
 from benchmarks.subjects import OURS, World
-from pipelines.run import TRITON
-from serving.client import RetrievalClient
-from serving.control import ModelControl
-from serving.errors import ServingError
-from serving.runtime.compiled_engine import CompiledEngine
-from serving.runtime.contract import FILLER, NULL, VALUE, state_of
-from serving.versions import ModelRepository
+from twotower.pipelines.run import TRITON
+from twotower.serving.client import RetrievalClient
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.compiled_engine import CompiledEngine
+from twotower.serving.runtime.contract import FILLER, NULL, VALUE, state_of
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.control import ModelControl
 
 ROOT = Path(__file__).resolve().parents[1]
 DIRTY_ROWS = 10_000
@@ -30,7 +30,7 @@ NUMBERS = [0, -1, 2**63 - 1, -(2**63), 2**53 + 1]
 
 def encoding(world: World) -> tuple[dict, list[Check]]:
     """The compiled encoding of every user and of dirty rows beside NVTabular's own transform."""
-    from workflows.features import load_workflow
+    from twotower.workflows.features import load_workflow
 
     workflow = load_workflow(world.run.path / "workflow").get_subworkflow("user")
     engine = CompiledEngine(world.run.path / TRITON / "retrieval" / "1")
@@ -73,7 +73,7 @@ def _columns(users: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def damage(world: World) -> tuple[dict, list[Check]]:
     """Every file of a new version truncated and bit-flipped in turn, published to a live server."""
-    from pipelines.export import export
+    from twotower.pipelines.steps.export import export
 
     repository = ModelRepository(world.run.path / TRITON)
     export(world.run)

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.run import git_commit, versions, write_atomically
+from twotower.pipelines.run import git_commit, versions, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 RELATIONS: dict[str, Callable[[float, float], bool]] = {

@@ -21,13 +21,13 @@ import numpy as np
 
 from benchmarks.namespaces import DONE, FAILED, KILLED, REFUSED, Command, Ending, run_command
 from benchmarks.report import Check
-from pipelines.lock import LOCK
-from pipelines.run import MANIFEST, STAGING, TRITON, Run
-from serving.runtime.manifest import sha256, verify_manifest
-from serving.versions import ModelRepository
+from twotower.pipelines.lock import LOCK
+from twotower.pipelines.run import MANIFEST, STAGING, TRITON, Run
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.manifest import sha256, verify_manifest
 
 if TYPE_CHECKING:
-    from pipelines.config import Config
+    from twotower.pipelines.config import Config
 
 SMALL = (
     *("ingest.synthetic.users=150", "ingest.synthetic.items=120"),
@@ -116,14 +116,14 @@ def perform(verb: str, path: Path, day: Path | None = None) -> dict[str, Any]:
     commit that it made the hashes of the manifest that was replaced and of the new one, and whether
     the steps were made from the files that the run had then.
     """
-    from pipelines.console import console
-    from pipelines.evaluate import evaluate
-    from pipelines.export import export
-    from pipelines.ingest import ingest
-    from pipelines.preprocess import preprocess
-    from pipelines.publish import publish, rollback, versions
-    from pipelines.train import train
-    from pipelines.update import update
+    from twotower.pipelines.console import console
+    from twotower.pipelines.steps.evaluate import evaluate
+    from twotower.pipelines.steps.export import export
+    from twotower.pipelines.steps.ingest import ingest
+    from twotower.pipelines.steps.preprocess import preprocess
+    from twotower.pipelines.steps.publish import publish, rollback, versions
+    from twotower.pipelines.steps.train import train
+    from twotower.pipelines.steps.update import update
 
     console.quiet = True
     commits = []
@@ -173,8 +173,8 @@ def recover(path: Path) -> list[str]:
 
 def publish_other(path: Path) -> dict[str, Any]:
     """Publish the one of the last two versions that is not published."""
-    from pipelines.console import console
-    from pipelines.publish import publish
+    from twotower.pipelines.console import console
+    from twotower.pipelines.steps.publish import publish
 
     console.quiet = True
     repository = _repository(path)
@@ -202,11 +202,11 @@ def make_world(folder: Path, data: Path | None, seed: int, days: int) -> World:
 
 def _make(folder: Path, data: Path | None, seed: int, days: int) -> tuple[Path, list[Path]]:
     """Make the base and the days, and ingest the base: (run folder, folders of the days)."""
-    from pipelines.config import parse_config
-    from pipelines.console import console
-    from pipelines.ingest import ingest as read
-    from workflows.ingest import ingest
-    from workflows.tables import Tables
+    from twotower.pipelines.config import parse_config
+    from twotower.pipelines.console import console
+    from twotower.pipelines.steps.ingest import ingest as read
+    from twotower.workflows.ingest import ingest
+    from twotower.workflows.tables import Tables
 
     console.quiet = True
     config = _config(data)
@@ -227,9 +227,9 @@ def _make(folder: Path, data: Path | None, seed: int, days: int) -> tuple[Path, 
 
 
 def _config(data: Path | None) -> Config:
-    from models.growth import UpdateConfig
-    from pipelines.config import CONFIGS, load_config
-    from pipelines.main import choose
+    from twotower.models.training.growth import UpdateConfig
+    from twotower.pipelines.config import CONFIGS, load_config
+    from twotower.pipelines.job import choose
 
     overrides = SMALL
     if "max_loss" in UpdateConfig.__fields__:  # what so small a model loses by chance is no matter
@@ -241,7 +241,7 @@ def _config(data: Path | None) -> Config:
 
 def _dealt(tables: Any, folder: Path, seed: int, days: int) -> Iterator[Path]:
     """The folders of the base and of the days, each with a part of the interactions."""
-    from workflows.tables import Tables
+    from twotower.workflows.tables import Tables
 
     rows = np.random.default_rng(seed).permutation(tables.interactions.num_rows)
     held = days * DAY_ROWS

@@ -30,10 +30,10 @@ from benchmarks.main_job import call
 from benchmarks.report import RESULTS, Check, machine, measure_parts
 from benchmarks.speed import Cell, Results, cells, checks, print_table, ratios
 from benchmarks.subjects import BODIES, GIVEN, OURS, STOCK, Subject, World, memory
-from pipelines.cli import quiet
-from pipelines.verify import best_of, count_wrong, score_unseen
-from serving.client import RetrievalClient
-from serving.control import MODEL_NAME
+from twotower.pipelines.cli import quiet
+from twotower.pipelines.steps.verify import best_of, count_wrong, score_unseen
+from twotower.serving.client import RetrievalClient
+from twotower.serving.triton.control import MODEL_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = "serving"

@@ -17,10 +17,10 @@ import pandas as pd
 import psutil
 
 from benchmarks.load import Request, Wire, write_bodies
-from pipelines.preprocess import ITEMS, USERS, load_tables
-from pipelines.run import TRITON, Run
-from serving.control import MODEL_NAME
-from serving.server import TritonServer
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_tables
+from twotower.serving.triton.control import MODEL_NAME
+from twotower.serving.triton.server import TritonServer
 
 OURS, GIVEN, IDENTITY = "ours", "ours, features given", "identity"
 MERLIN, STOCK = "runtime merlin", "stock ensemble"
@@ -60,8 +60,8 @@ class World:
         That is user vectors float32 [users, D], in the order of `users`, and item vectors
         float32 [items, D].
         """
-        from models.training import CANDIDATE_TOWER, QUERY_TOWER, load_tower
-        from models.two_tower import embed
+        from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+        from twotower.models.two_tower import embed
 
         users, items = load_tables(self.run)
         towers = self.run.path / "model"
@@ -99,8 +99,8 @@ class World:
         return out
 
     def _write_stock(self, out: Path, write: Callable) -> None:
-        from models.training import load
-        from workflows.features import load_workflow
+        from twotower.models.training.fit import load
+        from twotower.workflows.features import load_workflow
 
         workflow = load_workflow(self.run.path / "workflow").get_subworkflow("user")
         item_ids, _, vectors = self.vectors
@@ -154,8 +154,8 @@ def memory(server: TritonServer) -> dict[str, float]:
 
 def _exported(source: Path, copy: Path, runtime: str) -> Run:
     """A copy of a run whose one published version this code has just written."""
-    from pipelines.export import export
-    from serving.versions import ModelRepository
+    from twotower.pipelines.steps.export import export
+    from twotower.serving.repository import ModelRepository
 
     shutil.copytree(source, copy)
     shutil.rmtree(copy / TRITON, ignore_errors=True)

@@ -45,8 +45,8 @@ from benchmarks.training_process import (
     Trained,
     measure,
 )
-from models.training import TrainingConfig
-from pipelines.cli import quiet
+from twotower.models.training.fit import TrainingConfig
+from twotower.pipelines.cli import quiet
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = "training"

@@ -26,10 +26,10 @@ from benchmarks.main_job import answered, call, clone
 from benchmarks.report import RESULTS, Check
 from benchmarks.serving import mixed
 from benchmarks.subjects import World
-from pipelines.preprocess import ITEMS, USERS, load_tables
-from pipelines.run import Run
-from pipelines.serve import RunningServer, running_server
-from serving.client import RetrievalClient
+from twotower.pipelines.run import Run
+from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_tables
+from twotower.pipelines.steps.serve import RunningServer, running_server
+from twotower.serving.client import RetrievalClient
 
 ROOT = Path(__file__).resolve().parents[1]
 TWOTOWER = str(Path(sys.executable).with_name("twotower"))
@@ -315,7 +315,7 @@ def _moved(old: list[tuple], new: list[tuple]) -> int:
 
     What was out of vocabulary may have come into it.
     """
-    from models.layers import OUT_OF_VOCABULARY
+    from twotower.models.towers.layers import OUT_OF_VOCABULARY
 
     moved = 0
     for (old_ids, before), (new_ids, after) in zip(old, new, strict=True):

@@ -22,8 +22,8 @@ from benchmarks.child import child
 if TYPE_CHECKING:
     from merlin.schema import Schema
 
-    from models.training import TrainingData
-    from pipelines.run import Run
+    from twotower.models.training.fit import TrainingData
+    from twotower.pipelines.run import Run
 
 OURS, NO_LISTS, STOCK = "ours", "ours, without genres", "stock TwoTowerModelV2"
 TFRS, TFRS_XLA = "TFRS", "TFRS, XLA"
@@ -132,8 +132,8 @@ class Watch:
 
 def train(task: Task) -> Trained:
     """Train as the task says, in this process."""
-    from models.training import TrainingConfig
-    from pipelines.run import Run
+    from twotower.models.training.fit import TrainingConfig
+    from twotower.pipelines.run import Run
 
     run = None if task.vocabulary else Run(Path(task.run))
     schema, data = _data(task, run)
@@ -172,7 +172,7 @@ def _data(task: Task, run: Run | None) -> tuple[Schema, TrainingData]:
         return made_up(*task.vocabulary, task.rows)
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
-    from pipelines.preprocess import SCHEMA, load_training_data
+    from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data
 
     text = TensorflowMetadata.from_proto_text_file(str(run.path / "processed"), SCHEMA)
     schema, data = text.to_merlin_schema(), load_training_data(run)
@@ -183,8 +183,8 @@ def _data(task: Task, run: Run | None) -> tuple[Schema, TrainingData]:
 
 def _test_score(run: Run, data: TrainingData) -> Callable[[Any], float]:
     """From a model to its NDCG@10 on test, train and valid masked."""
-    from models.two_tower import TowerScorer
-    from pipelines.evaluate import Judge
+    from twotower.models.two_tower import TowerScorer
+    from twotower.pipelines.steps.evaluate import Judge
 
     judge = Judge(run, "test")
     return lambda model: judge.judge(TowerScorer.of(model, data.users, data.items)).values[METRIC]
@@ -201,7 +201,7 @@ def _resident_gb(kind: str) -> float:
 @click.option("--memory-gb", type=int, required=True, help="No more than this may be allocated.")
 def main(task: str, memory_gb: int) -> None:
     """Train once, as TASK says."""
-    from pipelines.cli import quiet
+    from twotower.pipelines.cli import quiet
 
     quiet()
     resource.setrlimit(resource.RLIMIT_DATA, (memory_gb * 10**9,) * 2)

@@ -23,8 +23,8 @@ from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
 from merlin.models.tf.transforms.regularization import L2Norm
 from merlin.schema import ColumnSchema, Schema, Tags
 
-from models.config import TwoTowerConfig
-from models.training import TrainingConfig, TrainingData, create, fit
+from twotower.models.config import TwoTowerConfig
+from twotower.models.training.fit import TrainingConfig, TrainingData, create, fit
 
 if TYPE_CHECKING:
     from benchmarks.training_process import Watch
@@ -33,7 +33,7 @@ DIM, TEMPERATURE = 64, 0.2
 
 
 class Ours:
-    """`models.training.fit`; training ends as `config` says, whatever `watch` finds."""
+    """`models.training.fit.fit`; training ends as `config` says, whatever `watch` finds."""
 
     def __init__(self, schema: Schema, data: TrainingData, config: TrainingConfig) -> None:
         towers = TwoTowerConfig(dim=DIM, temperature=TEMPERATURE)

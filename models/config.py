@@ -6,7 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
 
-from models.objective import LEAST_TEMPERATURE, OF_COSINES, ObjectiveConfig, SelfSupervisedConfig
+from twotower.models.objective.build import (
+    LEAST_TEMPERATURE,
+    OF_COSINES,
+    ObjectiveConfig,
+    SelfSupervisedConfig,
+)
 
 MOST_COMPARED = 200  # values of a list that attend to each other
 Width = conint(gt=0, le=65_536)

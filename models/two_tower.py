@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.config import TwoTowerConfig
-from models.errors import ModelError
+from twotower.models.config import TwoTowerConfig
+from twotower.models.errors import ModelError
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
     import tensorflow as tf
     from merlin.schema import ColumnSchema, Schema
 
-    from models.layers import MultiHotEmbedding
-    from models.towers import SharedLayers
+    from twotower.models.towers.build import SharedLayers
+    from twotower.models.towers.layers import MultiHotEmbedding
 
 VALUES_AT_ONCE = 1 << 17  # of a list column, embedded in memory: 64 MB at 128 dimensions
 
@@ -56,13 +56,13 @@ def build_two_tower(
     from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import Tags
 
-    from models.augmented import AUGMENTED, MimicLoss
-    from models.corrections import StreamingFrequency
-    from models.layers import OUT_OF_VOCABULARY
-    from models.outputs import SampledOutput
-    from models.self_supervised import views_loss
-    from models.softmax import InBatchSoftmax
-    from models.towers import SharedLayers
+    from twotower.models.objective.corrections import StreamingFrequency
+    from twotower.models.objective.outputs import SampledOutput
+    from twotower.models.objective.self_supervised import views_loss
+    from twotower.models.objective.softmax import InBatchSoftmax
+    from twotower.models.towers.augmented import AUGMENTED, MimicLoss
+    from twotower.models.towers.build import SharedLayers
+    from twotower.models.towers.layers import OUT_OF_VOCABULARY
 
     schema = schema.__class__([_dense(column) for column in schema])
     item_id = schema.select_by_tag(Tags.ITEM_ID)
@@ -161,10 +161,10 @@ def _encoder(
     from merlin.models.tf.transforms.regularization import L2Norm
     from merlin.schema import Tags
 
-    from models.augmented import AUGMENTED, AugmentedVector
-    from models.buckets import bucket_branches
-    from models.layers import MultiHotEmbedding
-    from models.towers import hidden_layers, pooling
+    from twotower.models.towers.augmented import AUGMENTED, AugmentedVector
+    from twotower.models.towers.buckets import bucket_branches
+    from twotower.models.towers.build import hidden_layers, pooling
+    from twotower.models.towers.layers import MultiHotEmbedding
 
     norm = {"post": L2Norm()} if config.normalize else {}
 
@@ -205,7 +205,7 @@ def _encoder(
 
 def embedding_tables(model: mm.RetrievalModelV2) -> dict[str, MultiHotEmbedding]:
     """Column -> its embedding table."""
-    from models.layers import MultiHotEmbedding
+    from twotower.models.towers.layers import MultiHotEmbedding
 
     layers = model._flatten_layers()
     return {

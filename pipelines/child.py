@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ChildError, is_ours
+from twotower.pipelines.errors import ChildError, is_ours
 
 HEARD, DONE, FAILED = "heard", "done", "failed"
 EXIT_SECONDS = 5

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.errors import OURS
+from twotower.pipelines.errors import OURS
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 TRACEBACK = "TWOTOWER_TRACEBACK"
@@ -185,7 +185,7 @@ data_option = click.option(
 
 
 def _open(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = True):
-    from pipelines.run import Run
+    from twotower.pipelines.run import Run
 
     run = Run(folder) if folder else Run.last()
     run.override(overrides, keep)
@@ -201,7 +201,7 @@ def _open(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = Tru
 @set_option
 def run(config, data, folder, overrides) -> None:
     """The main job: every step, then recommendations from a real Triton."""
-    from pipelines.main import choose, main_job
+    from twotower.pipelines.job import choose, main_job
 
     chosen, line = choose(config, data, overrides)
     click.echo(line)
@@ -215,13 +215,13 @@ def run(config, data, folder, overrides) -> None:
 @set_option
 def ingest(config, data, folder, overrides) -> None:
     """Read and check the data; makes the run folder when --config or --data is given."""
-    from pipelines.ingest import ingest as step
+    from twotower.pipelines.steps.ingest import ingest as step
 
     if config is None and data is None:
         step(_open(folder, overrides))
         return
-    from pipelines.main import choose
-    from pipelines.run import Run
+    from twotower.pipelines.job import choose
+    from twotower.pipelines.run import Run
 
     chosen, line = choose(config, data, overrides)
     click.echo(line)
@@ -233,7 +233,7 @@ def ingest(config, data, folder, overrides) -> None:
 @set_option
 def preprocess(folder, overrides) -> None:
     """Filter positives, split, fit the NVTabular workflow, encode."""
-    from pipelines.preprocess import preprocess as step
+    from twotower.pipelines.steps.preprocess import preprocess as step
 
     step(_open(folder, overrides))
 
@@ -248,7 +248,7 @@ def preprocess(folder, overrides) -> None:
 )
 def train(folder, overrides, resume) -> None:
     """Fit the two towers."""
-    from pipelines.train import train as step
+    from twotower.pipelines.steps.train import train as step
 
     step(_open(folder, overrides), resume)
 
@@ -270,7 +270,7 @@ def train(folder, overrides, resume) -> None:
 )
 def update(data, folder, overrides, anyway) -> None:
     """The daily loop: learn what is new on top of what is there, and publish it."""
-    from pipelines.update import update as step
+    from twotower.pipelines.steps.update import update as step
 
     step(_open(folder, overrides), data, anyway)
 
@@ -280,7 +280,7 @@ def update(data, folder, overrides, anyway) -> None:
 @set_option
 def evaluate(folder, overrides) -> None:
     """Measure the towers beside the baselines on test."""
-    from pipelines.evaluate import evaluate as step
+    from twotower.pipelines.steps.evaluate import evaluate as step
 
     step(_open(folder, overrides))
 
@@ -290,7 +290,7 @@ def evaluate(folder, overrides) -> None:
 @set_option
 def export(folder, overrides) -> None:
     """Index the items and add a version to the Triton model repository."""
-    from pipelines.export import export as step
+    from twotower.pipelines.steps.export import export as step
 
     step(_open(folder, overrides))
 
@@ -300,7 +300,7 @@ def export(folder, overrides) -> None:
 @click.option("--version", "number", type=click.IntRange(min=1), help="Default: the newest.")
 def publish(folder, number) -> None:
     """Serve an exported version from now on; a running server loads it at once."""
-    from pipelines.publish import publish as step
+    from twotower.pipelines.steps.publish import publish as step
 
     step(_open(folder), number)
 
@@ -309,7 +309,7 @@ def publish(folder, number) -> None:
 @run_option
 def rollback(folder) -> None:
     """Serve the version again that was published before."""
-    from pipelines.publish import rollback as step
+    from twotower.pipelines.steps.publish import rollback as step
 
     step(_open(folder))
 
@@ -318,7 +318,7 @@ def rollback(folder) -> None:
 @run_option
 def versions(folder) -> None:
     """List the exported versions: what they are made of, which is published, which answers."""
-    from pipelines.publish import versions as step
+    from twotower.pipelines.steps.publish import versions as step
 
     step(_open(folder))
 
@@ -327,7 +327,7 @@ def versions(folder) -> None:
 @run_option
 def timeline(folder) -> None:
     """Print where the time of the run's main job went, and plot it."""
-    from pipelines.main import show_timeline
+    from twotower.pipelines.job import show_timeline
 
     show_timeline(_open(folder))
 
@@ -346,7 +346,7 @@ def timeline(folder) -> None:
 )
 def verify(folder, users, k) -> None:
     """Compare what the published version answers with brute force over the reloaded towers."""
-    from pipelines.verify import verify as step
+    from twotower.pipelines.steps.verify import verify as step
 
     step(_open(folder), users, k)
 
@@ -356,7 +356,7 @@ def verify(folder, users, k) -> None:
 @set_option
 def serve(folder, overrides) -> None:
     """Serve what is published with Triton until Ctrl-C."""
-    from pipelines.serve import serve as step
+    from twotower.pipelines.steps.serve import serve as step
 
     # Not kept: an address to listen on is of this server, not of the run.
     step(_open(folder, overrides, keep=False))
@@ -377,7 +377,7 @@ def serve(folder, overrides) -> None:
 @click.option("--seen/--no-seen", default=False, help="Also items the user has already seen.")
 def query(folder, users, k, protocol, seen) -> None:
     """Ask the run's server (starting one if none runs) and print the answer."""
-    from pipelines.serve import query as step
+    from twotower.pipelines.steps.serve import query as step
 
     step(_open(folder), users, k, protocol, filter_seen=not seen)
 
@@ -391,7 +391,7 @@ def query(folder, users, k, protocol, seen) -> None:
 @set_option
 def compare(file, data, docs, overrides) -> None:
     """Train the variants in FILE (see configs/compare) and report how they compare."""
-    from pipelines.compare import compare as step
+    from twotower.pipelines.experiments.compare import compare as step
 
     sys.exit(1 if step(file, data, docs, overrides).failed else 0)
 
@@ -401,7 +401,7 @@ def compare(file, data, docs, overrides) -> None:
 @data_option
 def tune(file, data) -> None:
     """Search for better settings in the space that FILE declares (see configs/tune)."""
-    from pipelines.tune import tune as step
+    from twotower.pipelines.experiments.tune import tune as step
 
     step(file, data)
 
@@ -411,7 +411,7 @@ def tune(file, data) -> None:
 @run_option
 def doctor(server, folder) -> None:
     """Versions, GPU, Triton: what is there, what is missing; or how the server is."""
-    from pipelines.doctor import doctor, doctor_server
+    from twotower.pipelines.doctor import doctor, doctor_server
 
     sys.exit(0 if (doctor_server(_open(folder)) if server else doctor()) else 1)
 

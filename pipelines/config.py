@@ -12,16 +12,16 @@ import yaml
 from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, root_validator
 from pydantic.fields import SHAPE_SINGLETON
 
-from models.closed_form import unmet
-from models.config import MOST_COMPARED, TwoTowerConfig
-from models.evaluation import METRICS, EvaluationConfig
-from models.growth import UpdateConfig
-from models.training import TrainingConfig
-from pipelines.errors import ConfigError
-from serving.config import ServingConfig
-from workflows.features import FeaturesConfig, PositivesConfig
-from workflows.ingest import IngestConfig
-from workflows.split import SplitConfig
+from twotower.models.config import MOST_COMPARED, TwoTowerConfig
+from twotower.models.evaluation.metrics import METRICS, EvaluationConfig
+from twotower.models.training.closed_form import unmet
+from twotower.models.training.fit import TrainingConfig
+from twotower.models.training.growth import UpdateConfig
+from twotower.pipelines.errors import ConfigError
+from twotower.serving.config import ServingConfig
+from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.ingest import IngestConfig
+from twotower.workflows.split import SplitConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 Model = TypeVar("Model", bound=BaseModel)

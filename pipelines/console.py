@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipelines.timeline import recorded_step
+from twotower.pipelines.timeline import recorded_step
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 

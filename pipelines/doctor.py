@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import console
-from pipelines.errors import RunError
+from twotower.pipelines.console import console
+from twotower.pipelines.errors import RunError
 
 if TYPE_CHECKING:
-    from pipelines.run import Run
-    from serving.doctor import Check
+    from twotower.pipelines.run import Run
+    from twotower.serving.doctor import Check
 
 MODULES = (
     *("pandas", "pydantic", "nvtabular", "merlin.models", "merlin.systems"),
@@ -27,7 +27,7 @@ MODULES = (
 
 def doctor() -> bool:
     """Print versions and checks; True when everything needed is there."""
-    from serving.doctor import check_serving
+    from twotower.serving.doctor import check_serving
 
     missing = [name for name in MODULES if not _installed(name)]
     if "pydantic" not in missing:
@@ -49,8 +49,8 @@ def doctor() -> bool:
 
 def doctor_server(run: Run) -> bool:
     """Print how the run's server is; True when nothing is wrong with it."""
-    from pipelines.serve import running_server
-    from serving.health import check_server
+    from twotower.pipelines.steps.serve import running_server
+    from twotower.serving.triton.health import check_server
 
     server = running_server(run)
     if server is None:
@@ -71,7 +71,7 @@ def _add_rows(table: Table, found: Sequence[Check], bad: str) -> None:
 
 
 def _print_versions() -> None:
-    from pipelines.run import versions
+    from twotower.pipelines.run import versions
 
     installed = Table(title="versions", title_justify="left", show_header=False)
     for name, version in versions().items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.errors import ModelError
-from serving.errors import ServingError
-from workflows.errors import DataError
+from twotower.models.errors import ModelError
+from twotower.serving.runtime.errors import ServingError
+from twotower.workflows.errors import DataError
 
 
 class PipelineError(Exception):

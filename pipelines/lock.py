@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from pipelines.errors import RunError
-from serving.files import without_locks
+from twotower.pipelines.errors import RunError
+from twotower.serving.files import without_locks
 
 LOCK = ".twotower.lock"
 # Somebody who only asks whether a lock is held, or completes a commit, has it for milliseconds.

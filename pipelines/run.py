@@ -44,8 +44,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic.json import pydantic_encoder
 
-from pipelines import lock
-from pipelines.config import (
+from twotower.pipelines import lock
+from twotower.pipelines.config import (
     Config,
     apply_overrides,
     from_anywhere,
@@ -55,11 +55,11 @@ from pipelines.config import (
     read_yaml,
     to_yaml,
 )
-from pipelines.errors import ConfigError, RunError
-from serving.errors import ServingError
-from serving.files import sync
-from serving.runtime.manifest import sha256
-from serving.versions import ModelRepository
+from twotower.pipelines.errors import ConfigError, RunError
+from twotower.serving.files import sync
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.manifest import sha256
 
 RUNS = Path("runs")
 TRITON = "triton"

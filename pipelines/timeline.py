@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.bar import Bar
 from rich.table import Table
 
-from pipelines.errors import RunError
+from twotower.pipelines.errors import RunError
 
 FILE, PLOT = "logs/timeline.json", "logs/timeline.png"
 RECORDED = (

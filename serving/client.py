@@ -13,10 +13,10 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from tritonclient.utils import InferenceServerException
 
-from .control import MODEL_NAME
-from .errors import ServingError
-from .runtime.arrays import expand
-from .runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K
+from twotower.serving.runtime.arrays import expand
+from twotower.serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.control import MODEL_NAME
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
 
-from .errors import ServingError
-from .triton import find_libpython, find_triton
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.installation import find_libpython, find_triton
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from merlin.dag import ColumnSelector, Node, postorder_iter_nodes
 from merlin.schema import ColumnSchema, Schema, Tags
 from merlin.systems.dag import Ensemble
 
-from .errors import ServingError
-from .operators import (
+from twotower.serving.operators import (
     EncodeFeatures,
     FaissTopK,
     QueryTower,
@@ -26,8 +25,8 @@ from .operators import (
     UserFeatures,
     UserRows,
 )
-from .runtime.compiled_engine import PLAN_FILE
-from .runtime.contract import (
+from twotower.serving.runtime.compiled_engine import PLAN_FILE
+from twotower.serving.runtime.contract import (
     FILTER_SEEN,
     NUMPY_DTYPES,
     Contract,
@@ -36,8 +35,9 @@ from .runtime.contract import (
     row_of,
     state_of,
 )
-from .runtime.seen import SeenItems
-from .vocabularies import NO_NAMES, list_lengths, moments
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.seen import SeenItems
+from twotower.serving.vocabularies import NO_NAMES, list_lengths, moments
 
 MAX_DEVIATIONS = 1e15
 """How many standard deviations from the mean a number may lie.
@@ -64,7 +64,7 @@ def build_ensemble(
     users : one row a user: its id and the raw features the workflow reads
     workflow : `nvtabular.Workflow.get_subworkflow("user")`
     saved_model : of the query tower, see `QueryTower`
-    index_dir : what `serving.index.build_index` wrote
+    index_dir : what `serving.runtime.index.build_index` wrote
     seen : the items that `filter_seen` removes
     item_id : name of the schema's ITEM_ID column, which names the answered ids
     towers_sha256 : hash of the towers; an index of other towers is refused

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ServingError
-from .index import METADATA_FILE, load_index
-from .runtime.contract import FILTER_SEEN, SCORE, K
-from .runtime.manifest import MODEL_FILE, verify_manifest
+from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.index import METADATA_FILE, load_index
+from twotower.serving.runtime.manifest import MODEL_FILE, verify_manifest
 
 
 class LocalVersion:
@@ -67,7 +67,7 @@ class LocalVersion:
 
 def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
     """The version's own module of the contract, and its engine."""
-    package = folder / "serving"
+    package = folder / "twotower" / "serving"
     name = f"_serving_{secrets.token_hex(4)}"  # beside this package and other versions' ones
     spec = importlib.util.spec_from_file_location(
         name, package / "__init__.py", submodule_search_locations=[str(package)]

@@ -22,10 +22,8 @@ from merlin.dag import BaseOperator, ColumnSelector, DataFormats
 from merlin.schema import ColumnSchema, Schema, Tags
 from merlin.table import TensorTable
 
-from .errors import ServingError
-from .index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
-from .runtime.arrays import first_values, save_column
-from .runtime.contract import (
+from twotower.serving.runtime.arrays import first_values, save_column
+from twotower.serving.runtime.contract import (
     ABSENT,
     FILLER,
     FILTER_SEEN,
@@ -39,10 +37,12 @@ from .runtime.contract import (
     row_of,
     state_of,
 )
-from .runtime.seen import SeenItems
-from .runtime.steps import padded_blocks
-from .runtime.top_k import HIDDEN_SCORES, ITEMS, POSITIONS, SCORES, SIZE, VECTORS
-from .vocabularies import (
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
+from twotower.serving.runtime.seen import SeenItems
+from twotower.serving.runtime.steps import padded_blocks
+from twotower.serving.runtime.top_k import HIDDEN_SCORES, ITEMS, POSITIONS, SCORES, SIZE, VECTORS
+from twotower.serving.vocabularies import (
     NO_NAMES,
     check_compilable,
     list_lengths,
@@ -360,7 +360,7 @@ class QueryTower(ServedOperator):
         return next(iter(self._signature(**feed).values()))
 
     def _verify(self, out: Path, entry: dict[str, Any], schema: Schema) -> None:
-        from .runtime import steps
+        from twotower.serving.runtime import steps
 
         draw = np.random.default_rng(0)
         for rows in (1, 257):
@@ -392,7 +392,7 @@ class FaissTopK(ServedOperator):
 
     Parameters
     ----------
-    index_dir : what `serving.index.build_index` wrote
+    index_dir : what `serving.runtime.index.build_index` wrote
     seen : the items that `filter_seen` removes, a row for each of the user table
     row, vector : names of the columns that hold the user's row and the query vector
     history : name of the feature that lists items; those that a request gives are seen, too

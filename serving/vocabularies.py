@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from merlin.dag import postorder_iter_nodes
 
-from .errors import ServingError
-from .runtime.contract import MAX_WIDTH
+from twotower.serving.runtime.contract import MAX_WIDTH
+from twotower.serving.runtime.errors import ServingError
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 NEUTRAL = {"SelectionOp", "ConcatColumns", "SubsetColumns", "AddMetadata", "AddTags", "Subgraph"}

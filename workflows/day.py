@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from workflows.features import FeaturesConfig, PositivesConfig
-from workflows.sides import Side
-from workflows.tables import Tables, frame
+from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.sides import Side
+from twotower.workflows.tables import Tables, frame
 
 MIN_ROWS = 20
 """Minimum number of known rows for the check."""

@@ -22,10 +22,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Extra, Field, conint, root_validator
 
-from workflows.errors import DataError
-from workflows.names import internal_name
-from workflows.sides import Side, check_table, check_training, side_rows, typed
-from workflows.tables import read_frame
+from twotower.workflows.errors import DataError
+from twotower.workflows.names import internal_name
+from twotower.workflows.sides import Side, check_table, check_training, side_rows, typed
+from twotower.workflows.tables import read_frame
 
 if TYPE_CHECKING:
     import dask.dataframe

@@ -8,13 +8,19 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from workflows.day import Day
-from workflows.errors import DataError
-from workflows.movielens import read_movielens, read_movielens_day
-from workflows.official import LAYOUTS, find
-from workflows.parquet import ParquetConfig, expand, ignore, read_parquet, read_parquet_day
-from workflows.synthetic import SyntheticConfig, synthesise
-from workflows.tables import Tables, merge
+from twotower.workflows.day import Day
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.movielens import read_movielens, read_movielens_day
+from twotower.workflows.sources.official import LAYOUTS, find
+from twotower.workflows.sources.parquet import (
+    ParquetConfig,
+    expand,
+    ignore,
+    read_parquet,
+    read_parquet_day,
+)
+from twotower.workflows.sources.synthetic import SyntheticConfig, synthesise
+from twotower.workflows.tables import Tables, merge
 
 
 class IngestConfig(BaseModel, extra="forbid"):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from workflows.errors import DataError
-from workflows.names import internal_name
-from workflows.text import words
+from twotower.workflows.errors import DataError
+from twotower.workflows.names import internal_name
+from twotower.workflows.text import words
 
 MAX_NUMBER = 1e150
 NO_VALUE = {-(2**63), "\uffff"}

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, validator
 
-from workflows.errors import DataError
-from workflows.parquet import UNREADABLE
-from workflows.tables import pair_codes, pairs_among
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.parquet import UNREADABLE
+from twotower.workflows.tables import pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workflows.errors import DataError
+from twotower.workflows.errors import DataError
 
 EXACT = 2**53
 """Whole numbers below it are exact in a float64."""

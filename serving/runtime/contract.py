@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ServingError
+from .errors import ServingError
 
 VALUE, NULL, ABSENT = 0, 1, 2
 

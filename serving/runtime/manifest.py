@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import ServingError
+from .errors import ServingError
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.json"

@@ -13,8 +13,8 @@ VERSION = Path(__file__).parent
 sys.path.insert(0, str(VERSION))
 sys.dont_write_bytecode = True
 
-from serving.runtime.manifest import verify_manifest  # noqa: E402
+from twotower.serving.runtime.manifest import verify_manifest  # noqa: E402
 
 verify_manifest(VERSION)
 
-from serving.runtime.triton_model import TritonPythonModel  # noqa: E402, F401
+from twotower.serving.runtime.triton_model import TritonPythonModel  # noqa: E402, F401

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ServingError
 from .arrays import find
+from .errors import ServingError
 
 
 @dataclass(frozen=True)

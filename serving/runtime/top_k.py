@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..index import ItemIndex, load_index
 from .arrays import find
 from .contract import FILTER_SEEN, K, Table, count_of
+from .index import ItemIndex, load_index
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
 """A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows: fewer

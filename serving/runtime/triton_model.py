@@ -31,9 +31,9 @@ class TritonPythonModel:
     """Reads requests by the contract, runs those of one call together, splits the answers."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the version this file lies in (`<version>/serving/runtime/`)."""
+        """Load the version this file lies in (`<version>/twotower/serving/runtime/`)."""
         started = time.perf_counter()
-        version = Path(__file__).parents[2]
+        version = Path(__file__).parents[3]
         model = json.loads((version / MODEL_FILE).read_text())
         self.contract = Contract(**model["contract"])
         engine = import_module(ENGINES[model["runtime"]], __package__)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.training_process import Task, Watch
-from models.training import TrainingConfig, TrainingData
+from twotower.models.training.fit import TrainingConfig, TrainingData
 
 USERS, ITEMS = 60, 40
 CONFIG = TrainingConfig(
@@ -40,7 +40,7 @@ def checkerboard() -> tuple:
 
 def right_colour(data):
     """From a model to the share of the catalogue's pairs that the sign of the score gets right."""
-    from models.two_tower import TowerScorer
+    from twotower.models.two_tower import TowerScorer
 
     colour = np.add.outer(np.arange(USERS), np.arange(ITEMS)) % 2 == 0
 
@@ -70,8 +70,8 @@ def test_a_peer_stops_at_the_target(checkerboard):
 
 def test_the_loss_of_the_same_weights_is_the_same(checkerboard):
     from benchmarks.training_subjects import TEMPERATURE, Ours
-    from models.config import TwoTowerConfig
-    from models.training import create
+    from twotower.models.config import TwoTowerConfig
+    from twotower.models.training.fit import create
 
     schema, data = checkerboard
     # One batch of everything, hardly moved; Keras tells the loss before the step.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.config import TwoTowerConfig
-from models.errors import ModelError
-from models.training import save_tower
-from models.two_tower import TowerScorer, build_two_tower, embed, hide_item_ids
+from twotower.models.config import TwoTowerConfig
+from twotower.models.errors import ModelError
+from twotower.models.training.fit import save_tower
+from twotower.models.two_tower import TowerScorer, build_two_tower, embed, hide_item_ids
 
 OOV = 2
 
@@ -237,7 +237,7 @@ def test_in_batch_loss_equals_the_formula(schema, logq):
     """Softmax over cos / T - logq * log p, the positive included, other rows of its id left out."""
     import tensorflow as tf
 
-    from models.layers import FeatureLookup
+    from twotower.models.towers.layers import FeatureLookup
 
     counts = np.array([0, 0, 1, 50, 20, 10, 19], float)
     config = TwoTowerConfig(dim=4, temperature=0.2, logq=logq)

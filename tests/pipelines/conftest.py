@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import CONFIGS, Config, load_config, to_yaml
-from pipelines.main import main_job
-from pipelines.run import Run
+from twotower.pipelines.config import CONFIGS, Config, load_config, to_yaml
+from twotower.pipelines.job import main_job
+from twotower.pipelines.run import Run
 
 SMALL = (
     "ingest.synthetic.users=400",

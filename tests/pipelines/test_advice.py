@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pipelines.cli import main
-from pipelines.config import Config
+from twotower.pipelines.cli import main
+from twotower.pipelines.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("workflows", "models", "serving", "pipelines")

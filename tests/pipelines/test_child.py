@@ -8,12 +8,12 @@ import os
 import psutil
 import pytest
 
-from pipelines.child import apart
-from pipelines.errors import ChildError
+from twotower.pipelines.child import apart
+from twotower.pipelines.errors import ChildError
 
 WORK = """
 import os, signal, sys, time
-from pipelines.errors import RunError
+from twotower.pipelines.errors import RunError
 
 def tells(tell):
     tell(1)

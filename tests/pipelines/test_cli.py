@@ -20,12 +20,12 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from pipelines.cli import explained, main
-from pipelines.errors import RunError
-from serving.client import RetrievalClient
-from serving.runtime.contract import RequestError
+from twotower.pipelines.cli import explained, main
+from twotower.pipelines.errors import RunError
+from twotower.serving.client import RetrievalClient
+from twotower.serving.runtime.contract import RequestError
 
-TWOTOWER = [sys.executable, "-m", "pipelines.cli"]
+TWOTOWER = [sys.executable, "-m", "twotower.pipelines.cli"]
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
@@ -119,7 +119,7 @@ def test_what_the_machine_does_not_allow_is_a_sentence(error, message):
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
     """`twotower versions` on a run folder, with a fault in what it calls."""
-    from pipelines import publish
+    from twotower.pipelines.steps import publish
 
     def fault(run):
         raise KeyError("a fault\nof ours")
@@ -149,7 +149,7 @@ def test_a_traceback_is_printed_to_those_who_ask_for_it(faulty, tmp_path, monkey
 
 def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(faulty, monkeypatch):
     """As an extension module does that is interrupted while it is imported."""
-    from pipelines import publish
+    from twotower.pipelines.steps import publish
 
     def interrupted(run):
         try:
@@ -203,7 +203,7 @@ def test_doctor_names_a_missing_package_and_how_to_get_it(tmp_path, module):
     """None in sys.modules is how Python itself marks what cannot be imported."""
     script = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from pipelines.cli import main; main(['doctor'])"
+        "from twotower.pipelines.cli import main; main(['doctor'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -250,7 +250,7 @@ def server(small_run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_answers_queries_and_stops_cleanly(server, small_run, number):
-    from pipelines.serve import example_users
+    from twotower.pipelines.steps.serve import example_users
 
     user = example_users(small_run, 1)[0]
     asked = twotower(
@@ -305,7 +305,7 @@ def test_a_triton_that_dies_is_started_again_on_its_ports(server, small_run):
 
 
 def test_a_server_that_ends_soon_again_and_again_is_started_after_longer_pauses():
-    from pipelines.serve import next_pause
+    from twotower.pipelines.steps.serve import next_pause
 
     pauses = [0.0]
     for _ in range(6):
@@ -317,8 +317,8 @@ def test_a_server_that_ends_soon_again_and_again_is_started_after_longer_pauses(
 @pytest.fixture
 def endless(small_run, tmp_path):
     """What the small run has published, in a run folder, with a model that loads for ever."""
-    from pipelines.run import Run
-    from serving.runtime.manifest import write_manifest
+    from twotower.pipelines.run import Run
+    from twotower.serving.runtime.manifest import write_manifest
 
     folder = tmp_path / "project" / "runs" / "endless"
     shutil.copytree(small_run.path / "triton", folder / "triton")
@@ -372,7 +372,7 @@ def test_a_signal_ends_serve_while_the_model_loads(endless, number, status):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_serve_while_somebody_publishes(endless, number, status):
-    from serving.versions import ModelRepository
+    from twotower.serving.repository import ModelRepository
 
     lock = endless.path / "triton" / ".lock"
 
@@ -391,7 +391,7 @@ def titled_run(small_run, tmp_path):
     """A copy of the run without its files but the item table, with titles rich might read."""
     import pandas as pd
 
-    from pipelines.run import Run
+    from twotower.pipelines.run import Run
 
     shutil.copy(small_run.path / "config.yaml", tmp_path)
     shutil.copy(small_run.path / "manifest.json", tmp_path)
@@ -405,8 +405,8 @@ def titled_run(small_run, tmp_path):
 def test_data_is_printed_as_it_is(titled_run, capsys):
     import numpy as np
 
-    from pipelines.serve import print_recommendations
-    from serving.client import Recommendations
+    from twotower.pipelines.steps.serve import print_recommendations
+    from twotower.serving.client import Recommendations
 
     run, item_ids = titled_run
     answer = Recommendations(item_ids[None], np.ones((1, 3), np.float32), version=1)
@@ -420,8 +420,8 @@ def test_an_item_that_the_run_does_not_have_is_told(titled_run, capsys):
     """As a version answers that was made before the run got other data."""
     import numpy as np
 
-    from pipelines.serve import print_recommendations
-    from serving.client import Recommendations
+    from twotower.pipelines.steps.serve import print_recommendations
+    from twotower.serving.client import Recommendations
 
     run, item_ids = titled_run
     ids = np.array([[item_ids[0], 999_999, -1]])
@@ -433,9 +433,9 @@ def test_an_item_that_the_run_does_not_have_is_told(titled_run, capsys):
 
 
 def test_a_run_without_data_says_what_to_run_before_a_server_is_started(tmp_path):
-    from pipelines.config import CONFIGS, load_config
-    from pipelines.run import Run
-    from pipelines.serve import query
+    from twotower.pipelines.config import CONFIGS, load_config
+    from twotower.pipelines.run import Run
+    from twotower.pipelines.steps.serve import query
 
     run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
     with pytest.raises(RunError, match=r"`ingest` has not run yet; run `twotower ingest`"):
@@ -443,7 +443,7 @@ def test_a_run_without_data_says_what_to_run_before_a_server_is_started(tmp_path
 
 
 def test_a_column_to_show_that_is_not_there_is_named(titled_run):
-    from pipelines.config import to_yaml
+    from twotower.pipelines.config import to_yaml
 
     run, _ = titled_run
     run.override(("show=[title, director]",))
@@ -452,7 +452,7 @@ def test_a_column_to_show_that_is_not_there_is_named(titled_run):
     assert asked.returncode == 1
     assert "error: show: the item table has no column director; it has item_id, " in asked.stderr
     run.override(("show=[item_id]",))
-    from pipelines.serve import shown_items
+    from twotower.pipelines.steps.serve import shown_items
 
     assert list(shown_items(run)) == ["item_id"]
 

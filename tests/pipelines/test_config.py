@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipelines.config import (
+from twotower.pipelines.config import (
     CONFIGS,
     Config,
     load_config,
@@ -21,7 +21,7 @@ from pipelines.config import (
     set_keys,
     to_yaml,
 )
-from pipelines.errors import ConfigError
+from twotower.pipelines.errors import ConfigError
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.console import say, stage
+from twotower.pipelines.console import say, stage
 
 NAMES = ["day[/]", "day[bold]", ":heart:", "[red]a[/red]"]
 

@@ -11,16 +11,21 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipelines.console import console
-from pipelines.export import export
-from pipelines.publish import publish
-from pipelines.run import STAGING, TRITON, Run
-from pipelines.serve import ask, example_users, serving
-from pipelines.verify import brute_force
-from serving.versions import ModelRepository
+from twotower.pipelines.console import console
+from twotower.pipelines.run import STAGING, TRITON, Run
+from twotower.pipelines.steps.export import export
+from twotower.pipelines.steps.publish import publish
+from twotower.pipelines.steps.serve import ask, example_users, serving
+from twotower.pipelines.steps.verify import brute_force
+from twotower.serving.repository import ModelRepository
 
 SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]  # twenty minutes, more beside other work
-PRELOADED = ["pipelines.export", "pipelines.publish", "workflows.features", "serving.ensemble"]
+PRELOADED = [
+    "twotower.pipelines.steps.export",
+    "twotower.pipelines.steps.publish",
+    "twotower.workflows.features",
+    "twotower.serving.ensemble",
+]
 
 
 def export_and_publish(path):

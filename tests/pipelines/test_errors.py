@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import OURS, is_ours
+from twotower.pipelines.errors import OURS, is_ours
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("workflows", "models", "serving", "pipelines")
@@ -27,7 +27,7 @@ def error_classes() -> list[tuple[str, str]]:
 
 
 def test_the_error_of_a_request_is_among_them():
-    assert ("serving.runtime.contract", "RequestError") in error_classes()
+    assert ("twotower.serving.runtime.contract", "RequestError") in error_classes()
 
 
 @pytest.mark.parametrize(("module", "name"), error_classes())

@@ -17,25 +17,25 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import CONFIGS, load_config
-from pipelines.errors import RunError
-from pipelines.evaluate import evaluate
-from pipelines.export import export
-from pipelines.ingest import ingest
-from pipelines.lock import LOCK, is_held, writing
-from pipelines.preprocess import preprocess
-from pipelines.run import Run
-from pipelines.train import train
-from pipelines.update import update
-from serving.errors import ServingError
-from serving.versions import ModelRepository
+from twotower.pipelines.config import CONFIGS, load_config
+from twotower.pipelines.errors import RunError
+from twotower.pipelines.lock import LOCK, is_held, writing
+from twotower.pipelines.run import Run
+from twotower.pipelines.steps.evaluate import evaluate
+from twotower.pipelines.steps.export import export
+from twotower.pipelines.steps.ingest import ingest
+from twotower.pipelines.steps.preprocess import preprocess
+from twotower.pipelines.steps.train import train
+from twotower.pipelines.steps.update import update
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.errors import ServingError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from pipelines.lock import writing
+from twotower.pipelines.lock import writing
 with writing(Path("."), "train"):
     print("held", flush=True)
     time.sleep(60)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import CONFIGS, load_config
-from pipelines.errors import ConfigError, RunError
-from pipelines.run import Run, write_atomically
-from serving.versions import ModelRepository
+from twotower.pipelines.config import CONFIGS, load_config
+from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.run import Run, write_atomically
+from twotower.serving.repository import ModelRepository
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def write_all(path: Path) -> None:
 
 
 def test_a_kill_at_any_change_leaves_the_steps_undone_or_done(two, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.run.git_commit", lambda: None)
+    monkeypatch.setattr("twotower.pipelines.run.git_commit", lambda: None)
     outcomes, path = Counter(), tmp_path / "killed"
     for number in itertools.count(1):
         shutil.rmtree(path, ignore_errors=True)

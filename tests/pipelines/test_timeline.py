@@ -8,10 +8,10 @@ import time
 import pytest
 from rich.console import Console
 
-from pipelines.console import stage
-from pipelines.errors import RunError
-from pipelines.main import show_timeline
-from pipelines.timeline import (
+from twotower.pipelines.console import stage
+from twotower.pipelines.errors import RunError
+from twotower.pipelines.job import show_timeline
+from twotower.pipelines.timeline import (
     BETWEEN,
     PLOT,
     Span,

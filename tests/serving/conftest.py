@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.runtime.arrays import expand
-from serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K, Table
-from serving.runtime.manifest import write_manifest
-from serving.versions import ModelRepository
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.arrays import expand
+from twotower.serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K, Table
+from twotower.serving.runtime.manifest import write_manifest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -33,7 +33,7 @@ def request_table(
     features: Mapping[str, Sequence] | None = None,
 ) -> Table:
     """The table that a request of these users becomes, with the columns of all features."""
-    from serving.ensemble import contract
+    from twotower.serving.ensemble import contract
 
     reads = contract(ensemble, k, k)
     inputs = {reads.user_id: np.asarray(user_ids, np.int64)[:, None]}
@@ -165,9 +165,9 @@ def other_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World
 
 def index_and_build(world: World) -> Any:
     """Write the world's index; the ensemble over it."""
-    from serving.ensemble import build_ensemble
-    from serving.index import build_index
-    from serving.runtime.seen import SeenItems
+    from twotower.serving.ensemble import build_ensemble
+    from twotower.serving.runtime.index import build_index
+    from twotower.serving.runtime.seen import SeenItems
 
     build_index(world.item_ids, world.vectors, world.index, World.towers)
     return build_ensemble(
@@ -239,7 +239,7 @@ def make_encoder(world: World) -> Any:
     from merlin.models.tf.transforms.regularization import L2Norm
     from merlin.schema import Schema, Tags
 
-    from models.layers import MultiHotEmbedding
+    from twotower.models.towers.layers import MultiHotEmbedding
 
     tf.keras.utils.set_random_seed(3)
     schema = Schema([dense(column) for column in world.workflow.output_schema])
@@ -283,8 +283,8 @@ def export():
 
 
 def _export(world: World, root: Path, **settings: Any) -> ModelRepository:
-    from serving.config import ServingConfig
-    from serving.repository import write_version
+    from twotower.serving.config import ServingConfig
+    from twotower.serving.version import write_version
 
     staged, repository = root.with_name(f"{root.name}-staged"), ModelRepository(root)
     config = ServingConfig(**{"max_k": 400, "max_batch_size": 256, **settings})
@@ -314,7 +314,7 @@ def _vouch(version: Path) -> None:
 @pytest.fixture(scope="session")
 def servers(repositories: dict[str, Path], tmp_path_factory: pytest.TempPathFactory):
     """A running Triton for each runtime, started when it is first asked for."""
-    from serving.server import TritonServer
+    from twotower.serving.triton.server import TritonServer
 
     logs = tmp_path_factory.mktemp("logs")
     running: dict[str, TritonServer] = {}

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from tritonclient.utils import InferenceServerException
 
-import serving
-from serving.client import RetrievalClient, _cast
-from serving.errors import ServingError
-from serving.server import _answers
+from twotower import serving
+from twotower.serving.client import RetrievalClient, _cast
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.server import _answers
 
 ROOT = str(Path(serving.__file__).parents[1])
 
@@ -137,7 +137,9 @@ def test_an_error_of_the_client_asks_the_server_nothing(protocol, servers, monke
 
 
 def test_arrays_of_integers_are_cast_as_a_whole(monkeypatch):
-    monkeypatch.setattr("serving.client._convert", lambda *_: pytest.fail("value by value"))
+    monkeypatch.setattr(
+        "twotower.serving.client._convert", lambda *_: pytest.fail("value by value")
+    )
     ids = np.arange(256, dtype=np.uint32)
     cast = _cast("user_id", ids, "INT64", nullable=False)
     assert cast.dtype == np.int64 and cast.tolist() == ids.tolist()
@@ -220,7 +222,7 @@ def test_an_unknown_protocol():
 )
 def test_nothing_heavy_is_imported(module):
     script = (
-        f"import sys; sys.path.insert(0, {ROOT!r}); import serving.{module}; "
+        f"import sys; sys.path.insert(0, {ROOT!r}); import twotower.serving.{module}; "
         "print([m for m in ('tensorflow', 'merlin', 'nvtabular', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from serving.config import ServingConfig
+from twotower.serving.config import ServingConfig
 
 
 def test_defaults_are_safe():

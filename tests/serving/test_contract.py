@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from serving.runtime.contract import ABSENT, NULL, VALUE, Contract, RequestError
+from twotower.serving.runtime.contract import ABSENT, NULL, VALUE, Contract, RequestError
 
 CONTRACT = Contract(
     "user_id", "item_id", {"city": "BYTES", "age": "INT64", "income": "FP64"}, default_k=5, max_k=9

@@ -6,9 +6,9 @@ import sysconfig
 
 import pytest
 
-from serving import triton
-from serving.doctor import check_serving
-from serving.errors import ServingError
+from twotower.serving.doctor import check_serving
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton import installation as triton
 
 
 def test_everything_is_here():

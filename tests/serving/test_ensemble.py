@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.errors import ServingError
 from tests.serving.conftest import answer, request_table
+from twotower.serving.runtime.errors import ServingError
 
 TOWERS = "b2" * 32
 TABLE = np.array([[0, 0], [0, 0], [1, 1], [3, 0], [0, 3], [2, 1]], np.float32)  # by encoded id
@@ -21,8 +21,8 @@ def parts(tmp_path_factory):
     from merlin.schema import Tags
     from nvtabular import ops
 
-    from serving.index import build_index
-    from serving.runtime.seen import SeenItems
+    from twotower.serving.runtime.index import build_index
+    from twotower.serving.runtime.seen import SeenItems
 
     folder = tmp_path_factory.mktemp("parts")
     users = pd.DataFrame({"member": [70, 5, 900]})
@@ -53,8 +53,8 @@ def parts(tmp_path_factory):
 
 
 def test_users_known_by_their_id_alone(parts, tmp_path):
-    from serving.ensemble import build_ensemble, compile_ensemble
-    from serving.runtime.compiled_engine import CompiledEngine
+    from twotower.serving.ensemble import build_ensemble, compile_ensemble
+    from twotower.serving.runtime.compiled_engine import CompiledEngine
 
     ensemble = build_ensemble(**parts)
     compile_ensemble(ensemble, tmp_path)
@@ -74,7 +74,7 @@ def test_users_known_by_their_id_alone(parts, tmp_path):
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change, message, parts):
-    from serving.ensemble import build_ensemble
+    from twotower.serving.ensemble import build_ensemble
 
     if "index_dir" in change:
         change = {"index_dir": parts["index_dir"].with_name(change["index_dir"])}
@@ -86,7 +86,7 @@ def test_a_workflow_must_say_which_column_is_the_user(parts, tmp_path, world):
     import nvtabular as nvt
     from nvtabular import ops
 
-    from serving.ensemble import build_ensemble
+    from twotower.serving.ensemble import build_ensemble
 
     untagged = nvt.Workflow(["member"] >> ops.Categorify(out_path=str(tmp_path)))
     untagged.fit(nvt.Dataset(parts["users"]))
@@ -97,7 +97,7 @@ def test_a_workflow_must_say_which_column_is_the_user(parts, tmp_path, world):
 
 
 def test_a_user_whose_number_no_tower_can_read_is_refused():
-    from serving.ensemble import _check_numbers
+    from twotower.serving.ensemble import _check_numbers
 
     users = pd.DataFrame({"member": [1, 2, 3], "spend": [np.nan, 5.0, np.inf]})
     with pytest.raises(ServingError, match="'spend' holds inf; expected -9 to 9, or null"):
@@ -106,8 +106,8 @@ def test_a_user_whose_number_no_tower_can_read_is_refused():
 
 
 def test_a_feature_named_like_a_parameter_is_refused():
-    from serving.ensemble import _request_schema
-    from serving.operators import UserFeatures
+    from twotower.serving.ensemble import _request_schema
+    from twotower.serving.operators import UserFeatures
 
     users = UserFeatures(pd.DataFrame({"member": [1], "k": [2]}), "member", ["k"])
     with pytest.raises(ServingError, match="'k' is named like a request parameter"):

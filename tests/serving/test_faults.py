@@ -10,7 +10,7 @@ import pytest
 from benchmarks.fault_wires import DEADLY
 from benchmarks.faults import ROWS, growth
 from benchmarks.hostile import NO_ANSWER, Target
-from serving.server import TritonServer
+from twotower.serving.triton.server import TritonServer
 
 PAYLOAD = 8_000_000
 

@@ -9,9 +9,9 @@ import faiss
 import numpy as np
 import pytest
 
-from serving.errors import ServingError
-from serving.local import LocalVersion
-from serving.runtime.manifest import verify_manifest
+from twotower.serving.local import LocalVersion
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.manifest import verify_manifest
 
 
 @pytest.mark.parametrize("runtime", ["compiled", "merlin"])
@@ -33,7 +33,9 @@ def test_it_answers_as_the_towers_do(world, repositories, runtime, assert_same):
 
 def test_a_version_that_cannot_run_is_named(copy, vouch):
     folder = copy / "retrieval" / "1"
-    (folder / "serving" / "runtime" / "compiled_engine.py").write_text("import nowhere\n")
+    (folder / "twotower" / "serving" / "runtime" / "compiled_engine.py").write_text(
+        "import nowhere\n"
+    )
     with pytest.raises(ServingError, match=r"engine\.py: not the file the manifest vouches for"):
         LocalVersion(folder)
     vouch(folder)

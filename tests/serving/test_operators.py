@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.errors import ServingError
-from serving.runtime.arrays import expand
-from serving.runtime.contract import count_of, row_of
 from tests.serving.conftest import answer, request_table
+from twotower.serving.runtime.arrays import expand
+from twotower.serving.runtime.contract import count_of, row_of
+from twotower.serving.runtime.errors import ServingError
 
 
 @pytest.fixture(scope="module")
 def engine(world, tmp_path_factory):
-    from serving.ensemble import compile_ensemble
-    from serving.runtime.compiled_engine import CompiledEngine
+    from twotower.serving.ensemble import compile_ensemble
+    from twotower.serving.runtime.compiled_engine import CompiledEngine
 
     folder = tmp_path_factory.mktemp("engine")
     compile_ensemble(world.ensemble, folder)
@@ -53,7 +53,7 @@ def dirty_rows(world, count: int) -> pd.DataFrame:
 
 
 def test_encoding_equals_nvtabular(world, engine):
-    from serving.operators import UserFeatures
+    from twotower.serving.operators import UserFeatures
 
     rows = pd.concat([world.users, dirty_rows(world, 10_000)], ignore_index=True)
     rows = rows.astype(world.users.dtypes)
@@ -97,7 +97,7 @@ def test_tower_equals_tensorflow(world, engine):
 
 
 def test_an_inexact_onnx_is_refused(world, tmp_path, monkeypatch):
-    from serving import operators
+    from twotower.serving import operators
 
     monkeypatch.setattr(operators, "TOLERANCE", -1.0)
     tower = operators.QueryTower(world.saved_model)
@@ -106,7 +106,7 @@ def test_an_inexact_onnx_is_refused(world, tmp_path, monkeypatch):
 
 
 def test_users_complete_what_the_request_leaves_out(world, engine):
-    from serving.runtime.contract import ABSENT, NULL, VALUE
+    from twotower.serving.runtime.contract import ABSENT, NULL, VALUE
 
     user = world.users.dropna().iloc[0]
     nobody = int(world.users["user_id"][world.users["city"].isna()].iloc[0])
@@ -121,9 +121,9 @@ def test_users_complete_what_the_request_leaves_out(world, engine):
 
 
 def test_whole_numbers_stay_whole_and_exact_beside_nulls(tmp_path):
-    from serving.operators import UserFeatures
-    from serving.runtime import steps
-    from serving.runtime.contract import NULL, VALUE, Contract
+    from twotower.serving.operators import UserFeatures
+    from twotower.serving.runtime import steps
+    from twotower.serving.runtime.contract import NULL, VALUE, Contract
 
     big = 2**60 + 1
     users = pd.DataFrame(
@@ -147,9 +147,9 @@ def test_whole_numbers_stay_whole_and_exact_beside_nulls(tmp_path):
 
 
 def test_the_first_values_of_a_users_list_are_kept(tmp_path):
-    from serving.operators import UserFeatures
-    from serving.runtime import steps
-    from serving.runtime.contract import Contract
+    from twotower.serving.operators import UserFeatures
+    from twotower.serving.runtime import steps
+    from twotower.serving.runtime.contract import Contract
 
     tags = [["a", "b", "a", "c"], None, ["x", None], []]
     users = pd.DataFrame({"user": [4, 1, 3, 2], "tags": tags})
@@ -172,7 +172,7 @@ def test_the_first_values_of_a_users_list_are_kept(tmp_path):
 
 
 def test_a_tower_reads_lists_as_wide_as_a_block_of_rows_needs(monkeypatch):
-    from serving.runtime import steps
+    from twotower.serving.runtime import steps
 
     columns = {
         "id": np.array([7, 8, 9]),
@@ -188,7 +188,7 @@ def test_a_tower_reads_lists_as_wide_as_a_block_of_rows_needs(monkeypatch):
 
 
 def test_blocks_of_rows_answer_as_all_rows_at_once(world, engine, monkeypatch, assert_same):
-    from serving.runtime import steps
+    from twotower.serving.runtime import steps
 
     liked = [[*range(1, 1 + 3 * n, 3)] for n in range(40)]
     users = world.users["user_id"].iloc[:40].tolist()
@@ -219,7 +219,7 @@ def test_the_compiled_engine_equals_the_stock_executor(world, engine, assert_sam
 
 
 def test_features_that_no_row_gives_may_be_left_out(world, engine, assert_same):
-    from serving.ensemble import contract
+    from twotower.serving.ensemble import contract
 
     reads = contract(world.ensemble, 10, 10)
     users = [*world.users["user_id"], world.unknown_user]
@@ -246,10 +246,10 @@ def test_rows_of_one_table_may_ask_for_different_things(world, engine):
 
 
 def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
-    from serving.index import build_index
-    from serving.operators import FaissTopK
-    from serving.runtime.seen import SeenItems
-    from serving.runtime.top_k import FaissTopK as Compiled
+    from twotower.serving.operators import FaissTopK
+    from twotower.serving.runtime.index import build_index
+    from twotower.serving.runtime.seen import SeenItems
+    from twotower.serving.runtime.top_k import FaissTopK as Compiled
 
     ids = np.array([9, 4, 7, 1, 3, 8])
     build_index(ids, np.ones((6, 2), np.float32), tmp_path / "index", "ab")
@@ -283,7 +283,7 @@ def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
     ],
 )
 def test_a_bad_user_table_is_refused(change, message):
-    from serving.operators import UserFeatures
+    from twotower.serving.operators import UserFeatures
 
     users = pd.DataFrame({"user_id": [1], "city": ["x"], "age": [3], "tags": [["a"]]})
     if "columns" in change:

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from serving.client import RetrievalClient
+from twotower.serving.client import RetrievalClient
 
 
 @pytest.fixture(params=["http", "grpc"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.errors import ServingError
-from serving.runtime.arrays import find, load_column, save_column
-from serving.runtime.seen import SeenItems
+from twotower.serving.runtime.arrays import find, load_column, save_column
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.seen import SeenItems
 
 
 def rows(seen: SeenItems) -> list[list[int]]:

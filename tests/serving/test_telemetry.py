@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.client import RetrievalClient
-from serving.control import ModelControl
-from serving.errors import ServingError
-from serving.server import TritonServer
+from twotower.serving.client import RetrievalClient
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.control import ModelControl
+from twotower.serving.triton.server import TritonServer
 
 FLUSH_SECONDS = 1.0
 

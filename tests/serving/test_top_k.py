@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.index import build_index
-from serving.operators import FaissTopK
-from serving.runtime import top_k
-from serving.runtime.seen import SeenItems
+from twotower.serving.operators import FaissTopK
+from twotower.serving.runtime import top_k
+from twotower.serving.runtime.index import build_index
+from twotower.serving.runtime.seen import SeenItems
 
 NAMES = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from serving.errors import ServingError
+from twotower.serving.runtime.errors import ServingError
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_workflow_that_cannot_be_compiled_is_refused(option, message, tmp_path
     import nvtabular as nvt
     from nvtabular import ops
 
-    from serving.operators import EncodeFeatures
+    from twotower.serving.operators import EncodeFeatures
 
     frame = pd.DataFrame({"city": ["a", "b"], "age": [1, 2]})
     graph = {
@@ -53,7 +53,7 @@ def test_a_list_of_which_others_than_the_first_values_are_read_is_refused(cut, t
     import nvtabular as nvt
     from nvtabular import ops
 
-    from serving.vocabularies import list_lengths
+    from twotower.serving.vocabularies import list_lengths
 
     encoded = ["tags"] >> ops.Categorify(out_path=str(tmp_path))
     workflow = nvt.Workflow(encoded if cut is None else encoded >> ops.ListSlice(*cut))
@@ -64,7 +64,7 @@ def test_a_list_of_which_others_than_the_first_values_are_read_is_refused(cut, t
 
 
 def test_a_vocabulary_of_another_kind_than_the_user_table_is_refused(tmp_path):
-    from serving.vocabularies import read_vocabulary
+    from twotower.serving.vocabularies import read_vocabulary
 
     path = tmp_path / "unique.age.parquet"
     pd.DataFrame({"age": ["18", "25"]}, index=[3, 4]).to_parquet(path)
@@ -75,7 +75,7 @@ def test_a_vocabulary_of_another_kind_than_the_user_table_is_refused(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["int64", "Int64", "float32", "float64"])
 def test_numbers_are_sorted_beside_their_codes(dtype, tmp_path):
-    from serving.vocabularies import read_vocabulary
+    from twotower.serving.vocabularies import read_vocabulary
 
     path = tmp_path / "unique.age.parquet"
     pd.DataFrame({"age": pd.array([25, -1, 18], dtype)}, index=[3, 4, 5]).to_parquet(path)
@@ -86,7 +86,7 @@ def test_numbers_are_sorted_beside_their_codes(dtype, tmp_path):
 
 
 def test_a_column_without_a_value_has_an_empty_vocabulary(tmp_path):
-    from serving.vocabularies import read_vocabulary
+    from twotower.serving.vocabularies import read_vocabulary
 
     path = tmp_path / "unique.age.parquet"
     pd.DataFrame({"age": pd.Series([], dtype=object)}).to_parquet(path)
@@ -96,7 +96,7 @@ def test_a_column_without_a_value_has_an_empty_vocabulary(tmp_path):
 
 
 def test_narrow_integers_would_wrap_huge_ids_and_are_refused(tmp_path):
-    from serving.vocabularies import read_vocabulary
+    from twotower.serving.vocabularies import read_vocabulary
 
     path = tmp_path / "unique.user_id.parquet"
     pd.DataFrame({"user_id": pd.Series([5], [3], "int32")}).to_parquet(path)

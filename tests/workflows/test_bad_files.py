@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from workflows.errors import DataError
-from workflows.ingest import IngestConfig, ingest
-from workflows.parquet import ParquetConfig
-from workflows.split import SplitConfig, split
+from twotower.workflows.errors import DataError
+from twotower.workflows.ingest import IngestConfig, ingest
+from twotower.workflows.sources.parquet import ParquetConfig
+from twotower.workflows.split import SplitConfig, split
 
 LOG = pd.DataFrame({"user_id": [1, 2, 2], "item_id": [10, 10, 11], "price": [1, 2, 3]})
 

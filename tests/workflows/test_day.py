@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from workflows.day import Day, suspicions
-from workflows.features import FeaturesConfig, PositivesConfig
-from workflows.tables import Tables, merge
+from twotower.workflows.day import Day, suspicions
+from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.tables import Tables, merge
 
 FEATURES = FeaturesConfig(user=["city"], item=["brand"], item_numeric=["price"])
 N = 200

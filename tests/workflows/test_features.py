@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflows.errors import DataError
-from workflows.features import (
+from twotower.workflows.errors import DataError
+from twotower.workflows.features import (
     FeaturesConfig,
     PositivesConfig,
     add_history,
@@ -456,7 +456,7 @@ def test_whole_numbers_beside_nulls_in_lists_are_categories(tmp_path):
 
 def test_moments_are_exact_where_the_deviation_is_tiny_beside_the_mean(tmp_path):
     """Milliseconds of 2020 within a minute: their squares have no digit for the variance."""
-    from serving.vocabularies import moments
+    from twotower.serving.vocabularies import moments
 
     users = USERS[["user_id"]].assign(since=1577836800000.0 + np.array([0, 30000, 60000]))
     train = pd.DataFrame({"user_id": [1, 5, 9], "item_id": 10})

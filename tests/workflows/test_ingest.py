@@ -13,12 +13,12 @@ import pytest
 from pydantic import ValidationError
 
 from tests.workflows.conftest import write_files
-from workflows.day import suspicions
-from workflows.errors import DataError
-from workflows.features import FeaturesConfig, PositivesConfig
-from workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
-from workflows.parquet import ParquetConfig
-from workflows.tables import Tables
+from twotower.workflows.day import suspicions
+from twotower.workflows.errors import DataError
+from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
+from twotower.workflows.sources.parquet import ParquetConfig
+from twotower.workflows.tables import Tables
 
 
 def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):

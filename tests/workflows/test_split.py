@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from workflows.errors import DataError
-from workflows.movielens import read_movielens
-from workflows.split import (
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.movielens import read_movielens
+from twotower.workflows.split import (
     SplitConfig,
     extend_split,
     k_core_mask,

@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from workflows.errors import DataError
-from workflows.tables import Tables, frame, merge, pairs_among
+from twotower.workflows.errors import DataError
+from twotower.workflows.tables import Tables, frame, merge, pairs_among
 
 
 def interactions(*rows: tuple) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workflows.text import words
+from twotower.workflows.text import words
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Query and candidate tower: embeddings, pooling, blocks."""

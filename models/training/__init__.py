@@ -1,0 +1,1 @@
+"""Fitting a model: data, batches, optimizers, callbacks, saving."""

@@ -1,0 +1,1 @@
+"""Experiments: variants side by side, and a search for better settings."""

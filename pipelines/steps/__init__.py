@@ -1,0 +1,1 @@
+"""The steps of the main job, each one function of a run folder."""

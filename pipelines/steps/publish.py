@@ -1,0 +1,96 @@
+"""Which version of a run is served: publish one, go back, list them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.table import Table
+from rich.text import Text
+
+from twotower.pipelines.console import console, stage
+from twotower.pipelines.errors import RunError
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.serve import RunningServer, running_server
+from twotower.serving.repository import ModelRepository, Version
+from twotower.serving.triton.control import ModelControl
+
+
+def publish(run: Run, number: int | None = None, *, replaces: int | None = None) -> int:
+    """Have version `number`, the newest if None, served: by the running server at once, too.
+
+    Raises RunError if `replaces` is given and another version has been published in the meantime.
+    """
+
+    def change(repository: ModelRepository, control: ModelControl | None) -> int:
+        if replaces is not None and repository.published != replaces:
+            raise RunError(
+                f"version {number} was compared with version {replaces}, but version "
+                f"{repository.published} has been published in the meantime; run this command again"
+            )
+        return repository.publish(number, control)
+
+    return _change(run, "publish", change)
+
+
+def rollback(run: Run) -> int:
+    """Publish the version that was published before the current one."""
+    return _change(run, "rollback", lambda repository, control: repository.rollback(control))
+
+
+def _change(
+    run: Run, name: str, change: Callable[[ModelRepository, ModelControl | None], int]
+) -> int:
+    repository = ModelRepository(run.path / TRITON)
+    with stage(name) as (report, result):
+        report(0, 1, "wait for whoever else publishes")
+        # A server that starts waits for the lock: it is found here, or reads the new state.
+        with repository.lock():
+            server = running_server(run)
+            control = server.control(run.config.serving.startup_seconds) if server else None
+            report(0, 1, "check the files" + (", load them" if control else ""))
+            started = time.perf_counter()
+            version = change(repository, control)
+            seconds = time.perf_counter() - started
+            repository.prune(run.config.serving.keep_versions)
+        if control:
+            result(f"version {version}: the running server loaded it in {seconds:.1f} s")
+        elif server:
+            result(
+                f"version {version}: the running server's Triton cannot load it; restart "
+                "`twotower serve`"
+            )
+        else:
+            result(f"version {version}: the next `twotower serve` will serve it")
+    return version
+
+
+def versions(run: Run) -> list[Version]:
+    """Print the run's versions, which of them is published, and which answers."""
+    found = ModelRepository(run.path / TRITON).versions()
+    server = running_server(run)
+    answers = answering(server) if server else None
+    table = Table(title=Text(str(run.path)), title_justify="left", box=None)
+    for column in ("version", "created (UTC)", "towers", "runtime", "MB", "published", "answers"):
+        justify = "right" if column in ("version", "MB") else "left"
+        table.add_column(column, justify=justify, no_wrap=True)
+    for each in found:
+        table.add_row(
+            *(str(each.number), each.created[:16].replace("T", " "), each.towers_sha256[:12]),
+            *(each.runtime, f"{each.bytes / 1e6:.1f}"),
+            *("yes" if holds else "" for holds in (each.published, each.number == answers)),
+        )
+    console.print(table)
+    if server:
+        console.print(f"served by process {server.pid}: http {server.http}, grpc {server.grpc}")
+    if not found:
+        console.print("no version yet; `twotower export` makes one")
+    return found
+
+
+def answering(server: RunningServer) -> int:
+    """The version that the server answers with."""
+    from twotower.serving.client import RetrievalClient
+
+    with RetrievalClient(server.http) as client:
+        return client.version()

@@ -1,0 +1,186 @@
+"""A model that an update has fitted beside the published version, on the same users."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from twotower.pipelines.console import stage
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.preprocess import ITEMS, SPLIT, USERS, load_tables
+from twotower.serving.local import LocalVersion
+from twotower.serving.repository import ModelRepository
+
+if TYPE_CHECKING:
+    import merlin.models.tf as mm
+
+    from twotower.models.evaluation.metrics import Scorer
+
+MAX_USERS = 2000
+"""Users compared at most, drawn at random; more would barely narrow the error."""
+BATCH_SIZE = 256
+
+
+def objection(
+    run: Run, staged: Run, model: mm.RetrievalModelV2, published: int, new_pairs: int
+) -> str | None:
+    """Why `model` must not replace version `published`; None if it may.
+
+    Both are measured on the same users and pairs, see `Comparison`: the version by its own towers,
+    index and table of users, the model by the staged tables. `training.monitor` may be lower by
+    the share `update.max_loss`.
+
+    Parameters
+    ----------
+    run : Run
+        Has the published version.
+    staged : Run
+        The run as it will be after the update, see `Run.within`.
+    model : RetrievalModelV2
+        The towers that the update has fitted.
+    published : int
+        The number of the published version.
+    new_pairs : int
+        How many pairs the update has added to the split: its last rows.
+    """
+    with stage("compare") as (report, result):
+        report(0, 2, f"version {published}")
+        try:
+            version = LocalVersion(ModelRepository(run.path / TRITON).model / str(published))
+        except Exception as error:  # damaged, or exported where other packages were installed
+            return f"the model cannot be compared with the published version: {error}"
+        comparison = Comparison(staged, new_pairs, version)
+        if not len(comparison.rows):
+            return (
+                f"the model cannot be compared with the published version: version {published} "
+                "knows no user and item of the test and valid parts"
+            )
+        before = comparison.measure_version(version)
+        report(1, 2, "the new model")
+        after = comparison.measure_model(model)
+        monitor, limit = run.config.training.monitor, run.config.update.max_loss
+        result(
+            f"{monitor} of the new model is {after:.4f}, of version {published} {before:.4f}, "
+            f"on {comparison.pairs}"
+        )
+    if after >= before * (1 - limit):
+        return None
+    return (
+        f"with these data the model answers worse: its {monitor} is {after:.4f}, that of version "
+        f"{published} is {before:.4f}, on {comparison.pairs}. That is a loss of "
+        f"{1 - after / before:.0%}; update.max_loss is {limit:.0%}"
+    )
+
+
+class Comparison:
+    """The users, items and pairs on which a version and a model are measured alike.
+
+    Pairs that the update brings are left out where there are older ones: a model that has learnt
+    from a bad day predicts the rest of that day well. Test comes before valid. Users and items that
+    the version does not know are left out.
+
+    Attributes
+    ----------
+    rows : ndarray of int
+        The users' rows in the user table.
+    pairs : str
+        In words, which pairs are to be found.
+    """
+
+    def __init__(self, staged: Run, new_pairs: int, version: LocalVersion):
+        names, data = staged.config.features, staged.path / "data"
+        user_ids, self.item_ids = (
+            pd.read_parquet(data / file, columns=[column])[column].to_numpy(np.int64)
+            for file, column in ((USERS, names.user_id), (ITEMS, names.item_id))
+        )
+        known_users = np.isin(user_ids, version.user_ids)
+        known_items = np.isin(self.item_ids, version.item_ids)
+        self.staged = staged
+        metric, _, cutoff = staged.config.training.monitor.rpartition("@")
+        self.metric, self.cutoff = metric, int(cutoff)
+        judges = {part: Judge(staged, part) for part in ("test", "valid")}
+        older = _older_pairs(staged, new_pairs, (len(user_ids), len(self.item_ids)))
+        for only_older, part in itertools.product((True, False), judges):
+            judge = judges[part]
+            self.candidates = known_items.copy()
+            if judge.candidates is not None:
+                self.candidates &= judge.candidates
+            wanted = judge.relevant.multiply(older) if only_older else judge.relevant
+            relevant = _kept(wanted, known_users, self.candidates)
+            self.rows = np.unique(relevant.nonzero()[0])
+            if len(self.rows):
+                break
+        if len(self.rows) > MAX_USERS:
+            draw = np.random.default_rng(staged.config.training.seed)
+            self.rows = np.sort(draw.choice(self.rows, MAX_USERS, replace=False))
+        self.user_ids = user_ids[self.rows]
+        self.relevant, self.seen = relevant[self.rows], judge.seen[self.rows]
+        which = "from before the update" if only_older else "that the update brings"
+        self.pairs = f"the {part} pairs {which} of the same {len(self.rows):,} users"
+
+    def measure_version(self, version: LocalVersion) -> float:
+        """The monitored metric of what `version` answers."""
+        return self._measure(_VersionScorer(self, version))
+
+    def measure_model(self, model: mm.RetrievalModelV2) -> float:
+        """The monitored metric of the towers `model` for the staged tables."""
+        from twotower.models.two_tower import TowerScorer
+
+        users, items = load_tables(self.staged)
+        users = {name: column[self.rows] for name, column in users.items()}
+        return self._measure(TowerScorer.of(model, users, items))
+
+    def _measure(self, scorer: Scorer) -> float:
+        from twotower.models.evaluation.metrics import evaluate
+
+        metrics = evaluate(
+            scorer,
+            self.relevant,
+            self.seen,
+            [self.cutoff],
+            self.candidates,
+            batch_size=BATCH_SIZE,
+        )
+        return metrics.values[f"{self.metric}@{self.cutoff}"]
+
+
+def _older_pairs(staged: Run, new_pairs: int, shape: tuple[int, int]) -> csr_matrix:
+    """The pairs of the split as bool [users, items], without the last `new_pairs`."""
+    split = pd.read_parquet(
+        staged.path / "processed" / SPLIT, columns=["user_row", "item_row"]
+    ).iloc[: -new_pairs or None]
+    return csr_matrix((np.ones(len(split), bool), (split["user_row"], split["item_row"])), shape)
+
+
+def _kept(pairs: csr_matrix, users: np.ndarray, items: np.ndarray) -> csr_matrix:
+    """The entries of `pairs` whose row and column are among the bool `users` and `items`."""
+    rows, columns = pairs.nonzero()
+    kept = users[rows] & items[columns]
+    return csr_matrix((np.ones(kept.sum(), bool), (rows[kept], columns[kept])), pairs.shape)
+
+
+class _VersionScorer:
+    """The scores of what a version answers; -inf for what it does not answer."""
+
+    def __init__(self, comparison: Comparison, version: LocalVersion):
+        self.comparison, self.version = comparison, version
+        candidates = comparison.item_ids[comparison.candidates]
+        self.left_out = int((~np.isin(version.item_ids, candidates)).sum())
+
+    def score(self, users: np.ndarray) -> np.ndarray:
+        """Float32 [len(users), n_items] for positions among the compared users."""
+        asked, version = self.comparison, self.version
+        # Ask for enough items that `cutoff` remain after seen and left-out items are removed.
+        seen = int(np.diff(asked.seen[users].indptr).max())
+        k = min(len(version.item_ids), asked.cutoff + seen + self.left_out)
+        ids, answered = version.answer(asked.user_ids[users], k)
+        columns = np.searchsorted(asked.item_ids, ids).clip(max=len(asked.item_ids) - 1)
+        rows, places = np.nonzero(asked.item_ids[columns] == ids)
+        scores = np.full((len(users), len(asked.item_ids)), -np.inf, np.float32)
+        scores[rows, columns[rows, places]] = answered[rows, places]
+        return scores

@@ -1,0 +1,263 @@
+"""The daily loop: what is new is learnt on top of what is there, and published."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twotower.models.training.fit import TrainingConfig
+from twotower.pipelines.console import Report, console, say, stage
+from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.libraries import load_libraries
+from twotower.pipelines.run import TRITON, Run, writes
+from twotower.pipelines.steps.evaluate import evaluate
+from twotower.pipelines.steps.export import export
+from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data, preprocess_more
+from twotower.pipelines.steps.publish import answering, publish
+from twotower.pipelines.steps.quality_gate import objection
+from twotower.pipelines.steps.serve import running_server
+from twotower.pipelines.steps.train import starting, summary, validation
+from twotower.serving.repository import ModelRepository
+
+if TYPE_CHECKING:
+    from twotower.models.training.fit import TrainingData, TwoTower
+    from twotower.workflows.day import Day
+
+
+@writes
+def update(run: Run, folder: Path, anyway: bool = False) -> int:
+    """Take in what `folder` has, fit the model further, evaluate, export and publish it.
+
+    `folder` is in the format of the run's source: see `workflows.ingest.ingest_more`. Data,
+    vocabularies and model change together or not at all; when a later step fails, the version
+    published before stays, and the same update again goes on there. With nothing new in `folder`
+    only what is not done yet is done: towers that were published before, and rolled back, are not
+    published again. Returns the published version.
+
+    Raises
+    ------
+    RunError
+        Before anything has changed, if the data look like a mistake, see `workflows.day`, or if
+        the model that has learnt from them answers worse than the published version, see
+        `pipelines.steps.quality_gate`. With `anyway` neither is asked.
+    """
+    if not folder.exists():
+        raise ConfigError(f"--data {folder}: no such file or folder")
+    run.verified("ingest", "preprocess", "train")
+    published = ModelRepository(run.path / TRITON).published
+    _learn(run, folder, anyway, published)
+    for step in (evaluate, export):
+        if not _stands(run, step.__name__):
+            step(run)
+    return _publish(run, published)
+
+
+def _publish(run: Run, replaces: int | None) -> int:
+    """Publish the exported version in the place of version `replaces`, if it is to be published.
+
+    Otherwise a running server that answers with another version than the published one loads
+    that: whoever published it was killed before the server was told. Returns what is published.
+    """
+    repository, version = ModelRepository(run.path / TRITON), run.notes("export")["version"]
+    same = _replaced_with_these_towers(run, repository)
+    if version > repository.newest_published and same is None:
+        return publish(run, version, replaces=replaces)
+    published = repository.published
+    if version != published:
+        reason = "" if same in (None, version) else f"has the towers of version {same}, which "
+        console.print(
+            f"version {published} stays published: version {version} {reason}was published before "
+            "it was rolled back or replaced. "
+            f"`twotower publish --version {version}` publishes it all the same"
+        )
+    if (server := running_server(run)) and answering(server) != published:
+        publish(run, published, replaces=published)
+    return published
+
+
+def _replaced_with_these_towers(run: Run, repository: ModelRepository) -> int | None:
+    """The newest version of the run's towers that is not published any more, if there is one.
+
+    None where the published version has these towers, too. They may have been exported again with
+    other `serving` settings.
+    """
+    towers, newest = run.identity("train"), repository.newest_published
+    alike = [version for version in repository.versions() if version.towers_sha256 == towers]
+    if any(version.published for version in alike):
+        return None
+    return max((each.number for each in alike if each.number <= newest), default=None)
+
+
+def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
+    """Have data, vocabularies and model take in what `folder` has.
+
+    Unless `anyway`, the model is compared with version `published`, if there is one.
+    """
+    from twotower.workflows.features import check_sides
+    from twotower.workflows.ingest import IngestReport, ingest_more
+    from twotower.workflows.tables import frame
+
+    with stage("ingest") as (report, result):
+        day = ingest_more(run.config.ingest, run.path / "data", folder, report, say)
+        if day is None:
+            result(f"{folder}: nothing new")
+            return
+        check_sides(frame(day.merged.users), frame(day.merged.items), run.config.features)
+        if not anyway:
+            _refuse_suspicious(run, folder, day)
+        before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)
+        new = {
+            "path": str(folder),
+            "interactions": day.appended,
+            "users": total.users - before["users"],
+            "items": total.items - before["items"],
+        }
+        counts = ", ".join(f"{new[name]:,} {name}" for name in ("interactions", "users", "items"))
+        result(f"new: {counts}; {total}")
+    with stage("import") as (_, result):
+        load_libraries()
+        result("TensorFlow and Merlin")
+    with run.steps("update", "ingest", "preprocess", "train") as (out, notes):
+        day.merged.write(out / "data")
+        notes["ingest"] |= {**total.dict(), "summary": str(total)}
+        notes["ingest"]["updates"] = [*before.get("updates", []), new]
+        new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])
+        tower = _fit_further(run, out, new_rows, notes["train"])
+        if not anyway and published is not None and run.config.update.max_loss < 1:
+            new_pairs = notes["preprocess"]["split"]["updated"]
+            if worse := objection(run, run.within(out), tower.model, published, new_pairs):
+                raise _refused(run, folder, worse)
+
+
+def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
+    """Raise RunError if the day looks like a mistake, saying how to take it in all the same."""
+    from twotower.workflows.day import suspicions
+
+    config = run.config
+    found = suspicions(
+        day,
+        config.features,
+        config.positives,
+        max_changed=config.update.max_changed,
+        max_shift=config.update.max_shift,
+    )
+    if found:
+        looks = "\n  ".join(["this does not look like the data before:", *found])
+        raise _refused(run, folder, looks)
+
+
+def _refused(run: Run, folder: Path, reason: str) -> RunError:
+    """The error for data that are not taken in, with how to take them in all the same."""
+    path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
+    return RunError(
+        f"{folder}: {reason}\nNothing has changed. Mend this, or take the data in as they are and "
+        f"publish the result: twotower update --run {path} --data {data} --anyway"
+    )
+
+
+def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> TwoTower:
+    """Grow the run's model and fit it; the last `new_rows` of train in `out` are new."""
+    with stage("train") as (report, result):
+        from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+        from twotower.models.training.fit import load, save
+        from twotower.models.training.growth import grow
+
+        staged = run.within(out)
+        data = load_training_data(staged)
+        schema = TensorflowMetadata.from_proto_text_file(str(out / "processed"), SCHEMA)
+        old = load(run.path / "model")
+        tower = grow(old, schema.to_merlin_schema(), data, run.config.training.seed)
+        if new_rows:
+            _fit_on_new(run, staged, old, tower, data, new_rows, report, notes)
+            result(_told(notes, run.config.training.monitor))
+        else:
+            tower.history = old.history
+            notes |= {**run.notes("train"), "new_rows": 0, "replayed_rows": 0}
+            result("no new positive to learn from: the weights stay as they are")
+        save(tower, out / "model")
+    return tower
+
+
+def _fit_on_new(
+    run: Run,
+    staged: Run,
+    old: TwoTower,
+    tower: TwoTower,
+    data: TrainingData,
+    new_rows: int,
+    report: Report,
+    notes: dict[str, Any],
+) -> None:
+    """Fit `tower`, which is `old` grown; the last `new_rows` of `data` are new."""
+    from twotower.models.training.fit import fit
+    from twotower.models.training.growth import hold, known_items, with_replay
+    from twotower.models.two_tower import embed
+
+    config, training = run.config.update, run.config.training
+    solved = _is_solved(old, training)
+    if solved:  # for all interactions anew; there is nothing to fit
+        training, sample = training.copy(update={"epochs": 1}), data
+    else:
+        training = training.copy(
+            update={**config.dict(include=set(TrainingConfig.__fields__)), "start": None}
+        )
+        sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
+    before = embed(tower.model.candidate_encoder, data.items)
+    judge = validation(staged, data)
+
+    def validate(model) -> dict[str, float]:
+        if not solved:
+            hold(tower, old, config.moving)  # at the end of every epoch, before it is judged
+        return judge(model)
+
+    history = fit(
+        tower,
+        sample,
+        training,
+        validate,
+        staged.path / "state",
+        progress=report,
+        begin=starting(tower, data, training, report, turned=True),
+        known=data,
+    )
+    after = embed(tower.model.candidate_encoder, data.items)
+    norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    # What is beyond training.start's most_items has zeros for a vector, and no direction.
+    known = known_items(old, data.items) & (norms > 0)
+    moved = (before * after).sum(axis=1)[known] / norms[known]
+    notes |= summary(history, training.monitor, len(sample.user_rows))
+    notes |= {
+        "updated_with": config.dict(),
+        "new_rows": new_rows,
+        "replayed_rows": len(sample.user_rows) - new_rows,
+        "item_cosine": float(moved.mean()),
+    }
+
+
+def _is_solved(tower: TwoTower, training: TrainingConfig) -> bool:
+    """Whether the model is `training.start` as it was solved: no epoch after it was better."""
+    if training.start is None:
+        return False
+    scores = tower.history[f"val_{training.monitor}"]
+    return tower.history["loss"][max(range(len(scores)), key=scores.__getitem__)] is None
+
+
+def _told(notes: dict[str, Any], monitor: str) -> str:
+    return (
+        f"{notes['new_rows']:,} new rows, {notes['replayed_rows']:,} old; {notes['epochs']} "
+        f"epochs, best {notes['best_epoch']} with valid {monitor} {notes[f'valid_{monitor}']:.4f} "
+        f"of {notes['valid_users']:,} users; items' cosine to before {notes['item_cosine']:.4f}"
+    )
+
+
+def _stands(run: Run, name: str) -> bool:
+    """Whether the step `name` need not be done again."""
+    try:
+        run.verified(name)
+    except RunError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""A Triton server as a child process: start, guard, control, health."""

@@ -1,0 +1,117 @@
+"""Writes the served graph as a version: a folder that any Triton can serve."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+
+from google.protobuf import text_format
+from merlin.dag import postorder_iter_nodes
+from merlin.systems.dag import Ensemble
+from tritonclient.grpc import model_config_pb2 as triton
+
+from twotower.serving.config import ServingConfig
+from twotower.serving.ensemble import compile_ensemble, contract, operator
+from twotower.serving.operators import FaissTopK
+from twotower.serving.repository import CONFIG_FILE
+from twotower.serving.runtime.contract import SCORE, Contract
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
+from twotower.serving.triton.control import MODEL_NAME
+
+CODE = ["__init__.py", "runtime/*.py"]
+"""The files of this package that a version carries."""
+REFERENCE_CODE = ["operators.py", "vocabularies.py"]
+"""What `runtime: merlin` needs besides."""
+
+
+def write_version(ensemble: Ensemble, out: Path, config: ServingConfig) -> None:
+    """Fill the empty folder `out` with a version, for `ModelRepository.add`.
+
+    It is self-contained: any Triton with NumPy, ONNX Runtime and FAISS (for `runtime: merlin` also
+    TensorFlow and the Merlin packages) can serve it.
+    """
+    version = Path(out)
+    version.mkdir(parents=True, exist_ok=True)
+    if any(version.iterdir()):
+        raise ServingError(f"{version} is not empty; export into a new folder")
+    if config.runtime == "compiled":
+        compile_ensemble(ensemble, version)
+        _copy_code(version, CODE)
+    else:
+        _save_ensemble(ensemble, version / ENSEMBLE_FOLDER)
+        _copy_code(version, [*CODE, *REFERENCE_CODE])
+    served = contract(ensemble, config.default_k, config.max_k)
+    model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
+    (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
+    (version / CONFIG_FILE).write_text(model_config(served, config))
+    write_manifest(
+        version,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        towers_sha256=operator(ensemble, FaissTopK).towers_sha256,
+        runtime=config.runtime,
+    )
+
+
+def model_config(served: Contract, config: ServingConfig) -> str:
+    """Triton's config.pbtxt of the contract; which version to serve is said on publishing."""
+    inputs = [
+        triton.ModelInput(
+            name=name,
+            data_type=_triton_type(dtype),
+            dims=[-1 if name in served.lists else 1],
+            # Lists of different widths may wait together: the contract reads request by request.
+            allow_ragged_batch=name in served.lists,
+            optional=optional,
+        )
+        for name, dtype, optional in [
+            (served.user_id, "INT64", False),
+            *((name, dtype, True) for name, dtype in served.features.items()),
+        ]
+    ]
+    outputs = [
+        triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
+        for name, dtype in ((served.item_id, "INT64"), (SCORE, "FP32"))
+    ]
+    # KIND_CPU is where Triton puts the tensors; TensorFlow finds a GPU by itself.
+    instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
+    # Requests that wait while the model is busy are answered together.
+    batching = triton.ModelDynamicBatching(
+        preferred_batch_size=config.preferred_batch_sizes,
+        max_queue_delay_microseconds=config.queue_delay_us,
+    )
+    return text_format.MessageToString(
+        triton.ModelConfig(
+            name=MODEL_NAME,
+            backend="python",
+            max_batch_size=config.max_batch_size,
+            dynamic_batching=batching,
+            input=inputs,
+            output=outputs,
+            instance_group=[instance],
+        )
+    )
+
+
+def _triton_type(dtype: str) -> int:
+    return triton.DataType.Value("TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}")
+
+
+def _save_ensemble(ensemble: Ensemble, folder: Path) -> None:
+    ensemble.save(str(folder))
+    for node in postorder_iter_nodes(ensemble.graph.output_node):
+        node.op.save_artifacts(str(folder))
+
+
+def _copy_code(version: Path, patterns: list[str]) -> None:
+    """This package's own files into `<version>/twotower/serving/`, its entry point as model.py."""
+    package, copy = Path(__file__).parent, version / "twotower" / "serving"
+    for source in (path for pattern in patterns for path in sorted(package.glob(pattern))):
+        target = copy / source.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    (copy.parent / "__init__.py").touch()
+    (copy / "runtime" / "model.py").rename(version / "model.py")

@@ -1,0 +1,209 @@
+"""Comparisons: a real one, killed and called again; the others with trainings made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.pipelines.conftest import prepared
+from tests.pipelines.test_lock import in_a_thread
+from twotower.pipelines.config import CONFIGS, parse
+from twotower.pipelines.errors import ChildError, ConfigError
+from twotower.pipelines.experiments.compare import CompareConfig, compare
+from twotower.pipelines.lock import writing
+
+ROOT = Path(__file__).resolve().parents[3]
+SMOKE = CONFIGS / "compare" / "smoke.yaml"
+
+
+def written(folder: Path, **changes) -> Path:
+    """The smoke file with other values, in `folder`."""
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(SMOKE.read_text()), **changes}))
+    return path
+
+
+def quality(trial) -> float:
+    """A made-up valid metric: logQ is good, so are higher seeds."""
+    if trial.baseline:
+        return 0.25
+    return 0.1 + 0.2 * trial.config.model.logq + 0.01 * trial.config.training.seed
+
+
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    """No data and no training: results follow from the settings. Returns what was measured."""
+    monkeypatch.chdir(tmp_path)
+    measured = []
+
+    def measure_apart(trial, state, log, heard):
+        measured.append(trial.baseline or (trial.config.model.hidden, trial.config.training.seed))
+        if trial.config.model.hidden and not trial.baseline:
+            raise ChildError("the memory is too small", log)
+        values = {
+            f"{metric}@10": quality(trial)
+            for metric in ("ndcg", "recall", "coverage", "popularity", "head_recall")
+        }
+        heard(values)
+        return {"seconds": 2.0, "valid": values, "test": values, "epochs": 1, "best_epoch": 1}
+
+    monkeypatch.setattr("twotower.pipelines.experiments.compare.measure_apart", measure_apart)
+    monkeypatch.setattr("twotower.pipelines.experiments.compare.prepare", prepared)
+    return measured
+
+
+def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
+    file = written(
+        tmp_path,
+        baselines=["popularity"],
+        seeds=[3],
+        variants={"sum": {"set": {"training.epochs": 2}}},
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "twotower.pipelines.cli",
+        "compare",
+        str(file),
+        "--docs",
+        "docs",
+    ]
+    how = {
+        "cwd": tmp_path,
+        "env": {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+    }
+    results = tmp_path / "compare" / "smoke" / "results"
+    process = subprocess.Popen(command, **how)
+    deadline = time.monotonic() + 240
+    while not list(results.glob("popularity-*.json")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not psutil.wait_procs(children, timeout=10)[1], "what is killed leaves nothing running"
+    (finished,) = results.glob("*.json")
+    before = finished.stat().st_mtime_ns
+    again = subprocess.run(command, **how, check=False)
+    assert again.returncode == 0, again.stdout
+    assert "1 of 2 results are there already" in again.stdout
+    assert "sum, seed 3  valid ndcg@10" in again.stdout and "0 left" in again.stdout
+    assert finished.stat().st_mtime_ns == before
+    (training,) = results.glob("sum-seed3-*.json")
+    result = json.loads(training.read_text())["result"]
+    assert result["epochs"] == 2 and len(result["curve"]["seconds"]) == 2
+    assert not list((tmp_path / "compare" / "smoke" / "training").glob("*"))
+    names = {path.name for path in (tmp_path / "docs" / "smoke").glob("*")}
+    pictures = {"quality.png", "thirds.png", "diversity.png", "curves.png"}
+    assert names == {"table.md", "report.html"} | pictures
+    assert not (tmp_path / "runs").exists(), "the last run is still the last run"
+
+
+def test_a_second_comparison_is_told_of_the_first_and_removes_nothing(made_up, tmp_path):
+    folder = tmp_path / "compare" / "smoke"
+    state = folder / "training" / "another-training"
+    state.mkdir(parents=True)
+    with writing(folder, "compare"):
+        told = in_a_thread(lambda: compare(SMOKE))
+    assert told.startswith("compare/smoke: `compare` (process ")
+    assert state.is_dir() and not made_up
+
+
+def test_a_failed_variant_is_told_the_others_go_on_and_it_is_tried_again(made_up, capsys):
+    found = compare(SMOKE)
+    baselines, seeds = ["popularity", "itemknn", "ease"], (1, 2)
+    assert made_up == baselines + [(hidden, s) for s in seeds for hidden in ([], [64], [])]
+    assert {(each.row, each.seed) for each in found.failed} == {("hidden", 1), ("hidden", 2)}
+    printed = capsys.readouterr().out
+    assert "hidden, seed 2   failed: the memory is too small (its output: compare/smoke" in printed
+    page = Path("compare/smoke/report.html").read_text()
+    assert "hidden, seed 1 failed: the memory is too small" in page
+    made_up.clear()
+    again = compare(SMOKE)
+    assert made_up == [([64], 1), ([64], 2)]
+    assert [each.result for each in again.outcomes] == [each.result for each in found.outcomes]
+
+
+def test_one_run_is_done_again_when_what_it_depends_on_changes(made_up, tmp_path):
+    variants = {"a": {}, "b": {"set": {"model.temperature": 0.3}}}
+    compare(written(tmp_path, variants=variants, seeds=[1]))
+    made_up.clear()
+    variants["b"]["set"]["model.temperature"] = 0.4
+    variants["a"]["about"] = "said otherwise"
+    found = compare(written(tmp_path, variants=variants, seeds=[1, 5]))
+    assert made_up == [([], 1), ([], 5), ([], 5)]  # b with seed 1; both with seed 5
+    assert not found.failed
+
+
+def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
+    file = written(tmp_path, variants={"a": {}}, seeds=[1], set={"model.dim": 8})
+    found = compare(file, overrides=("model.logq=0", "model.dim=16"))
+    assert found.outcomes[-1].result["valid"]["ndcg@10"] == pytest.approx(0.11)
+    page = Path("compare/smoke/report.html").read_text()
+    assert "model.logq: 0" in page and "model.dim: 16" in page
+    with pytest.raises(ConfigError, match=r"model\.dimm: no such key"):
+        compare(file, overrides=("model.dimm=16",))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seedz": [1]}, "seedz: no such key; known here: about, base, baselines, name, seeds"),
+        ({"variants": {}}, "variants: there is none to compare"),
+        ({"variants": {"a": {"abuot": "x"}}}, "variants.a.abuot: no such key; known here: about"),
+        ({"variants": {"a/b": {}}}, "variants.__key__: 'a/b' cannot be the name of a folder"),
+        ({"variants": {"ease": {}}}, "variant ease: a baseline has this name"),
+        (
+            {"variants": {"a": {}, "b": {"set": {"model.temprature": 1}}}},
+            "variant b: wrong configuration\n  model.temprature: no such key; known here: buckets",
+        ),
+        (
+            {"variants": {"b": {"set": {"model.temperature": -1}}}},
+            "variant b: wrong configuration\n  model.temperature: ensure this value is greater",
+        ),
+        ({"variants": {"b": {"set": {"model.dim.x": 1}}}}, "variant b: dim is a value"),
+        ({"variants": {"b": {"set": {"split.k_core": 2}}}}, "variant b: split.k_core is the same"),
+        ({"variants": {"b": {"set": {"training.seed": 2}}}}, "b: training.seed is the same"),
+        ({"set": {"training.seed": 2}}, "set: training.seed: seeds have a key of their own"),
+        ({"set": {"training.monitor": "ndcg@7"}}, "'ndcg@7' is not measured; choose one of recall"),
+        ({"base": "ml-2m"}, "ml-2m.yaml: no such configuration; configs/ has ali-ccp, ml-100k"),
+        ({"seeds": []}, "seeds: ensure this value has at least 1 item"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(made_up, tmp_path, changes, message):
+    with pytest.raises(ConfigError) as error:
+        compare(written(tmp_path, **changes))
+    assert message in str(error.value)
+    named = CONFIGS / "ml-2m.yaml" if "base" in changes else tmp_path / "plan.yaml"
+    assert str(error.value).startswith(f"{named}: ")
+    assert not made_up
+
+
+def test_relative_data_is_the_same_from_anywhere(tmp_path, monkeypatch):
+    """The run that holds the prepared data keeps absolute paths, and so must the trainings."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for name in ("u.data", "u.user", "u.item"):
+        (tmp_path / "here" / name).write_text("")
+    changes = {"base": "ml-100k", "set": {}}
+    plan = parse(CompareConfig, {**yaml.safe_load(SMOKE.read_text()), **changes}, "plan")
+    tree = plan.common(Path("plan.yaml"), Path("here"))
+    assert tree["ingest"]["path"] == str(tmp_path / "here")
+
+
+def test_a_file_that_is_not_there_is_named_with_those_that_are(made_up, tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing.yaml: no such .*compare/ has .*smoke"):
+        compare(tmp_path / "nothing.yaml")

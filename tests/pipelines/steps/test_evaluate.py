@@ -1,0 +1,120 @@
+"""What validation and the test part are measured on, and what is said meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twotower.models.evaluation.metrics import evaluate as measure
+from twotower.pipelines.run import Run
+from twotower.pipelines.steps import evaluate as step
+from twotower.pipelines.steps import train
+from twotower.pipelines.steps.evaluate import Judge, evaluate
+from twotower.pipelines.steps.preprocess import load_training_data
+
+
+def copy_of(run: Run, to: Path, *overrides: str) -> Run:
+    copy = Run(Path(shutil.copytree(run.path, to)))
+    copy.override(overrides)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def scorer(small_run):
+    from twotower.models.training.fit import load
+    from twotower.models.two_tower import TowerScorer
+
+    data = load_training_data(small_run)
+    return TowerScorer.of(load(small_run.path / "model").model, data.users, data.items)
+
+
+def test_a_validation_of_some_users_is_the_mean_of_those(small_run, scorer, tmp_path):
+    from twotower.models.training.fit import load
+
+    run = copy_of(small_run, tmp_path / "run", "evaluation.valid_users=37")
+    model, calls = load(run.path / "model").model, []
+    validate = train.validation(run, load_training_data(run))
+    metrics = validate(model, lambda *call: calls.append(call))
+    assert metrics["users"] == 37 and calls == [(37, 37)]
+    # The same users, with their rows of the whole table.
+    whole, sampled = Judge(run, "valid"), Judge(run, "valid")
+    sampled.sample(37)
+    alone = np.zeros(whole.relevant.shape[0], bool)
+    alone[sampled.users] = True
+    relevant = whole.relevant.multiply(alone[:, None]).tocsr()
+    expected = measure(scorer, relevant, whole.seen, [10, 20, 50, 100], whole.candidates)
+    for name, value in expected.values.items():
+        assert metrics[name] == pytest.approx(value, abs=1e-12), name
+    # Again, by whatever training: the same users.
+    run.override(("training.seed=7",))
+    assert train.validation(run, load_training_data(run))(model) == metrics
+
+
+def test_by_default_a_small_catalogue_is_validated_on_all_users(small_run):
+    from twotower.models.training.fit import load
+
+    history = json.loads((small_run.path / "model" / "history.json").read_text())
+    judge = Judge(small_run, "valid")
+    n_users = int(np.count_nonzero(np.diff(judge.relevant.indptr)))
+    assert set(history["val_users"]) == {n_users}
+    assert small_run.notes("train")["valid_users"] == n_users
+    model = load(small_run.path / "model").model
+    metrics = train.validation(small_run, load_training_data(small_run))(model)
+    assert metrics["ndcg@10"] == max(history["val_ndcg@10"])
+    report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
+    assert report["protocol"]["chosen_on"] == f"valid ndcg@10 of {n_users:,} users"
+
+
+def test_a_state_is_of_its_validation_users(small_run, tmp_path):
+    run = copy_of(small_run, tmp_path / "run")
+    before = train.state_folder(run, resume=False)
+    run.override(("evaluation.valid_users=37",))
+    assert train.state_folder(run, resume=False) != before
+
+
+def test_candidates_are_the_items_of_any_part(small_run, tmp_path):
+    judge = Judge(small_run, "test")
+    everything = judge.train + judge.seen + judge.relevant
+    np.testing.assert_array_equal(judge.candidates, np.asarray(everything.sum(axis=0))[0] > 0)
+    run = copy_of(small_run, tmp_path / "run", "evaluation.catalogue=items")
+    assert Judge(run, "test").candidates is None
+
+
+def test_progress_names_what_is_done(small_run, tmp_path, monkeypatch):
+    run = copy_of(small_run, tmp_path / "run", "evaluation.baselines=[popularity,itemknn]")
+    told = []
+    plain = step.stage
+
+    def stage(name):
+        entered = plain(name)
+
+        class Listening:
+            def __enter__(self):
+                report, result = entered.__enter__()
+
+                def listen(done=None, total=None, phase="", detail=""):
+                    told.append((phase, detail))
+                    report(done, total, phase, detail)
+
+                return listen, result
+
+            def __exit__(self, *error):
+                return entered.__exit__(*error)
+
+        return Listening()
+
+    monkeypatch.setattr(step, "stage", stage)
+    users = evaluate(run)["popularity"]["users"]
+    done = f"{users:,} of {users:,} users"
+    assert told[2:] == [
+        ("two-tower: vectors", ""),
+        ("two-tower: rank", done),
+        ("popularity: fit", ""),
+        ("popularity: rank", done),
+        ("itemknn: fit", ""),
+        ("itemknn: rank", done),
+    ]

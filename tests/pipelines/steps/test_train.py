@@ -1,0 +1,98 @@
+"""The training step: killed and called again, called to go on, called anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from twotower.pipelines.errors import RunError
+from twotower.pipelines.run import Run, write_atomically
+from twotower.pipelines.steps.evaluate import evaluate
+from twotower.pipelines.steps.train import FINISHED, train
+
+TWOTOWER = str(Path(sys.executable).with_name("twotower"))
+
+
+def copy_of(run: Run, to: Path) -> Run:
+    """A run folder of its own, with all that `run` has."""
+    return Run(Path(shutil.copytree(run.path, to)))
+
+
+def outcome(run: Run) -> tuple[dict, dict]:
+    """Test metrics, and the history but for its times and its loss, a sum of other parts."""
+    evaluate(run)
+    history = json.loads((run.path / "model" / "history.json").read_text())
+    metrics = json.loads((run.path / "reports" / "metrics.json").read_text())["metrics"]
+    return metrics, {name: v for name, v in history.items() if name.startswith("val_")}
+
+
+def test_killed_and_called_again_it_ends_as_if_it_had_not_been(small_run, tmp_path):
+    run = copy_of(small_run, tmp_path / "run")
+    shutil.rmtree(run.path / "training")
+    command = [TWOTOWER, "train", "--run", str(run.path), "--set", "training.checkpoint_seconds=.2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while not list((run.path / "training").glob("*/state/checkpoint")):
+            assert process.poll() is None, "nothing was saved"
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run = Run(run.path)
+    train(run)
+    assert outcome(run) == outcome(copy_of(small_run, tmp_path / "undisturbed"))
+
+
+def test_a_finished_training_goes_on_when_told_to_and_else_begins_anew(small_run, tmp_path):
+    run = copy_of(small_run, tmp_path / "run")
+    history = json.loads((run.path / "model" / "history.json").read_text())
+    run.override(("training.epochs=6", "training.patience=6"))
+    train(run, resume=True)
+    longer = json.loads((run.path / "model" / "history.json").read_text())
+    assert longer["seconds"][:4] == history["seconds"], "the first epochs are those from before"
+    assert len(longer["seconds"]) == 6
+    train(run)
+    anew = json.loads((run.path / "model" / "history.json").read_text())
+    assert anew["seconds"][:4] != history["seconds"]
+    assert anew["val_ndcg@10"] == longer["val_ndcg@10"], "6 at once are 4 and 2"
+    assert len(list((run.path / "training").glob(f"*/{FINISHED}"))) == 1
+
+
+def test_ctrl_c_in_the_last_second_leaves_it_to_be_gone_on_with(small_run, tmp_path, monkeypatch):
+    """Its epochs are done and the towers saved; only the commit is missing."""
+    run = copy_of(small_run, tmp_path / "run")
+    (finished,) = (run.path / "training").glob(f"*/{FINISHED}")
+    finished.unlink()  # as it is until the end
+    write = write_atomically
+
+    def interrupted(path, text):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr("twotower.pipelines.run.write_atomically", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    assert not finished.exists()
+    monkeypatch.undo()
+    before = (run.path / "model" / "history.json").read_bytes()
+    train(Run(run.path))
+    assert (run.path / "model" / "history.json").read_bytes() == before, "nothing is done again"
+    assert finished.exists()
+
+
+def test_with_other_settings_there_is_nothing_to_go_on_with(small_run, tmp_path):
+    run = copy_of(small_run, tmp_path / "run")
+    run.override(("model.temperature=0.3",))
+    with pytest.raises(RunError, match=r"no training to go on with.*train without --resume"):
+        train(run, resume=True)
+    assert list((run.path / "training").glob("*")), "what was there stays"

@@ -1,0 +1,560 @@
+"""The daily loop on a small run: new users and items learnt, served, and nothing else changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from click.testing import CliRunner
+
+from tests.pipelines.conftest import small_config
+from twotower.pipelines.cli import main
+from twotower.pipelines.config import parse_config
+from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.lock import LOCK
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.export import export
+from twotower.pipelines.steps.ingest import ingest
+from twotower.pipelines.steps.preprocess import load_split, load_tables, preprocess
+from twotower.pipelines.steps.publish import answering, publish, rollback
+from twotower.pipelines.steps.quality_gate import Comparison, objection
+from twotower.pipelines.steps.serve import ask, running_server, serving
+from twotower.pipelines.steps.train import train
+from twotower.pipelines.steps.update import _learn, update
+from twotower.pipelines.steps.verify import brute_force
+from twotower.serving.local import LocalVersion
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.manifest import verify_manifest
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.synthetic import SyntheticConfig, synthesise
+from twotower.workflows.tables import Tables
+
+NEW_USERS, NEW_ITEMS = 20, 12
+PARQUET = {
+    "interactions": "interactions.parquet",
+    "users": "users.parquet",
+    "items": "items.parquet",
+    "keep": ["rating", "timestamp"],
+    "user_features": ["gender", "age", "occupation"],
+    "item_features": ["title", "year", "genres", "price"],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """(what there is at first, the day): the last users and items come with the day."""
+    tables = synthesise(SyntheticConfig(users=400, items=300, interactions=30000))
+    prices = pa.array([5 + (item * 37 % 450) / 10 for item in tables.items["item_id"].to_pylist()])
+    tables = tables._replace(items=tables.items.append_column("price", prices))
+    first_user = tables.users["user_id"][-NEW_USERS].as_py()
+    first_item = tables.items["item_id"][-NEW_ITEMS].as_py()
+    rows = tables.interactions
+    of_day = pc.or_(
+        pc.greater_equal(rows["user_id"], first_user), pc.greater_equal(rows["item_id"], first_item)
+    )
+    base, day = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("day")
+    Tables(
+        rows.filter(pc.invert(of_day)),
+        tables.users.filter(pc.less(tables.users["user_id"], first_user)),
+        tables.items.filter(pc.less(tables.items["item_id"], first_item)),
+    ).write(base)
+    named = rows.filter(of_day)
+    Tables(
+        named,
+        tables.users.filter(pc.is_in(tables.users["user_id"], named["user_id"].combine_chunks())),
+        tables.items.filter(pc.is_in(tables.items["item_id"], named["item_id"].combine_chunks())),
+    ).write(day)
+    return base, day
+
+
+STEPS = (ingest, preprocess, train, export, publish)
+CLOSED_FORM = ("features.history=300", "model.history_pooling=sum", "model.normalize=false")
+
+
+def published(folder: Path, project: Path, *overrides: str, steps=STEPS) -> Run:
+    """A run on the data in `folder`, by default published."""
+    tree = json.loads(small_config(*overrides).json())
+    tree |= {"name": "small"}
+    tree["ingest"] = {"source": "parquet", "path": str(folder), "parquet": PARQUET}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        run = Run.create(parse_config(tree, "test"), Path.cwd() / "runs" / "small")
+        for step in steps:
+            step(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def base_run(folders, tmp_path_factory) -> Run:
+    """A run on what there is at first, published."""
+    return published(
+        folders[0],
+        tmp_path_factory.mktemp("project"),
+        "training.epochs=6",
+        "features.item_numeric=[price]",
+    )
+
+
+@pytest.fixture(scope="module")
+def updated(base_run, folders, tmp_path_factory) -> Run:
+    """A copy of that run after the day's update."""
+    run = Run(shutil.copytree(base_run.path, tmp_path_factory.mktemp("updated") / "run"))
+    assert update(run, folders[1]) == 2
+    return run
+
+
+def brute_force_with_seen(run: Run, users: np.ndarray, k: int) -> np.ndarray:
+    """Best items of `users` by the towers, also those they have seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        nothing = np.zeros(0, np.int64)
+        patch.setattr("twotower.pipelines.steps.verify.seen_pairs", lambda run: (nothing, nothing))
+        return brute_force(run, users, k)[0]
+
+
+def ids(run: Run, table: str) -> np.ndarray:
+    return pd.read_parquet(run.path / "data" / f"{table}s.parquet")[f"{table}_id"].to_numpy()
+
+
+def files(path: Path) -> dict[str, int]:
+    found = (p for p in path.rglob("*") if p.is_file() and p.name != LOCK)
+    return {str(p.relative_to(path)): p.stat().st_mtime_ns for p in found}
+
+
+def test_every_step_is_consistent_and_says_what_came(base_run, updated, folders):
+    updated.verified("ingest", "preprocess", "train", "evaluate", "export")
+    rows = len(pd.read_parquet(folders[1] / "interactions.parquet"))
+    assert updated.notes("ingest")["updates"] == [
+        {"path": str(folders[1]), "interactions": rows, "users": NEW_USERS, "items": NEW_ITEMS}
+    ]
+    assert len(ids(updated, "user")) == len(ids(base_run, "user")) + NEW_USERS
+    notes = updated.notes("train")
+    train_rows = {
+        run: len(load_split(run.path / "processed")["train"]) for run in (base_run, updated)
+    }
+    assert notes["new_rows"] == train_rows[updated] - train_rows[base_run] > 0
+    assert 0.9 < notes["item_cosine"] < 1
+
+
+def test_codes_and_parts_of_before_are_as_they_were(base_run, updated):
+    for side, table in enumerate(("user", "item")):
+        stays = np.isin(ids(updated, table), ids(base_run, table))
+        before, after = load_tables(base_run)[side], load_tables(updated)[side]
+        for name, codes in before.items():
+            if name == "history":
+                continue  # of those who took something that day it is another
+            known = codes != 2  # an id that nobody had in train may have come into the vocabulary
+            np.testing.assert_array_equal(after[name][stays][known], codes[known])
+        assert (after[f"{table}_id"][~stays] > before[f"{table}_id"].max()).mean() > 0.5
+    before, after = (
+        pd.read_parquet(r.path / "processed/split.parquet") for r in (base_run, updated)
+    )
+    columns = ["user_id", "item_id", "part"]
+    pd.testing.assert_frame_equal(after[columns][: len(before)], before[columns])
+
+
+def test_new_users_and_items_are_served_as_brute_force_has_them(base_run, updated):
+    new = ids(updated, "user")[-NEW_USERS:]
+    items = ids(updated, "item")[-NEW_ITEMS:]
+    with serving(updated) as addresses:
+        answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
+    assert answer.version == 2
+    np.testing.assert_array_equal(answer.item_ids, brute_force(updated, new, 20)[0])
+    assert np.isin(answer.item_ids, items).any()
+    assert len({tuple(row) for row in answer.item_ids.tolist()}) > NEW_USERS / 2
+
+
+def test_new_users_are_answered_better_than_as_unknown_ones(base_run, updated):
+    from twotower.models.training.fit import load
+    from twotower.models.two_tower import embed
+
+    new = np.isin(ids(updated, "user"), ids(updated, "user")[-NEW_USERS:])
+    users, items = load_tables(updated)
+    test = load_split(updated.path / "processed")["test"]
+    mine = test[new[test["user_row"]]]
+    model = load(updated.path / "model").model
+    vectors = embed(model.candidate_encoder, items)
+
+    def mean_place(users) -> float:
+        """Of the positives of test among all items, from 0, best, to 1."""
+        scores = embed(model.query_encoder, users)[mine["user_row"]] @ vectors.T
+        own = scores[np.arange(len(mine)), mine["item_row"]]
+        return float((scores > own[:, None]).mean())
+
+    unknown = {**users, "user_id": np.full_like(users["user_id"], 2)}
+    assert mean_place(users) < mean_place(unknown)
+
+
+def test_the_same_update_again_changes_nothing(updated, folders):
+    before = files(updated.path)
+    assert update(updated, folders[1]) == 2
+    assert files(updated.path) == before
+
+
+def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
+    base_run, folders, tmp_path, monkeypatch
+):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    before = files(run.path)
+    run.override(("update.epochs=1", "training.monitor=recall@10"))
+    with pytest.raises(RunError, match=r"`train` was made with another training\.monitor"):
+        update(run, folders[1])
+    run = Run(run.path)
+
+    def broken(run):
+        raise RunError("no room")
+
+    monkeypatch.setattr("twotower.models.training.fit.save", broken)
+    with pytest.raises(TypeError):
+        update(run, folders[1])
+    assert files(run.path) == before
+    monkeypatch.undo()
+    broken.__name__ = "export"
+    monkeypatch.setattr("twotower.pipelines.steps.update.export", broken)
+    with pytest.raises(RunError, match="no room"):
+        update(run, folders[1])
+    assert ModelRepository(run.path / TRITON).published == 1
+    learnt = run.identity("train")
+    monkeypatch.undo()
+    broken.__name__ = "publish"
+    monkeypatch.setattr("twotower.pipelines.steps.update.publish", lambda *_, **__: broken(run))
+    with pytest.raises(RunError, match="no room"):
+        update(run, folders[1])
+    monkeypatch.undo()
+    # What was committed was compared before; it is only published.
+    monkeypatch.setattr(
+        "twotower.pipelines.steps.update.objection", lambda *_: pytest.fail("compared again")
+    )
+    assert update(run, folders[1]) == 2
+    assert run.identity("train") == learnt
+    assert ModelRepository(run.path / TRITON).versions()[-1].towers_sha256 == learnt
+
+
+def changed_day(folders, path: Path, **tables) -> Path:
+    """The day with other columns in some of its tables."""
+    day = Path(shutil.copytree(folders[1], path))
+    for name, columns in tables.items():
+        rows = pd.read_parquet(day / f"{name}.parquet")
+        rows.assign(**columns(rows)).to_parquet(day / f"{name}.parquet")
+    return day
+
+
+def renumbered_day(folders, path: Path) -> Path:
+    """The day with each item described as the one before it."""
+    columns = ("title", "year", "genres", "price")
+    return changed_day(
+        folders, path, items=lambda rows: {name: np.roll(rows[name], 1) for name in columns}
+    )
+
+
+def test_a_day_that_looks_like_a_mistake_stops_before_anything_has_changed(
+    base_run, folders, tmp_path
+):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    before = files(run.path)
+    cents = changed_day(folders, tmp_path / "cents", items=lambda rows: {"price": rows.price * 100})
+    with pytest.raises(RunError, match="the 282 new values have the median 2,705, from 510 to"):
+        update(run, cents)
+    with pytest.raises(RunError, match="known ones have other values than before in half of their"):
+        update(run, renumbered_day(folders, tmp_path / "renumbered"))
+    assert files(run.path) == before
+
+
+def random_day(run: Run, base: Path, path: Path) -> Path:
+    """Every known user likes random ones of ten items."""
+    users, items = ids(run, "user"), ids(run, "item")[:10]
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame({"user_id": np.repeat(users, 8)})
+    rows["item_id"] = draw.choice(items, len(rows))
+    rows = rows.drop_duplicates().assign(rating=5.0, timestamp=2 * 10**9)
+    shutil.copytree(base, path)
+    types = pd.read_parquet(run.path / "data" / "interactions.parquet").dtypes
+    rows.astype(types[rows.columns]).to_parquet(path / "interactions.parquet")
+    return path
+
+
+def test_a_day_after_which_the_model_answers_worse_is_not_taken_in(
+    base_run, folders, tmp_path, monkeypatch
+):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run folder"))
+    day = random_day(run, folders[0], tmp_path / "day")
+    repository = ModelRepository(run.path / TRITON)
+    before = files(run.path)
+    monkeypatch.chdir(tmp_path)
+    run.override(("update.moving=1", "update.learning_rate=0.1"))
+    with pytest.raises(RunError) as told:
+        update(run, day)
+    assert files(run.path) == before
+    figures = re.search(
+        r"with these data the model answers worse: its ndcg@10 is (0\.\d+), that of version 1 is "
+        r"(0\.\d+), on the test pairs from before the update of the same (\d+) users\. That is a "
+        r"loss of (\d+)%; update\.max_loss is 10%\nNothing has changed\.",
+        str(told.value),
+    )
+    after, version_1, users, loss = map(float, figures.groups())
+    assert 0 < after < 0.9 * version_1
+    assert loss == pytest.approx(100 * (1 - after / version_1), abs=1)
+    expected = judged(base_run)
+    assert version_1 == pytest.approx(expected.values["ndcg@10"], rel=0.03)  # more is seen now
+    assert users == expected.users
+    command = shlex.split(str(told.value).rpartition("twotower ")[2])
+    told = CliRunner().invoke(main, [*command, "--set", "update.moving=1"])
+    assert told.exit_code == 0, told.output
+    assert repository.published == 2
+    # Rolled back: neither the same update nor another export of the same towers is published.
+    assert rollback(run) == 1
+    assert update(run, day) == 1
+    assert repository.published == 1 and len(repository.versions()) == 2
+    run.override(("serving.max_k=50",))
+    assert update(run, day) == 1
+    assert repository.published == 1 and len(repository.versions()) == 3
+
+
+def test_a_published_version_that_cannot_be_compared_stops_an_update(base_run, folders, tmp_path):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    (ModelRepository(run.path / TRITON).model / "1" / "model.json").write_text("{}")
+    before = files(run.path)
+    run.override(("update.epochs=1",))
+    with pytest.raises(RunError, match=r"cannot be compared with the published version: .*model\."):
+        update(run, folders[1])
+    assert files(run.path) == before
+
+
+def test_a_version_that_knows_nobody_of_the_run_cannot_be_compared(base_run, tmp_path):
+    staged = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    for name in ("users", "items"):
+        table = staged.path / "data" / f"{name}.parquet"
+        rows = pd.read_parquet(table)
+        rows[f"{name[:-1]}_id"] += 10**6
+        rows.to_parquet(table)
+    assert "version 1 knows no user and item of the test" in objection(
+        base_run, staged, None, published=1, new_pairs=0
+    )
+
+
+def test_other_settings_for_the_towers_that_answer_are_published(updated, folders, tmp_path):
+    run = Run(shutil.copytree(updated.path, tmp_path / "run"))
+    run.override(("serving.max_k=50",))
+    assert update(run, folders[1]) == 3
+
+
+def judged(run: Run):
+    """The metrics of the run's towers on its test part."""
+    from twotower.models.training.fit import load
+    from twotower.models.two_tower import TowerScorer
+
+    scorer = TowerScorer.of(load(run.path / "model").model, *load_tables(run))
+    return Judge(run, "test").judge(scorer)
+
+
+def test_a_version_is_measured_by_what_it_answers(base_run):
+    from twotower.models.training.fit import load
+
+    version = LocalVersion(ModelRepository(base_run.path / TRITON).model / "1")
+    comparison, expected = Comparison(base_run, 0, version), judged(base_run)
+    assert len(comparison.rows) == expected.users
+    ndcg = pytest.approx(expected.values["ndcg@10"], abs=1e-6)
+    assert comparison.measure_version(version) == ndcg
+    assert comparison.measure_model(load(base_run.path / "model").model) == ndcg
+    np.testing.assert_array_equal(version.user_ids, ids(base_run, "user"))
+    np.testing.assert_array_equal(version.item_ids, ids(base_run, "item"))
+    verify_manifest(ModelRepository(base_run.path / TRITON).model / "1")  # nothing was written
+
+
+def test_test_pairs_from_before_the_update_are_compared(base_run):
+    version = LocalVersion(ModelRepository(base_run.path / TRITON).model / "1")
+    split = pd.read_parquet(base_run.path / "processed" / "split.parquet")
+
+    def compared(new_pairs: int) -> pd.DataFrame:
+        comparison = Comparison(base_run, new_pairs, version)
+        users, items = comparison.relevant.nonzero()
+        assert comparison.pairs.endswith(f" of the same {len(comparison.rows)} users")
+        said.append(comparison.pairs.partition(" of the")[0])
+        columns = {"user_id": comparison.user_ids[users], "item_id": comparison.item_ids[items]}
+        return pd.DataFrame(columns)
+
+    def of(part: str, rows: pd.DataFrame) -> pd.DataFrame:
+        found = rows.loc[rows["part"] == part, ["user_id", "item_id"]]
+        return found.sort_values(["user_id", "item_id"]).reset_index(drop=True)
+
+    said, half = [], len(split) // 2
+    pd.testing.assert_frame_equal(compared(len(split) - half), of("test", split[:half]))
+    few = int((split["part"] == "test").argmax())
+    assert (split[:few]["part"] == "valid").any()
+    pd.testing.assert_frame_equal(compared(len(split) - few), of("valid", split[:few]))
+    pd.testing.assert_frame_equal(compared(len(split)), of("test", split))
+    assert said == [
+        "the test pairs from before the update",
+        "the valid pairs from before the update",
+        "the test pairs that the update brings",
+    ]
+
+
+@pytest.fixture
+def served(updated, tmp_path):
+    """(a copy of the updated run, version 1 published again, its `twotower serve`)."""
+    run = Run(shutil.copytree(updated.path, tmp_path / "run"))
+    assert ModelRepository(run.path / TRITON).rollback() == 1
+    script = "from twotower.pipelines.cli import main; main(['serve', '--run', 'run'])"
+    with (tmp_path / "serve.out").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+            stdout=output,
+            stderr=output,
+        )
+    deadline = time.monotonic() + 60
+    try:
+        while not (server := running_server(run)):
+            assert process.poll() is None and time.monotonic() < deadline, output.name
+            time.sleep(0.1)
+        yield run, server
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_a_server_that_was_not_told_of_the_published_version_loads_it(served, folders):
+    run, server = served
+    repository = ModelRepository(run.path / TRITON)
+    assert answering(server) == 1
+    # `publish` and `rollback` that are killed before the server's load leave these states.
+    repository.publish(2)
+    assert answering(server) == 1
+    assert update(run, folders[1]) == 2
+    assert answering(server) == 2
+    repository.rollback()
+    assert update(run, folders[1]) == 1
+    assert answering(server) == 1
+
+
+def test_a_day_of_users_alone_is_taken_in_and_the_types_stay(updated, tmp_path):
+    run = Run(shutil.copytree(updated.path, tmp_path / "run"))
+    users = pd.read_parquet(run.path / "data" / "users.parquet")
+    known, other = users["user_id"].iloc[[0, 1]]
+    day = tmp_path / "day"
+    day.mkdir()
+    rows = users.iloc[[0, 2]].assign(user_id=[known, 10**6], age=[None, 25.0])
+    rows.to_parquet(day / "users.parquet")
+    before = LocalVersion(ModelRepository(run.path / TRITON).model / "2")
+    assert update(run, day) == 3
+    new = {"path": str(day), "interactions": 0, "users": 1, "items": 0}
+    assert run.notes("ingest")["updates"][-1] == new
+    folder = ModelRepository(run.path / TRITON).model / "3"
+    features = json.loads((folder / "model.json").read_text())["contract"]["features"]
+    types = {"gender": "BYTES", "age": "INT64", "occupation": "INT64", "history": "INT64"}
+    assert features == types
+    after = LocalVersion(folder)
+    asked = np.array([other, known, 10**6])
+    (ids_before, scores_before), (ids_after, scores_after) = (
+        version.answer(asked, 20) for version in (before, after)
+    )
+    np.testing.assert_array_equal(ids_after[0], ids_before[0])  # the model is as before
+    assert not np.allclose(scores_after[1], scores_before[1])  # of an age that is not known now
+    assert not np.allclose(scores_after[2], scores_before[2])  # nobody knew that user
+    np.testing.assert_array_equal(ids_after, brute_force_with_seen(run, asked, 20))
+
+
+def test_mistakes_are_told(base_run, folders, tmp_path, monkeypatch):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    before = files(run.path)
+    with pytest.raises(ConfigError, match=r"--data .*nowhere: no such file or folder"):
+        update(run, tmp_path / "nowhere")
+    day = Path(shutil.copytree(folders[1], tmp_path / "day"))
+    users = pd.read_parquet(day / "users.parquet")
+    users.drop(columns="age").to_parquet(day / "users.parquet")
+    with pytest.raises(
+        DataError, match=r"users\.parquet: no column age; there are user_id, gender"
+    ):
+        update(run, day)
+    users[:-1].to_parquet(day / "users.parquet")
+    with pytest.raises(DataError, match=r"user_id \d+ has no row in users\.parquet"):
+        update(run, day)
+    assert files(run.path) == before
+
+
+def test_a_days_values_are_checked_before_the_slow_imports(tmp_path, monkeypatch):
+    def write(folder: Path, user: int, tags: list[str]) -> Path:
+        folder.mkdir()
+        pd.DataFrame({"user_id": [user], "item_id": [1]}).to_parquet(folder / "log.parquet")
+        users = pd.DataFrame({"user_id": [user], "tags": [tags]})
+        users.to_parquet(folder / "users.parquet")
+        pd.DataFrame({"item_id": [1]}).to_parquet(folder / "items.parquet")
+        return folder
+
+    tables = {"interactions": "log.parquet", "users": "users.parquet", "items": "items.parquet"}
+    tables |= {"user_features": ["tags"], "item_features": []}
+    path = write(tmp_path / "base", 1, ["a"])
+    tree = {"ingest": {"source": "parquet", "path": str(path), "parquet": tables}}
+    tree |= {"name": "small", "features": {"user_multi_hot": {"tags": 2}}}
+    run = Run.create(parse_config(tree, "test"), tmp_path / "run")
+    ingest(run, remember=False)
+    monkeypatch.setattr(
+        "twotower.pipelines.steps.update.load_libraries", lambda: pytest.fail("too late")
+    )
+    with pytest.raises(DataError, match=r"column tags has lists with '\\uffff'"):
+        _learn(run, write(tmp_path / "day", 2, ["\uffff"]), anyway=True, published=None)
+
+
+def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, monkeypatch):
+    run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
+    manifest = run.manifest
+    del manifest["steps"]["train"]
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(main, ["update", "--data", str(folders[1]), "--run", str(run.path)])
+    assert told.exit_code == 1
+    assert "`train` has not run yet; run `twotower train`" in told.output
+
+
+def test_towers_in_closed_form_are_solved_anew_and_keep_their_place(folders, tmp_path):
+    run = published(
+        folders[0],
+        tmp_path,
+        "training.epochs=1",
+        "training.start={l2: 30, most_items: 250}",
+        *CLOSED_FORM,
+    )
+    assert update(run, folders[1]) == 2
+    notes = run.notes("train")
+    assert notes["epochs"] == 1 and notes["rows_per_second"] == 0
+    assert notes["item_cosine"] > 0.9
+    new, items = ids(run, "user")[-NEW_USERS:], ids(run, "item")[-NEW_ITEMS:]
+    with serving(run) as addresses:
+        answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
+    np.testing.assert_array_equal(answer.item_ids, brute_force(run, new, 20)[0])
+    assert np.isin(answer.item_ids, items).any()
+
+
+def test_what_epochs_after_a_closed_form_have_learnt_is_kept(folders, tmp_path):
+    run = published(
+        folders[0],
+        tmp_path,
+        "training.epochs=2",
+        "training.learning_rate=0.003",
+        "training.start={l2: 30000}",
+        *CLOSED_FORM,
+        steps=STEPS[:3],
+    )
+    run.override(("update.epochs=1",))
+    solved, learnt = json.loads((run.path / "model" / "history.json").read_text())["val_ndcg@10"]
+    assert learnt > 1.2 * solved
+    _learn(run, folders[1], anyway=False, published=None)
+    notes = run.notes("train")
+    assert notes["replayed_rows"] < 18418 and notes["item_cosine"] > 0.95
+    # Other users are in valid by now; solved again it is 0.27, as it was at the start.
+    assert notes["valid_ndcg@10"] > (solved + learnt) / 2

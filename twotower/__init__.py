@@ -1,0 +1,1 @@
+"""Two-tower retrieval on NVIDIA Merlin: from interactions to recommendations from a real server."""

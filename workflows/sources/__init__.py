@@ -1,0 +1,1 @@
+"""Sources of interactions, users and items."""
