@@ -34,7 +34,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune
+.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ run: $(READY) ## the main job: data to recommendations from a real Triton
 
 lint: $(READY) ## ruff: lint and format check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY) ## mypy
+	@# By links, as mypy does not follow the mapping of folders to packages in pyproject.toml.
+	@mkdir -p $(VENV)/typed/twotower && cp twotower/*.* $(VENV)/typed/twotower/ && \
+	    for room in models pipelines serving workflows; do ln -sfn "$$PWD/$$room" $(VENV)/typed/twotower/; done
+	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower
 
 format: $(READY) ## ruff: mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
