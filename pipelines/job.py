@@ -82,28 +82,13 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
 
 def main_job(config: Config, path: Path | None = None) -> Run:
     """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton."""
-    from twotower.pipelines.steps.evaluate import check_baselines, evaluate
-    from twotower.pipelines.steps.export import export
-    from twotower.pipelines.steps.ingest import ingest
-    from twotower.pipelines.steps.preprocess import preprocess, split_ahead
-    from twotower.pipelines.steps.publish import publish
-    from twotower.pipelines.steps.serve import demonstrate, example_users, shown_items
-    from twotower.pipelines.steps.train import check_training, train
+    from twotower.pipelines.steps.serve import demonstrate, example_users
 
     run = Run.create(config, path)
     with recorded() as timeline, run.writing("run"):
         say(f"run folder: {run.path}")
-        ingest(run)
-        shown_items(run)
-        ahead = split_ahead(run)
-        train_part = ahead[ahead["part"] == "train"]
-        check_training(run.config, train_part)
-        check_baselines(run.config, train_part)
-        with stage("import") as (_, result):
-            load_libraries()
-            result("TensorFlow and Merlin")
-        for step in (preprocess, train, evaluate, export, publish, demonstrate):
-            step(run)
+        fit_and_publish(run)
+        demonstrate(run)
     write_atomically(run.path / FILE, timeline.to_json())
     console.print(timeline_table(timeline))
     console.print(
@@ -111,6 +96,32 @@ def main_job(config: Config, path: Path | None = None) -> Run:
         f"make serve | make query USER={example_users(run, 1)[0]} | make lab"
     )
     return run
+
+
+def fit_and_publish(run: Run) -> None:
+    """Ingest, preprocess, train, evaluate, export and publish.
+
+    What the data and the settings make impossible is refused before TensorFlow is imported.
+    """
+    from twotower.pipelines.steps.evaluate import check_baselines, evaluate
+    from twotower.pipelines.steps.export import export
+    from twotower.pipelines.steps.ingest import ingest
+    from twotower.pipelines.steps.preprocess import preprocess, split_ahead
+    from twotower.pipelines.steps.publish import publish
+    from twotower.pipelines.steps.serve import shown_items
+    from twotower.pipelines.steps.train import check_training, train
+
+    ingest(run)
+    shown_items(run)
+    ahead = split_ahead(run)
+    train_part = ahead[ahead["part"] == "train"]
+    check_training(run.config, train_part)
+    check_baselines(run.config, train_part)
+    with stage("import") as (_, result):
+        load_libraries()
+        result("TensorFlow and Merlin")
+    for step in (preprocess, train, evaluate, export, publish):
+        step(run)
 
 
 def show_timeline(run: Run) -> Timeline:

@@ -29,6 +29,8 @@ class LocalVersion:
     ----------
     user_ids, item_ids : ndarray of int64, ascending
         The users and the items that the version knows.
+    item_vectors : ndarray of float32, shape (n, D)
+        The vectors of `item_ids`.
 
     Raises
     ------
@@ -41,7 +43,8 @@ class LocalVersion:
         model = json.loads((folder / MODEL_FILE).read_text())
         try:
             contract, engine = _load(folder, model["runtime"], threads)
-            self.item_ids = load_index(next(folder.rglob(METADATA_FILE)).parent).item_ids
+            self._index = load_index(next(folder.rglob(METADATA_FILE)).parent)
+            self.item_ids, self.item_vectors = self._index.item_ids, self._index.vectors
             self.user_ids = _known_users(folder, engine)
             every = {"default_k": 1, "max_k": len(self.item_ids)}
             self._contract = contract.Contract(**{**model["contract"], **every})
@@ -52,15 +55,28 @@ class LocalVersion:
             ) from error
         self._engine = engine
 
-    def answer(self, user_ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best items of each user, also those that the user has seen.
+    def answer(
+        self, user_ids: np.ndarray, k: int, filter_seen: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k best items for each user, best first.
+
+        Parameters
+        ----------
+        user_ids : ndarray of int64, shape (n,)
+        k : int
+            Items per user; at most as many as the version has.
+        filter_seen : bool, default False
+            Whether to leave out the items that the user has seen.
 
         Returns
         -------
-        (item ids int64 [n, k], scores float32 [n, k]), best first
+        item_ids : ndarray of int64, shape (n, k)
+            -1 where a user has fewer than k items left.
+        scores : ndarray of float32, shape (n, k)
+            -inf there.
         """
         inputs = {self._contract.user_id: user_ids[:, None]}
-        table = self._contract.read(inputs, {K: k, FILTER_SEEN: False})
+        table = self._contract.read(inputs, {K: k, FILTER_SEEN: filter_seen})
         columns = self._engine.run(table)
         return columns[self._contract.item_id], columns[SCORE]
 

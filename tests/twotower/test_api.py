@@ -1,0 +1,127 @@
+"""twotower.fit, load and Recommender, on made-up tastes, with a real Triton."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import twotower
+from twotower.pipelines.errors import ConfigError, RunError
+from twotower.workflows.errors import DataError
+
+USERS, ITEMS = 60, 40
+
+
+def made_up_ratings() -> pd.DataFrame:
+    """Even users like even films, odd users odd ones: each rates 12 of 20."""
+    draw = np.random.default_rng(0)
+    rows = [
+        (user * 11, film * 3, 5.0, 1_600_000_000 + 86_400 * day)
+        for user in range(USERS)
+        for day, film in enumerate(draw.choice(ITEMS // 2, 12, replace=False) * 2 + user % 2)
+    ]
+    return pd.DataFrame(rows, columns=["viewer", "movie_id", "stars", "when"])
+
+
+@pytest.fixture(scope="module")
+def recommender(tmp_path_factory) -> twotower.Recommender:
+    movies = pd.DataFrame({"movie_id": np.arange(ITEMS) * 3})
+    movies["genre"] = np.where(movies.index % 2, "odd", "even")
+    return twotower.fit(
+        made_up_ratings(),
+        user="viewer",
+        item="movie_id",
+        time="when",
+        rating="stars",
+        min_rating=3,
+        items=movies,
+        item_features=["genre"],
+        settings={"training.epochs": 3, "training.batch_size": 64, "model.dim": 16},
+        path=tmp_path_factory.mktemp("fit") / "run",
+    )
+
+
+def test_metrics_have_a_row_for_the_model_and_for_each_baseline(recommender):
+    assert recommender.metrics.index[0] == "two-tower"
+    assert "popularity" in recommender.metrics.index
+    assert recommender.metrics["recall@10"].between(0, 1).all()
+    assert recommender.metrics.loc["two-tower", "recall@10"] > 0.5  # of 8 films that suit
+
+
+def test_recommendations_are_ranked_and_unseen(recommender):
+    frame = recommender.recommend([22, 33], k=5)
+    assert frame.columns.tolist() == ["user", "rank", "item", "score"]
+    assert frame["user"].tolist() == [22] * 5 + [33] * 5
+    assert frame["rank"].tolist() == [1, 2, 3, 4, 5] * 2
+    seen = made_up_ratings().groupby("viewer")["movie_id"].agg(set)
+    for user, rows in frame.groupby("user"):
+        assert not set(rows["item"]) & seen[user]
+        assert (np.diff(rows["score"]) <= 0).all()
+    everything = recommender.recommend([22], k=ITEMS, filter_seen=False)
+    assert sorted(everything["item"]) == [film * 3 for film in range(ITEMS)]
+    assert len(recommender.recommend([22], k=ITEMS)) == ITEMS - 12  # the user has seen 12
+
+
+def test_similar_items_are_ranked_by_cosine(recommender):
+    frame = recommender.similar(6, k=4)
+    assert frame["rank"].tolist() == [1, 2, 3, 4]
+    assert 6 not in frame["item"].tolist()
+    local = recommender._local
+    vectors = dict(zip(local.item_ids.tolist(), local.item_vectors, strict=True))
+    cosine = {
+        item: float(vectors[6] @ v / np.linalg.norm(vectors[6]) / np.linalg.norm(v))
+        for item, v in vectors.items()
+        if item != 6
+    }
+    best = sorted(cosine, key=cosine.get, reverse=True)[:4]
+    assert frame["item"].tolist() == best
+    np.testing.assert_allclose(frame["score"], [cosine[item] for item in best], atol=1e-6)
+    with pytest.raises(RunError, match="item 7 is not among the 40 items"):
+        recommender.similar(7)
+
+
+def test_the_server_answers_as_the_process_does(recommender):
+    with recommender.serve() as served:
+        answer = served.client.recommend([22, 33], k=5)
+        expected = recommender.recommend([22, 33], k=5)
+        assert answer.item_ids.ravel().tolist() == expected["item"].tolist()
+        np.testing.assert_allclose(answer.scores.ravel(), expected["score"], atol=1e-5)
+    assert recommender.client is None
+
+
+def test_a_run_is_opened_again(recommender, tmp_path):
+    again = twotower.load(recommender.path)
+    pd.testing.assert_frame_equal(again.recommend([22], 3), recommender.recommend([22], 3))
+    assert repr(again) == f"<Recommender of {recommender.path}, version 1>"
+    with pytest.raises(RunError, match="not a run folder"):
+        twotower.load(tmp_path)
+
+
+def test_wrong_input_is_named_before_anything_is_trained(tmp_path):
+    ratings = made_up_ratings()
+    with pytest.raises(DataError, match="no column 'person'"):
+        twotower.fit(ratings, user="person", item="movie_id", path=tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"training\.epoch\b"):
+        twotower.fit(
+            ratings,
+            user="viewer",
+            item="movie_id",
+            settings={"training.epoch": 3},
+            path=tmp_path / "b",
+        )
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    script = (
+        "import sys, twotower; "
+        "print(sorted({'tensorflow', 'pandas', 'numpy', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert {"fit", "load", "Recommender"} <= set(dir(twotower))
+    with pytest.raises(AttributeError, match="no attribute 'predict'"):
+        twotower.predict  # noqa: B018

@@ -1,0 +1,291 @@
+"""The Python face: fit a recommender on data frames, ask it, serve it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from twotower.pipelines.cli import quiet
+from twotower.pipelines.config import parse_config
+from twotower.pipelines.errors import RunError
+from twotower.pipelines.run import RUNS, TRITON, Run
+
+if TYPE_CHECKING:
+    from twotower.serving.client import RetrievalClient
+    from twotower.serving.local import LocalVersion
+
+Table = pd.DataFrame | str | Path
+"""A data frame, or the path of a parquet file or of a folder of parquet files."""
+
+NAME = "python"
+SOURCE = "source"
+"""The folder within the run that keeps the data frames as parquet files."""
+
+
+def fit(
+    interactions: Table,
+    *,
+    user: str,
+    item: str,
+    time: str | None = None,
+    rating: str | None = None,
+    min_rating: float = 1.0,
+    users: Table | None = None,
+    items: Table | None = None,
+    user_features: Sequence[str] = (),
+    item_features: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    path: str | Path | None = None,
+) -> Recommender:
+    """Train both towers on interactions, evaluate them, and publish them for serving.
+
+    It runs the steps of ``twotower run``; every command works on the run folder that it leaves.
+
+    Parameters
+    ----------
+    interactions : DataFrame, str or Path
+        One row per interaction. A path names a parquet file or a folder of parquet files.
+    user, item : str
+        The columns that hold the ids, whole numbers of 0 or more.
+    time : str, optional
+        The column that holds the time of the interaction: seconds since 1970, or a datetime.
+    rating : str, optional
+        The column that holds the rating. Without it every interaction is a positive.
+    min_rating : float, default 1.0
+        With `rating`, an interaction is a positive if its rating is at least this.
+    users, items : DataFrame, str or Path, optional
+        One row per user or item: the id, under the same column name as in `interactions` (or
+        ``user_id`` and ``item_id``), and features.
+    user_features, item_features : sequence of str
+        The columns of `users` and `items` that the towers read as categories.
+    settings : mapping of str to Any, optional
+        Settings of the configuration by their dotted names, such as ``{"training.epochs": 3}``.
+    path : str or Path, optional
+        The run folder. The default is ``runs/python``; an earlier run there is replaced.
+
+    Returns
+    -------
+    Recommender
+
+    Raises
+    ------
+    ConfigError
+        If a setting does not exist or has a wrong value.
+    DataError
+        If the data has a column, a type or a value that cannot be used. The message names it.
+    """
+    quiet()
+    from twotower.pipelines.job import fit_and_publish
+
+    folder = Path(path) if path is not None else RUNS / NAME
+    folder = folder.absolute()
+    tables = {"interactions": interactions, "users": users, "items": items}
+    frames = {name: each for name, each in tables.items() if isinstance(each, pd.DataFrame)}
+    files: dict[str, Any] = {
+        name: f"{name}.parquet" if name in frames else str(Path(each).absolute())
+        for name, each in tables.items()
+        if each is not None
+    }
+    named = {"user_id": user, "item_id": item, "timestamp": time, "rating": rating}
+    ours = {name: column for name, column in named.items() if column is not None}
+    tree = {
+        "name": NAME,
+        "ingest": {
+            "source": "parquet",
+            "path": str(folder / SOURCE),
+            "parquet": {
+                **files,
+                "columns": {name: column for name, column in ours.items() if name != column},
+                "keep": [name for name in ("rating", "timestamp") if name in ours],
+                "user_features": list(user_features),
+                "item_features": list(item_features),
+                "duplicates": "keep_last",
+            },
+        },
+        "positives": {"column": "rating", "at_least": min_rating} if rating else {},
+        "features": {"user": list(user_features), "item": list(item_features)},
+        "serving": {"seen": "interactions"},
+    }
+    for key, value in (settings or {}).items():
+        _set(tree, key, value)
+    run = Run.create(parse_config(tree, "settings"), folder)
+    with run.writing("fit"):
+        source = folder / SOURCE
+        source.mkdir(exist_ok=True)
+        for name, frame in frames.items():
+            frame.to_parquet(source / f"{name}.parquet", index=False)
+        fit_and_publish(run)
+    return Recommender(run)
+
+
+def load(path: str | Path) -> Recommender:
+    """Open a run folder that ``fit`` or the command line has made.
+
+    Parameters
+    ----------
+    path : str or Path
+        The run folder.
+
+    Returns
+    -------
+    Recommender
+
+    Raises
+    ------
+    RunError
+        If the folder holds no run, or the run has published nothing yet.
+    """
+    quiet()
+    return Recommender(Run(Path(path).absolute()))
+
+
+class Recommender:
+    """A run whose model is published: ask it in this process, or serve it.
+
+    Attributes
+    ----------
+    path : Path
+        The run folder.
+    client : RetrievalClient or None
+        A connection to the server, while `serve` is in effect.
+    """
+
+    def __init__(self, run: Run) -> None:
+        from twotower.serving.repository import ModelRepository
+
+        published = ModelRepository(run.path / TRITON).published
+        if published is None:
+            raise RunError(
+                f"{run.path}: nothing is published; `twotower run` does all that is needed"
+            )
+        self.path = run.path
+        self.client: RetrievalClient | None = None
+        self._run, self._version = run, published
+        self._server = contextlib.ExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Recommender of {self.path}, version {self._version}>"
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Metrics on the test part: a row for the model and for each baseline."""
+        report = json.loads((self.path / "reports" / "metrics.json").read_text())
+        return pd.DataFrame.from_dict(report["metrics"], orient="index")
+
+    def recommend(
+        self, users: Iterable[int], k: int = 10, *, filter_seen: bool = True
+    ) -> pd.DataFrame:
+        """Return the k best items for each user, computed in this process.
+
+        Parameters
+        ----------
+        users : iterable of int
+            User ids. An unknown user gets the items for the out-of-vocabulary user.
+        k : int, default 10
+            Items per user.
+        filter_seen : bool, default True
+            Whether to leave out the items that the user has seen.
+
+        Returns
+        -------
+        DataFrame
+            Columns user, rank (from 1), item, score; fewer than k rows for a user who has seen
+            almost everything.
+        """
+        ids = np.asarray(list(users), np.int64)
+        found, scores = self._local.answer(ids, k, filter_seen)
+        frame = pd.DataFrame(
+            {
+                "user": np.repeat(ids, found.shape[1]),
+                "rank": np.tile(np.arange(1, found.shape[1] + 1), len(ids)),
+                "item": found.ravel(),
+                "score": scores.ravel(),
+            }
+        )
+        return frame[np.isfinite(frame["score"])].reset_index(drop=True)
+
+    def similar(self, item: int, k: int = 5) -> pd.DataFrame:
+        """Return the k items whose vectors have the highest cosine similarity to the item's.
+
+        Parameters
+        ----------
+        item : int
+            Item id.
+        k : int, default 5
+            Number of items.
+
+        Returns
+        -------
+        DataFrame
+            Columns item, rank (from 1), score (cosine similarity).
+
+        Raises
+        ------
+        RunError
+            If the model does not know the item.
+        """
+        ids, vectors = self._local.item_ids, self._local.item_vectors
+        position = int(np.searchsorted(ids, item))
+        if position == len(ids) or ids[position] != item:
+            raise RunError(f"item {item} is not among the {len(ids):,} items of the model")
+        lengths = np.linalg.norm(vectors, axis=1)
+        scores = vectors @ vectors[position] / np.maximum(lengths * lengths[position], 1e-12)
+        scores[position] = -np.inf
+        best = np.argsort(-scores, kind="stable")[: min(k, len(ids) - 1)]
+        ranks = np.arange(1, len(best) + 1)
+        return pd.DataFrame({"item": ids[best], "rank": ranks, "score": scores[best]})
+
+    def serve(self) -> Recommender:
+        """Start a Triton server on free ports of this machine; `client` asks it.
+
+        The server stops with `stop`, at the end of a ``with`` block, or with this process.
+
+        Returns
+        -------
+        Recommender
+            This object, for ``with recommender.serve():``.
+        """
+        if self.client is None:
+            from twotower.pipelines.steps.serve import serving
+            from twotower.serving.client import RetrievalClient
+
+            addresses = self._server.enter_context(serving(self._run))
+            self.client = self._server.enter_context(RetrievalClient(addresses.http))
+            atexit.register(self.stop)
+        return self
+
+    def stop(self) -> None:
+        """Stop the server, if it runs."""
+        self.client = None
+        self._server.close()
+        atexit.unregister(self.stop)
+
+    def __enter__(self) -> Recommender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @cached_property
+    def _local(self) -> LocalVersion:
+        from twotower.serving.local import LocalVersion
+        from twotower.serving.repository import ModelRepository
+
+        repository = ModelRepository(self.path / TRITON)
+        return LocalVersion(repository.model / str(self._version))
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``section.name`` of a nested dict."""
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[name] = value
