@@ -15,7 +15,7 @@ import pandas as pd
 
 from twotower.pipelines.cli import quiet
 from twotower.pipelines.config import parse_config
-from twotower.pipelines.errors import RunError
+from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import RUNS, TRITON, Run
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def fit(
     Raises
     ------
     ConfigError
-        If a setting does not exist or has a wrong value.
+        If a column or a setting does not exist, or a setting has a wrong value.
     DataError
         If the data has a column, a type or a value that cannot be used. The message names it.
     """
@@ -96,6 +96,9 @@ def fit(
     }
     named = {"user_id": user, "item_id": item, "timestamp": time, "rating": rating}
     ours = {name: column for name, column in named.items() if column is not None}
+    for name, frame in frames.items():
+        wanted = {"interactions": ours.values(), "users": user_features, "items": item_features}
+        _check_columns(name, frame, wanted[name])
     tree = {
         "name": NAME,
         "ingest": {
@@ -281,6 +284,14 @@ class Recommender:
 
         repository = ModelRepository(self.path / TRITON)
         return LocalVersion(repository.model / str(self._version))
+
+
+def _check_columns(name: str, frame: pd.DataFrame, wanted: Iterable[str]) -> None:
+    missing = [column for column in wanted if column not in frame]
+    if missing:
+        raise ConfigError(
+            f"{name}: no column {missing[0]!r}; the columns are {', '.join(map(str, frame))}"
+        )
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -103,8 +103,20 @@ def test_a_run_is_opened_again(recommender, tmp_path):
 
 def test_wrong_input_is_named_before_anything_is_trained(tmp_path):
     ratings = made_up_ratings()
-    with pytest.raises(DataError, match="no column 'person'"):
+    with pytest.raises(ConfigError, match="no column 'person'; the columns are viewer, movie_id"):
         twotower.fit(ratings, user="person", item="movie_id", path=tmp_path / "a")
+    with pytest.raises(ConfigError, match="items: no column 'genre'"):
+        twotower.fit(
+            ratings,
+            user="viewer",
+            item="movie_id",
+            items=ratings[["movie_id"]].drop_duplicates(),
+            item_features=["genre"],
+            path=tmp_path / "a",
+        )
+    with pytest.raises(DataError, match="column viewer: 'x'"):
+        strange = ratings.assign(viewer="x")
+        twotower.fit(strange, user="viewer", item="movie_id", path=tmp_path / "a")
     with pytest.raises(ConfigError, match=r"training\.epoch\b"):
         twotower.fit(
             ratings,
