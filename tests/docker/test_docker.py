@@ -82,16 +82,21 @@ def test_no_server_listens_on_all_addresses_by_default(dockerfile):
     assert "0.0.0.0" not in (ROOT / "docker" / dockerfile).read_text()
 
 
-def test_cpu_environment_is_installed_before_the_code_for_all_packages():
+def test_cpu_environment_is_installed_before_the_code_for_all_packages(tmp_path):
     """An editable install fails on a package whose folder is not there yet."""
-    declared = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.M)
-    packages = {name.replace(".", "/") for name in re.findall(r'"([^"]+)"', declared.group(1))}
+    declared = re.search(
+        r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M
+    )
+    packages = re.findall(r'"([^"]+)"', declared.group(1))
+    folders = {name.removeprefix("twotower.").replace(".", "/") for name in packages}
     found = instructions("Dockerfile.cpu")
     (install,) = [i for i, (_, text) in enumerate(found) if "make_env.sh" in text]
     assert install < found.index(("COPY", "--chown=1000:1000 . ."))
-    made = set(re.search(r"mkdir -p ([^&]+)&&", found[install][1]).group(1).split())
-    made |= {str(Path(folder).parent) for folder in made} - {"."}
-    assert packages == made
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    make_folders = found[install][1].partition("&&")[0]
+    subprocess.run(["sh", "-c", make_folders], cwd=tmp_path, check=True)
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
+    assert folders == made
 
 
 def test_nothing_git_ignores_reaches_an_image():

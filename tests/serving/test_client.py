@@ -218,7 +218,11 @@ def test_an_unknown_protocol():
 
 
 @pytest.mark.parametrize(
-    "module", ["client", "server", "config", "index", "doctor", "versions", "control"]
+    "module",
+    [
+        *("client", "config", "doctor", "repository"),
+        *("runtime.index", "triton.control", "triton.server"),
+    ],
 )
 def test_nothing_heavy_is_imported(module):
     script = (

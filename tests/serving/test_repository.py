@@ -300,7 +300,7 @@ def die(line):
     left = line
     def trace(frame, event, _):
         nonlocal left
-        if not frame.f_code.co_filename.endswith("/versions.py"):
+        if not frame.f_code.co_filename.endswith("/repository.py"):
             return None
         if event == "line":
             left -= 1
@@ -412,7 +412,7 @@ def disk(tmp_path):
     mount = f"mount -t tmpfs -o size=400k none {tmp_path} && cd {tmp_path} && exec "
     return lambda script: run(
         f"import contextlib, os; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_versions import contents, stage\n"
+        "from test_repository import contents, stage\n"
         "from twotower.serving.runtime.errors import ServingError\n" + script,
         prefix=(*OWN_MOUNTS, "sh", "-c", mount + '"$0" "$@"'),
         cwd=tmp_path,
