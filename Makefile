@@ -81,7 +81,7 @@ update: $(READY) ## learn new interactions and publish: make update DATA=<folder
 timeline: $(READY) ## where the time of the last `make run` went, printed and plotted
 	@$(TWOTOWER) timeline
 
-docs: ## this documentation as a site in site/, with a reference of the code; needs a network once
+docs: ## the documentation as a site in site/, with a reference of the code
 	@test -x .venv-docs/bin/mkdocs || python3 -m venv .venv-docs
 	@.venv-docs/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.txt
 	@# By links, since the folders are packages of `twotower` only by the mapping in pyproject.toml.
