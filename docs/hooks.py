@@ -13,7 +13,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def on_files(files, config):
     """Add a reference page per module, and the plots of the benchmarks."""
-    reference = []
+    files.append(_page(config, "reference/twotower.md", "# `twotower`\n\n::: twotower\n"))
+    reference = [{"twotower": "reference/twotower.md"}]
     for room in ROOMS:
         names = sorted(_module(path) for path in (ROOT / room).rglob("*.py") if path.stat().st_size)
         for name in names:
