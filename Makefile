@@ -34,7 +34,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune
+.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,15 @@ update: $(READY) ## learn new interactions and publish: make update DATA=<folder
 timeline: $(READY) ## where the time of the last `make run` went, printed and plotted
 	@$(TWOTOWER) timeline
 
+docs: ## the documentation as a site in site/, with a reference of the code
+	@test -x .venv-docs/bin/mkdocs || python3 -m venv .venv-docs
+	@.venv-docs/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.txt
+	@# By links, since the folders are packages of `twotower` only by the mapping in pyproject.toml.
+	@mkdir -p .venv-docs/src/twotower && cp twotower/*.* .venv-docs/src/twotower/ && \
+	    for room in models pipelines serving workflows; do ln -sfn "$$PWD/$$room" .venv-docs/src/twotower/; done
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+	@echo "site/index.html"
+
 compare: $(READY) ## variants side by side: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>]
 	@test -n "$$CONFIG" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs] [SET='key=value ...']"; exit 2; }
 	@$(TWOTOWER) compare "$$CONFIG" $(if $(DATA),--data "$$DATA") $(if $(DOCS),--docs "$$DOCS") $(AND_SET)
@@ -110,6 +119,8 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
 	    --python-version 3.10 --override container-py310.override container-py310.in \
 	    -o container-py310.txt
+	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
+	    --python-version 3.10 docs.in -o docs.txt
 
 bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<folder> [PARTS=run]
 	@test -n "$$DATA" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
@@ -139,6 +150,6 @@ checks: $(READY) ## every figure the benchmarks wrote, and what falls short
 	@$(BIN)/python -m benchmarks.report
 
 clean: ## remove environments and caches (runs and data stay)
-	rm -rf .venv .venv-* .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv .venv-* site .ruff_cache .pytest_cache *.egg-info
 
 include docker/docker.mk
