@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,12 +18,12 @@ from twotower.workflows.errors import DataError
 USERS, ITEMS = 60, 40
 
 
-def made_up_ratings() -> pd.DataFrame:
+def made_up_ratings(users: int = USERS) -> pd.DataFrame:
     """Even users like even films, odd users odd ones: each rates 12 of 20."""
     draw = np.random.default_rng(0)
     rows = [
         (user * 11, film * 3, 5.0, 1_600_000_000 + 86_400 * day)
-        for user in range(USERS)
+        for user in range(users)
         for day, film in enumerate(draw.choice(ITEMS // 2, 12, replace=False) * 2 + user % 2)
     ]
     return pd.DataFrame(rows, columns=["viewer", "movie_id", "stars", "when"])
@@ -125,6 +127,36 @@ def test_wrong_input_is_named_before_anything_is_trained(tmp_path):
             settings={"training.epoch": 3},
             path=tmp_path / "b",
         )
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    """Line by line, as in a notebook, with the ids that it asks for."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    ratings = made_up_ratings(users=120).rename(columns={"viewer": "user_id", "when": "timestamp"})
+    ratings["user_id"] = ratings["user_id"] // 11 + 10  # 42 and 43 are among them
+    ratings["movie_id"] = ratings["movie_id"].replace({6: 1193})
+    monkeypatch.chdir(tmp_path)
+    ratings.to_parquet("ratings.parquet")
+    ratings[["movie_id"]].drop_duplicates().to_parquet("movies.parquet")
+    names: dict = {}
+    values = {}
+    for line in block.splitlines():
+        code = line.partition("#")[0].strip()
+        if code.startswith("tt."):
+            values[code] = eval(code, names)
+        else:
+            exec(code, names)
+    tt = names["tt"]
+    try:
+        assert "popularity" in values["tt.metrics"].index
+        assert len(values["tt.recommend([42, 43], k=10)"]) == 20
+        assert len(values["tt.similar(1193, k=5)"]) == 5
+        assert values["tt.path"] == tmp_path / "runs" / "python"
+        expected = tt.recommend([42], k=3)["item"].tolist()
+        assert tt.client.recommend([42], k=3).item_ids[0].tolist() == expected
+    finally:
+        tt.stop()
 
 
 def test_importing_the_package_imports_nothing_heavy():
