@@ -38,45 +38,58 @@ Length = conint(gt=0, le=4096)  # of a list; a request can give no more
 class PositivesConfig(BaseModel, extra=Extra.forbid):
     """Which interactions count as positives."""
 
-    column: str | None = Field(None, description="column to compare; none: every row is positive")
+    column: str | None = Field(
+        None,
+        description="Column of the interactions that is compared with `at_least`. Without it, every "
+        "interaction is a positive.",
+    )
     at_least: float = Field(
-        1.0, ge=-1e300, le=1e300, description="a row is positive when column >= this"
+        1.0,
+        ge=-1e300,
+        le=1e300,
+        description="Threshold: an interaction is a positive if its value in `column` is greater "
+        "than or equal to it.",
     )
 
 
 class FeaturesConfig(BaseModel, extra=Extra.forbid):
-    """Which columns the towers see."""
+    """Which columns are inputs of the two towers, and how each is encoded."""
 
     # What the tidy tables call the ids; other names are mapped when the data is read.
     user_id: ClassVar[str] = "user_id"
     item_id: ClassVar[str] = "item_id"
     history_column: ClassVar[str] = "history"
 
-    user: list[str] = Field([], description="categorical user columns")
-    item: list[str] = Field([], description="categorical item columns")
+    user: list[str] = Field([], description="Categorical columns of the user table.")
+    item: list[str] = Field([], description="Categorical columns of the item table.")
     user_multi_hot: dict[str, Length] = Field(
-        {}, description="list columns of the user table -> how many values of a row are kept"
+        {},
+        description="Columns of the user table that contain lists, as {column: maximum number of "
+        "values per row}. The first values are kept.",
     )
     item_multi_hot: dict[str, Length] = Field(
-        {}, description="list columns of the item table -> how many values of a row are kept"
+        {},
+        description="Columns of the item table that contain lists, as {column: maximum number of "
+        "values per row}. The first values are kept.",
     )
     item_text: dict[str, Length] = Field(
         {},
-        description="text columns of the item table -> how many words of a row are kept, the first "
-        "ones; what a word is: workflows/text.py",
+        description="Columns of the item table that contain text, as {column: maximum number of "
+        "words per row}. The first words are kept; words are split as in workflows/text.py.",
     )
-    user_numeric: list[str] = Field([], description="columns of the user table used as numbers")
-    item_numeric: list[str] = Field([], description="columns of the item table used as numbers")
+    user_numeric: list[str] = Field([], description="Numeric columns of the user table.")
+    item_numeric: list[str] = Field([], description="Numeric columns of the item table.")
     history: Length | None = Field(
         None,
-        description="number of a user's latest positives of the training part that the query tower "
-        "sees as a list named history; none: it sees none",
+        description="Maximum length of the list of a user's latest positives in the training part, "
+        "which is an input of the query tower named history. Without it, there is no such input.",
     )
     min_frequency: int = Field(
         0,
         ge=0,
         le=2**31 - 1,
-        description="a value rarer than this in the training part is out of vocabulary",
+        description="Minimum number of occurrences in the training part for a value to be in the "
+        "vocabulary. 0 keeps all values; rarer values are encoded as out of vocabulary.",
     )
 
     @property

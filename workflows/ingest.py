@@ -27,19 +27,20 @@ class IngestConfig(BaseModel, extra="forbid"):
     """Which data set, and where it is."""
 
     source: Literal["ml-1m", "ml-100k", "synthetic", "parquet"] = Field(
-        ..., description="The format the data comes in; synthetic needs no data."
+        ..., description="Format of the data. `synthetic` generates data and needs no files."
     )
     path: Path | None = Field(
         None,
-        description="Folder or zip of an official MovieLens data set, or a folder that holds it. "
-        "For parquet: the folder that relative paths start from. A relative path starts from the "
-        "working directory; a run folder keeps it as an absolute one.",
+        description="For ml-1m and ml-100k: the folder or zip with the official files, or a folder "
+        "that contains it. For parquet: the folder to which the paths under `ingest.parquet` are "
+        "relative. If relative, it is resolved against the working directory; the run folder "
+        "stores the absolute path.",
     )
     parquet: ParquetConfig | None = Field(
-        None, description="The files and columns of source parquet."
+        None, description="Files and columns to read. Required when `source` is parquet."
     )
     synthetic: SyntheticConfig = Field(
-        SyntheticConfig(), description="Size and seed of source synthetic."
+        SyntheticConfig(), description="Size and seed of the generated data set."
     )
 
 

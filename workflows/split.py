@@ -21,26 +21,28 @@ class SplitConfig(BaseModel, extra="forbid"):
 
     method: Literal["random", "leave_last_out", "temporal", "file"] = Field(
         "random",
-        description="random: per user, by `ratios`. leave_last_out: a user's last positive is "
-        "test, the one before valid. temporal: one cut in time for everybody, by `ratios`. "
-        "file: as the parquet file `path` says.",
+        description="random: each user's positives are divided at random by `ratios`. "
+        "leave_last_out: each user's last positive is test and the one before it is valid. "
+        "temporal: two points in time, the same for all users, divide the positives by `ratios`. "
+        "file: the parquet file `path` names the part of each pair.",
     )
     ratios: tuple[float, float, float] = Field(
-        (0.8, 0.1, 0.1), description="Shares of train, valid and test; they add up to 1."
+        (0.8, 0.1, 0.1), description="Shares of train, valid and test. They must add up to 1."
     )
     k_core: int = Field(
         0,
         ge=0,
         le=2**31 - 1,
-        description="Before splitting, drop users and items with fewer positives than this, "
-        "again and again until none is left. 0 keeps all.",
+        description="Minimum number of positives per user and per item. Users and items with fewer "
+        "are dropped before the split, repeatedly until all have enough. 0 keeps all.",
     )
     path: Path | None = Field(
         None,
-        description="For `file`: parquet with user_id, item_id, part (train, valid, test). A "
-        "relative path starts from the working directory; a run folder keeps an absolute one.",
+        description="For method `file`: a parquet file with the columns user_id, item_id and part "
+        "(train, valid or test). If relative, it is resolved against the working directory; the "
+        "run folder stores the absolute path.",
     )
-    seed: int = Field(42, ge=0, le=2**31 - 1, description="Seed of the random method.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="Random seed of the method `random`.")
 
     @validator("ratios")
     def _add_up(cls, ratios: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -53,34 +53,44 @@ class ParquetConfig(BaseModel, extra="forbid"):
     """Where the parquet files are and what their columns mean."""
 
     interactions: Path = Field(
-        ..., description="File, folder or glob of the interactions; relative to the data path."
+        ...,
+        description="File, folder or glob pattern with one row per interaction, relative to "
+        "`ingest.path`.",
     )
     users: Path | None = Field(
         None,
-        description="File, folder or glob with one row a user. Without it the user features are "
-        "taken from the interactions: see `differing`.",
+        description="File, folder or glob pattern with one row per user. Without it, user features "
+        "are read from the interactions (see `differing`).",
     )
-    items: Path | None = Field(None, description="The same for items.")
+    items: Path | None = Field(
+        None,
+        description="File, folder or glob pattern with one row per item. Without it, item features "
+        "are read from the interactions (see `differing`).",
+    )
     columns: dict[str, str] = Field(
         {},
-        description="Our column name -> the name in the files, where they differ, such as "
-        "{user_id: uid, item_id: sku}. A users or items file may use either.",
+        description="Column names that differ in the files, as {name in this project: name in the "
+        "file}, for example {user_id: uid, item_id: sku}. A users or items file may use either "
+        "name.",
     )
     keep: list[str] = Field(
-        [], description="More columns of the interactions to keep: rating, timestamp, click, ..."
+        [],
+        description="Further columns of the interactions to keep, for example rating, timestamp or "
+        "click.",
     )
-    user_features: list[str] = Field([], description="Columns of the user table beside user_id.")
-    item_features: list[str] = Field([], description="Columns of the item table beside item_id.")
+    user_features: list[str] = Field([], description="Columns of the user table, without user_id.")
+    item_features: list[str] = Field([], description="Columns of the item table, without item_id.")
     duplicates: Literal["error", "keep_last", "keep_all"] = Field(
         "error",
-        description="What to do with a (user_id, item_id) pair that occurs again. For a log of "
-        "impressions keep_all: keep_last would let a later row without a click replace a click.",
+        description="What to do when a (user_id, item_id) pair occurs more than once. error: stop. "
+        "keep_last: keep only its last row. keep_all: keep all rows; use it for a log of "
+        "impressions, where a later row without a click must not replace a click.",
     )
     differing: Literal["error", "keep_last"] = Field(
         "error",
-        description="What to do when a feature that is taken from the interactions has more than "
-        "one value for a user or an item. keep_last: the last row, in file order, wins; that row "
-        "may be of the test part, whose figures are then too good.",
+        description="What to do when a feature that is read from the interactions has more than "
+        "one value for a user or an item. error: stop. keep_last: use the value of the last row in "
+        "file order. That row may belong to the test part, which makes test metrics too high.",
     )
 
 

@@ -56,7 +56,7 @@ BLOCK = 256  # users chosen for at a time: 256 x 3,883 float32 scores are 4 MB
 
 
 class SyntheticConfig(BaseModel, extra="forbid"):
-    """Size and seed; the defaults are MovieLens-1M's."""
+    """Size and seed of a synthetic data set. The default sizes are those of MovieLens-1M."""
 
     users: int = Field(6040, ge=2, le=10_000_000, description="Number of users.")
     items: int = Field(3883, ge=80, le=10_000_000, description="Number of items.")
@@ -64,9 +64,9 @@ class SyntheticConfig(BaseModel, extra="forbid"):
         1_000_000,
         ge=40,
         le=2**31 - 1,
-        description="Number of ratings, met to about one percent.",
+        description="Number of ratings. The result differs from it by up to about one percent.",
     )
-    seed: int = Field(42, ge=0, le=2**31 - 1, description="The same seed gives the same data set.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="Random seed of the data set.")
 
     @root_validator(skip_on_failure=True)
     def _fits(cls, values: dict) -> dict:
