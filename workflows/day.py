@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from twotower.workflows.features import FeaturesConfig, PositivesConfig
-from twotower.workflows.sides import Side
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.sides import Side
 from twotower.workflows.tables import Tables, frame
 
 MIN_ROWS = 20

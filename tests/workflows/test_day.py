@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.workflows.day import Day, suspicions
-from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.tables import Tables, merge
 
 FEATURES = FeaturesConfig(user=["city"], item=["brand"], item_numeric=["price"])

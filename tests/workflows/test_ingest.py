@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tests.workflows.conftest import write_files
 from twotower.workflows.day import suspicions
 from twotower.workflows.errors import DataError
-from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
 from twotower.workflows.sources.parquet import ParquetConfig
 from twotower.workflows.tables import Tables
