@@ -150,7 +150,7 @@ def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split"))
     changed = {}
     for name in sections:
         section = getattr(config, name)
-        if section.path is not None or (name == "ingest" and section.source == "parquet"):
+        if section.path is not None or (name == "ingest" and section.names_files):
             path = Path.cwd() / (section.path or "")
             changed[name] = section.copy(update={"path": path})
     return config.copy(update=changed)
