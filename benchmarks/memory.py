@@ -104,7 +104,9 @@ def write_version(repository: Path, size: Size, config: ServingConfig) -> pd.Dat
     from twotower.serving.runtime.index import build_index
     from twotower.serving.runtime.seen import SeenItems
     from twotower.serving.version import write_version as write
-    from twotower.workflows.features import FeaturesConfig, add_history, fit_features
+    from twotower.workflows.features.config import FeaturesConfig
+    from twotower.workflows.features.graph import fit_features
+    from twotower.workflows.features.positives import add_history
 
     names = FeaturesConfig(user=["age", "city"], user_numeric=["income"], history=size.history)
     pairs, users, items = _tables(size, names)

@@ -34,7 +34,7 @@ PRELOADED = [
         "twotower.pipelines.steps.export",
         "twotower.pipelines.steps.publish",
     ),
-    *("twotower.workflows.features", "twotower.serving.ensemble", "benchmarks.namespaces"),
+    *("twotower.workflows.features.graph", "twotower.serving.ensemble", "benchmarks.namespaces"),
 ]
 DONE, REFUSED, FAILED, KILLED = "done", "refused", "failed", "killed"
 LONGEST = 600

@@ -30,7 +30,7 @@ NUMBERS = [0, -1, 2**63 - 1, -(2**63), 2**53 + 1]
 
 def encoding(world: World) -> tuple[dict, list[Check]]:
     """The compiled encoding of every user and of dirty rows beside NVTabular's own transform."""
-    from twotower.workflows.features import load_workflow
+    from twotower.workflows.features.encode import load_workflow
 
     workflow = load_workflow(world.run.path / "workflow").get_subworkflow("user")
     engine = CompiledEngine(world.run.path / TRITON / "retrieval" / "1")

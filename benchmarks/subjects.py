@@ -100,7 +100,7 @@ class World:
 
     def _write_stock(self, out: Path, write: Callable) -> None:
         from twotower.models.training.fit import load
-        from twotower.workflows.features import load_workflow
+        from twotower.workflows.features.encode import load_workflow
 
         workflow = load_workflow(self.run.path / "workflow").get_subworkflow("user")
         item_ids, _, vectors = self.vectors

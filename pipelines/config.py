@@ -19,7 +19,7 @@ from twotower.models.training.fit import TrainingConfig
 from twotower.models.training.growth import UpdateConfig
 from twotower.pipelines.errors import ConfigError
 from twotower.serving.config import ServingConfig
-from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ingest import IngestConfig
 from twotower.workflows.split import SplitConfig
 
@@ -48,9 +48,9 @@ class Config(BaseModel, extra=Extra.forbid):
 
     name: Name = Field(..., description="of the run folder")
     ingest: IngestConfig = Field(..., description="workflows/ingest.py")
-    positives: PositivesConfig = Field(PositivesConfig(), description="workflows/features.py")
+    positives: PositivesConfig = Field(PositivesConfig(), description="workflows/features")
     split: SplitConfig = Field(SplitConfig(), description="workflows/split.py")
-    features: FeaturesConfig = Field(FeaturesConfig(), description="workflows/features.py")
+    features: FeaturesConfig = Field(FeaturesConfig(), description="workflows/features")
     model: TwoTowerConfig = Field(TwoTowerConfig(), description="models/config.py")
     training: TrainingConfig = Field(TrainingConfig(), description="models/training.py")
     update: UpdateConfig = Field(UpdateConfig(), description="models/growth.py")
@@ -150,7 +150,7 @@ def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split"))
     changed = {}
     for name in sections:
         section = getattr(config, name)
-        if section.path is not None or (name == "ingest" and section.source == "parquet"):
+        if section.path is not None or (name == "ingest" and section.names_files):
             path = Path.cwd() / (section.path or "")
             changed[name] = section.copy(update={"path": path})
     return config.copy(update=changed)

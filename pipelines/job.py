@@ -33,7 +33,7 @@ def choose(
     configuration names, else ML-1M downloaded before, else the official download, else, without
     a network, the synthetic data set.
     """
-    from twotower.workflows.ingest import detect_source
+    from twotower.workflows.ingest import detect_source, detectable
 
     if data is not None:
         if not data.exists():
@@ -41,8 +41,8 @@ def choose(
         found = detect_source(data)
         if config is None and found is None:
             raise ConfigError(
-                f"--data {data}: neither MovieLens-1M (ratings.dat, users.dat, movies.dat) nor "
-                f"MovieLens-100K (u.data, u.user, u.item) is there; for other data pass --config"
+                f"--data {data}: no known data set there; expected one of {detectable()}. "
+                "For other data pass --config"
             )
         path = config or CONFIGS / f"{found[0]}.yaml"
         chosen = load_config(path, overrides, data)
@@ -56,7 +56,7 @@ def choose(
 
 def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, str]:
     from twotower.workflows.errors import DataError
-    from twotower.workflows.sources.download import fetch_movielens_1m
+    from twotower.workflows.sources.movielens.download import fetch_movielens_1m
 
     try:
         with stage("download") as (report, result):

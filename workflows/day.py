@@ -1,29 +1,35 @@
-"""The data of a day merged with the tables before, and checks that it looks like them."""
+"""Check the data of an update against the tables before it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from twotower.workflows.features import FeaturesConfig, PositivesConfig
-from twotower.workflows.sides import Side
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.sides import Side
 from twotower.workflows.tables import Tables, frame
 
 MIN_ROWS = 20
-"""Minimum number of known rows for the check."""
+"""Minimum number of known rows for the check of changed rows."""
 MIN_SHARE = 0.5
-"""Share of changed columns from which a row counts as another entity."""
+"""Minimum share of changed columns for a row to count as describing another user or item."""
 SMALL_CHANGE = 0.1
-"""Change of a number, relative to the typical range, that is ignored."""
+"""Maximum change of a number, as a share of its typical range, that is ignored."""
 
 
 class Day(NamedTuple):
-    """The tables before a day, what the day has, and both merged.
+    """The data of an update.
 
-    appended : how many interactions are new, the last rows of the merged ones
+    Attributes
+    ----------
+    before, new, merged : Tables
+        The tables before, the new rows, and both merged.
+    appended : int
+        The number of new interactions, which are the last rows of the merged ones.
     """
 
     before: Tables
@@ -39,112 +45,138 @@ def suspicions(
     max_changed: float,
     max_shift: float,
 ) -> list[str]:
-    """Suspected mistakes in a day's data, one sentence with figures per mistake.
+    """Look for likely mistakes in the data of an update, before the model is fitted on it.
 
-    Two mistakes are looked for before the model learns from the data:
+    Parameters
+    ----------
+    day : Day
+    features : FeaturesConfig
+    positives : PositivesConfig
+    max_changed : float
+        Maximum share of the known users (or items) in the new interactions whose new row differs
+        in at least half of its columns; more suggests that ids were renumbered. Without new
+        interactions, it is the share of all known users (or items).
+    max_shift : float
+        Maximum distance between the median of the new or changed values of a numeric feature, or of
+        `positives.column`, and the range of the values before (without 1 % at either end), in
+        widths of that range; more suggests another unit.
 
-    - ids that were numbered anew: more than the share `max_changed` of the known users (or items)
-      in the day's interactions have other values than before in at least half of their columns.
-      A day without interactions may list only changed users (or items): the share is then one of
-      all known ones.
-    - numbers in another unit: the median of the day's new or changed values of a feature in
-      `user_numeric` or `item_numeric`, or of `positives.column`, lies outside the range of the
-      values before (without 1 % at either end) by more than `max_shift` times its width.
+    Returns
+    -------
+    list of str
+        One sentence with figures per likely mistake.
     """
     found = []
-    for side, name in zip(features.sides, ("users", "items"), strict=True):
-        rows = _Rows(side, *(getattr(each, name) for each in day[:3]))
-        found += rows.changed(name, day.new.interactions, max_changed)
+    for side in features.sides:
+        name = f"{side.name}s"
+        rows = _Rows(
+            side,
+            before=getattr(day.before, name),
+            new=getattr(day.new, name),
+            merged=getattr(day.merged, name),
+        )
+        found += rows.describe_changed(day.new.interactions, max_changed)
         for column in side.numeric:
-            found += _shifted(f"{name}: column {column}", *rows.numbers(column), max_shift)
-    if positives.column in day.new.interactions.column_names:
-        tables = (day.before.interactions, day.new.interactions)
-        numbers = [_numbers(table[positives.column].to_pandas()) for table in tables]
-        found += _shifted(f"interactions: column {positives.column}", *numbers, max_shift)
+            found += _describe_shift(
+                f"{name}: column {column}",
+                before=rows.numbers_before(column),
+                new=rows.new_numbers(column),
+                max_shift=max_shift,
+            )
+    compared = positives.column
+    if compared in day.new.interactions.column_names:
+        found += _describe_shift(
+            f"interactions: column {compared}",
+            before=_numbers(day.before.interactions[compared].to_pandas()),
+            new=_numbers(day.new.interactions[compared].to_pandas()),
+            max_shift=max_shift,
+        )
     return found
 
 
 class _Rows:
-    """The rows of a table that a day has: the known ones before and after, and the new ones."""
+    """The users (or items) in the new data: known ones, before and after, and new ones."""
 
     def __init__(self, side: Side, before: pa.Table, new: pa.Table, merged: pa.Table):
         self.side, self.table = side, before
         ids = new[0].to_numpy()
         known = np.isin(ids, before[0].to_numpy())
         self.ids = ids[known]
-        self.before, self.after = (_of(table, self.ids) for table in (before, merged))
-        self.new = _of(merged, ids[~known])
-        # Of all columns but the id: whether a known row has another value now.
+        self.before, self.after = (_rows_of(table, self.ids) for table in (before, merged))
+        self.new = _rows_of(merged, ids[~known])
+        # Per column except the id: whether the value of each known row has changed.
         self.differ = {
             column: self._differs(column) for column in before.column_names if column != side.id
         }
 
-    def changed(self, name: str, interactions: pa.Table, max_changed: float) -> list[str]:
-        """The sentence on rows that describe another entity, if there are too many."""
+    def describe_changed(self, interactions: pa.Table, max_changed: float) -> list[str]:
+        """Describe the rows that seem to be of another user or item, if there are too many."""
         if not self.differ:
             return []
         share = np.mean(list(self.differ.values()), axis=0)
-        wholly, total = share >= MIN_SHARE, len(self.table)
+        changed, total = share >= MIN_SHARE, len(self.table)
         if len(interactions):
             named = np.isin(self.ids, interactions[self.side.id].to_numpy())
-            wholly, total = wholly & named, int(named.sum())
-        count = int(wholly.sum())
+            changed, total = changed & named, int(named.sum())
+        count = int(changed.sum())
         if total < MIN_ROWS or count <= max_changed * total:
             return []
-        row = int(wholly.argmax())
+        row = int(changed.argmax())
         column = next(column for column, differ in self.differ.items() if differ[row])
         return [
-            f"{name}: {count:,} of {total:,} known ones have other values than before in half of "
-            f"their columns or more ({count / total:.0%}; update.max_changed is "
+            f"{self.side.name}s: {count:,} of {total:,} known ones have other values than before "
+            f"in half of their columns or more ({count / total:.0%}; update.max_changed is "
             f"{max_changed:.0%}), such as {self.side.id} {self.ids[row]}: {column} was "
             f"{_shown(self.before[column][row])}, is {_shown(self.after[column][row])}. Were the "
-            "ids numbered anew?"
+            "ids renumbered?"
         ]
 
-    def numbers(self, column: str) -> tuple[pd.Series, pd.Series]:
-        """The values before, and the day's: of new rows and of those that have another value."""
-        changed = _numbers(self.before[column]) != _numbers(self.after[column])
-        fresh = [_numbers(self.after[column])[changed], _numbers(self.new[column])]
-        return self._all(column), pd.concat(fresh)
-
-    def _all(self, column: str) -> pd.Series:
+    def numbers_before(self, column: str) -> pd.Series:
+        """All values of a column before."""
         return _numbers(frame(self.table.select([column]))[column])
+
+    def new_numbers(self, column: str) -> pd.Series:
+        """The changed values of known rows, and the values of new rows."""
+        after = _numbers(self.after[column])
+        changed = _numbers(self.before[column]) != after
+        return pd.concat([after[changed], _numbers(self.new[column])])
 
     def _differs(self, column: str) -> np.ndarray:
         before, after = self.before[column], self.after[column]
         if pa.types.is_nested(self.table.schema.field(column).type):
             pairs = zip(before, after, strict=True)
-            return np.array([not _equal(*pair) for pair in pairs], bool)
+            return np.array([not _equal(one, other) for one, other in pairs], bool)
         differ = before.isna() != after.isna()
         if column in self.side.numeric:
-            low, high = _typical(self._all(column).dropna())
-            apart = (_numbers(before) - _numbers(after)).abs()
-            return (differ | (apart > SMALL_CHANGE * (high - low))).to_numpy(bool)
+            low, high = _typical_range(self.numbers_before(column).dropna())
+            change = (_numbers(before) - _numbers(after)).abs()
+            return (differ | (change > SMALL_CHANGE * (high - low))).to_numpy(bool)
         both = before.notna() & after.notna()
         differ[both] = (before[both] != after[both]).to_numpy(bool)
         return differ.to_numpy(bool)
 
 
-def _shifted(where: str, before: pd.Series, fresh: pd.Series, max_shift: float) -> list[str]:
-    """The sentence on numbers far outside the range of those before, if they are."""
-    before, fresh = before.dropna(), fresh.dropna()
-    if not len(before) or not len(fresh):
+def _describe_shift(where: str, before: pd.Series, new: pd.Series, max_shift: float) -> list[str]:
+    """Describe new numbers that are far outside the range of those before, if they are."""
+    before, new = before.dropna(), new.dropna()
+    if not len(before) or not len(new):
         return []
-    low, high = _typical(before)
-    middle = fresh.median()
-    shift = max(low - middle, middle - high) / ((high - low) or (before.max() - before.min()) or 1)
+    low, high = _typical_range(before)
+    median = new.median()
+    width = (high - low) or (before.max() - before.min()) or 1
+    shift = max(low - median, median - high) / width
     if shift <= max_shift:
         return []
     return [
-        f"{where}: the {len(fresh):,} new values have the median {middle:,.6g}, from "
-        f"{fresh.min():,.6g} to {fresh.max():,.6g}; those before lie typically between {low:,.6g} "
-        f"and {high:,.6g}, a range whose width the median lies {shift:,.1f} times away from it "
-        f"(update.max_shift is {max_shift:g}). Are they in another unit?"
+        f"{where}: the {len(new):,} new values have the median {median:,.6g}, from "
+        f"{new.min():,.6g} to {new.max():,.6g}; those before are typically between {low:,.6g} "
+        f"and {high:,.6g}. The median is outside that range by {shift:,.1f} times its width "
+        f"(update.max_shift is {max_shift:g}). Are the new values in another unit?"
     ]
 
 
-def _typical(values: pd.Series) -> tuple[float, float]:
-    """The range of 98 % of the values."""
+def _typical_range(values: pd.Series) -> tuple[float, float]:
+    """The range of the middle 98 % of the values."""
     low, high = np.quantile(values, [0.01, 0.99]) if len(values) else (0.0, 0.0)
     return float(low), float(high)
 
@@ -153,12 +185,12 @@ def _numbers(column: pd.Series) -> pd.Series:
     return column.astype(np.float64)
 
 
-def _of(table: pa.Table, ids: np.ndarray) -> pd.DataFrame:
-    """The rows of `ids` in a table that has them, by ascending id."""
+def _rows_of(table: pa.Table, ids: np.ndarray) -> pd.DataFrame:
+    """The rows of `ids` in a table that is sorted by id and contains all of them."""
     return frame(table.take(np.searchsorted(table[0].to_numpy(), ids)))
 
 
-def _equal(one: object, other: object) -> bool:
+def _equal(one: Sequence[Any] | None, other: Sequence[Any] | None) -> bool:
     """Whether two lists have the same values, or both are null."""
     if one is None or other is None:
         return one is other

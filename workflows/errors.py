@@ -1,5 +1,5 @@
-"""The error every reader and writer of data raises."""
+"""The error that every reader and writer of data raises."""
 
 
 class DataError(ValueError):
-    """The data is not what it should be; the message says what, where and what to do."""
+    """The data is wrong; the message says what is wrong, where, and what to do."""

@@ -1,50 +1,59 @@
-"""From a source of interactions to tidy tables with raw ids."""
+"""Read a data set from its source, and write the tidy tables with the original ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, validator
 
 from twotower.workflows.day import Day
-from twotower.workflows.errors import DataError
-from twotower.workflows.sources.movielens import read_movielens, read_movielens_day
-from twotower.workflows.sources.official import LAYOUTS, find
-from twotower.workflows.sources.parquet import (
-    ParquetConfig,
-    expand,
-    ignore,
-    read_parquet,
-    read_parquet_day,
-)
-from twotower.workflows.sources.synthetic import SyntheticConfig, synthesise
+from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
+from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
+from twotower.workflows.sources.parquet.config import ParquetConfig
+from twotower.workflows.sources.parquet.source import ParquetSource
+from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
 from twotower.workflows.tables import Tables, merge
+
+_CLASSES: tuple[type[Source], ...] = (MovieLens1M, MovieLens100K, SyntheticSource, ParquetSource)
+SOURCES = {source.name: source for source in _CLASSES}
+"""All sources by name. `detect_source` tries them in this order."""
 
 
 class IngestConfig(BaseModel, extra="forbid"):
-    """Which data set, and where it is."""
+    """Which data set to read, and where it is."""
 
-    source: Literal["ml-1m", "ml-100k", "synthetic", "parquet"] = Field(
-        ..., description="The format the data comes in; synthetic needs no data."
+    source: str = Field(
+        ..., description="Format of the data. `synthetic` generates data and needs no files."
     )
     path: Path | None = Field(
         None,
-        description="Folder or zip of an official MovieLens data set, or a folder that holds it. "
-        "For parquet: the folder that relative paths start from. A relative path starts from the "
-        "working directory; a run folder keeps it as an absolute one.",
+        description="For ml-1m and ml-100k: the folder or zip with the official files, or a folder "
+        "that contains it. For parquet: the folder to which the paths under `ingest.parquet` are "
+        "relative. If relative, it is resolved against the working directory; the run folder "
+        "stores the absolute path.",
     )
+    # The settings of a source are in the field that is named like the source.
     parquet: ParquetConfig | None = Field(
-        None, description="The files and columns of source parquet."
+        None, description="Files and columns to read. Required when `source` is parquet."
     )
     synthetic: SyntheticConfig = Field(
-        SyntheticConfig(), description="Size and seed of source synthetic."
+        SyntheticConfig(), description="Size and seed of the generated data set."
     )
+
+    @validator("source")
+    def _is_known(cls, name: str) -> str:
+        if name not in SOURCES:
+            raise ValueError(f"{name!r}: no such source; choose one of {', '.join(SOURCES)}")
+        return name
+
+    @property
+    def names_files(self) -> bool:
+        """Whether the settings name files relative to `path` (see `Source.names_files`)."""
+        return SOURCES[self.source].names_files
 
 
 class IngestReport(BaseModel):
-    """What was read."""
+    """The size of the tables, and their source."""
 
     source: str
     users: int
@@ -54,12 +63,17 @@ class IngestReport(BaseModel):
 
     @classmethod
     def of(cls, source: str, tables: Tables) -> IngestReport:
-        """The report on `tables` of a source."""
-        counts = {name: table.num_rows for name, table in tables._asdict().items()}
-        return cls(source=source, synthetic=source == "synthetic", **counts)
+        """Make the report on `tables` of a source."""
+        return cls(
+            source=source,
+            users=len(tables.users),
+            items=len(tables.items),
+            interactions=len(tables.interactions),
+            synthetic=SOURCES[source].synthetic,
+        )
 
     def __str__(self) -> str:
-        """One line for people."""
+        """The report in one line."""
         kind = "synthetic data" if self.synthetic else self.source
         return (
             f"{kind}: {self.interactions:,} interactions, {self.users:,} users, "
@@ -70,17 +84,28 @@ class IngestReport(BaseModel):
 def ingest(
     config: IngestConfig,
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
-    tell: Callable[[str], None] = ignore,
+    progress: Progress | None = None,
+    on_message: OnMessage = ignore,
 ) -> IngestReport:
-    """Read and check the source, then write the tidy tables into `out`.
+    """Read and check the source, then write the tidy tables.
 
-    `tell` gets a line for each thing that was read in a way that people should know of, such as
-    repeated rows, with its count. Nothing is written before everything is checked. See
-    `workflows.tables.Tables` for what interactions.parquet, users.parquet and items.parquet hold.
-    Raises DataError.
+    Parameters
+    ----------
+    config : IngestConfig
+    out : Path
+        The folder for interactions.parquet, users.parquet and items.parquet (see `Tables`).
+        Nothing is written if the data is wrong.
+    progress : callable, optional
+        Called with (units done, units in total).
+    on_message : callable, optional
+        Called with a line for each thing in the data that people should know, such as repeated
+        rows, with its count.
+
+    Raises
+    ------
+    DataError
     """
-    tables = _read(config, progress, tell)
+    tables = _source(config).read(progress, on_message)
     tables.write(out)
     return IngestReport.of(config.source, tables)
 
@@ -89,83 +114,83 @@ def ingest_more(
     config: IngestConfig,
     data: Path,
     more: Path,
-    progress: Callable[[int, int], None] | None = None,
-    tell: Callable[[str], None] = ignore,
+    progress: Progress | None = None,
+    on_message: OnMessage = ignore,
 ) -> Day | None:
-    """The tidy tables in `data` merged with what `more` brings (see `tables.merge`).
+    """Read new data and merge it with the tidy tables.
 
-    `more` is a folder or zip in the format of the source: the same files with new interactions
-    and, as there, a row for every user and item that these name; or no interactions, only rows of
-    users or items. None when it brings nothing. Raises DataError.
+    Parameters
+    ----------
+    config : IngestConfig
+    data : Path
+        The folder with the tidy tables.
+    more : Path
+        A folder or zip in the format of the source: new interactions and, if the source has such
+        files, a row for every user and item in them; or no interactions, only users or items.
+    progress, on_message : callable, optional
+        As for `ingest`.
+
+    Returns
+    -------
+    Day or None
+        The merged tables (see `tables.merge`); None if there is nothing new.
+
+    Raises
+    ------
+    DataError
     """
-    if config.source == "synthetic":
-        raise DataError("source synthetic has no new data to read; make a run from a data set")
-    fixed = [path for path in _parquet_paths(config) if path.is_absolute()]
-    if fixed:
-        raise DataError(
-            f"{fixed[0]}: ingest.parquet names a place that does not change with the folder of the "
-            "new data; make it relative to ingest.path and run `twotower ingest` again"
-        )
+    source = _source(config)
+    tables = source.read_update(more, progress, on_message)
     old = Tables.read(data)
-    if config.source == "parquet" and config.parquet is not None:
-        new = read_parquet_day(config.parquet, more, old, progress, tell)
-    else:
-        new = read_movielens_day(config.source, more, old, progress)
-    keep_repeats = config.source == "parquet" and config.parquet.duplicates == "keep_all"
-    merged, appended = merge(old, new, keep_repeats)
+    empty = Tables(*(table.slice(0, 0) for table in old))
+    new = empty._replace(**tables)
+    merged, appended = merge(old, new, source.keeps_repeats)
     return None if merged.same(old) else Day(old, new, merged, appended)
 
 
-def _parquet_paths(config: IngestConfig) -> list[Path]:
-    if config.source != "parquet" or config.parquet is None:
-        return []
-    files = config.parquet
-    return [path for path in (files.interactions, files.users, files.items) if path is not None]
-
-
 def source_files(config: IngestConfig) -> list[Path]:
-    """The files that `ingest` would read, in a fixed order; none of synthetic data.
+    """List the files that `ingest` reads, in a fixed order; none for synthetic data.
 
-    Raises DataError when there are none of parquet.
+    Raises
+    ------
+    DataError
+        If a file that the settings name does not exist.
     """
-    if config.source == "synthetic" or (config.path is None and config.source != "parquet"):
-        return []
-    if config.source == "parquet":
-        base = config.path or Path()
-        return [file for path in _parquet_paths(config) for file in expand(base / path)]
-    found = find(LAYOUTS[config.source], config.path)
-    if found is None:
-        return []
-    if found.root.is_file():
-        return [found.root]
-    return [found.root / name for name in sorted(found.names)]
+    return _source(config).files()
 
 
-def _read(
-    config: IngestConfig,
-    progress: Callable[[int, int], None] | None,
-    tell: Callable[[str], None],
-) -> Tables:
-    if config.source == "synthetic":
-        return synthesise(config.synthetic, progress)
-    if config.source == "parquet":
-        if config.parquet is None:
-            raise DataError("source parquet needs the section `parquet` in the config")
-        return read_parquet(config.parquet, config.path, progress, tell)
-    if config.path is None:
-        raise DataError(f"source {config.source} needs `path`: the folder or zip of the data set")
-    return read_movielens(config.source, config.path, progress)
+def _source(config: IngestConfig) -> Source:
+    settings = getattr(config, config.source.replace("-", "_"), None)
+    return SOURCES[config.source](config.path, settings)
 
 
-def detect_source(path: Path) -> tuple[Literal["ml-1m", "ml-100k"], Path] | None:
-    """Which official data set `path` holds, and the folder or zip it is in; None when neither.
+def detect_source(path: Path) -> tuple[str, Path] | None:
+    """Find out which source's data is in a folder or file.
 
-    `path` is a folder with the files, a zip, or a folder with ml-1m/, ml-1m.zip, ml-100k/ or
-    ml-100k.zip; where there are both, ML-1M wins. One file of a layout is enough to recognise
-    it: what is missing is for `ingest` to say. Raises DataError for a damaged zip.
+    Parameters
+    ----------
+    path : Path
+        For example a folder with the official MovieLens files, a zip, or a folder that contains
+        ml-1m/, ml-1m.zip, ml-100k/ or ml-100k.zip.
+
+    Returns
+    -------
+    (str, Path) or None
+        The name of the first source that recognises `path`, and the folder or file with its data;
+        None if there is none (see `Source.recognise`).
+
+    Raises
+    ------
+    DataError
+        If a zip is damaged.
     """
-    for layout in LAYOUTS.values():
-        found = find(layout, path)
-        if found:
-            return layout.name, found.root
+    for name, source in SOURCES.items():
+        found = source.recognise(path)
+        if found is not None:
+            return name, found
     return None
+
+
+def detectable() -> str:
+    """Name the data sets that `detect_source` can find, with their files, for messages."""
+    return ", ".join(source.contents for source in SOURCES.values() if source.contents)

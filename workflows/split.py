@@ -1,17 +1,16 @@
-"""Which of the positive pairs a model is fitted on, chosen on, and tested on."""
+"""Divide the positive pairs into the parts train, valid and test."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, validator
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.parquet import UNREADABLE
-from twotower.workflows.tables import pair_codes, pairs_among
+from twotower.workflows.tables import UNREADABLE, pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
 
@@ -21,51 +20,57 @@ class SplitConfig(BaseModel, extra="forbid"):
 
     method: Literal["random", "leave_last_out", "temporal", "file"] = Field(
         "random",
-        description="random: per user, by `ratios`. leave_last_out: a user's last positive is "
-        "test, the one before valid. temporal: one cut in time for everybody, by `ratios`. "
-        "file: as the parquet file `path` says.",
+        description="random: each user's positives are divided at random by `ratios`. "
+        "leave_last_out: each user's last positive is test and the one before it is valid. "
+        "temporal: two points in time, the same for all users, divide the positives by `ratios`. "
+        "file: the parquet file `path` names the part of each pair.",
     )
     ratios: tuple[float, float, float] = Field(
-        (0.8, 0.1, 0.1), description="Shares of train, valid and test; they add up to 1."
+        (0.8, 0.1, 0.1), description="Shares of train, valid and test. They must add up to 1."
     )
     k_core: int = Field(
         0,
         ge=0,
         le=2**31 - 1,
-        description="Before splitting, drop users and items with fewer positives than this, "
-        "again and again until none is left. 0 keeps all.",
+        description="Minimum number of positives per user and per item. Users and items with fewer "
+        "are dropped before the split, repeatedly until all have enough. 0 keeps all.",
     )
     path: Path | None = Field(
         None,
-        description="For `file`: parquet with user_id, item_id, part (train, valid, test). A "
-        "relative path starts from the working directory; a run folder keeps an absolute one.",
+        description="For method `file`: a parquet file with the columns user_id, item_id and part "
+        "(train, valid or test). If relative, it is resolved against the working directory; the "
+        "run folder stores the absolute path.",
     )
-    seed: int = Field(42, ge=0, le=2**31 - 1, description="Seed of the random method.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="Random seed of the method `random`.")
 
     @validator("ratios")
     def _add_up(cls, ratios: tuple[float, float, float]) -> tuple[float, float, float]:
-        # So that NaN fails as well.
+        # Written so that NaN fails, too.
         if not (min(ratios) >= 0 and ratios[0] > 0 and abs(sum(ratios) - 1) <= 1e-6):
-            raise ValueError("ratios must be 0 or more, train above 0, and add up to 1")
+            raise ValueError("ratios must be 0 or more, above 0 for train, and add up to 1")
         return ratios
 
 
 def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
-    """Give each positive pair its part.
+    """Assign each positive pair to a part.
 
     Parameters
     ----------
-    positives : columns user_id, item_id and, where there is one, timestamp; in file order. Of a
-        pair that occurs more than once the last row counts, so that no pair is in two parts.
+    positives : DataFrame
+        The columns user_id, item_id and, if there is one, timestamp; in file order. If a pair
+        occurs more than once, its last row is used, so that no pair is in two parts.
+    config : SplitConfig
 
     Returns
     -------
-    DataFrame user_id, item_id, part (categorical train/valid/test), in file order; its `attrs`
-    say what was left out, for `split_report`
+    DataFrame
+        user_id, item_id and part (categorical train, valid, test), in file order. Its `attrs`
+        count the rows that were left out, for `split_report`.
 
     Raises
     ------
-    DataError when nothing is left to split, or the method lacks what it needs
+    DataError
+        If there is nothing left to split, or the method needs a column or file that is missing.
     """
     rows = positives.drop_duplicates(["user_id", "item_id"], keep="last").reset_index(drop=True)
     repeated = len(positives) - len(rows)
@@ -73,14 +78,14 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
     kept = kept.reset_index(drop=True)
     if kept.empty:
         raise DataError(
-            f"nothing to split: {len(positives)} positives, none left with k_core={config.k_core}; "
-            "lower k_core or the threshold of a positive"
+            f"nothing to split: {len(positives)} positives, of which k_core={config.k_core} leaves "
+            "none; lower split.k_core or positives.at_least"
         )
     codes = _METHODS[config.method](kept, config)
     if config.method == "temporal" and not (codes == 0).any():
         raise DataError(
-            "split method temporal: nothing lies before the first cut; the timestamps are too "
-            "alike for a cut in time, choose another method"
+            "split.method temporal: no positive is before the first point in time, because too "
+            "many have the same timestamp; choose another method"
         )
     result = kept.loc[codes >= 0, ["user_id", "item_id"]].reset_index(drop=True)
     result["part"] = pd.Categorical.from_codes(codes[codes >= 0], categories=PARTS)
@@ -96,22 +101,29 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
 def extend_split(
     old: pd.DataFrame, positives: pd.DataFrame, fresh: pd.DataFrame, config: SplitConfig
 ) -> pd.DataFrame:
-    """`old`, a result of `split`, and the positives that have come since.
+    """Extend a split by new positives.
 
-    A pair keeps its part as long as it is a positive. The positives among `fresh` that have none
-    yet are divided among themselves by the method of the split, without k-core: a user's by
-    `ratios` (random), the last two of a user with three or more (leave_last_out), by a cut in time
-    (temporal). Where that cannot be done, because the file does not know them or all are of one
-    second, they are for training.
+    A pair keeps its part as long as it is a positive. The new positives are divided separately by
+    the method of the split, without k-core: each user's by `ratios` (random), the last two of a
+    user with three or more (leave_last_out), or by two points in time (temporal). If this is not
+    possible, because the split file does not name them or all have the same timestamp, they are
+    in train.
 
     Parameters
     ----------
-    positives : of all interactions, as `split` wants them
-    fresh : user_id, item_id of the interactions that were not there at the time of `old`
+    old : DataFrame
+        A result of `split` or of this function.
+    positives : DataFrame
+        All positives, old and new, as for `split`.
+    fresh : DataFrame
+        user_id and item_id of the interactions that are new since `old`.
+    config : SplitConfig
 
     Returns
     -------
-    As `split`; the rows of `old` first. Its attrs have `updated`, the number of rows that follow.
+    DataFrame
+        As for `split`: the rows of `old`, then the new ones. The number of new rows is
+        `attrs["updated"]`.
     """
     ids = ["user_id", "item_id"]
     kept = old.loc[pairs_among(old, positives), [*ids, "part"]]
@@ -124,13 +136,19 @@ def extend_split(
         codes = np.zeros_like(codes)
     parts = pd.Categorical.from_codes(codes, categories=PARTS)
     result = pd.concat([kept, new[ids].assign(part=parts)], ignore_index=True)
-    protocol = f"{describe(config)}; what updates brought, likewise but without k-core"
+    protocol = f"{describe(config)}; positives from updates likewise, without k-core"
     result.attrs = {"protocol": protocol, "updated": len(new)}
     return result
 
 
-def split_report(split: pd.DataFrame) -> dict:
-    """Users, items and rows of a result of `split`, in all and per part, and its protocol."""
+def split_report(split: pd.DataFrame) -> dict[str, Any]:
+    """Count the users, items and rows of a split, in total and per part.
+
+    Returns
+    -------
+    dict
+        The counts by "all", "train", "valid" and "test", and the `attrs` of the split.
+    """
 
     def count(rows: pd.DataFrame) -> dict[str, int]:
         users, items = rows["user_id"].nunique(), rows["item_id"].nunique()
@@ -141,21 +159,27 @@ def split_report(split: pd.DataFrame) -> dict:
 
 
 def describe(config: SplitConfig) -> str:
-    """The protocol in words."""
+    """Describe the protocol of the split in words."""
     shares = ":".join(f"{100 * share:g}" for share in config.ratios)
     words = {
         "random": f"random per user {shares}, seed {config.seed}",
         "leave_last_out": "leave last out: per user the last positive is test, the one before "
         "valid; ties in time by file order; users with fewer than 3 positives in train",
         "temporal": f"global cut in time {shares}",
-        # Its name: reports say this, and should not say on whose machine it lies.
+        # Only the file's name, because reports should not contain paths of one machine.
         "file": f"read from {config.path.name if config.path else ''}",
     }[config.method]
     return f"{config.k_core}-core, {words}" if config.k_core else words
 
 
 def k_core_mask(user_ids: pd.Series, item_ids: pd.Series, k: int) -> np.ndarray:
-    """bool per row: in the largest subset where each user and each item has `k` rows or more."""
+    """Find the largest subset in which each user and each item has at least `k` rows.
+
+    Returns
+    -------
+    ndarray of bool
+        Per row, whether it is in the subset.
+    """
     users = np.unique(user_ids, return_inverse=True)[1]
     items = np.unique(item_ids, return_inverse=True)[1]
     kept = np.ones(len(users), dtype=bool)
@@ -179,13 +203,27 @@ def _random(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
 def part_sizes(
     size: np.ndarray, ratios: tuple[float, float, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of train, valid and test for users with `size` rows.
+    """Compute the number of rows in train, valid and test for users with `size` rows.
 
-    Valid and test get their share rounded down, but one row where the share is less than one;
-    test is served first, and train always keeps one row. This is how RecBole's `RS` split with
-    group_by=user counts (recbole/data/dataset/dataset.py, _calcu_split_ids).
+    Parameters
+    ----------
+    size : ndarray of int64
+        Rows per user.
+    ratios : tuple of float
+        Shares of train, valid and test.
+
+    Returns
+    -------
+    train, valid, test : ndarray of int64
+
+    Notes
+    -----
+    Valid and test have their share rounded down, or one row if the share is below one. If there
+    are too few rows, test has priority over valid, and train always has one row. RecBole's `RS`
+    split with group_by=user uses the same rule (recbole/data/dataset/dataset.py,
+    _calcu_split_ids).
     """
-    # The small number keeps .29 * 100 = 28.999999999999996 from being 28.
+    # The small number corrects rounding: .29 * 100 is 28.999999999999996.
     shares = [np.floor(ratio * size + 1e-9).astype(np.int64) for ratio in ratios]
     train = size - shares[1] - shares[2]
     for part in (2, 1):
@@ -205,7 +243,7 @@ def _leave_last_out(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
 
 
 def _positions(user_ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's place among its user's rows when these are taken in `order`, and their number."""
+    """Compute each row's position among its user's rows in `order`, and the number of these."""
     users = np.unique(user_ids, return_inverse=True)[1]
     by_user = order[np.argsort(users[order], kind="stable")]
     sizes = np.bincount(users)
@@ -216,11 +254,11 @@ def _positions(user_ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
-    """Rows of one second stay in one part, the later one where a cut falls on them."""
+    """Cut in time. Rows with the same timestamp are in the same part, the later one."""
     if "timestamp" not in rows:
         raise DataError(
-            "split method temporal needs a timestamp column in the interactions; keep one "
-            "(parquet: keep: [timestamp]) or choose another method"
+            "split.method temporal needs the column timestamp in the interactions; keep it "
+            "(ingest.parquet.keep) or choose another method"
         )
     times = rows["timestamp"].to_numpy()
     cuts = (np.cumsum(config.ratios[:2]) * len(times) + 1e-9).astype(np.int64)
@@ -229,7 +267,9 @@ def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
 
 
 def _from_file(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
-    """Codes per row; -1 where the file does not name the pair."""
+    """Read the parts from the file; -1 for a pair that it does not name."""
+    if config.path is None:
+        raise DataError("split.method file needs split.path: parquet with user_id, item_id, part")
     listed = _read_split_file(config.path)
     both = pd.concat([rows[["user_id", "item_id"]], listed], ignore_index=True)
     codes = pair_codes(both["user_id"].to_numpy(), both["item_id"].to_numpy())
@@ -242,9 +282,7 @@ def _from_file(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     return np.where(found, parts, -1)
 
 
-def _read_split_file(path: Path | None) -> pd.DataFrame:
-    if path is None:
-        raise DataError("split method file needs `path`: parquet with user_id, item_id, part")
+def _read_split_file(path: Path) -> pd.DataFrame:
     try:
         listed = pd.read_parquet(path)
     except FileNotFoundError as error:
@@ -266,7 +304,7 @@ def _read_split_file(path: Path | None) -> pd.DataFrame:
     if not (listed["part"] == "train").any():
         found = ", ".join(map(repr, listed["part"].unique()[:3]))
         raise DataError(
-            f"{path}: no row has the part 'train', from which the model learns; there are {found}"
+            f"{path}: no row has the part 'train', which the model is fitted on; there are {found}"
         )
     return listed[["user_id", "item_id", "part"]]
 
@@ -282,7 +320,7 @@ def _check_pairs(listed: pd.DataFrame, known: np.ndarray, wanted: np.ndarray, pa
             )
 
     refuse(~listed["part"].isin(PARTS).to_numpy(), f"the part must be one of {', '.join(PARTS)}")
-    refuse(pd.Series(wanted).duplicated().to_numpy(), "the pair occurs before in this file")
+    refuse(pd.Series(wanted).duplicated().to_numpy(), "the pair occurs earlier in this file")
     refuse(~np.isin(wanted, known), "the pair is not among the positives (after k_core, if set)")
 
 

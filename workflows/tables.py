@@ -1,4 +1,4 @@
-"""The tidy tables every source produces."""
+"""The tidy tables that every source produces, and how to merge new rows into them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ import pyarrow.parquet as pq
 from twotower.workflows.errors import DataError
 
 EXACT = 2**53
-"""Whole numbers below it are exact in a float64."""
+"""Whole numbers below this are exact in a float64."""
+UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
+"""Errors that pyarrow raises for damaged files; MemoryError for a damaged size."""
 
 
 class Tables(NamedTuple):
-    """One data set with raw ids.
+    """One data set with the original ids.
 
-    interactions : user_id int64, item_id int64, optional rating float32 and timestamp int64
-        (unix seconds), other columns as the source gives them; rows in the source's order
-    users : user_id int64 and features; one row a user, by ascending id
-    items : item_id int64 and features; one row an item, by ascending id
+    Attributes
+    ----------
+    interactions : Table
+        user_id (int64), item_id (int64), optionally rating (float32) and timestamp (int64, unix
+        seconds), and other columns of the source; rows in the order of the source.
+    users : Table
+        user_id (int64) and features; one row per user, by ascending id.
+    items : Table
+        item_id (int64) and features; one row per item, by ascending id.
     """
 
     interactions: pa.Table
@@ -38,19 +45,19 @@ class Tables(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> Tables:
-        """What `write` has written into `folder`."""
+        """Read what `write` wrote into `folder`."""
         return cls(*(pq.read_table(folder / f"{name}.parquet") for name in cls._fields))
 
     def same(self, other: Tables) -> bool:
-        """Whether all rows are equal, and in the same order; null equals null."""
+        """Whether all rows are equal and in the same order. Nulls equal each other."""
         pairs = zip(self, other, strict=True)
         return all(frame(mine).equals(frame(theirs)) for mine, theirs in pairs)
 
 
 def frame(table: pa.Table) -> pd.DataFrame:
-    """`table` in pandas, in which whole numbers beside nulls stay whole numbers (Int64).
+    """Convert `table` to pandas, where whole numbers beside nulls stay whole numbers (Int64).
 
-    pandas by itself makes them float64: another type, and inexact above 2^53.
+    By default pandas makes them float64, which is another type and inexact above 2^53.
     """
     rows = table.to_pandas()
     for field in table.schema:
@@ -64,7 +71,7 @@ def frame(table: pa.Table) -> pd.DataFrame:
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """The parquet file `path` in pandas, read as by `frame`."""
+    """Read a parquet file into pandas, converted by `frame`."""
     return frame(pq.read_table(path))
 
 
@@ -73,19 +80,21 @@ def _lists_of_integers(kind: pa.DataType) -> bool:
 
 
 def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables, int]:
-    """`old` and what `new` brings; merging the same again changes nothing.
+    """Merge new rows into the tables. Merging the same rows again changes nothing.
 
-    A row of a user or an item replaces the old one of the same id. An interaction that is there
-    already, equal in every column but lists, is passed over; any other is appended and, unless
-    `keep_repeats`, replaces an older one of the same pair.
+    A row of a user or an item replaces the old one with the same id. An interaction that is known
+    already, with equal values in all columns except lists, is skipped. Any other interaction is
+    appended and, unless `keep_repeats`, replaces older ones of the same pair.
 
     Returns
     -------
-    (the merged tables, how many interactions were appended: the last rows)
+    (Tables, int)
+        The merged tables, and the number of appended interactions, which are the last rows.
 
     Raises
     ------
-    DataError naming a column that cannot have the type it has in `old`
+    DataError
+        If a new column cannot have the type it has in `old`; the message names the column.
     """
     interactions, appended = _merge_interactions(old.interactions, new.interactions, keep_repeats)
     users = _merge_by_id(old.users, new.users, "users")
@@ -93,7 +102,7 @@ def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables,
 
 
 def _merge_interactions(old: pa.Table, new: pa.Table, keep_repeats: bool) -> tuple[pa.Table, int]:
-    both = _joined(old, new, "interactions")
+    both = _concatenate(old, new, "interactions")
     comparable = [field.name for field in both.schema if not pa.types.is_nested(field.type)]
     rows = frame(both.select(comparable))
     is_new = np.arange(len(rows)) >= len(old)
@@ -106,53 +115,53 @@ def _merge_interactions(old: pa.Table, new: pa.Table, keep_repeats: bool) -> tup
 
 
 def _merge_by_id(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
-    both = _joined(old, new, name)
+    both = _concatenate(old, new, name)
     replaced = pd.Series(both[0].to_numpy()).duplicated(keep="last")
     return sorted_by_id(both.take(np.flatnonzero(~replaced)))
 
 
-def _joined(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
-    """The rows of `old`, then those of `new`, with the column types of `old`."""
+def _concatenate(old: pa.Table, new: pa.Table, name: str) -> pa.Table:
+    """Append the rows of `new` to those of `old`, with the column types of `old`."""
     columns = {}
     for column in old.column_names:
         known = old[column]
-        more = _as(known.type, new[column], f"{name}: column {column}")
+        more = _cast_like(known.type, new[column], f"{name}: column {column}")
         columns[column] = pa.chunked_array([*known.chunks, *more.chunks], known.type)
     return pa.table(columns)
 
 
-def _as(known: pa.DataType, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """`column` cast to the type `known`, on which the served version and its clients depend.
+def _cast_like(known: pa.DataType, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Cast a new column to the known type, on which the served version and its clients depend.
 
-    A column of whole numbers in which a value is missing is often stored as floats: they become
-    whole numbers again. Raises DataError naming the value that cannot be one, or the types.
+    Whole numbers are often stored as floats if a value is missing; they become whole numbers again.
+    Raises DataError naming a value that cannot be cast, or the types.
     """
-    if column.null_count == len(column):  # whatever type it was stored with
+    if column.null_count == len(column):  # its stored type means nothing
         return pa.chunked_array([pa.nulls(len(column), known)])
-    kinds = [_kind(known), _kind(column.type)]
-    only_nulls = pa.types.is_list(known) and kinds[1] == "lists of null"
-    if kinds[1].endswith("double") and kinds[0] == kinds[1].replace("double", "int64"):
-        column = _whole(column, where)
-    elif kinds[0] != kinds[1] and kinds != ["double", "int64"] and not only_nulls:
+    old_kind, new_kind = _kind(known), _kind(column.type)
+    only_nulls = pa.types.is_list(known) and new_kind == "lists of null"
+    if new_kind.endswith("double") and old_kind == new_kind.replace("double", "int64"):
+        column = _whole_numbers(column, where)
+    elif old_kind != new_kind and (old_kind, new_kind) != ("double", "int64") and not only_nulls:
         raise DataError(
-            f"{where} has {kinds[1]} in the new data, {kinds[0]} in what there is; store it as "
-            "before"
+            f"{where} has {new_kind} in the new data, but {old_kind} in the data before; store it "
+            "as before"
         )
     try:
         return column.cast(known)
-    except pa.ArrowInvalid as error:  # an integer that is no float64
-        raise DataError(f"{where} has {kinds[0]} in what there is: {error}") from error
+    except pa.ArrowInvalid as error:  # a whole number that is not exact in a float64
+        raise DataError(f"{where} has {old_kind} in the data before: {error}") from error
 
 
-def _whole(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """A column of floats, or of lists of them, with null for NaN; DataError if one is not whole."""
+def _whole_numbers(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Check that floats, or lists of them, are whole numbers; NaN becomes null."""
     is_list = pa.types.is_list(column.type)
     values = (pc.list_flatten(column) if is_list else column).to_numpy()
     bad = values[~np.isnan(values) & ((np.trunc(values) != values) | (np.abs(values) >= EXACT))]
     if len(bad):
         raise DataError(
-            f"{where} has whole numbers in what there is, {bad[0]!r} in the new data; store whole "
-            "numbers, as integers where they are 2^53 or more"
+            f"{where} has whole numbers in the data before, but {bad[0]!r} in the new data; store "
+            "whole numbers, as integers where they are 2^53 or more"
         )
     if is_list:
         rows = [
@@ -164,21 +173,22 @@ def _whole(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def _kind(kind: pa.DataType) -> str:
-    # Parquet names the field of a list anew, which makes two types of one.
+    # Parquet renames the field inside a list type, so equal types of lists may have two names.
     return f"lists of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
 
 
 def sorted_by_id(table: pa.Table) -> pa.Table:
-    """The rows by ascending first column."""
+    """Sort the rows by the first column, ascending."""
     return table.take(np.argsort(table.column(0).to_numpy(), kind="stable"))
 
 
 def repeated_pairs(user_ids: np.ndarray, item_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that repeat an earlier (user, item) pair, and the row each of them repeats.
+    """Find rows that repeat an earlier (user, item) pair.
 
     Returns
     -------
-    repeats, firsts : int64 arrays of row numbers (0-based), `repeats` ascending
+    repeats, firsts : ndarray of int64
+        The numbers of these rows (from 0), ascending, and of the first row with the same pair.
     """
     pairs = pair_codes(user_ids, item_ids)
     order = np.argsort(pairs, kind="stable")
@@ -191,7 +201,12 @@ def repeated_pairs(user_ids: np.ndarray, item_ids: np.ndarray) -> tuple[np.ndarr
 
 
 def pairs_among(rows: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
-    """bool per row of `rows`: whether its user_id and item_id are those of a row of `others`."""
+    """Whether the (user_id, item_id) pair of each row is in `others`.
+
+    Returns
+    -------
+    ndarray of bool, shape (len(rows),)
+    """
     ids = ["user_id", "item_id"]
     both = np.concatenate([rows[ids].to_numpy(), others[ids].to_numpy()])
     codes = pair_codes(both[:, 0], both[:, 1])
@@ -199,7 +214,7 @@ def pairs_among(rows: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
 
 
 def pair_codes(user_ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
-    """One int64 per row, equal where both ids are equal."""
+    """Number the pairs: rows have the same int64 if and only if both ids are equal."""
     users = np.unique(user_ids, return_inverse=True)[1]
     items, item_codes = np.unique(item_ids, return_inverse=True)
     return users.astype(np.int64) * max(len(items), 1) + item_codes

@@ -26,8 +26,8 @@ def export(run: Run) -> dict:
         from twotower.serving.runtime.manifest import MANIFEST_FILE, sha256
         from twotower.serving.runtime.seen import SeenItems
         from twotower.serving.version import write_version
-        from twotower.workflows.features import load_workflow
-        from twotower.workflows.names import internal_name
+        from twotower.workflows.features.encode import load_workflow
+        from twotower.workflows.features.names import internal_name
         from twotower.workflows.tables import read_frame
 
         report(1, 4, "index the items")

@@ -16,7 +16,7 @@ def ingest(run: Run, remember: bool = True) -> dict:
     With `remember` it is from now on the run that commands without --run work on. Raises RunError
     when the run has data that updates brought, which the source lacks.
     """
-    from twotower.workflows.features import check_data
+    from twotower.workflows.features.checks import check_data
     from twotower.workflows.ingest import ingest as read
 
     _refuse_to_drop_updates(run)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from twotower.models.training.fit import TrainingData
     from twotower.pipelines.config import Config
-    from twotower.workflows.features import FeaturesConfig
+    from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.split import SplitConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
@@ -46,7 +46,9 @@ def preprocess(run: Run) -> dict:
     schema, and split.json.
     """
     run.verified("ingest")
-    from twotower.workflows.features import add_history, check_data, filter_positives, fit_features
+    from twotower.workflows.features.checks import check_data
+    from twotower.workflows.features.graph import fit_features
+    from twotower.workflows.features.positives import add_history, filter_positives
     from twotower.workflows.split import split
 
     names = run.config.features
@@ -95,7 +97,7 @@ def split_ahead(run: Run) -> pd.DataFrame:
 
     Raises DataError or ConfigError where a part will be empty.
     """
-    from twotower.workflows.features import AtLeast, check_any_positive
+    from twotower.workflows.features.positives import check_any_positive, is_positive
     from twotower.workflows.split import split
 
     names, positives = run.config.features, run.config.positives
@@ -105,7 +107,7 @@ def split_ahead(run: Run) -> pd.DataFrame:
     rows = pd.read_parquet(path, columns=[name for name in there if name in wanted])
     if positives.column is not None:
         check_any_positive(rows, positives)
-        rows = rows[AtLeast(positives.column, positives.at_least)(rows)]
+        rows = rows[is_positive(rows, positives)]
     parts = split(rows, run.config.split)
     _check_parts(parts, run.config.split)
     return parts
@@ -135,7 +137,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     The run has the split and the graph, `out` the data, of which the last `appended` interactions
     are new. Returns how many rows of train are new: the last ones.
     """
-    from twotower.workflows.features import add_history, filter_positives, grow_features
+    from twotower.workflows.features.growth import grow_features
+    from twotower.workflows.features.positives import add_history, filter_positives
     from twotower.workflows.split import extend_split
 
     names = run.config.features
@@ -181,7 +184,7 @@ def _write(
     """Encode both tables, add their rows to the split, write all of it; the split in figures."""
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
-    from twotower.workflows.features import encode
+    from twotower.workflows.features.encode import encode
     from twotower.workflows.split import split_report
 
     parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
@@ -213,7 +216,7 @@ def load_split(processed: Path) -> dict[str, pd.DataFrame]:
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The encoded user and item table as arrays (see `as_arrays`), a row per user and item."""
-    from twotower.workflows.features import as_arrays
+    from twotower.workflows.features.encode import as_arrays
 
     users, items = (
         as_arrays(pd.read_parquet(run.path / "processed" / file), side.internal.multi_hot)

@@ -96,7 +96,7 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
 
     Unless `anyway`, the model is compared with version `published`, if there is one.
     """
-    from twotower.workflows.features import check_sides
+    from twotower.workflows.features.checks import check_sides
     from twotower.workflows.ingest import IngestReport, ingest_more
     from twotower.workflows.tables import frame
 

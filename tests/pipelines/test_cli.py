@@ -62,7 +62,7 @@ def started(verb: str, run) -> subprocess.Popen:
         (["update", "--data", "."], "no run yet; `make run` makes one"),
         (["run", "--config", "nothing.yaml"], "nothing.yaml: no such configuration"),
         (["run", "--data", "nowhere"], "--data nowhere: no such file or folder"),
-        (["run", "--data", "."], "neither MovieLens-1M"),
+        (["run", "--data", "."], "expected one of MovieLens-1M"),
         (
             ["ingest", "--config", str(ROOT / "configs/synthetic.yaml"), "--set", "training.x=1"],
             "training.x: no such key",

@@ -23,7 +23,7 @@ SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]  # twenty minutes, more bes
 PRELOADED = [
     "twotower.pipelines.steps.export",
     "twotower.pipelines.steps.publish",
-    "twotower.workflows.features",
+    "twotower.workflows.features.graph",
     "twotower.serving.ensemble",
 ]
 

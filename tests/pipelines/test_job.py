@@ -115,7 +115,7 @@ def test_asking_a_server_leaves_nothing_running(small_run):
 
 
 def test_data_in_an_unknown_layout_is_explained(tmp_path):
-    with pytest.raises(ConfigError, match=r"neither MovieLens-1M \(ratings.dat.*pass --config"):
+    with pytest.raises(ConfigError, match=r"one of MovieLens-1M \(ratings.dat.*pass --config"):
         choose(None, tmp_path)
     with pytest.raises(ConfigError, match="no such file or folder"):
         choose(None, tmp_path / "nowhere")

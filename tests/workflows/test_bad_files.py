@@ -10,7 +10,7 @@ import pytest
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ingest import IngestConfig, ingest
-from twotower.workflows.sources.parquet import ParquetConfig
+from twotower.workflows.sources.parquet.config import ParquetConfig
 from twotower.workflows.split import SplitConfig, split
 
 LOG = pd.DataFrame({"user_id": [1, 2, 2], "item_id": [10, 10, 11], "price": [1, 2, 3]})
@@ -257,7 +257,7 @@ BAD = {
     "split: a pair twice": (
         "split",
         listed([1, 2, 1], [10, 11, 10], ["train", "test", "test"]),
-        "split.parquet, row 3; user_id 1, item_id 10; occurs before",
+        "split.parquet, row 3; user_id 1, item_id 10; occurs earlier",
     ),
     "split: an unknown part": (
         "split",

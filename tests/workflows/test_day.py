@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.workflows.day import Day, suspicions
-from twotower.workflows.features import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.tables import Tables, merge
 
 FEATURES = FeaturesConfig(user=["city"], item=["brand"], item_numeric=["price"])
@@ -52,11 +52,11 @@ def test_numbers_in_another_unit_are_told_with_the_figures():
     middle = np.median(PRICES) * 100
     (told,) = found(tables(price=PRICES * 100))
     assert told.startswith(f"items: column price: the 200 new values have the median {middle:,.6g}")
-    assert f"from {PRICES.min() * 100:,.6g} to {PRICES.max() * 100:,.6g}; those before lie" in told
-    assert f"between {low:,.6g} and {high:,.6g}, " in told
+    assert f"from {PRICES.min() * 100:,.6g} to {PRICES.max() * 100:,.6g}; those before are" in told
+    assert f"between {low:,.6g} and {high:,.6g}. " in told
     assert (
-        f"lies {(middle - high) / (high - low):,.1f} times away from it (update.max_shift is 3)"
-        in told
+        f"outside that range by {(middle - high) / (high - low):,.1f} times its width "
+        "(update.max_shift is 3)" in told
     )
     assert found(tables(price=PRICES * 100), max_shift=np.inf) == []
     (told,) = found(tables(ids=[999], price=[2500.0]))  # a new item alone

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.movielens import read_movielens
+from twotower.workflows.sources.movielens.source import MovieLens1M
 from twotower.workflows.split import (
     SplitConfig,
     extend_split,
@@ -88,7 +88,7 @@ def test_temporal_never_divides_one_second():
 def test_temporal_without_time_says_what_to_do():
     with pytest.raises(DataError, match="timestamp"):
         parts(pairs((1, 1), (1, 2)), method="temporal")
-    with pytest.raises(DataError, match="too alike"):
+    with pytest.raises(DataError, match="the same timestamp"):
         parts(pairs((1, 1, 5), (1, 2, 5)), method="temporal")
 
 
@@ -151,7 +151,7 @@ def test_what_has_a_part_keeps_it_and_new_positives_are_divided_alike():
     assert added["part"].iloc[-1] == "train"
     assert split_report(after)["updated"] == 11
     assert split_report(after)["protocol"].endswith(
-        "what updates brought, likewise but without k-core"
+        "positives from updates likewise, without k-core"
     )
 
 
@@ -197,7 +197,7 @@ def test_ratios_that_do_not_add_up_are_refused(ratios):
 
 
 def test_ml_1m_ten_core_is_the_published_one(data_dir):
-    rows = read_movielens("ml-1m", data_dir).interactions.to_pandas()
+    rows = MovieLens1M(data_dir).read().interactions.to_pandas()
     positives = rows[rows["rating"] >= 3]
     result = split(positives, SplitConfig(k_core=10))
     report = split_report(result)

@@ -89,11 +89,19 @@ def test_a_column_keeps_its_type_and_every_value(old, new, kind):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ([1, 2], [3, 1.5], r"users: column x has whole numbers in what there is, 1\.5 in the new"),
+        (
+            [1, 2],
+            [3, 1.5],
+            r"users: column x has whole numbers in the data before, but 1\.5 in the new",
+        ),
         ([1, 2], [2.0**53, None], r"9007199254740992\.0 in the new data; store whole numbers, as"),
-        ([1, 2], [3.0, float("inf")], r"users: column x has whole numbers .*, inf in the new data"),
-        ([[1], [2]], [[3.0], [4.0, 2.5]], r"column x has whole numbers in what there is, 2\.5 in"),
-        ([1.5, 2.5], [2**53 + 1, 2], "column x has double in what there is: .*9007199254740993"),
+        ([1, 2], [3.0, float("inf")], r"users: column x has whole numbers .* inf in the new data"),
+        (
+            [[1], [2]],
+            [[3.0], [4.0, 2.5]],
+            r"column x has whole numbers in the data before, but 2\.5 in",
+        ),
+        ([1.5, 2.5], [2**53 + 1, 2], "column x has double in the data before: .*9007199254740993"),
     ],
 )
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -117,7 +125,9 @@ def test_large_whole_numbers_are_exact_beside_nulls():
 
 def test_a_column_of_another_type_is_named():
     text = NEW.users.set_column(1, "city", pa.array([1, 2]))
-    with pytest.raises(DataError, match="users: column city has int64 in the new data, string in"):
+    with pytest.raises(
+        DataError, match="users: column city has int64 in the new data, but string in"
+    ):
         merge(OLD, NEW._replace(users=text))
 
 

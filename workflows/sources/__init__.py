@@ -1,1 +1,1 @@
-"""Sources of interactions, users and items."""
+"""Data sources: one class per data format (see `base.Source`)."""

@@ -1,25 +1,28 @@
-"""A data set with the shape of MovieLens-1M and tastes that are known to be there.
+"""Generate a data set with the shape of MovieLens-1M and known tastes.
 
 Columns, sizes and distributions are those of MovieLens-1M; no row, title or link between ids
-comes from it. A user's taste is a function of gender, age and occupation plus a part of their
-own, an item's character a function of its genres plus a part of its own, both unit vectors in
-a latent space. Users pick items without replacement with probability proportional to
-exp(affinity + popularity) (Gumbel top-k: Kool et al. 2019, arXiv:1903.06059) and rate them by
-affinity and by the item's quality. So popularity says something, a model of tastes much more,
-and demographics say something about users without history.
+comes from it. Each user has a taste, which depends on gender, age and occupation and on a random
+part; each item has a character, which depends on its genres and on a random part. Both are unit
+vectors in a latent space. Users pick items without replacement with probability proportional to
+exp(affinity + popularity) (Gumbel top-k: Kool et al. 2019, arXiv:1903.06059), and rate them by
+affinity and by the item's quality. So popularity predicts a little, a model of tastes predicts
+much more, and demographics help for users without history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field, root_validator
 
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
 from twotower.workflows.tables import Tables
 
-GENRES = {  # name: share of the films that have it, in percent
+GENRES = {  # name: percentage of the films that have it
     "Action": 13.0,
     "Adventure": 7.3,
     "Animation": 2.7,
@@ -39,24 +42,24 @@ GENRES = {  # name: share of the films that have it, in percent
     "War": 3.7,
     "Western": 1.8,
 }
-GENRES_PER_ITEM = (0.52, 0.34, 0.11, 0.03)  # with 1, 2, 3, 4 genres
+GENRES_PER_ITEM = (0.52, 0.34, 0.11, 0.03)  # shares of items with 1, 2, 3, 4 genres
 AGES = {1: 0.04, 18: 0.18, 25: 0.35, 35: 0.20, 45: 0.09, 50: 0.08, 56: 0.06}
-FEMALE = 0.28
+FEMALE = 0.28  # share of the users
 OCCUPATIONS = (12, 9, 4, 3, 13, 2, 4, 11, 0.5, 1.5, 3, 2, 6.5, 2.5, 5, 2.5, 4, 8, 1, 1, 4.5)
 RATINGS = (0.056, 0.108, 0.261, 0.349, 0.226)  # shares of 1..5; their mean is 3.58
 MIN_RATINGS = 20
-ACTIVITY_SIGMA = 1.25  # log-normal spread of a user's ratings beyond MIN_RATINGS
-POPULARITY_SIGMA = 2.1  # log-normal spread of the items' appeal to everybody
-LATENT = 12  # dimensions of taste
-TASTE_STRENGTH = 1.8  # standard deviations of affinity within a user, on the logit scale
-DEMOGRAPHIC_SHARE = 0.5  # of the variance of a taste that demographics explain
-GENRE_SHARE = 0.6  # of the variance of a character that genres explain
+ACTIVITY_SIGMA = 1.25  # log-normal spread of the number of ratings beyond MIN_RATINGS
+POPULARITY_SIGMA = 2.1  # log-normal spread of the items' popularity
+LATENT = 12  # dimensions of the latent space
+TASTE_STRENGTH = 1.8  # standard deviation of a user's affinities, as logits
+DEMOGRAPHIC_SHARE = 0.5  # share of the variance of tastes that demographics explain
+GENRE_SHARE = 0.6  # share of the variance of characters that genres explain
 FIRST_SECOND, SECONDS = 956_700_000, 90_000_000  # April 2000, almost three years
-BLOCK = 256  # users chosen for at a time: 256 x 3,883 float32 scores are 4 MB
+BLOCK = 256  # users per block: 256 x 3,883 float32 scores are 4 MB
 
 
 class SyntheticConfig(BaseModel, extra="forbid"):
-    """Size and seed; the defaults are MovieLens-1M's."""
+    """Size and seed of a synthetic data set. The default sizes are those of MovieLens-1M."""
 
     users: int = Field(6040, ge=2, le=10_000_000, description="Number of users.")
     items: int = Field(3883, ge=80, le=10_000_000, description="Number of items.")
@@ -64,27 +67,58 @@ class SyntheticConfig(BaseModel, extra="forbid"):
         1_000_000,
         ge=40,
         le=2**31 - 1,
-        description="Number of ratings, met to about one percent.",
+        description="Number of ratings. The result differs from it by up to about one percent.",
     )
-    seed: int = Field(42, ge=0, le=2**31 - 1, description="The same seed gives the same data set.")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="Random seed of the data set.")
 
     @root_validator(skip_on_failure=True)
-    def _fits(cls, values: dict) -> dict:
+    def _has_a_possible_size(cls, values: dict[str, Any]) -> dict[str, Any]:
         low, high = MIN_RATINGS * values["users"], values["users"] * values["items"] // 4
         if not low <= values["interactions"] <= high:
             raise ValueError(
-                f"interactions is {values['interactions']}; with these users and items it must be "
-                f"{low} ({MIN_RATINGS} a user) to {high} (a quarter of all pairs)"
+                f"interactions is {values['interactions']}; for this number of users and items it "
+                f"must be {low} ({MIN_RATINGS} per user) to {high} (a quarter of all pairs)"
             )
         return values
 
 
-def synthesise(
-    config: SyntheticConfig, progress: Callable[[int, int], None] | None = None
-) -> Tables:
-    """Make the tables of a MovieLens-1M-like data set: same columns and types, rows by user.
+class SyntheticSource(Source):
+    """Generated data, which needs no files."""
 
-    `progress` is called with (users done, users).
+    name = "synthetic"
+    synthetic = True
+
+    def __init__(self, path: Path | None, settings: SyntheticConfig):
+        super().__init__(path, settings)
+
+    def files(self) -> list[Path]:
+        """No files."""
+        return []
+
+    def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:
+        """Generate the tables. `progress` counts users."""
+        return synthesise(self.settings, progress)
+
+    def read_update(
+        self, folder: Path, progress: Progress | None = None, on_message: OnMessage = ignore
+    ) -> dict[str, pa.Table]:
+        """Raise DataError: there is no new data."""
+        raise DataError("source synthetic has no new data to read; make a run from a data set")
+
+
+def synthesise(config: SyntheticConfig, progress: Progress | None = None) -> Tables:
+    """Generate the tables.
+
+    Parameters
+    ----------
+    config : SyntheticConfig
+    progress : callable, optional
+        Called with (users done, users in total).
+
+    Returns
+    -------
+    Tables
+        With the columns and types of MovieLens-1M; interactions are ordered by user.
     """
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(config.seed).spawn(6)]
     users, tastes = _make_users(config.users, streams[0])
@@ -106,7 +140,7 @@ def synthesise(
 
 
 def _make_users(count: int, rng: np.random.Generator) -> tuple[pa.Table, np.ndarray]:
-    """The user table and the tastes, float32 [users, LATENT], of unit length."""
+    """Make the user table and the tastes: unit vectors, float32, shape (users, LATENT)."""
     female = (rng.random(count) < FEMALE).astype(np.int64)
     age = rng.choice(len(AGES), count, p=list(AGES.values()))
     shares = np.asarray(OCCUPATIONS) / sum(OCCUPATIONS)
@@ -134,7 +168,7 @@ def _make_users(count: int, rng: np.random.Generator) -> tuple[pa.Table, np.ndar
 
 
 def _make_items(count: int, rng: np.random.Generator) -> tuple[pa.Table, np.ndarray]:
-    """The item table and the characters, float32 [items, LATENT], of unit length."""
+    """Make the item table and the characters: unit vectors, float32, shape (items, LATENT)."""
     ids = _ids_with_gaps(count, rng)
     year = 2000 - np.minimum(rng.exponential(14, count), 80).astype(np.int64)
     log_shares = np.log(list(GENRES.values()))
@@ -156,12 +190,12 @@ def _make_items(count: int, rng: np.random.Generator) -> tuple[pa.Table, np.ndar
 
 
 def _ids_with_gaps(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Ascending int64 ids of which about one in fifty is missing, as in MovieLens-1M."""
+    """Make ascending int64 ids; about one in fifty is missing, as in MovieLens-1M."""
     return np.sort(rng.choice(count + count // 50 + 1, count, replace=False)) + 1
 
 
 def _blend(explained: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors of which `share` of the variance is `explained`, the rest noise."""
+    """Make unit vectors: `share` of their variance comes from `explained`, the rest is noise."""
     explained = explained - explained.mean(axis=0)
     own = rng.normal(size=explained.shape)
     mixed = np.sqrt(share) * explained / explained.std() + np.sqrt(1 - share) * own
@@ -169,13 +203,13 @@ def _blend(explained: np.ndarray, share: float, rng: np.random.Generator) -> np.
 
 
 def _activity(config: SyntheticConfig, rng: np.random.Generator) -> np.ndarray:
-    """Ratings per user: MIN_RATINGS or more, log-normal, at most .6 of the catalogue."""
+    """Draw the number of ratings per user, from MIN_RATINGS to 60 % of the catalogue."""
     extra = rng.lognormal(0, ACTIVITY_SIGMA, config.users)
-    most = max(int(0.6 * config.items), MIN_RATINGS) - MIN_RATINGS
+    max_extra = max(int(0.6 * config.items), MIN_RATINGS) - MIN_RATINGS
     wanted = config.interactions - MIN_RATINGS * config.users
     scale = wanted / extra.sum()
-    for _ in range(20):  # capping a few users leaves a little for the others
-        capped = np.minimum(scale * extra, most)
+    for _ in range(20):  # ratings that the cap takes from a few users go to the others
+        capped = np.minimum(scale * extra, max_extra)
         scale *= wanted / max(capped.sum(), 1)
     return MIN_RATINGS + np.rint(capped).astype(np.int64)
 
@@ -186,11 +220,12 @@ def _choose(
     appeal: np.ndarray,
     counts: np.ndarray,
     rng: np.random.Generator,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items per rating (positions, int64) and their affinities (float32), users in order.
+    """Choose the rated items of each user.
 
-    A user's items come in random order: nothing is hidden in which of them is the last.
+    Returns the items (positions, int64) and their affinities (float32), one per rating, by user. A
+    user's items are in random order, so the last one is not special.
     """
     ends = np.cumsum(counts)
     chosen = np.empty(ends[-1], dtype=np.int64)
@@ -214,7 +249,7 @@ def _choose(
 def _rate(
     of_user: np.ndarray, affinities: np.ndarray, appeal: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Ratings 1..5, float32, in the shares RATINGS: higher for what suits and for what is good."""
+    """Rate 1 to 5, float32, with the shares RATINGS, by affinity and by the items' quality."""
     generosity = rng.normal(0, 0.5, of_user[-1] + 1)[of_user]
     score = (
         affinities / TASTE_STRENGTH
@@ -227,8 +262,8 @@ def _rate(
 
 
 def _timestamps(of_user: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Unix seconds, ascending per user: one sitting, begun mostly in the first months."""
-    begun = FIRST_SECOND + SECONDS * rng.random(len(counts)) ** 4
+    """Make unix seconds, ascending per user: one session, mostly in the first months."""
+    starts = FIRST_SECOND + SECONDS * rng.random(len(counts)) ** 4
     passed = np.cumsum(rng.exponential(30, len(of_user)))
     first = passed[np.cumsum(counts) - counts]
-    return (begun[of_user] + passed - first[of_user]).astype(np.int64)
+    return (starts[of_user] + passed - first[of_user]).astype(np.int64)

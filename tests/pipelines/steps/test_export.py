@@ -17,7 +17,7 @@ from twotower.pipelines.steps.train import train
 from twotower.serving.runtime.compiled_engine import CompiledEngine
 from twotower.serving.runtime.contract import Contract
 from twotower.serving.runtime.manifest import MODEL_FILE
-from twotower.workflows.names import internal_name
+from twotower.workflows.features.names import internal_name
 
 USER_NAMES = [
     *("zip-code", "a.b", "2nd", "class", "país/región", " lead ", "x" * 240, "self", "Age"),

@@ -120,7 +120,7 @@ from twotower.workflows.errors import DataError
 for setting, message in (
     ("features.item=[year]", "the items table has no column year"),
     ("positives.column=clicks", "the interactions have no column 'clicks'"),
-    ("split.path=no_train.parquet", "no row has the part 'train', from which the model learns"),
+    ("split.path=no_train.parquet", "no row has the part 'train', which the model is fitted on"),
 ):
     run = Run(Path("run"))
     run.override((setting,))

@@ -1,4 +1,4 @@
-"""workflows.download against a server of our own on the loopback interface."""
+"""The download of MovieLens-1M against a server of our own on the loopback interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ingest import detect_source
-from twotower.workflows.sources.download import fetch_movielens_1m
+from twotower.workflows.sources.movielens.download import fetch_movielens_1m
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -63,7 +63,7 @@ def test_an_earlier_download_needs_no_network(tmp_path):
 
 def test_a_wrong_checksum_leaves_nothing(served, tmp_path):
     folder = tmp_path / "data"
-    with pytest.raises(DataError, match=r"md5 is not 0{32}"):
+    with pytest.raises(DataError, match=r"md5 of the downloaded file is not 0{32}"):
         fetch_movielens_1m(folder, url=served[0], md5="0" * 32)
     assert list(folder.iterdir()) == []
 

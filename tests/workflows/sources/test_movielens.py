@@ -1,4 +1,4 @@
-"""workflows.movielens against tables worked out by hand and the published counts."""
+"""The MovieLens sources against tables worked out by hand and the published counts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import zipfile
 import pytest
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.movielens import read_movielens
+from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 
 
 def test_ml_1m_tables(ml_1m):
-    tables = read_movielens("ml-1m", ml_1m)
+    tables = MovieLens1M(ml_1m).read()
     assert tables.users.to_pydict() == {
         "user_id": [1, 3, 8],
         "gender": ["M", "F", "M"],
@@ -38,7 +38,7 @@ def test_ml_1m_tables(ml_1m):
 
 
 def test_ml_100k_tables(ml_100k):
-    tables = read_movielens("ml-100k", ml_100k)
+    tables = MovieLens100K(ml_100k).read()
     assert tables.users.to_pydict() == {
         "user_id": [1, 2],
         "age": [24, 33],
@@ -59,21 +59,21 @@ def test_a_zip_reads_like_its_folder_and_is_not_unpacked(ml_1m, tmp_path, prefix
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in ml_1m.iterdir():
             archive.write(file, prefix + file.name)
-    from_zip, from_folder = read_movielens("ml-1m", path), read_movielens("ml-1m", ml_1m)
+    from_zip, from_folder = MovieLens1M(path).read(), MovieLens1M(ml_1m).read()
     assert [t.to_pydict() for t in from_zip] == [t.to_pydict() for t in from_folder]
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_windows_line_ends_and_a_missing_last_one_are_fine(ml_1m):
-    expected = [t.to_pydict() for t in read_movielens("ml-1m", ml_1m)]
+    expected = [t.to_pydict() for t in MovieLens1M(ml_1m).read()]
     for file in ml_1m.iterdir():
         file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
-    assert [t.to_pydict() for t in read_movielens("ml-1m", ml_1m)] == expected
+    assert [t.to_pydict() for t in MovieLens1M(ml_1m).read()] == expected
 
 
 def test_progress_counts_the_files(ml_1m):
     seen = []
-    read_movielens("ml-1m", ml_1m, progress=lambda done, total: seen.append((done, total)))
+    MovieLens1M(ml_1m).read(progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -83,14 +83,17 @@ def test_the_first_bad_line_of_many_is_the_one_named(ml_1m):
     lines[4000] = "garbage"
     (ml_1m / "ratings.dat").write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"ratings\.dat, line 3211, rating: '4\.5'"):
-        read_movielens("ml-1m", ml_1m)
+        MovieLens1M(ml_1m).read()
 
 
 def test_published_counts_of_the_real_sets(data_dir):
-    for layout, rows in (("ml-1m", (1_000_209, 6040, 3883)), ("ml-100k", (100_000, 943, 1682))):
-        tables = read_movielens(layout, data_dir)
+    for source, rows in (
+        (MovieLens1M, (1_000_209, 6040, 3883)),
+        (MovieLens100K, (100_000, 943, 1682)),
+    ):
+        tables = source(data_dir).read()
         assert tuple(table.num_rows for table in tables) == rows
         years = tables.items["year"].to_pylist()
-        assert years.count(0) == (1 if layout == "ml-100k" else 0)  # the item called "unknown"
+        assert years.count(0) == (1 if source is MovieLens100K else 0)  # the item called "unknown"
         genres = {genre for row in tables.items["genres"].to_pylist() for genre in row}
         assert len(genres - {"unknown"}) == 18

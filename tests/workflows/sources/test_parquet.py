@@ -1,4 +1,4 @@
-"""workflows.parquet: mapping, derived tables, types and duplicates."""
+"""The parquet source: mapping, derived tables, types and duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ingest import IngestConfig, ingest, ingest_more
-from twotower.workflows.sources.parquet import ParquetConfig, read_parquet
+from twotower.workflows.sources.parquet.config import ParquetConfig
+from twotower.workflows.sources.parquet.source import ParquetSource
 
 ROWS = pd.DataFrame(
     {
@@ -48,7 +49,7 @@ def folder(tmp_path):
 
 
 def test_columns_are_renamed_typed_and_in_file_order(folder):
-    interactions = read_parquet(config(), folder).interactions
+    interactions = ParquetSource(folder, config()).read().interactions
     assert interactions.to_pydict() == {
         "user_id": [7, 3, 7, 3],
         "item_id": [20, 10, 10, 10],
@@ -60,7 +61,7 @@ def test_columns_are_renamed_typed_and_in_file_order(folder):
 
 
 def test_without_tables_the_last_row_of_a_user_or_item_wins(folder):
-    tables = read_parquet(config(), folder)
+    tables = ParquetSource(folder, config()).read()
     assert tables.users.to_pydict() == {"user_id": [3, 7], "city": [None, "Bari"]}
     assert tables.items.to_pydict() == {"item_id": [10, 20], "price": [8, 5]}
     assert str(tables.items["price"].type) == "int64"
@@ -68,12 +69,14 @@ def test_without_tables_the_last_row_of_a_user_or_item_wins(folder):
 
 def test_whole_numbers_beside_nulls_are_whole_and_exact(folder):
     ROWS.assign(price=pd.array([5, 2**60 + 1, None, 8], "Int64")).to_parquet(folder / "log.parquet")
-    read = read_parquet(config(keep=["price"], item_features=[]), folder).interactions["price"]
+    read = (
+        ParquetSource(folder, config(keep=["price"], item_features=[])).read().interactions["price"]
+    )
     assert read.to_pylist() == [5, 2**60 + 1, None, 8]
 
 
 def test_keep_last_leaves_the_later_row_of_a_pair(folder):
-    interactions = read_parquet(config(duplicates="keep_last"), folder).interactions
+    interactions = ParquetSource(folder, config(duplicates="keep_last")).read().interactions
     assert interactions["item_id"].to_pylist() == [20, 10, 10]
     assert interactions["rating"].to_pylist() == [5.0, 3.0, 2.0]
 
@@ -81,7 +84,7 @@ def test_keep_last_leaves_the_later_row_of_a_pair(folder):
 def test_given_tables_are_sorted_and_may_use_either_name(folder):
     pd.DataFrame({"user_id": [9, 7, 3], "city": ["x", "y", "z"]}).to_parquet(folder / "u.parquet")
     pd.DataFrame({"sku": [20, 10], "price": [1, 2]}).to_parquet(folder / "i.parquet")
-    tables = read_parquet(config(users="u.parquet", items="i.parquet"), folder)
+    tables = ParquetSource(folder, config(users="u.parquet", items="i.parquet")).read()
     assert tables.users.to_pydict() == {"user_id": [3, 7, 9], "city": ["z", "y", "x"]}
     assert tables.items.to_pydict() == {"item_id": [10, 20], "price": [2, 1]}
     assert str(tables.items["price"].type) == "int64"
@@ -92,8 +95,8 @@ def test_a_folder_or_glob_is_read_in_natural_order(folder, where):
     (folder / "parts").mkdir()
     for name, part in (("part.2", ROWS[:1]), ("part.10", ROWS[1:])):
         part.to_parquet(folder / "parts" / f"{name}.parquet")
-    tables = read_parquet(config(interactions=where), folder)
-    whole = read_parquet(config(), folder)
+    tables = ParquetSource(folder, config(interactions=where)).read()
+    whole = ParquetSource(folder, config()).read()
     assert [t.to_pydict() for t in tables] == [t.to_pydict() for t in whole]
 
 
@@ -102,7 +105,7 @@ def test_rows_are_counted_within_their_file(folder):
     ROWS[:3].to_parquet(folder / "parts" / "a.parquet")
     ROWS[3:].to_parquet(folder / "parts" / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet, row 1: .* already in .*a\.parquet, row 2"):
-        read_parquet(config(interactions="parts", duplicates="error"), folder)
+        ParquetSource(folder, config(interactions="parts", duplicates="error")).read()
 
 
 def test_categories_and_lists_are_kept_as_values(tmp_path):
@@ -121,14 +124,14 @@ def test_categories_and_lists_are_kept_as_values(tmp_path):
         item_features=["genres"],
         differing="keep_last",
     )
-    tables = read_parquet(settings, tmp_path)
+    tables = ParquetSource(tmp_path, settings).read()
     assert tables.users.to_pydict() == {"user_id": [1, 2], "kind": ["a", "b"]}
     assert tables.items.to_pydict() == {"item_id": [1], "genres": [["x", "y"]]}
 
 
 def test_progress_ends_at_its_total(folder):
     seen = []
-    read_parquet(config(), folder, progress=lambda done, total: seen.append((done, total)))
+    ParquetSource(folder, config()).read(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
 
@@ -160,7 +163,7 @@ def read(folder, log: pd.DataFrame, **settings):
     pq.write_table(pa.Table.from_pandas(log, preserve_index=False), folder / "log.parquet")
     told = []
     config = ParquetConfig(interactions="log.parquet", **settings)
-    return read_parquet(config, folder, tell=told.append), told
+    return ParquetSource(folder, config).read(on_message=told.append), told
 
 
 PAIRS = pd.DataFrame({"user_id": [1, 2, 2], "item_id": [10, 10, 11]})
@@ -176,16 +179,14 @@ def test_numbers_of_another_unit_become_seconds_and_that_is_told(per_second, uni
     assert tables.interactions["timestamp"].to_pylist() == SECONDS.tolist()
     assert len(told) == (unit is not None)
     if unit:
-        assert told[0].startswith(f"column timestamp: the numbers are taken for {unit}")
-        assert told[0].endswith(f"{SECONDS[1] * per_second} for 2020-12-31 23:59:59")
+        assert told[0].startswith(f"column timestamp: the numbers are read as {unit}")
+        assert told[0].endswith(f"{SECONDS[1] * per_second}, is 2020-12-31 23:59:59")
 
 
 def test_places_in_a_sequence_are_times_and_that_is_told(tmp_path):
     tables, told = read(tmp_path, PAIRS.assign(timestamp=[0, 18518, 1]), keep=["timestamp"])
     assert tables.interactions["timestamp"].to_pylist() == [0, 18518, 1]
-    line = (
-        "the numbers are taken for seconds since 1970, the largest, 18518, for 1970-01-01 05:08:38"
-    )
+    line = "the numbers are read as seconds since 1970; the largest, 18518, is 1970-01-01 05:08:38"
     assert told == [f"column timestamp: {line}"]
 
 
@@ -245,12 +246,12 @@ def test_dates_become_the_seconds_of_their_midnight(tmp_path):
         ),
         (
             [20200131140000, 20200201010000, 20200201000000],
-            r"row 2, column timestamp: 20200201010000; seconds .* beyond the year 2100",
+            r"row 2, column timestamp: 20200201010000; as seconds .* after the year 2100",
             lambda column: pd.to_datetime(column, format="%Y%m%d%H%M%S"),
         ),
         ([1577836800, 1577836800000, 1], "row 2, column timestamp: 1577836800000", None),
         ([1.5, np.inf, 3.0], "expected numbers as int64 for timestamp", None),
-        ([True, False, True], "column timestamp: booleans are no times", None),
+        ([True, False, True], "column timestamp: booleans are not times", None),
         ([1577836800, -1, 5], "row 2, column timestamp: -1; it is before 1970", None),
     ],
 )
@@ -281,7 +282,7 @@ def test_times_in_one_file_and_numbers_in_another_are_not_mixed(tmp_path):
     PAIRS.assign(timestamp=SECONDS * 1000).to_parquet(tmp_path / "parts" / "b.parquet")
     settings = ParquetConfig(interactions="parts", keep=["timestamp"], duplicates="keep_all")
     with pytest.raises(DataError, match=r"column timestamp: different types .*\(int64, times\)"):
-        read_parquet(settings, tmp_path)
+        ParquetSource(tmp_path, settings).read()
 
 
 def test_only_the_interactions_timestamp_and_rating_have_a_meaning(tmp_path):
@@ -296,7 +297,7 @@ def test_a_feature_that_differs_from_row_to_row_is_refused_with_a_way_out(tmp_pa
     log = PAIRS.assign(city=["Oslo", "Rome", "Bari"], age=[30, 40, 40], tags=[["a"], ["b"], ["b"]])
     settings = {"user_features": ["age", "tags", "city"], "item_features": ["age"]}
     message = (
-        r"log\.parquet, row 2, column city: 'Rome' of user_id 2, which has 'Bari' in a later row; "
+        r"log\.parquet, row 2, column city: 'Rome' for user_id 2, which has 'Bari' in a later row; "
         "1 of 2 users have more than one value"
     )
     with pytest.raises(DataError, match=message):
@@ -304,10 +305,10 @@ def test_a_feature_that_differs_from_row_to_row_is_refused_with_a_way_out(tmp_pa
     tables, told = read(tmp_path, log, **settings, differing="keep_last")
     assert tables.users["city"].to_pylist() == ["Oslo", "Bari"]
     assert told == [
-        "column city: 1 of 2 users have more than one value; the last row is taken, which may be "
-        "of the test part",
-        "column age: 1 of 2 items have more than one value; the last row is taken, which may be of "
-        "the test part",
+        "column city: 1 of 2 users have more than one value; the value of the last row is used, "
+        "which may be in the test part",
+        "column age: 1 of 2 items have more than one value; the value of the last row is used, "
+        "which may be in the test part",
     ]
     log.drop_duplicates("user_id")[["user_id", "age", "tags", "city"]].to_parquet(
         tmp_path / "users.parquet"
@@ -318,7 +319,7 @@ def test_a_feature_that_differs_from_row_to_row_is_refused_with_a_way_out(tmp_pa
 
 
 def test_an_unknown_value_beside_a_known_one_differs(tmp_path):
-    with pytest.raises(DataError, match="'Rome' of user_id 2, which has no value in a later row"):
+    with pytest.raises(DataError, match="'Rome' for user_id 2, which has no value in a later row"):
         read(tmp_path, PAIRS.assign(city=["Oslo", "Rome", None]), user_features=["city"])
     tables, _ = read(tmp_path, PAIRS.assign(city=["Oslo", None, None]), user_features=["city"])
     assert tables.users["city"].to_pylist() == ["Oslo", None]
@@ -340,7 +341,7 @@ def test_equal_values_do_not_differ(same, other, tmp_path):
     log = pa.table({"user_id": [2, 2, 1], "item_id": [10, 11, 10], "x": [*same, other]})
     pq.write_table(log, tmp_path / "log.parquet")
     config = ParquetConfig(interactions="log.parquet", user_features=["x"])
-    assert read_parquet(config, tmp_path).users["x"][0].as_py() == other
+    assert ParquetSource(tmp_path, config).read().users["x"][0].as_py() == other
 
 
 @pytest.mark.parametrize(
@@ -350,13 +351,13 @@ def test_different_values_differ_beside_nulls(one, other, tmp_path):
     log = pa.table({"user_id": [1, 2, 2], "item_id": [10, 10, 11], "x": [None, one, other]})
     pq.write_table(log, tmp_path / "log.parquet")
     config = ParquetConfig(interactions="log.parquet", user_features=["x"])
-    with pytest.raises(DataError, match=r"row 2, column x: .* of user_id 2, which has "):
-        read_parquet(config, tmp_path)
+    with pytest.raises(DataError, match=r"row 2, column x: .* for user_id 2, which has "):
+        ParquetSource(tmp_path, config).read()
 
 
 @pytest.mark.parametrize(
     "duplicates, told",
-    [("keep_last", "of each pair the last row is kept"), ("keep_all", "all are kept")],
+    [("keep_last", "only the last row of each pair is kept"), ("keep_all", "all are kept")],
 )
 def test_repeated_pairs_are_counted(duplicates, told, tmp_path):
     log = pd.concat([PAIRS, PAIRS[:2], PAIRS[:1]])
@@ -410,7 +411,7 @@ def test_the_way_out_for_ids_works_today_and_tomorrow(ids, message, words, advic
 def test_ids_that_floats_have_rounded_are_refused(tmp_path):
     exact = [2**60 + 1, None, 2**60 + 3]
     log = PAIRS.assign(user_id=pd.Series(exact, dtype="float64").fillna(2.0))
-    with pytest.raises(DataError, match="these have been rounded: in pandas read them as"):
+    with pytest.raises(DataError, match=r"These ids are rounded, .*: in pandas read them as"):
         read(tmp_path, log)
     log = PAIRS.assign(user_id=pd.array(exact, dtype="Int64"))
     with pytest.raises(DataError, match=r"row 2, column user_id: null; .* Leave such rows out \(1"):
@@ -440,7 +441,7 @@ def column(values, kind=None) -> pa.Table:
 def test_types_become_tidy(table, expected, tmp_path):
     pq.write_table(table, tmp_path / "log.parquet")
     config = ParquetConfig(interactions="log.parquet", user_features=["x"])
-    assert read_parquet(config, tmp_path).users["x"].to_pylist() == expected
+    assert ParquetSource(tmp_path, config).read().users["x"].to_pylist() == expected
 
 
 def test_a_file_without_any_value_of_a_column_takes_the_type_of_the_others(tmp_path):
@@ -448,11 +449,11 @@ def test_a_file_without_any_value_of_a_column_takes_the_type_of_the_others(tmp_p
     pq.write_table(column(["a", "b"]), tmp_path / "parts" / "a.parquet")
     pq.write_table(column([None, None]), tmp_path / "parts" / "b.parquet")
     config = ParquetConfig(interactions="parts", keep=["x"], duplicates="keep_all")
-    tables = read_parquet(config, tmp_path)
+    tables = ParquetSource(tmp_path, config).read()
     assert tables.interactions["x"].to_pylist() == ["a", "b", None, None]
     (tmp_path / "parts" / "a.parquet").unlink()
     with pytest.raises(DataError, match="column x: no value in any row; leave the column out"):
-        read_parquet(config, tmp_path)
+        ParquetSource(tmp_path, config).read()
 
 
 @pytest.mark.parametrize("name", ["a [1]", "b*", "c?"])
@@ -463,9 +464,9 @@ def test_folders_mean_themselves_whatever_their_names_have(name, tmp_path):
     PAIRS.to_parquet(folder / "log.parquet")
     for path in ("log.parquet", "*.parquet", "."):
         config = ParquetConfig(interactions=path)
-        assert len(read_parquet(config, folder).interactions) == 3
+        assert len(ParquetSource(folder, config).read().interactions) == 3
     config = ParquetConfig(interactions=folder / "*.parquet")
-    assert len(read_parquet(config).interactions) == 3
+    assert len(ParquetSource(None, config).read().interactions) == 3
 
 
 @pytest.mark.parametrize("where", ["table.parquet", "*.parquet", ".", "**/*.parquet"])
@@ -478,7 +479,7 @@ def test_a_folder_may_be_named_like_a_file(where, tmp_path):
         rows.to_parquet(spark / f"{part}.parquet")
     if where != "**/*.parquet":
         PAIRS.to_parquet(spark / "_temporary" / "part-0.parquet")
-    tables = read_parquet(ParquetConfig(interactions=where), tmp_path)
+    tables = ParquetSource(tmp_path, ParquetConfig(interactions=where)).read()
     assert tables.interactions["item_id"].to_pylist() == [10, 10, 11]
 
 
@@ -487,8 +488,8 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         [pa.array([1]), pa.array([1]), pa.array([2])], ["user_id", "item_id", "item_id"]
     )
     pq.write_table(table, tmp_path / "log.parquet")
-    with pytest.raises(DataError, match=r"log\.parquet: 2 columns named item_id; give each a name"):
-        read_parquet(ParquetConfig(interactions="log.parquet"), tmp_path)
+    with pytest.raises(DataError, match=r"log\.parquet: 2 columns named item_id; give each a diff"):
+        ParquetSource(tmp_path, ParquetConfig(interactions="log.parquet")).read()
 
 
 def test_damage_is_told_wherever_it_is(tmp_path):
@@ -507,7 +508,7 @@ def test_damage_is_told_wherever_it_is(tmp_path):
     for data in damaged:
         (tmp_path / "log.parquet").write_bytes(data)
         try:
-            read_parquet(config, tmp_path)
+            ParquetSource(tmp_path, config).read()
         except DataError as error:
             assert "log.parquet" in str(error)
             refused += 1

@@ -1,4 +1,4 @@
-"""workflows.synthetic: shape, determinism, and that what was planted can be found."""
+"""The synthetic source: shape, determinism, and that what was planted can be found."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from twotower.workflows.text import words
+from twotower.workflows.features.text import words
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Finding and opening the official MovieLens files, in a folder or in a zip."""
+"""The official MovieLens layouts, and how to find and open their files in a folder or a zip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from twotower.workflows.errors import DataError
 
 @dataclass(frozen=True)
 class Layout:
-    """How GroupLens publishes one data set (fields as in its README)."""
+    """The files of one data set as GroupLens publishes it, with the fields that its README names.
+
+    `genres` is the file that lists the genres, if there is one.
+    """
 
     name: str
     separator: str
@@ -26,37 +29,38 @@ class Layout:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that must be there."""
-        needed = (self.ratings, self.users, self.items, self.genres)
-        return tuple(name for name in needed if name is not None)
+        """The required files."""
+        required = (self.ratings, self.users, self.items, self.genres)
+        return tuple(name for name in required if name is not None)
 
 
-LAYOUTS = {
-    "ml-1m": Layout(
-        name="ml-1m",
-        separator="::",
-        ratings="ratings.dat",
-        users="users.dat",
-        items="movies.dat",
-        user_fields=("user_id", "gender", "age", "occupation", "zip_code"),
-        user_integers=("user_id", "age", "occupation"),
-    ),
-    "ml-100k": Layout(
-        name="ml-100k",
-        separator="|",
-        ratings="u.data",
-        users="u.user",
-        items="u.item",
-        genres="u.genre",
-        user_fields=("user_id", "age", "gender", "occupation", "zip_code"),
-        user_integers=("user_id", "age"),
-    ),
-}
+ML_1M = Layout(
+    name="ml-1m",
+    separator="::",
+    ratings="ratings.dat",
+    users="users.dat",
+    items="movies.dat",
+    user_fields=("user_id", "gender", "age", "occupation", "zip_code"),
+    user_integers=("user_id", "age", "occupation"),
+)
+ML_100K = Layout(
+    name="ml-100k",
+    separator="|",
+    ratings="u.data",
+    users="u.user",
+    items="u.item",
+    genres="u.genre",
+    user_fields=("user_id", "age", "gender", "occupation", "zip_code"),
+    user_integers=("user_id", "age"),
+)
 
 
 @dataclass(frozen=True)
 class FileSet:
-    """The files of a layout that were found in `root`, a folder or a zip."""
+    """The files of a layout that were found in `root`, a folder or a zip.
+
+    `prefix` is the folder inside the zip, with a final slash, or empty.
+    """
 
     layout: Layout
     root: Path
@@ -64,15 +68,15 @@ class FileSet:
     names: frozenset[str]
 
     def label(self, name: str) -> str:
-        """The file's path as messages show it."""
+        """The file's path for messages."""
         return str(self.root / self.prefix / name)
 
-    def has(self, name: str) -> bool:
-        """Whether a file is there and not empty."""
+    def has_rows(self, name: str) -> bool:
+        """Whether a file exists and is not empty."""
         return name in self.names and bool(self.read(name))
 
     def read(self, name: str) -> bytes:
-        """The whole content of one file; zips are read without unpacking them to disk."""
+        """Read one file. A zip is not unpacked to disk."""
         if self.root.is_dir():
             try:
                 return (self.root / name).read_bytes()
@@ -86,9 +90,10 @@ class FileSet:
 
 
 def find(layout: Layout, path: Path) -> FileSet | None:
-    """The first place under `path` that holds any file of the layout.
+    """Find the first place that has any file of the layout.
 
-    Looked at, in this order: `path` itself (folder or zip), `path`/<name>/, `path`/<name>.zip.
+    The places are, in this order: `path` itself (a folder or a zip), `path`/<name>/ and
+    `path`/<name>.zip.
     """
     for root, prefix, present in _places(layout, path):
         names = frozenset(layout.files) & present
@@ -97,10 +102,13 @@ def find(layout: Layout, path: Path) -> FileSet | None:
     return None
 
 
-def open_layout(layout: Layout, path: Path, whole: bool = True) -> FileSet:
-    """Like `find`, but everything must be there, or without `whole` one file of the layout.
+def open_layout(layout: Layout, path: Path, complete: bool = True) -> FileSet:
+    """Find the files of the layout (see `find`).
 
-    A DataError says what is missing.
+    Raises
+    ------
+    DataError
+        If there is no file of the layout or, with `complete`, if any file is missing.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -112,12 +120,13 @@ def open_layout(layout: Layout, path: Path, whole: bool = True) -> FileSet:
             f"{expected}"
         )
     missing = [name for name in layout.files if name not in found.names]
-    if missing and whole:
+    if missing and complete:
         raise DataError(f"{found.root / found.prefix}: missing {', '.join(missing)}; {expected}")
     return found
 
 
 def _places(layout: Layout, path: Path) -> Iterator[tuple[Path, str, set[str]]]:
+    """Yield (folder or zip, prefix inside the zip, names of its files)."""
     if path.is_dir():
         for folder in (path, path / layout.name):
             if folder.is_dir():

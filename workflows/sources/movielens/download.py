@@ -1,4 +1,4 @@
-"""The official download of MovieLens-1M, checked."""
+"""Download the official MovieLens-1M archive and check it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,26 @@ def fetch_movielens_1m(
     url: str = ML_1M_URL,
     md5: str = ML_1M_MD5,
 ) -> Path:
-    """Download ml-1m.zip into `folder` unless it is there already with the right checksum.
+    """Download ml-1m.zip, unless `folder` has it already with the right checksum.
 
-    An earlier download is used without asking the network. `progress` is called with (bytes so
-    far, bytes). The zip appears under its name only when it is complete and its md5 is right.
-    Raises DataError when the server cannot be reached (within about ten seconds), answers with
-    an error, or sends something else.
+    Parameters
+    ----------
+    folder : Path
+    progress : callable, optional
+        Called with (bytes received, bytes in total).
+    url, md5 : str
+        Where the archive is, and its checksum.
+
+    Returns
+    -------
+    Path
+        The archive. It appears under this name only when it is complete and its checksum is right.
+
+    Raises
+    ------
+    DataError
+        If the server cannot be reached (after about ten seconds), answers with an error, or sends
+        another file.
     """
     import pooch
     import requests
@@ -55,23 +69,25 @@ def fetch_movielens_1m(
         raise DataError(f"{url}: download failed ({error}). {advice}") from error
     except ValueError as error:  # pooch's error for a wrong checksum
         raise DataError(
-            f"{url}: the download's md5 is not {md5} (another file, or damaged on the way); "
-            f"nothing was kept. {advice}"
+            f"{url}: the md5 of the downloaded file is not {md5} (it is another file or a damaged "
+            f"one); it was deleted. {advice}"
         ) from error
     return Path(path)
 
 
 def _resolve(url: str) -> None:
-    """Look the server's name up, waiting TIMEOUT_S at most.
+    """Look up the server's address within TIMEOUT_S.
 
-    The timeouts of an HTTP request do not cover the look-up, which can hang for a minute on a
-    machine that is offline.
+    The timeouts of an HTTP request do not include this, and on a machine without a network it can
+    take a minute.
     """
     import requests
 
     proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
     host = urlsplit(proxy or url).hostname
-    failure: list[OSError] = [TimeoutError(f"no answer for the name {host} in {TIMEOUT_S:.0f} s")]
+    failure: list[OSError] = [
+        TimeoutError(f"no answer for the name {host} within {TIMEOUT_S:.0f} s")
+    ]
 
     def look_up() -> None:
         try:
@@ -88,7 +104,7 @@ def _resolve(url: str) -> None:
 
 
 class _Bar:
-    """What pooch expects of a progress bar, on top of a callback."""
+    """A progress bar as pooch expects it, which calls a callback."""
 
     def __init__(self, progress: Callable[[int, int], None]):
         self._progress = progress
@@ -103,4 +119,4 @@ class _Bar:
         self._done = 0
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing; pooch calls this at the end."""

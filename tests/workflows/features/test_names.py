@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from twotower.workflows.names import internal_name
+from twotower.workflows.features.names import internal_name
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,12 @@ import pandas as pd
 import pytest
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.features import (
-    FeaturesConfig,
-    PositivesConfig,
-    add_history,
-    as_arrays,
-    check_data,
-    encode,
-    filter_positives,
-    fit_features,
-    grow_features,
-    load_workflow,
-)
+from twotower.workflows.features.checks import check_data
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.encode import as_arrays, encode, load_workflow
+from twotower.workflows.features.graph import fit_features
+from twotower.workflows.features.growth import grow_features
+from twotower.workflows.features.positives import add_history, filter_positives
 
 CONFIG = FeaturesConfig(user=["city", "age"], item=["year"], item_multi_hot={"genres": 2})
 USERS = pd.DataFrame(
@@ -374,7 +368,11 @@ def test_tags_and_widths_of_lists_and_numbers(wide):
             {"age": [np.nan] * 3},
             r"features\.user: column age has no value in any",
         ),
-        ({"user_numeric": ["age"]}, {"age": [1e200, 2, 3]}, r"age has 1e\+200, whose square is no"),
+        (
+            {"user_numeric": ["age"]},
+            {"age": [1e200, 2, 3]},
+            r"1e\+200, whose square is too",
+        ),
     ],
 )
 def test_a_column_of_another_kind_is_named_with_what_to_do(config, change, message, tmp_path):
@@ -433,7 +431,7 @@ VECTORS = [[0.5, -1.25], [0.75, 0.5], [2.0, 1.0]]
         (
             [[38.5], [39.0], [38.5]],
             {"item_multi_hot": {"x": 2}},
-            "where fractions are categories, such as sizes, store them as text",
+            "if the fractions are categories, such as sizes, store them as text",
             {"item_multi_hot": {"x": 2}},
             {"x": [["38.5"], ["39"], ["38.5"]]},
         ),
@@ -502,7 +500,7 @@ def test_data_is_checked_against_the_settings(positives, features, message, tmp_
 def test_a_value_that_no_request_can_give_is_refused_in_lists_of_users(lists, shown, tmp_path):
     write_tables(tmp_path, users=USERS.assign(tags=lists), items=ITEMS.assign(tags=lists))
     check_data(tmp_path, PositivesConfig(), FeaturesConfig(item_multi_hot={"tags": 3}))
-    message = rf"features\.user_multi_hot: column tags has lists with {shown}, which stands for"
+    message = rf"features\.user_multi_hot: column tags has lists with {shown}, which means"
     with pytest.raises(DataError, match=message):
         check_data(tmp_path, PositivesConfig(), FeaturesConfig(user_multi_hot={"tags": 3}))
 
@@ -565,7 +563,7 @@ def test_the_first_words_are_kept_and_rare_ones_unknown(tmp_path):
             {"item_multi_hot": {"title": 2}},
             [None, "Toy Story", None],
             r"features\.item_multi_hot: column title has 'Toy Story', not a list; store lists, or "
-            r"name it under features\.item or, for its words, under features\.item_text$",
+            r"name it under features\.item or, to use its words, under features\.item_text$",
         ),
         (
             {"item_text": {"title": 2}},
@@ -590,7 +588,7 @@ def test_a_column_that_is_no_text_is_named_with_what_to_do(config, titles, messa
     ],
 )
 def test_a_column_has_one_use(config):
-    with pytest.raises(ValueError, match="age: named twice; a column is used once"):
+    with pytest.raises(ValueError, match="age: named twice; a column can be used once"):
         FeaturesConfig(**config)
 
 

@@ -1,0 +1,185 @@
+"""Check that the tidy tables have the columns and kinds of values that the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from twotower.workflows.errors import DataError
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
+from twotower.workflows.features.names import internal_name
+from twotower.workflows.features.positives import check_positives_column
+from twotower.workflows.features.sides import Side
+from twotower.workflows.tables import read_frame
+
+MAX_NUMBER = 1e150
+"""Numbers are squared to compute the variance; the square must fit in a float64."""
+MISSING_MARKS = {-(2**63), "\uffff"}
+"""Values that mean "missing" in the lists of a request: see `serving.runtime.contract`."""
+
+
+def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig) -> None:
+    """Check the tidy tables in the folder `data` against the settings.
+
+    This needs neither NVTabular nor TensorFlow, so errors appear before their slow import.
+
+    Raises
+    ------
+    DataError
+        The message names the setting and the column.
+    """
+    interactions = pq.read_schema(data / "interactions.parquet").empty_table().to_pandas()
+    check_positives_column(interactions, positives)
+    users, items = (read_frame(data / f"{side.name}s.parquet") for side in features.sides)
+    check_sides(users, items, features)
+
+
+def check_sides(users: pd.DataFrame, items: pd.DataFrame, features: FeaturesConfig) -> None:
+    """Check the tidy tables against `features`, without the history, which is added later."""
+    for side, table in zip(features.sides, (users, items), strict=True):
+        given = {name: length for name, length in side.multi_hot.items() if name != side.history}
+        check_table(table, side._replace(multi_hot=given))
+
+
+def check_table(table: pd.DataFrame, side: Side) -> None:
+    """Check that a table has the side's columns, with values of the kind that the side requires.
+
+    Raises
+    ------
+    DataError
+        The message names the column, a value and what to do.
+    """
+    missing = [column for column in side.columns if column not in table]
+    if missing:
+        raise DataError(
+            f"features: the {side.name}s table has no column {', '.join(missing)}; "
+            f"it has {', '.join(table.columns)}"
+        )
+    for column in side.categorical:
+        _check_categorical(table[column], side)
+    for column in side.multi_hot:
+        check = _check_texts if column in side.text else _check_lists
+        check(table[column].dropna(), side)
+    for column in side.numeric:
+        _check_numbers(table[column].dropna(), side)
+
+
+def _check_categorical(values: pd.Series, side: Side) -> None:
+    where, known = f"features.{side.name}: column {values.name}", values.notna().to_numpy()
+    if not known.any():
+        raise DataError(f"{where} has no value in any row; leave it out")
+    # All values of a parquet column have the same type, so one is enough.
+    if _is_list(values.iloc[int(known.argmax())]):
+        raise DataError(
+            f"{where} has lists; name it under features.{side.name}_multi_hot with the maximum "
+            "number of values per row"
+        )
+
+
+def _check_numbers(values: pd.Series, side: Side) -> None:
+    where = f"features.{side.name}_numeric: column {values.name}"
+    if not len(values):
+        raise DataError(f"{where} has no value; leave it out")
+    if not pd.api.types.is_numeric_dtype(values):
+        kind = f"{side.name}_multi_hot" if _is_list(values.iloc[0]) else side.name
+        raise DataError(
+            f"{where} has {values.iloc[0]!r}, not a number; store numbers, or name it under "
+            f"features.{kind}"
+        )
+    numbers = values.to_numpy(np.float64)
+    largest = numbers[np.abs(numbers).argmax()]
+    if np.isinf(largest):
+        raise DataError(f"{where} has {largest}; use null for an unknown value")
+    if abs(largest) > MAX_NUMBER:
+        raise DataError(
+            f"{where} has {largest:g}, whose square is too large for a float64; divide the numbers "
+            "by a constant or take their logarithm"
+        )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, np.ndarray))
+
+
+def _check_lists(values: pd.Series, side: Side) -> None:
+    setting, column = f"features.{side.name}_multi_hot", values.name
+    bad = [value for value in values if not _is_list(value)]
+    if bad:
+        has_words = side.name == "item" and isinstance(bad[0], str)
+        raise DataError(
+            f"{setting}: column {column} has {bad[0]!r}, not a list; store lists, or name it "
+            f"under features.{side.name}"
+            + (" or, to use its words, under features.item_text" if has_words else "")
+        )
+    rows = [row for row in values if len(row)]
+    if not rows:
+        return
+    numbers = np.concatenate(rows)
+    if side.name == "user":
+        _check_no_missing_mark(numbers, str(column))
+    if numbers.dtype.kind == "f" and (fractions := numbers[numbers % 1 > 0]).size:
+        raise DataError(
+            f"{setting}: column {column} has lists of fractions such as {fractions[0]:g}, but each "
+            "different number would be a category of its own. Store the numbers of a vector in one "
+            f"column each and name these under features.{side.name}_numeric; if the fractions are "
+            "categories, such as sizes, store them as text"
+        )
+
+
+def _check_no_missing_mark(values: np.ndarray, column: str) -> None:
+    """Raise DataError if a value cannot be given in a request, where it means "missing"."""
+    if values.dtype.kind in "iu":
+        values = values[values == -(2**63)]
+    kinds = (int, np.integer, str)
+    found = next(
+        (value for value in values if isinstance(value, kinds) and value in MISSING_MARKS), None
+    )
+    if found is not None:
+        raise DataError(
+            f"features.user_multi_hot: column {column} has lists with {found!r}, which means "
+            "a missing value in requests; replace it or leave it out"
+        )
+
+
+def _check_texts(values: pd.Series, side: Side) -> None:
+    bad = [value for value in values if not isinstance(value, str)]
+    if bad:
+        found, place = repr(bad[0]), f"{side.name} or {side.name}_numeric"
+        if _is_list(bad[0]):
+            found, place = "a list", f"{side.name}_multi_hot"
+        raise DataError(
+            f"features.{side.name}_text: column {values.name} has {found}, not a text; store "
+            f"texts, or name it under features.{place}"
+        )
+
+
+def check_training(wide: pd.DataFrame, side: Side) -> None:
+    """Check that the training part has something to learn from in each list and numeric column.
+
+    A list column needs one value, a numeric column two different ones. `wide` has the side's
+    columns by internal names.
+
+    Raises
+    ------
+    DataError
+        The message names the column.
+    """
+    for column in side.multi_hot:
+        if not any(len(row) for row in wide[internal_name(column)]):
+            kind, found = "multi_hot", "only empty lists"
+            if column in side.text:
+                kind, found = "text", "no word"
+            raise DataError(
+                f"features.{side.name}_{kind}: column {column} has {found} in the training part; "
+                "leave it out"
+            )
+    for column in side.numeric:
+        # Rounding can give Normalize a tiny deviation, by which it would divide other values.
+        if wide[internal_name(column)].nunique() < 2:
+            raise DataError(
+                f"features.{side.name}_numeric: column {column} has no two different values in "
+                "the training part; leave it out"
+            )

@@ -1,0 +1,50 @@
+"""The columns of one tower by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from twotower.workflows.features.names import internal_name
+
+
+class Side(NamedTuple):
+    """The columns of one tower. All are in one table.
+
+    Attributes
+    ----------
+    name : str
+        "user" or "item".
+    id : str
+        The id column.
+    categorical, numeric : list of str
+    multi_hot : dict of str to int
+        List columns, with the maximum number of values per row.
+    history : str or None
+        The column of `multi_hot` that lists the user's own items.
+    text : sequence of str
+        The columns of `multi_hot` that contain text in the table.
+    """
+
+    name: str
+    id: str
+    categorical: list[str]
+    multi_hot: dict[str, int]
+    numeric: list[str]
+    history: str | None = None
+    text: Sequence[str] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """The id, then the features by kind."""
+        return [self.id, *self.categorical, *self.multi_hot, *self.numeric]
+
+    @property
+    def internal(self) -> Side:
+        """The same columns with their internal names."""
+        return self._replace(
+            categorical=[internal_name(column) for column in self.categorical],
+            multi_hot={internal_name(column): n for column, n in self.multi_hot.items()},
+            numeric=[internal_name(column) for column in self.numeric],
+            text=[internal_name(column) for column in self.text],
+        )

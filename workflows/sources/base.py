@@ -1,0 +1,140 @@
+"""The interface that every data source implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from twotower.workflows.tables import Tables
+
+Progress = Callable[[int, int], None]
+"""Called with (units done, units in total)."""
+OnMessage = Callable[[str], None]
+"""Called with one line about the data that people should know, such as a count of repeated rows."""
+
+
+def ignore(message: str) -> None:
+    """No-op callback."""
+
+
+class Source(ABC):
+    """A data format that `ingest` can read.
+
+    To add a format, derive one class and register it in `workflows.ingest`: in `SOURCES` and, if
+    it has settings, as a field of `IngestConfig` that is named like the source, with "_" for "-".
+
+    Parameters
+    ----------
+    path : Path or None
+        The setting `ingest.path`.
+    settings : BaseModel or None
+        The source's section of the ingest settings; None for a source without settings.
+
+    Attributes
+    ----------
+    name : str
+        The value of the setting `ingest.source` for this format.
+    contents : str
+        The name of the data set and its files, for messages, if `recognise` can find it.
+    synthetic : bool
+        Whether the data is made up, so that metrics say nothing about real users.
+    names_files : bool
+        Whether the source's settings name files relative to `ingest.path`, or to the working
+        directory if there is no such path.
+    """
+
+    name: ClassVar[str]
+    contents: ClassVar[str] = ""
+    synthetic: ClassVar[bool] = False
+    names_files: ClassVar[bool] = False
+
+    def __init__(self, path: Path | None, settings: Any = None):
+        self.path = path
+        self.settings = settings
+
+    @property
+    def keeps_repeats(self) -> bool:
+        """Whether interactions may repeat a (user_id, item_id) pair."""
+        return False
+
+    @classmethod
+    def recognise(cls, path: Path) -> Path | None:
+        """Find data in this format without any settings.
+
+        Parameters
+        ----------
+        path : Path
+            A folder or a file, which need not exist.
+
+        Returns
+        -------
+        Path or None
+            The folder or file with the data: `path` or something in it. One file of the format is
+            enough; `read` reports missing ones. None if there is no such data, or if the format
+            cannot be recognised without settings.
+
+        Raises
+        ------
+        DataError
+            If a file that must be opened for this is damaged.
+        """
+        return None
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """List the files that `read` reads, in a fixed order. Empty if there are none."""
+
+    @abstractmethod
+    def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:
+        """Read and check the data.
+
+        Raises
+        ------
+        DataError
+            The message names the file, the place in it, the value and what to do.
+        """
+
+    @abstractmethod
+    def read_update(
+        self, folder: Path, progress: Progress | None = None, on_message: OnMessage = ignore
+    ) -> dict[str, pa.Table]:
+        """Read and check new data from `folder`, which has the same format as `path`.
+
+        If there are new interactions, there must be a row for every user and item in them.
+        Otherwise `folder` may have only users or only items.
+
+        Returns
+        -------
+        dict of str to Table
+            The new rows by the name of the table, a field of `Tables`. A table without new rows may
+            be missing.
+
+        Raises
+        ------
+        DataError
+            If the data is wrong, or there is no row at all.
+        """
+
+
+class ProgressCounter:
+    """Counts units of work and reports each to a callback.
+
+    Parameters
+    ----------
+    progress : callable or None
+        Called with (units done, units in total) after each unit.
+    total : int
+    """
+
+    def __init__(self, progress: Progress | None, total: int):
+        self._progress, self._total, self._done = progress, total, 0
+
+    def advance(self) -> None:
+        """Count one more unit as done."""
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, self._total)

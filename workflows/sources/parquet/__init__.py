@@ -1,0 +1,1 @@
+"""Interactions, users and items from parquet files with any column names."""
