@@ -56,7 +56,7 @@ types: $(READY) ## mypy
 	@# By links, as mypy does not follow the mapping of folders to packages in pyproject.toml.
 	@mkdir -p $(VENV)/typed/twotower && cp twotower/*.* $(VENV)/typed/twotower/ && \
 	    for room in models pipelines serving workflows; do ln -sfn "$$PWD/$$room" $(VENV)/typed/twotower/; done
-	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower
+	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower -p benchmarks
 
 format: $(READY) ## ruff: mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -73,13 +73,14 @@ def main(
 ) -> None:
     """Measure the parts (default: all except kill and soak), on an idle machine."""
     find_wrk()
-    if not (data or run):
-        raise click.UsageError("name --data <folder with ml-1m/> or --run <run folder>")
     quiet()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
-        source = (run or train(data.resolve(), Path(folder))).resolve()
-        served = ServedRun(source, Path(folder) / "served")
+        if run is None:
+            if data is None:
+                raise click.UsageError("name --data <folder with ml-1m/> or --run <run folder>")
+            run = train(data.resolve(), Path(folder))
+        served = ServedRun(run.resolve(), Path(folder) / "served")
         measures: dict[str, Part] = {
             "speed": lambda: speed(served, seconds_per_cell=seconds_per_cell, rounds=rounds),
             "startup": lambda: startup(served),

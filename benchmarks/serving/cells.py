@@ -122,8 +122,12 @@ def ratios(results: SpeedResults) -> dict[str, float]:
             ),
             f"{name}: 16 clients, p99 over p50": p99 / p50,
         }
-    wires = (("http", "http binary"), ("http json", "http json"), ("grpc", "grpc"))
-    for name, wire in wires:
+    large_wires: tuple[tuple[str, Wire], ...] = (
+        ("http", "http binary"),
+        ("http json", "http json"),
+        ("grpc", "grpc"),
+    )
+    for name, wire in large_wires:
         found[f"{name}: p50 of {LARGEST} users in one request, times ours at batch 1"] = (
             results.p50(OURS, wire, LARGEST) / results.p50(OURS, wire)
         )

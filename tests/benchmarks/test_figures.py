@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from benchmarks.child import ROOT
-from benchmarks.figures import FiguresError, fill, pages
-from benchmarks.report import RESULTS
-from benchmarks.tables import TABLES, table
+from benchmarks.figures import TABLES, FiguresError, fill, pages, read, table
 
 PAGE = """# Title
 
@@ -27,12 +23,12 @@ Text between.
 
 
 def test_a_page_gets_its_tables_and_keeps_its_text():
-    filled = fill(PAGE)
+    filled = fill(PAGE, page="page.md")
     assert "an old table" not in filled
     assert filled.startswith("# Title\n\nText before.\n\n<!-- figures: speed -->\n| p50")
     assert "|\n<!-- /figures -->\n\nText between.\n\n<!-- figures: checks -->\n|" in filled
     assert filled.endswith("|\n<!-- /figures -->\n")
-    assert fill(filled) == filled
+    assert fill(filled, page="page.md") == filled
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -56,20 +52,37 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
 )
 def test_a_marker_without_an_end_is_an_error(text):
     with pytest.raises(FiguresError, match="/figures"):
-        fill(text)
+        fill(text, page="page.md")
 
 
-def test_the_table_of_checks_has_every_check_and_marks_those_that_do_not_hold():
-    checks = [
-        check
-        for path in sorted(RESULTS.glob("*.json"))
-        for check in json.loads(path.read_text())["checks"]
-    ]
+def test_a_table_of_checks_has_every_check_and_marks_those_that_do_not_hold():
+    checks = read("serving")["checks"]
     _, _, *lines = TABLES["checks"]().splitlines()
     assert len(lines) == len(checks)
     for line, check in zip(lines, checks, strict=True):
-        assert f"| {check['name']} | {check['value']:g} | {check['limit']}" in line
+        assert line.startswith(f"| {check['name']} | {check['value']:g} | {check['limit']}")
         assert ("does not hold" in line) == (not check["holds"])
+
+
+def test_known_figures_are_in_their_tables():
+    """One figure per table, as the result files have it."""
+    (cell,) = (
+        each
+        for each in read("training")["rows"]["speed"]["cells"]
+        if (each["subject"], each["batch_size"]) == ("ours", 4_096)
+    )
+    assert f"| 4,096 | {cell['rows_per_s']:,}; {cell['peak_gb']:.1f} GB |" in TABLES["training"]()
+    (cell,) = (
+        each
+        for each in read("serving")["rows"]["speed"]["cells"]
+        if (each["subject"], each["wire"], each["batch"], each["clients"])
+        == ("ours", "grpc", 256, 1)
+    )
+    expected = f"{cell['p50_ms']:.2f} / {cell['p99_ms']:.1f}, {cell['requests_per_s']:,.0f}"
+    assert f"| grpc, 256 users, 1 client | {expected} |" in TABLES["speed"]()
+    ease = read("main_job")["rows"]["frozen split"]["metrics"]["ease"]
+    expected = f"| EASE, same split | {ease['recall@10']:.4f} |".replace("0.", ".")
+    assert expected in TABLES["headline"]()
 
 
 def test_empty_cells_are_kept():
