@@ -34,7 +34,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune docs
+.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks figures clean compare tune docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,7 +56,7 @@ types: $(READY) ## mypy
 	@# By links, as mypy does not follow the mapping of folders to packages in pyproject.toml.
 	@mkdir -p $(VENV)/typed/twotower && cp twotower/*.* $(VENV)/typed/twotower/ && \
 	    for room in models pipelines serving workflows; do ln -sfn "$$PWD/$$room" $(VENV)/typed/twotower/; done
-	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower
+	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower -p benchmarks
 
 format: $(READY) ## ruff: mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
@@ -122,32 +122,35 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
 	    --python-version 3.10 docs.in -o docs.txt
 
-bench-main: $(READY) ## the main job measured on fresh clones (an hour): DATA=<folder> [PARTS=run]
+bench-main: $(READY) ## measure the main job on fresh clones (an hour): DATA=<folder> [PARTS=run]
 	@test -n "$$DATA" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.main_job --data "$$DATA" "$$@"
 
-bench-serving: $(READY) ## the served model measured (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
+bench-serving: $(READY) ## measure the served model (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make bench-serving DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(PART_OPTIONS); $(BENCH_SERVING) "$$@"
 
-bench-train: $(READY) ## training measured beside stock Merlin and TFRS (two hours): DATA=<folder> [PARTS=speed]
+bench-train: $(READY) ## measure training beside stock Merlin and TFRS (two hours): DATA=<folder> [PARTS=speed]
 	@test -n "$$DATA" || { echo "usage: make bench-train DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.training --data "$$DATA" "$$@"
 
-bench-quality: $(READY) ## the most accurate towers, served, beside EASE, and the grids (two hours): DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]
+bench-quality: $(READY) ## measure the served towers' accuracy beside EASE, and the grids (two hours): DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]
 	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]; PARTS=evaluation compares with ml-1m/recbole_split.parquet"; exit 2; }
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.quality --data "$$DATA" "$$@"
 
-bench-faults: $(READY) ## kills, concurrent commands, memory (half an hour, made-up data) [PARTS=kills]
-	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.robustness "$$@"
+bench-faults: $(READY) ## kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.faults "$$@"
 
-soak: $(READY) ## 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
+soak: $(READY) ## send requests from 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make soak DATA=<folder>"; exit 2; }
 	@$(BENCH_SERVING) --part soak
 
-checks: $(READY) ## every figure the benchmarks wrote, and what falls short
+checks: $(READY) ## every check that the benchmarks wrote, and those that do not hold
 	@$(BIN)/python -m benchmarks.report
+
+figures: $(READY) ## fill the tables in README.md and docs/ from benchmarks/results/
+	@$(BIN)/python -m benchmarks.figures
 
 clean: ## remove environments and caches (runs and data stay)
 	rm -rf .venv .venv-* site .ruff_cache .pytest_cache *.egg-info

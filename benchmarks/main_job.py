@@ -1,178 +1,161 @@
-"""The main job measured as a newcomer meets it: fresh clones, the README's commands.
+"""The main job, measured as a new user meets it: fresh clones and the commands of the README.
 
     make bench-main DATA=<folder with ml-1m/ and ml-100k/> [PARTS='run quality ...']
 
-Every part works in a temporary folder and merges its figures into results/main_job.json. Parts
-that install packages use an empty cache, so set-up is what it is on a fresh machine with this
-network.
+Each part works in a temporary folder and writes its figures to results/main_job.json. Parts that
+install packages start with an empty package cache, as on a new machine.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
+import sys
 import tempfile
-import time
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import click
 import psutil
 
-from benchmarks.report import Check, measure_parts
+from benchmarks.child import ROOT, call, clone
+from benchmarks.report import Check, Rows, measure_parts
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULT = "main_job"
+TWOTOWER = str(Path(sys.executable).with_name("twotower"))
 
 
-@contextmanager
-def clone():
-    """A fresh clone of the committed project, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
-        project = Path(folder) / "project"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project)], check=True)
-        yield project
-
-
-def call(project: Path, *command: str, log: str, **variables: str) -> tuple[float, str]:
-    """Run a command in `project` with an empty package cache; (seconds, output)."""
-    # What this make was called with must not reach the makes that it measures.
-    ours = ("VIRTUAL_ENV", "MAKE", "MFLAGS", "DATA", "PARTS", "CONFIG", "SET", "PYTHON", "TF_CPP")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment |= {"UV_CACHE_DIR": str(project.parent / "cache"), "COLUMNS": "100", **variables}
-    path = ROOT / "runs" / "benchmarks" / f"{log}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    with path.open("w") as output:
-        done = subprocess.run(
-            command,
-            cwd=project,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise click.ClickException(f"{' '.join(command)} ended with {done.returncode}: see {path}")
-    return seconds, path.read_text()
-
-
-def processes_of(project: Path) -> int:
-    """Processes running out of `project` that do not end within seconds by themselves."""
+def count_processes(project: Path) -> int:
+    """Count the processes that run from `project` and do not end within ten seconds."""
     running = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
         if any(str(project) in word for word in words):
             running.append(process)
-            click.echo(f"  still there: {' '.join(words)}")
-    # A helper of multiprocessing ends when it notices that its parent has.
+            click.echo(f"  still running: {' '.join(words)}")
+    # A helper process of multiprocessing ends when it notices that its parent has ended.
     return len(psutil.wait_procs(running, timeout=10)[1])
 
 
 def answered(output: str) -> int:
-    """1 when the run printed that HTTP and gRPC answered equally."""
-    return int(bool(re.search(r"answered over HTTP .* and gRPC .*equal", output)))
+    """Return 1 if the run printed that it was answered over HTTP and gRPC, else 0.
+
+    The run fails if the two answers differ.
+    """
+    return int(bool(re.search(r"answered over HTTP .* gRPC", output)))
 
 
-def run(data: Path) -> tuple[dict, list[Check]]:
-    """Fresh clone, `make run` on ML-1M, then again: time, equal answers, equal metrics, verify."""
+def run(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure `make run` on ML-1M in a fresh clone, twice, and verify the served answers."""
     with clone() as project:
-        ml_1m = f"DATA={data / 'ml-1m'}"
-        first, output = call(project, "make", "run", ml_1m, log="run-1")
+        ml_1m = ["make", "run", f"DATA={data / 'ml-1m'}"]
+        ml_100k = ["make", "run", f"DATA={data / 'ml-100k'}"]
+        verify = [".venv/bin/twotower", "verify"]
+        first_seconds, first_output = call(project, ml_1m, log="run-1")
         folder = project / "runs" / "ml-1m"
         metrics = (folder / "reports" / "metrics.json").read_text()
         manifest = json.loads((folder / "manifest.json").read_text())
-        served = call(project, ".venv/bin/twotower", "verify", log="verify-ml-1m")[1]
-        second, again = call(project, "make", "run", ml_1m, log="run-2")
+        _, verified_1m = call(project, verify, log="verify-ml-1m")
+        second_seconds, second_output = call(project, ml_1m, log="run-2")
         same = metrics == (folder / "reports" / "metrics.json").read_text()
-        call(project, "make", "run", f"DATA={data / 'ml-100k'}", log="run-ml-100k")
-        served_100k = call(project, ".venv/bin/twotower", "verify", log="verify-ml-100k")[1]
-        left = processes_of(project)
+        call(project, ml_100k, log="run-ml-100k")
+        _, verified_100k = call(project, verify, log="verify-ml-100k")
+        left = count_processes(project)
     rows = {
         "make run on ML-1M": {
-            "seconds with set-up": round(first, 1),
-            "seconds with the environment present": round(second, 1),
+            "seconds with set-up": round(first_seconds, 1),
+            "seconds with the environment present": round(second_seconds, 1),
             "seconds per step": {n: s["seconds"] for n, s in manifest["steps"].items()},
             "metrics": json.loads(metrics),
         },
-        "verify": {"ml-1m": served.strip(), "ml-100k": served_100k.strip()},
+        "verify": {"ml-1m": verified_1m.strip(), "ml-100k": verified_100k.strip()},
     }
+    seconds = round(first_seconds, 1)
+    brute_force = "500 users, k = 100, equal to brute force"
     return rows, [
-        Check("make run on ML-1M with set-up, seconds", round(first, 1), "<=", 600),
-        Check("ML-1M: HTTP and gRPC answered, equal", answered(output), "==", 1),
-        Check("ML-1M: second run answered too", answered(again), "==", 1),
+        Check("make run on ML-1M with set-up, seconds", seconds, "<=", 600),
+        Check("ML-1M: HTTP and gRPC answered equally", answered(first_output), "==", 1),
+        Check("ML-1M: second run answered too", answered(second_output), "==", 1),
         Check("ML-1M: two runs, same metrics", int(same), "==", 1),
-        Check("ML-1M: 500 users, k 100, equal to brute force", _verified(served), "==", 1),
-        Check("ML-100K: 500 users, k 100, equal to brute force", _verified(served_100k), "==", 1),
-        Check("make run leaves processes", left, "==", 0),
+        Check(f"ML-1M: {brute_force}", _verified(verified_1m), "==", 1),
+        Check(f"ML-100K: {brute_force}", _verified(verified_100k), "==", 1),
+        Check("make run: processes left running", left, "==", 0),
     ]
 
 
 def _verified(output: str) -> int:
-    return int("500 users, k = 100: every id as brute force has it" in output)
+    """Return 1 if `twotower verify`, which fails at a wrong answer, compared 500 users."""
+    return int("500 users, k = 100" in output)
 
 
-def synthetic(data: Path) -> tuple[dict, list[Check]]:
-    """Fresh clone, `make run` without data or network (once installed): synthetic data it is."""
-    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+def synthetic(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure `make run` in a fresh clone without data and, once installed, without a network."""
+    no_network = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     with clone() as project:
-        setup, _ = call(project, "make", "env", log="env-synthetic")
-        seconds, output = call(project, "make", "run", log="run-synthetic", **nowhere)
-        seconds += setup
+        setup_seconds, _ = call(project, ["make", "env"], log="env-synthetic")
+        run_seconds, output = call(
+            project, ["make", "run"], log="run-synthetic", variables=no_network
+        )
         noticed = int("SYNTHETIC DATA" in output and (project / "runs" / "synthetic").is_dir())
-    return {"make run without data": {"seconds with set-up": round(seconds, 1)}}, [
-        Check("make run on synthetic data with set-up, seconds", round(seconds, 1), "<=", 360),
-        Check("synthetic: the notice is there", noticed, "==", 1),
-        Check("synthetic: HTTP and gRPC answered, equal", answered(output), "==", 1),
+    seconds = round(setup_seconds + run_seconds, 1)
+    return {"make run without data": {"seconds with set-up": seconds}}, [
+        Check("make run on synthetic data with set-up, seconds", seconds, "<=", 360),
+        Check("synthetic: the run says that its data is synthetic", noticed, "==", 1),
+        Check("synthetic: HTTP and gRPC answered equally", answered(output), "==", 1),
     ]
 
 
-def tests(data: Path) -> tuple[dict, list[Check]]:
-    """`make test` with data, as CI runs it."""
-    return _tests("make test DATA", f"DATA={data}")
+def tests(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure `make test` with data, as CI runs it."""
+    return _tests("make test DATA", [f"DATA={data}"])
 
 
-def tests_without_data(data: Path) -> tuple[dict, list[Check]]:
-    """`make test` as a newcomer runs it."""
-    return _tests("make test")
+def tests_without_data(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure `make test` as a new user runs it."""
+    return _tests("make test", [])
 
 
-def tests_container_pins(data: Path) -> tuple[dict, list[Check]]:
-    """The tests on the versions of NVIDIA's container."""
-    return _tests("make test DATA PYTHON=python3.10", f"DATA={data}", "PYTHON=python3.10")
+def tests_container_pins(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure the tests with the package versions of NVIDIA's container."""
+    return _tests("make test DATA PYTHON=python3.10", [f"DATA={data}", "PYTHON=python3.10"])
 
 
-def _tests(name: str, *arguments: str) -> tuple[dict, list[Check]]:
-    """Fresh clone, `make test`: time with set-up, result, processes left."""
+def _tests(name: str, arguments: list[str]) -> tuple[Rows, list[Check]]:
+    """Measure `make test` in a fresh clone: seconds with set-up, result, processes left."""
     with clone() as project:
         log = name.replace(" ", "-").replace("=", "-")
-        seconds, output = call(project, "make", "test", *arguments, log=log)
-        left = processes_of(project)
+        seconds, output = call(project, ["make", "test", *arguments], log=log)
+        left = count_processes(project)
     summary = re.findall(r"\d+ passed.*", output)[-1].strip("= ")
     return {name: {"seconds with set-up": round(seconds, 1), "result": summary}}, [
         Check(f"{name} with set-up, seconds", round(seconds, 1), "<=", 720),
-        Check(f"{name} leaves processes", left, "==", 0),
+        Check(f"{name}: processes left running", left, "==", 0),
     ]
 
 
-def quality(data: Path) -> tuple[dict, list[Check]]:
-    """The frozen split of ML-1M: the evaluator on EASE and popularity, and our model."""
-    with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
-        split = data / "ml-1m" / "recbole_split.parquet"
-        overrides = (
-            *("split.method=file", f"split.path={split}", "split.k_core=0"),
+def quality(data: Path) -> tuple[Rows, list[Check]]:
+    """Evaluate EASE, popularity and our model on the frozen split of ML-1M."""
+    with tempfile.TemporaryDirectory(prefix="two-tower-") as name:
+        folder = Path(name)
+        command = [
+            TWOTOWER,
+            "run",
+            "--config",
+            str(ROOT / "configs/ml-1m.yaml"),
+            "--data",
+            str(data / "ml-1m"),
+            "--set",
+            "split.method=file",
+            "--set",
+            f"split.path={data / 'ml-1m' / 'recbole_split.parquet'}",
+            "--set",
+            "split.k_core=0",
+            "--set",
             "evaluation.baselines=[popularity,random,itemknn,ease]",
-        )
-        command = [str(ROOT / "configs/ml-1m.yaml"), "--data", str(data / "ml-1m")]
-        flags = [word for override in overrides for word in ("--set", override)]
-        twotower = str(ROOT / ".venv/bin/twotower")
-        call(Path(folder), twotower, "run", "--config", *command, *flags, log="frozen-split")
-        run_folder = Path(folder) / "runs" / "ml-1m"
+        ]
+        call(folder, command, log="frozen-split")
+        run_folder = folder / "runs" / "ml-1m"
         report = json.loads((run_folder / "reports" / "metrics.json").read_text())
         notes = json.loads((run_folder / "manifest.json").read_text())["steps"]["train"]["notes"]
     values = report["metrics"]
@@ -191,33 +174,51 @@ def quality(data: Path) -> tuple[dict, list[Check]]:
     return {"frozen split": {**report, "training": notes}}, checks
 
 
-def bad_input(data: Path) -> tuple[dict, list[Check]]:
-    """The tables of bad files and bad requests: how many kinds, all answered as documented."""
-    seconds, output = call(
-        ROOT,
-        *(str(ROOT / ".venv/bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        *("tests/workflows/test_bad_files.py", "tests/serving/test_retrieval.py", "-k", "bad"),
-        log="bad-input",
-    )
-    kinds = int(re.search(r"(\d+) passed", output).group(1))
+def bad_input(data: Path) -> tuple[Rows, list[Check]]:
+    """Count the kinds of bad files and bad requests that the tests refuse with a clear error."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/workflows/test_bad_files.py",
+        "tests/serving/test_retrieval.py",
+        "-k",
+        "bad",
+    ]
+    seconds, output = call(ROOT, command, log="bad-input")
+    kinds = count_passed(output)
     return {"bad input": {"kinds": kinds, "seconds": round(seconds, 1)}}, [
         Check("kinds of bad input refused with a clear error", kinds, ">=", 20)
     ]
 
 
-def image(data: Path) -> tuple[dict, list[Check]]:
-    """The CPU image built with buildah on the base image $BASE; the main job inside it.
+def count_passed(output: str) -> int:
+    """Read from pytest's output how many tests passed; 0 if it does not say."""
+    passed = re.search(r"(\d+) passed", output)
+    return int(passed.group(1)) if passed else 0
 
-    Needs root, buildah and a base without a compiler (`make docker-base`); BASE, BUILD_FLAGS and
-    buildah's own variables are taken from the environment.
+
+def image(data: Path) -> tuple[Rows, list[Check]]:
+    """Build the CPU image with buildah and run the main job inside it.
+
+    Needs root, buildah and a base image without a compiler (`make docker-base`); BASE, BUILD_FLAGS
+    and buildah's own variables are read from the environment.
     """
+    buildah = ["ENGINE=buildah", "CPU=1", "IMAGE=two-tower:benchmark"]
+    find_compiler = "CMD=sh -c 'command -v gcc cc clang || echo none'"
     with clone() as project:
-        buildah = ("ENGINE=buildah", "CPU=1", "IMAGE=two-tower:benchmark")
-        built, _ = call(project, "make", "docker-build", *buildah, log="image-build")
-        synthetic = "CONFIG=configs/synthetic.yaml"
-        ran, output = call(project, "make", "docker-run", *buildah, synthetic, log="image-run")
-        compiler = "CMD=sh -c 'command -v gcc cc clang || echo none'"
-        found = call(project, "make", "docker-run", *buildah, compiler, log="image-compiler")[1]
+        build_seconds, _ = call(project, ["make", "docker-build", *buildah], log="image-build")
+        run_seconds, output = call(
+            project,
+            ["make", "docker-run", *buildah, "CONFIG=configs/synthetic.yaml"],
+            log="image-run",
+        )
+        _, compilers = call(
+            project, ["make", "docker-run", *buildah, find_compiler], log="image-compiler"
+        )
     listed = subprocess.run(
         ["buildah", "images", "--json"], capture_output=True, text=True, check=True
     )
@@ -225,12 +226,12 @@ def image(data: Path) -> tuple[dict, list[Check]]:
     size = next(size for name, size in sizes.items() if name.endswith("two-tower:benchmark"))
     rows = {
         "size": size,
-        "build, seconds": round(built, 1),
-        "synthetic main job inside, seconds": round(ran, 1),
+        "build, seconds": round(build_seconds, 1),
+        "synthetic main job inside, seconds": round(run_seconds, 1),
     }
     return {"CPU image on a bare Debian base": rows}, [
         Check("CPU image: synthetic main job answered over HTTP", answered(output), "==", 1),
-        Check("CPU image: compilers in it", int("none" not in found.split()), "==", 0),
+        Check("CPU image: compilers in it", int("none" not in compilers.split()), "==", 0),
     ]
 
 
@@ -250,7 +251,7 @@ PARTS = {
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)))
 def main(data: Path, parts: tuple[str, ...]) -> None:
-    """Measure the parts (default: all but the image) one after another, on an idle machine."""
+    """Measure the parts (default: all except image) one after another, on an idle machine."""
     names = parts or [part for part in PARTS if part != "image"]
     measure_parts(RESULT, {name: partial(PARTS[name], data.resolve()) for name in names})
 

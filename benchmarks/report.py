@@ -1,6 +1,6 @@
-"""Result files of the benchmarks: what was measured, on what, and whether it holds.
+"""The result files of the benchmarks: figures, checks, machine, versions.
 
-python -m benchmarks.report        prints every check of benchmarks/results/*.json
+python -m benchmarks.report        prints every check in benchmarks/results/*.json
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ RELATIONS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """A measured figure beside what it has to be."""
+    """A measured value and the limit that it must keep."""
 
     name: str
     value: float
@@ -38,16 +38,22 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the figure is what it has to be."""
+        """Whether the value keeps the limit."""
         return RELATIONS[self.relation](self.value, self.limit)
 
     def record(self) -> dict[str, Any]:
-        """For the result file: limit in words, since it may be a floor or a ceiling."""
+        """The check for the result file; the limit includes its relation, as in "<= 5"."""
         return {**asdict(self), "limit": f"{self.relation} {self.limit:g}", "holds": self.holds}
 
 
+Rows = dict[str, Any]
+"""Named groups of figures, for a result file."""
+Part = Callable[[], tuple[Rows, list[Check]]]
+"""Measures one part of a benchmark."""
+
+
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that the figures are measured on."""
     model = ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -62,10 +68,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def merge(name: str, rows: dict[str, Any], checks: list[Check]) -> Path:
-    """Write rows and checks into results/<name>.json, beside those of parts measured before.
+def merge(name: str, rows: Rows, checks: list[Check]) -> Path:
+    """Write rows and checks to results/<name>.json.
 
-    A part measured again replaces its rows and the checks of the same names.
+    They replace rows and checks of the same names; the others in the file stay.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
@@ -84,33 +90,33 @@ def merge(name: str, rows: dict[str, Any], checks: list[Check]) -> Path:
     return path
 
 
-def measure_parts(name: str, parts: dict[str, Callable[[], tuple[dict, list[Check]]]]) -> None:
-    """Measure one part after another; merge each one's figures into results/<name>.json."""
-    for part, measured in parts.items():
+def measure_parts(result: str, parts: Mapping[str, Part]) -> None:
+    """Measure parts one after another; write each one's figures to results/<result>.json."""
+    for part, measure in parts.items():
         print(f"{part} ...", flush=True)
-        rows, checks = measured()
-        path = merge(name, rows, checks)
+        rows, checks = measure()
+        path = merge(result, rows, checks)
         for check in checks:
             print(f"  {check.name}: {check.value:g} ({check.relation} {check.limit:g})", flush=True)
         print(f"  written to {path}", flush=True)
 
 
 def print_checks() -> bool:
-    """A table of every check in results/; True when all hold."""
+    """Print a table of every check in results/; return True if all hold."""
     table = Table("benchmark", "check", "value", "limit", "", title="checks", title_justify="left")
-    short = 0
+    failed = 0
     for path in sorted(RESULTS.glob("*.json")):
         for check in json.loads(path.read_text())["checks"]:
-            mark = "[green]holds[/]" if check["holds"] else "[red]falls short[/]"
-            short += not check["holds"]
+            mark = "[green]holds[/]" if check["holds"] else "[red]does not hold[/]"
+            failed += not check["holds"]
             table.add_row(path.stem, check["name"], f"{check['value']:g}", check["limit"], mark)
     console = Console()
     if not table.row_count:
-        console.print("no results yet: make bench-main DATA=<folder>")
+        console.print("no results yet: run make bench-main DATA=<folder>")
         return False
     console.print(table)
-    console.print(f"{short} of {table.row_count} fall short" if short else "all hold")
-    return not short
+    console.print(f"{failed} of {table.row_count} do not hold" if failed else "all hold")
+    return not failed
 
 
 if __name__ == "__main__":

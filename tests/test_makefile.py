@@ -85,9 +85,9 @@ def arguments(project: Path, target: str, **variables: str) -> list[str]:
         (
             "bench-faults",
             {"PARTS": "a $x;ls"},
-            ["-m", "benchmarks.robustness", "--part", "a", "--part", "$x;ls"],
+            ["-m", "benchmarks.faults", "--part", "a", "--part", "$x;ls"],
         ),
-        ("bench-faults", {}, ["-m", "benchmarks.robustness"]),
+        ("bench-faults", {}, ["-m", "benchmarks.faults"]),
         ("test", {"DATA": ODD}, None),
         ("bench-main", {"DATA": ODD}, ["-m", "benchmarks.main_job", "--data", ODD]),
         ("soak", {"RUN_FOLDER": ODD}, ["-m", "benchmarks.serving", "--run", ODD, "--part", "soak"]),

@@ -1,0 +1,204 @@
+"""Tables of the documentation, generated from benchmarks/results/*.json.
+
+python -m benchmarks.figures        fills the tables in README.md and docs/*.md
+
+A page names the table that it wants; the text between the two markers is replaced:
+
+    <!-- figures: speed -->
+    <!-- /figures -->
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.child import ROOT
+from benchmarks.report import RESULTS
+
+PUBLISHED = Path(__file__).parent / "quality" / "published.json"
+BLOCK = re.compile(
+    r"^<!-- figures: (?P<name>[^\n]*?) -->\n.*?^<!-- (?P<end>/figures|figures: [^\n]*) -->$",
+    re.MULTILINE | re.DOTALL,
+)
+OPENING = re.compile(r"^<!-- figures: ", re.MULTILINE)
+# The cells of the speed measurement that the table shows: wire format, users, clients.
+SPEED_CELLS = (
+    ("http json", 1, 1),
+    ("http json", 1, 16),
+    ("http json", 1, 64),
+    ("http json", 8, 16),
+    ("http binary", 64, 1),
+    ("http binary", 256, 1),
+    ("http json", 256, 1),
+    ("grpc", 1, 1),
+    ("grpc", 1, 16),
+    ("grpc", 64, 1),
+    ("grpc", 256, 1),
+)
+METRICS = {"recall@10": "Recall", "ndcg@10": "NDCG", "mrr@10": "MRR", "hit@10": "Hit"}
+BASELINES = {"ease": "EASE", "itemknn": "ItemKNN", "popularity": "popularity", "random": "random"}
+
+
+class FiguresError(Exception):
+    """A page has a wrong marker."""
+
+
+def headline() -> str:
+    """Test metrics on the frozen split of ML-1M, beside baselines and published models."""
+    rows = read("main_job")["rows"]["frozen split"]["metrics"]
+    closed_form = "**two-tower, `configs/ml-1m-history.yaml`, answered by the server**"
+    softmax = "two-tower, `configs/ml-1m.yaml` (softmax over ids and features)"
+    published = json.loads(PUBLISHED.read_text())["full catalogue, 8:1:1 at random"]
+    models = {
+        closed_form: read("quality")["rows"]["frozen"]["mean"],
+        softmax: rows["two-tower"],
+        **{f"{name}, same split": rows[key] for key, name in BASELINES.items()},
+        **{f"published: {name}": metrics for name, metrics in published.items()},
+    }
+    return table(
+        ["test, k = 10", *METRICS.values()],
+        (
+            [name, *(f"{values[metric]:.4f}".removeprefix("0") for metric in METRICS)]
+            for name, values in models.items()
+        ),
+    )
+
+
+def speed() -> str:
+    """Latency and throughput of the served model and its peers."""
+    cells = read("serving")["rows"]["speed"]["cells"]
+    subjects = list(dict.fromkeys(cell["subject"] for cell in cells))
+    shown = {
+        (cell["wire"], cell["batch"], cell["clients"], cell["subject"]): (
+            f"{cell['p50_ms']:.2f} / {cell['p99_ms']:.1f}, {cell['requests_per_s']:,.0f}"
+        )
+        for cell in cells
+    }
+    return table(
+        ["p50 / p99 in ms, requests/s", *subjects],
+        (
+            [
+                f"{wire}, {count(users, 'user')}, {count(clients, 'client')}",
+                *(shown.get((wire, users, clients, subject), "") for subject in subjects),
+            ]
+            for wire, users, clients in SPEED_CELLS
+        ),
+    )
+
+
+def training() -> str:
+    """Training speed and memory by batch size, and the checks of training."""
+    cells = read("training")["rows"]["speed"]["cells"]
+    subjects = list(dict.fromkeys(cell["subject"] for cell in cells))
+    sizes = sorted({cell["batch_size"] for cell in cells})
+    shown = {
+        (cell["batch_size"], cell["subject"]): cell.get("failed")
+        or f"{cell['rows_per_s']:,}; {cell['peak_gb']:.1f} GB"
+        for cell in cells
+    }
+    speeds = table(
+        ["batch", *subjects],
+        ([f"{size:,}", *(shown.get((size, each), "") for each in subjects)] for size in sizes),
+    )
+    return f"{speeds}\n\n{checks('training')}"
+
+
+def checks(result: str) -> str:
+    """The checks in results/<result>.json."""
+    return table(
+        ["check", "measured", "limit"],
+        (
+            [
+                check["name"],
+                f"{round(check['value'], 4):g}",
+                check["limit"] + " **does not hold**" * (not check["holds"]),
+            ]
+            for check in read(result)["checks"]
+        ),
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "speed": speed,
+    "training": training,
+    "quality": partial(checks, "quality"),
+    "main-job": partial(checks, "main_job"),
+    "faults": partial(checks, "faults"),
+    "checks": partial(checks, "serving"),
+}
+
+
+def read(result: str) -> dict[str, Any]:
+    """Read results/<result>.json."""
+    return json.loads((RESULTS / f"{result}.json").read_text())
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a Markdown table."""
+    lines = [[f" {cell} " if cell else " " for cell in line] for line in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines)
+
+
+def count(number: int, noun: str) -> str:
+    """Format a number with its noun: "1 user", "8 users"."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def fill(text: str, page: str) -> str:
+    """Replace the tables between the markers of a page.
+
+    Parameters
+    ----------
+    text : str
+        Content of the page.
+    page : str
+        Its name, for error messages.
+
+    Raises
+    ------
+    FiguresError
+        If a marker names no table or is not closed.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
+        if match["end"] != "/figures":
+            raise FiguresError(f"{page}: <!-- figures: {name} --> needs <!-- /figures --> after it")
+        if name not in TABLES:
+            raise FiguresError(f"{page}: no figures {name!r}; there are {', '.join(TABLES)}")
+        return f"<!-- figures: {name} -->\n{TABLES[name]()}\n<!-- /figures -->"
+
+    filled, blocks = BLOCK.subn(block, text)
+    if blocks != len(OPENING.findall(text)):
+        raise FiguresError(f"{page}: a <!-- figures: ... --> has no <!-- /figures --> after it")
+    return filled
+
+
+def pages() -> list[Path]:
+    """List the pages that may have figures."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main() -> None:
+    """Fill the tables of all pages; print the pages that changed."""
+    for path in pages():
+        text = path.read_text()
+        try:
+            filled = fill(text, page=path.name)
+        except FiguresError as error:
+            sys.exit(str(error))
+        if filled != text:
+            path.write_text(filled)
+            print(f"updated {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Benchmark of quality: the most accurate towers beside EASE, the grids, the ranking's speed."""

@@ -1,0 +1,41 @@
+"""Command line of the quality benchmark.
+
+python -m benchmarks.quality --data <folder with ml-1m/ and ml-100k/> [--part frozen ...]
+
+The figures of part `evaluation` go to results/faults.json, those of the others to
+results/quality.json. Part `grids` also writes its reports to docs/.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from benchmarks.quality.accuracy import fresh, frozen, grids, last_out, tutorial
+from benchmarks.quality.ranking import evaluation
+from benchmarks.report import measure_parts
+
+PARTS = {
+    "frozen": frozen,
+    "fresh": fresh,
+    "tutorial": tutorial,
+    "last_out": last_out,
+    "grids": grids,
+    "evaluation": evaluation,
+}
+
+
+@click.command()
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)))
+def main(data: Path, parts: tuple[str, ...]) -> None:
+    """Measure the parts (default: all) one after another."""
+    for part in parts or PARTS:
+        result = "faults" if part == "evaluation" else "quality"
+        measure_parts(result, {part: partial(PARTS[part], data.resolve())})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The fault table: invalid requests of clients, and how the served model answers them.
+
+Each fault states the status, text that the message contains, or a request with the same answer.
+After each of them the server must be ready and answer correctly, and no message may show internals
+of the server.
+"""
+
+from __future__ import annotations
+
+from tests.serving.faults.bad_connections import CONNECTIONS, GRPC, HTTP, RESTRICTED
+from tests.serving.faults.bad_requests import JSON, PARAMETERS, PATHS, TENSORS
+from tests.serving.faults.fault import Fault
+
+FAULTS: list[Fault] = [
+    *TENSORS,
+    *PARAMETERS,
+    *PATHS,
+    *JSON,
+    *HTTP,
+    *CONNECTIONS,
+    *GRPC,
+    *RESTRICTED,
+]
