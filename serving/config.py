@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, conint, root_validator
 
 MAX_NUMBER = 1_000_000
-"""Upper limit of counts: more than anyone needs, and still within the limits of Triton and FAISS."""
+"""Upper limit of counts: more than anyone needs, and within the limits of Triton and FAISS."""
 
 
 class ServingConfig(BaseModel):
