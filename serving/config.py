@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, conint, root_validator
 
-MAX_NUMBER = 1_000_000  # more than anybody needs, and Triton, FAISS and memory allow it
+MAX_NUMBER = 1_000_000
+"""Upper limit of counts: more than anyone needs, and within the limits of Triton and FAISS."""
 
 
 class ServingConfig(BaseModel):
@@ -14,48 +15,69 @@ class ServingConfig(BaseModel):
 
     runtime: Literal["compiled", "merlin"] = Field(
         "compiled",
-        description="compiled: a plan run with NumPy, ONNX Runtime and FAISS alone; "
-        "merlin: the stock merlin-systems executor with TensorFlow and NVTabular inside",
+        description="compiled: runs on NumPy, ONNX Runtime and FAISS only; "
+        "merlin: runs merlin-systems' own executor with TensorFlow and NVTabular",
     )
     seen: Literal["train_valid", "positives", "interactions"] = Field(
-        "train_valid", description="which interactions make an item one that the user has seen"
+        "train_valid",
+        description="the interactions whose items count as seen by the user: those of the training "
+        "and validation sets, all positive ones, or all of them",
     )
     default_k: int = Field(
-        10, ge=1, le=MAX_NUMBER, description="items a request gets when it does not say"
+        10, ge=1, le=MAX_NUMBER, description="items per user when a request does not set k"
     )
-    max_k: int = Field(1000, ge=1, le=MAX_NUMBER, description="most items a request may ask for")
-    max_batch_size: int = Field(1024, ge=1, le=MAX_NUMBER, description="most users in one request")
+    max_k: int = Field(1000, ge=1, le=MAX_NUMBER, description="largest k a request may set")
+    max_batch_size: int = Field(
+        1024, ge=1, le=MAX_NUMBER, description="largest number of users in a request"
+    )
     preferred_batch_sizes: list[conint(ge=1, le=MAX_NUMBER)] = Field(
-        [], description="how many users Triton tries to bring together for one call of the model"
+        [],
+        description="batch sizes, in users, that Triton tries to reach by joining requests; if "
+        "empty, it joins the requests that are waiting",
     )
     queue_delay_us: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="microseconds a request may wait for others to reach such a size",
+        description="longest time in microseconds that a request waits for others to join it; 0 "
+        "never delays a request",
     )
     threads: int = Field(
         2,
         ge=1,
         le=1024,
-        description="threads that share a large batch (or TensorFlow's) in the model",
+        description="threads that share the work of a large batch; for merlin, TensorFlow's and "
+        "FAISS's threads",
     )
     keep_versions: int = Field(
-        3, ge=2, le=MAX_NUMBER, description="newest versions kept when one is published"
+        3,
+        ge=2,
+        le=MAX_NUMBER,
+        description="number of newest versions that are kept when a version is published",
     )
-    host: str = Field("127.0.0.1", min_length=1, description="address the server listens on")
-    http_port: int = Field(0, ge=0, le=65535, description="HTTP port; 0 takes a free one")
-    grpc_port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one")
-    metrics_port: int = Field(0, ge=0, le=65535, description="metrics port; 0 takes a free one")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="IPv4 address or host name that the server listens on; clients are not "
+        "authenticated, so only a loopback address is safe",
+    )
+    http_port: int = Field(0, ge=0, le=65535, description="HTTP port; 0 chooses a free one")
+    grpc_port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 chooses a free one")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="port for Prometheus metrics; 0 chooses a free one"
+    )
     startup_seconds: float = Field(
-        180.0, gt=0, le=1e6, description="how long the server may take to load"
+        180.0,
+        gt=0,
+        le=1e6,
+        description="time limit in seconds for the server to start and for a version to load",
     )
 
     class Config:
         extra = "forbid"
 
     @root_validator(skip_on_failure=True)
-    def _default_within_limit(cls, values: dict) -> dict:
+    def _default_k_within_limit(cls, values: dict) -> dict:
         if values["default_k"] > values["max_k"]:
             raise ValueError(
                 f"default_k = {values['default_k']} is above max_k = {values['max_k']}"
@@ -63,7 +85,7 @@ class ServingConfig(BaseModel):
         return values
 
     @root_validator(skip_on_failure=True)
-    def _a_port_for_each(cls, values: dict) -> dict:
+    def _ports_differ(cls, values: dict) -> dict:
         names = [name for name in ("http_port", "grpc_port", "metrics_port") if values[name]]
         for place, name in enumerate(names):
             for other in names[:place]:
@@ -75,7 +97,7 @@ class ServingConfig(BaseModel):
         return values
 
     @root_validator(skip_on_failure=True)
-    def _batches_within_limit(cls, values: dict) -> dict:
+    def _preferred_batches_within_limit(cls, values: dict) -> dict:
         limit = values["max_batch_size"]
         if wrong := [size for size in values["preferred_batch_sizes"] if size > limit]:
             raise ValueError(

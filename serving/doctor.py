@@ -1,4 +1,4 @@
-"""What serving needs, and whether it is here."""
+"""Checks whether everything that serving needs is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from twotower.serving.triton.installation import find_libpython, find_triton
 
 @dataclass(frozen=True)
 class Check:
-    """One thing serving needs (`ok` false) or can use (`ok` true, with advice)."""
+    """The result of one check.
+
+    Attributes
+    ----------
+    name : str
+        What was checked.
+    ok : bool
+        False if something that serving needs is missing.
+    value : str
+        What was found.
+    advice : str
+        What to do about it; empty if nothing.
+    """
 
     name: str
     ok: bool
@@ -21,7 +33,7 @@ class Check:
 
 
 def check_serving() -> list[Check]:
-    """Look for the server, the libraries and a GPU."""
+    """Check the server, the libraries and the GPU."""
     return [
         _check("Triton", _triton),
         _check("libpython for Triton's Python backend", lambda: str(find_libpython())),

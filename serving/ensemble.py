@@ -1,7 +1,7 @@
 """The served graph: request -> user features -> indices -> query vector -> top k items.
 
-A merlin-systems Ensemble, which the stock executor can run as it is, and which `compile_ensemble`
-turns into a plan for `serving.runtime`.
+It is a merlin-systems Ensemble. merlin-systems' own executor can run it, and `compile_ensemble`
+converts it to a plan for `serving.runtime`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from merlin.dag import ColumnSelector, Node, postorder_iter_nodes
 from merlin.schema import ColumnSchema, Schema, Tags
 from merlin.systems.dag import Ensemble
 
-from twotower.serving.operators import (
-    EncodeFeatures,
-    FaissTopK,
-    QueryTower,
-    ServedOperator,
-    UserFeatures,
-    UserRows,
-)
+from twotower.serving.operators.base import ServedOperator
+from twotower.serving.operators.encode_features import EncodeFeatures
+from twotower.serving.operators.query_tower import QueryTower
+from twotower.serving.operators.top_k import FaissTopK
+from twotower.serving.operators.user_features import UserFeatures
+from twotower.serving.operators.user_rows import UserRows
 from twotower.serving.runtime.compiled_engine import PLAN_FILE
 from twotower.serving.runtime.contract import (
     FILTER_SEEN,
@@ -36,13 +34,13 @@ from twotower.serving.runtime.contract import (
     state_of,
 )
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.runtime.seen import SeenItems
+from twotower.serving.seen import SeenItems
 from twotower.serving.vocabularies import NO_NAMES, list_lengths, moments
 
 MAX_DEVIATIONS = 1e15
-"""How many standard deviations from the mean a number may lie.
+"""Largest distance of a number from its mean, in standard deviations.
 
-Far beyond, the square of the tower's vector overflows float32 and all its scores become 0 or NaN.
+Far beyond it, the square of the tower's vector overflows float32, and all scores become 0 or NaN.
 """
 
 
@@ -61,14 +59,31 @@ def build_ensemble(
 
     Parameters
     ----------
-    users : one row a user: its id and the raw features the workflow reads
-    workflow : `nvtabular.Workflow.get_subworkflow("user")`
-    saved_model : of the query tower, see `QueryTower`
-    index_dir : what `serving.runtime.index.build_index` wrote
-    seen : the items that `filter_seen` removes
-    item_id : name of the schema's ITEM_ID column, which names the answered ids
-    towers_sha256 : hash of the towers; an index of other towers is refused
-    names : user feature -> what requests call it; one that is not there keeps its name
+    users : pandas.DataFrame
+        One row per user: its id and the raw features that the workflow reads.
+    workflow : nvtabular.Workflow
+        A fitted workflow's `get_subworkflow("user")`.
+    saved_model : Path
+        The query tower (see `QueryTower`).
+    index_dir : Path
+        Folder that `serving.runtime.index.build_index` wrote.
+    seen : SeenItems
+        The items that `filter_seen` removes.
+    item_id : str
+        Name of the schema's ITEM_ID column; the output with item ids has the same name.
+    towers_sha256 : str
+        Hash of the towers; an index of other towers is refused.
+    names : mapping of str to str, optional
+        User feature -> its name in requests, where the two differ.
+
+    Returns
+    -------
+    merlin.systems.dag.Ensemble
+
+    Raises
+    ------
+    ServingError
+        If the parts do not fit together; the message names the part.
     """
     user_id = _user_id(workflow)
     features = [name for name in workflow.input_schema.column_names if name != user_id]
@@ -76,7 +91,10 @@ def build_ensemble(
     unknown = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
     if unknown:
         name = names.get(unknown[0], unknown[0])
-        raise ServingError(f"{saved_model}: the tower reads '{name}', the workflow lacks it")
+        raise ServingError(
+            f"{saved_model}: the tower reads '{name}', which the workflow does not produce; export "
+            "both from the same run"
+        )
     numbers = [name for name in moments(workflow) if name in users]
     users = users.astype(dict.fromkeys(numbers, np.float64))
     completed = UserFeatures(users, user_id, features, list_lengths(workflow, names), names)
@@ -93,41 +111,41 @@ def build_ensemble(
     )
     if tower.dim != top.index.metadata["dim"]:
         raise ServingError(
-            f"{saved_model} answers {tower.dim} dimensions, "
-            f"the index {index_dir} holds {top.index.metadata['dim']}"
+            f"{saved_model} has {tower.dim} dimensions, "
+            f"but the index {index_dir} has {top.index.metadata['dim']}; build the index again"
         )
     request = _request_schema(completed)
     raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
     rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
     vector = (rows + ColumnSelector(raw)) >> completed >> EncodeFeatures(workflow, names) >> tower
-    told = [] if history is None else [history, count_of(history)]
-    asked = ColumnSelector([K, FILTER_SEEN, *told])
-    return Ensemble((rows + vector + asked) >> top, request)
+    given = [] if history is None else [history, count_of(history)]
+    parameters = ColumnSelector([K, FILTER_SEEN, *given])
+    return Ensemble((rows + vector + parameters) >> top, request)
 
 
 def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
-    """The graph's operator of a kind."""
+    """Return the graph's operator of the class `kind`."""
     return next(node.op for node in _nodes(ensemble) if isinstance(node.op, kind))
 
 
 def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
-    """What requests to the ensemble may hold."""
+    """Return the contract of requests to the ensemble."""
     users, top = operator(ensemble, UserFeatures), operator(ensemble, FaissTopK)
     names = users.names
     return Contract(
-        users.user_id,
-        top.item_id,
-        {names[column]: dtype for column, dtype in users.features.items()},
-        default_k,
-        max_k,
-        [names[column] for column in users.lists],
-        _ranges(operator(ensemble, EncodeFeatures).workflow, names),
-        {name: column for column, name in names.items() if name != column},
+        user_id=users.user_id,
+        item_id=top.item_id,
+        features={names[column]: dtype for column, dtype in users.features.items()},
+        default_k=default_k,
+        max_k=max_k,
+        lists=[names[column] for column in users.lists],
+        ranges=_ranges(operator(ensemble, EncodeFeatures).workflow, names),
+        columns={name: column for column, name in names.items() if name != column},
     )
 
 
 def compile_ensemble(ensemble: Ensemble, out: Path) -> None:
-    """Write for each operator a folder of artifacts and an entry in plan.json."""
+    """Write a folder of artifacts for each operator, and plan.json with an entry for each."""
     plan = {}
     for node in _nodes(ensemble):
         name = type(node.op).__name__
@@ -140,24 +158,26 @@ def compile_ensemble(ensemble: Ensemble, out: Path) -> None:
 def _user_id(workflow: Any) -> str:
     tagged = workflow.output_schema.select_by_tag(Tags.USER_ID).column_names
     if len(tagged) != 1:
-        raise ServingError(f"the user workflow must tag one column USER_ID, it tags {tagged}")
+        raise ServingError(
+            f"the user workflow must tag exactly one column USER_ID, but it tags {tagged}"
+        )
     return tagged[0]
 
 
 def _history(workflow: Any, users: UserFeatures) -> str | None:
-    """The feature that lists the items of a user, by Merlin's tag for it; None if there is none."""
+    """Return the feature tagged SEQUENCE, which lists a user's items; None if there is none."""
     tagged = workflow.output_schema.select_by_tag(Tags.SEQUENCE).column_names
     for name in tagged:
         if users.features.get(name) != "INT64":
             raise ServingError(
                 f"the user workflow tags '{users.names[name]}' SEQUENCE, a list of items, but it "
-                "holds no item ids (INT64); leave out the tag"
+                "does not hold item ids (INT64); remove the tag"
             )
     return tagged[0] if tagged else None
 
 
 def _ranges(workflow: Any, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
-    """Numeric feature, as requests call it -> the smallest and the largest number it takes."""
+    """Return, by the name in requests, the smallest and largest value of numeric features."""
     return {
         names[name]: (mean - std * MAX_DEVIATIONS, mean + std * MAX_DEVIATIONS)
         for name, (mean, std) in moments(workflow).items()
@@ -175,21 +195,23 @@ def _check_numbers(users: pd.DataFrame, ranges: dict[str, tuple[float, float]]) 
 
 
 def _request_schema(users: UserFeatures) -> Schema:
-    """The columns of a request, the states of the features and the parameters included."""
-    dtypes = {users.user_id: np.int64}
+    """Return the columns of a request, including the features' states and the parameters."""
+    dtypes: dict[str, type] = {users.user_id: np.int64}
     for name, dtype in users.features.items():
-        dtypes[name] = str if dtype == "BYTES" else NUMPY_DTYPES[dtype]
+        dtypes[name] = str if dtype == "BYTES" else NUMPY_DTYPES[dtype].type
         dtypes[state_of(name)] = np.int8
         if name in users.lists:
             dtypes[count_of(name)] = np.int64
-    for name, dtype in ((K, np.int64), (FILTER_SEEN, np.bool_)):
+    for name in (K, FILTER_SEEN):
         if name in dtypes:
-            raise ServingError(f"the user column '{name}' is named like a request parameter")
-        dtypes[name] = dtype
+            raise ServingError(
+                f"the user column '{name}' has the name of a request parameter; rename it"
+            )
+    dtypes |= {K: np.int64, FILTER_SEEN: np.bool_}
     return Schema([ColumnSchema(name, dtype=dtype) for name, dtype in dtypes.items()])
 
 
 def _nodes(ensemble: Ensemble) -> list[Node]:
-    """The nodes that compute, in the order they run; selections and joins only route columns."""
+    """Return the nodes that compute, in execution order, without selections and joins."""
     nodes = postorder_iter_nodes(ensemble.graph.output_node)
     return [node for node in nodes if isinstance(node.op, ServedOperator)]

@@ -1,4 +1,4 @@
-"""What the model repository and the run folder have in common as files."""
+"""File helpers for the model repository and the run folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""What flock answers on a file system that has no locks."""
+"""Errors of flock on a file system that does not support locks."""
 
 
 def sync(path: Path) -> None:
-    """Write a file's content, or a folder's entries, through to the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -20,10 +20,10 @@ def sync(path: Path) -> None:
 
 
 def without_locks(path: Path, error: OSError) -> str | None:
-    """The message when locking `path` failed because its file system has no locks, else None."""
+    """Return the error message if the file system of `path` has no locks, else None."""
     if error.errno not in NO_LOCKS:
         return None
     return (
         f"{path}: this file system has no file locks ({error.strerror}), which keep two commands "
-        "from writing at once; put the folder on a local disk"
+        "from writing at the same time; put the folder on a local disk"
     )

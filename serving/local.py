@@ -1,4 +1,4 @@
-"""An exported version that answers in this process, without Triton."""
+"""Runs an exported version in this process, without Triton."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from twotower.serving.runtime.manifest import MODEL_FILE, verify_manifest
 
 
 class LocalVersion:
-    """The version in `folder`, answered as Triton would run it.
+    """An exported version that gives the same answers as in Triton.
 
-    With `runtime: compiled` the version's own code answers. With `runtime: merlin` the operators
-    are those of the installed package, because a pickle names their classes: a version that an
-    older package exported may fail or answer differently.
+    With `runtime: compiled`, the version's own code runs. With `runtime: merlin`, the installed
+    package's operators run, because a pickle refers to classes by name: a version that another
+    release exported may fail or answer differently.
+
+    Parameters
+    ----------
+    folder : Path
+        The version's folder.
+    threads : int
+        Number of threads for the selection of the best items.
 
     Attributes
     ----------
@@ -35,7 +42,7 @@ class LocalVersion:
     Raises
     ------
     ServingError
-        If the version is not as its manifest says, or cannot run in this process.
+        If the version differs from its manifest, or cannot run in this process.
     """
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
@@ -46,8 +53,8 @@ class LocalVersion:
             self._index = load_index(next(folder.rglob(METADATA_FILE)).parent)
             self.item_ids, self.item_vectors = self._index.item_ids, self._index.vectors
             self.user_ids = _known_users(folder, engine)
-            every = {"default_k": 1, "max_k": len(self.item_ids)}
-            self._contract = contract.Contract(**{**model["contract"], **every})
+            limits = {"default_k": 1, "max_k": len(self.item_ids)}
+            self._contract = contract.Contract(**{**model["contract"], **limits})
         except Exception as error:
             raise ServingError(
                 f"{folder}: cannot run in this process: {error}; "
@@ -82,14 +89,14 @@ class LocalVersion:
 
 
 def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
-    """The version's own module of the contract, and its engine."""
+    """Return the version's own module `contract`, and its engine."""
     package = folder / "twotower" / "serving"
-    name = f"_serving_{secrets.token_hex(4)}"  # beside this package and other versions' ones
+    name = f"_serving_{secrets.token_hex(4)}"  # differs from this package and from other versions
     spec = importlib.util.spec_from_file_location(
         name, package / "__init__.py", submodule_search_locations=[str(package)]
     )
     sys.modules[name] = importlib.util.module_from_spec(spec)
-    # Nothing may be written beside the files that the manifest lists.
+    # Bytecode must not be written into the folder, because the manifest does not list it.
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(sys.modules[name])
@@ -102,11 +109,11 @@ def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
     finally:
         sys.dont_write_bytecode = writes_none
         for module in [each for each in sys.modules if each.partition(".")[0] == name]:
-            del sys.modules[module]  # the engine keeps what it needs
+            del sys.modules[module]  # the engine still refers to what it needs
 
 
 def _known_users(folder: Path, engine: Any) -> np.ndarray:
-    """The ids of the version's table of users."""
+    """Return the ids of the version's user table."""
     stored = [np.load(file) for file in folder.glob("*/user_ids.npy")]
     if not stored:
         from merlin.dag import postorder_iter_nodes

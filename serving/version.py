@@ -1,4 +1,4 @@
-"""Writes the served graph as a version: a folder that any Triton can serve."""
+"""Writes the served graph as a version: a folder that Triton can serve."""
 
 from __future__ import annotations
 
@@ -15,24 +15,38 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from twotower.serving.config import ServingConfig
 from twotower.serving.ensemble import compile_ensemble, contract, operator
-from twotower.serving.operators import FaissTopK
+from twotower.serving.operators.top_k import FaissTopK
 from twotower.serving.repository import CONFIG_FILE
 from twotower.serving.runtime.contract import SCORE, Contract
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
 from twotower.serving.triton.control import MODEL_NAME
 
-CODE = ["__init__.py", "runtime/*.py"]
-"""The files of this package that a version carries."""
-REFERENCE_CODE = ["operators.py", "vocabularies.py"]
-"""What `runtime: merlin` needs besides."""
+CODE = ["__init__.py", "runtime/**/*.py"]
+"""The files of this package that each version contains a copy of."""
+REFERENCE_CODE = ["operators/*.py", "seen.py", "vocabularies.py"]
+"""The files that a version for `runtime: merlin` contains in addition."""
 
 
 def write_version(ensemble: Ensemble, out: Path, config: ServingConfig) -> None:
-    """Fill the empty folder `out` with a version, for `ModelRepository.add`.
+    """Write a version, which `ModelRepository.add` can add to a repository.
 
-    It is self-contained: any Triton with NumPy, ONNX Runtime and FAISS (for `runtime: merlin` also
-    TensorFlow and the Merlin packages) can serve it.
+    A version is self-contained: to serve it, Triton needs only NumPy, ONNX Runtime and FAISS, and
+    for `runtime: merlin` also TensorFlow and the Merlin packages.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        The graph that `build_ensemble` returned.
+    out : Path
+        A new or empty folder.
+    config : ServingConfig
+        The limits and the runtime of the version.
+
+    Raises
+    ------
+    ServingError
+        If `out` is not empty.
     """
     version = Path(out)
     version.mkdir(parents=True, exist_ok=True)
@@ -57,13 +71,13 @@ def write_version(ensemble: Ensemble, out: Path, config: ServingConfig) -> None:
 
 
 def model_config(served: Contract, config: ServingConfig) -> str:
-    """Triton's config.pbtxt of the contract; which version to serve is said on publishing."""
+    """Return Triton's config.pbtxt, except the version to serve, which publishing adds."""
     inputs = [
         triton.ModelInput(
             name=name,
             data_type=_triton_type(dtype),
             dims=[-1 if name in served.lists else 1],
-            # Lists of different widths may wait together: the contract reads request by request.
+            # Lists of different widths may be in one batch, because each request is read alone.
             allow_ragged_batch=name in served.lists,
             optional=optional,
         )
@@ -76,9 +90,9 @@ def model_config(served: Contract, config: ServingConfig) -> str:
         triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
         for name, dtype in ((served.item_id, "INT64"), (SCORE, "FP32"))
     ]
-    # KIND_CPU is where Triton puts the tensors; TensorFlow finds a GPU by itself.
+    # KIND_CPU sets where Triton puts the tensors; TensorFlow still uses a GPU if there is one.
     instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
-    # Requests that wait while the model is busy are answered together.
+    # Requests that wait while the model is busy are answered as one batch.
     batching = triton.ModelDynamicBatching(
         preferred_batch_size=config.preferred_batch_sizes,
         max_queue_delay_microseconds=config.queue_delay_us,
@@ -107,7 +121,10 @@ def _save_ensemble(ensemble: Ensemble, folder: Path) -> None:
 
 
 def _copy_code(version: Path, patterns: list[str]) -> None:
-    """This package's own files into `<version>/twotower/serving/`, its entry point as model.py."""
+    """Copy files of this package to `<version>/twotower/serving/`, the entry point to model.py.
+
+    `patterns` are relative to this package.
+    """
     package, copy = Path(__file__).parent, version / "twotower" / "serving"
     for source in (path for pattern in patterns for path in sorted(package.glob(pattern))):
         target = copy / source.relative_to(package)

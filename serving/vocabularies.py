@@ -1,4 +1,4 @@
-"""What the user workflow learned: the vocabularies and the moments, as files and as arrays."""
+"""Reads vocabularies and moments from a fitted user workflow."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from twotower.serving.runtime.errors import ServingError
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 NEUTRAL = {"SelectionOp", "ConcatColumns", "SubsetColumns", "AddMetadata", "AddTags", "Subgraph"}
-"""Operators of a workflow that leave the values as they are."""
+"""Operators of a workflow that do not change values."""
 COMPILED = (["Categorify"], ["Categorify", "ListSlice"], ["Normalize", "FillMissing"])
-"""What the compiled runtime knows of the operators that change a column, in order."""
+"""The sequences of operators that the compiled runtime supports for a column."""
 
 
 def chains(workflow: Any) -> dict[str, list[Any]]:
-    """Output column -> the operators that change its values, in the order they run."""
+    """Return for each output column the operators that change its values, in execution order."""
     passed: dict[str, list[Any]] = {}
     for node in postorder_iter_nodes(workflow.graph.output_node, flatten_subgraphs=True):
         operator = type(node.op).__name__
@@ -33,9 +33,19 @@ def chains(workflow: Any) -> dict[str, list[Any]]:
 
 
 def check_compilable(workflow: Any, names: Mapping[str, str] = NO_NAMES) -> None:
-    """Raise ServingError naming the operator or the option that the compiled runtime lacks.
+    """Check that the compiled runtime supports a workflow.
 
-    Here and below, `names` maps columns to what messages call them, where that is another name.
+    Parameters
+    ----------
+    workflow : nvtabular.Workflow
+        The fitted user workflow.
+    names : mapping of str to str, optional
+        Column -> its name in error messages, where the two differ. The same holds below.
+
+    Raises
+    ------
+    ServingError
+        The message names the operator or option that the compiled runtime does not support.
     """
     for column, operators in chains(workflow).items():
         name = names.get(column, column)
@@ -44,16 +54,19 @@ def check_compilable(workflow: Any, names: Mapping[str, str] = NO_NAMES) -> None
             known = ", ".join(" >> ".join(chain) for chain in COMPILED)
             raise ServingError(
                 f"the user workflow passes '{name}' through {' >> '.join(kinds) or 'nothing'}, "
-                f"the compiled runtime knows {known}; set serving.runtime to merlin"
+                f"the compiled runtime supports {known}; set serving.runtime to merlin"
             )
         if kinds[0] == "Categorify":
             _check_categorify(operators[0])
         elif operators[1].fill_val != 0 or operators[1].add_binary_cols:
-            raise ServingError(f"FillMissing of '{name}' can only be compiled as FillMissing(0)")
+            raise ServingError(
+                f"FillMissing of '{name}' can only be compiled as FillMissing(0); use that, or set "
+                "serving.runtime to merlin"
+            )
 
 
 def vocabulary_files(workflow: Any) -> dict[str, Path]:
-    """Column -> fitted vocabulary, of the columns that Categorify encodes."""
+    """Return the file of the fitted vocabulary of each column that Categorify encodes."""
     return {
         name: Path(operators[0].categories[name])
         for name, operators in chains(workflow).items()
@@ -62,7 +75,7 @@ def vocabulary_files(workflow: Any) -> dict[str, Path]:
 
 
 def moments(workflow: Any) -> dict[str, tuple[float, float]]:
-    """Column -> mean and standard deviation, of the columns that Normalize scales."""
+    """Return mean and standard deviation of each column that Normalize scales."""
     return {
         name: (operators[0].means[name], operators[0].stds[name] or 1.0)
         for name, operators in chains(workflow).items()
@@ -71,12 +84,12 @@ def moments(workflow: Any) -> dict[str, tuple[float, float]]:
 
 
 def list_lengths(workflow: Any, names: Mapping[str, str] = NO_NAMES) -> dict[str, int]:
-    """Column -> how many values of a row are read, of the columns that are lists.
+    """Return for each list column the number of values per row that the tower reads.
 
     Raises
     ------
     ServingError
-        naming a list of which others than the first values are read, or too many
+        If a list is not cut to its first values, or to too many; the message names it.
     """
     lengths = {}
     for name, operators in chains(workflow).items():
@@ -95,19 +108,39 @@ def list_lengths(workflow: Any, names: Mapping[str, str] = NO_NAMES) -> dict[str
 def read_vocabulary(
     name: str, path: Path, is_text: bool, names: Mapping[str, str] = NO_NAMES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keys, numbers ascending, and their codes int64, from `unique.<name>.parquet`.
+    """Read the vocabulary of a column from Categorify's `unique.<name>.parquet`.
 
-    The file's index is the code.
+    Parameters
+    ----------
+    name : str
+        The column.
+    path : Path
+        The file; its index is the code.
+    is_text : bool
+        Whether the column is text in the user table.
+    names : mapping of str to str, optional
+        Column -> its name in error messages.
+
+    Returns
+    -------
+    keys : ndarray, shape (v,)
+        Text, or numbers in ascending order.
+    codes : ndarray of int64, shape (v,)
+
+    Raises
+    ------
+    ServingError
+        If the column has another type in the user table than in the vocabulary.
     """
     keys = pd.read_parquet(path, columns=[name])[name].dropna()
     codes = keys.index.to_numpy(np.int64)
-    # A column that is null throughout the training data leaves an empty one of any type.
+    # If a column is null in all training data, its vocabulary is empty and of any type.
     dtype = str(keys.dtype).lower() if len(keys) else "object" if is_text else "int64"
     if dtype not in (("object", "string") if is_text else ("int64", "float64", "float32")):
         raise ServingError(
-            f"{path}: the vocabulary of '{names.get(name, name)}' is {dtype}, in the user table it "
-            f"is {'text' if is_text else 'a number'}; give it one type, text, int64 or a float, "
-            "where the data is read, and fit the workflow again"
+            f"{path}: the vocabulary of '{names.get(name, name)}' is {dtype}, but in the user "
+            f"table it is {'text' if is_text else 'a number'}; read it with one type in "
+            "all data (text, int64 or a float), and fit the workflow again"
         )
     if is_text:
         return keys.to_numpy(object), codes
@@ -125,4 +158,7 @@ def _check_categorify(op: Any) -> None:
     }
     for option, used in refused.items():
         if used:
-            raise ServingError(f"Categorify with {option} cannot be compiled; leave it out")
+            raise ServingError(
+                f"Categorify with {option} cannot be compiled; remove the option, or set "
+                "serving.runtime to merlin"
+            )

@@ -107,7 +107,7 @@ def write_version(repository: Path, size: Size, config: ServingConfig) -> pd.Dat
     from twotower.models.two_tower import build_two_tower, example_input
     from twotower.serving.ensemble import build_ensemble
     from twotower.serving.runtime.index import build_index
-    from twotower.serving.runtime.seen import SeenItems
+    from twotower.serving.seen import SeenItems
     from twotower.serving.version import write_version as write
     from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.features.graph import fit_features

@@ -24,7 +24,7 @@ def export(run: Run) -> dict:
         from twotower.serving.repository import ModelRepository
         from twotower.serving.runtime.index import build_index
         from twotower.serving.runtime.manifest import MANIFEST_FILE, sha256
-        from twotower.serving.runtime.seen import SeenItems
+        from twotower.serving.seen import SeenItems
         from twotower.serving.version import write_version
         from twotower.workflows.features.encode import load_workflow
         from twotower.workflows.features.names import internal_name

@@ -1,4 +1,5 @@
-"""What runs inside the served model; copied into every version of the model repository.
+"""The code that runs inside the served model; each version of the model repository has a copy.
 
-Imports the standard library, NumPy, ONNX Runtime and FAISS alone (`merlin_engine` excepted).
+It imports only the standard library, NumPy, ONNX Runtime and FAISS (except `merlin_engine`, which
+imports TensorFlow and Merlin), and uses relative imports only.
 """

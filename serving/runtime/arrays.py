@@ -1,4 +1,4 @@
-"""Arrays on disk without pickle, and lookups in them."""
+"""Writes and reads arrays without pickle, and looks values up in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ import numpy as np
 
 
 def find(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each value is in the ascending `keys`, and whether it is: if not, position is any."""
+    """Look values up in ascending keys.
+
+    Parameters
+    ----------
+    keys : ndarray, shape (v,)
+        Ascending.
+    values : ndarray, shape (n,)
+
+    Returns
+    -------
+    position : ndarray of int64, shape (n,)
+        Position of each value in `keys`; arbitrary if it is not there.
+    known : ndarray of bool, shape (n,)
+        Whether each value is in `keys`.
+    """
     if not len(keys):
         return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
     position = keys.searchsorted(values)
@@ -20,14 +34,18 @@ def find(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expand(values: np.ndarray, counts: np.ndarray, length: int, filler: Any) -> np.ndarray:
-    """Rows of `counts` values each, [sum of counts] in all, as [n, length], `filler` at the end."""
+    """Pad rows of `counts` values each to [n, length]; `filler` is added at the end of each row."""
     rows = np.full((len(counts), length), filler, values.dtype)
     rows[np.arange(length) < counts[:, None]] = values
     return rows
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Concatenated ranges: `counts` integers from each of the `starts`."""
+    """Return for each start the next `count` integers, concatenated.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
     ends = np.cumsum(counts)
     return np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
 
@@ -35,48 +53,48 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def first_values(
     values: np.ndarray, counts: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `counts` values each, cut to their first `length`: values and counts."""
+    """Cut rows of `counts` values each to their first `length` values; return values and counts."""
     if counts.max() <= length:
         return values, counts
     kept = np.minimum(counts, length)
     return values[ranges(np.cumsum(counts) - counts, kept)], kept
 
 
-def save_strings(path: Path, strings: Sequence[str]) -> list[Path]:
+def save_strings(path: Path, strings: Sequence[str]) -> None:
     """Write strings as `<path>.utf8.npy` (uint8) and `<path>.offsets.npy` (int64 [n + 1]).
 
-    Not as a fixed-width array, which loses trailing NULs and is as wide as the longest.
+    A fixed-width array of NumPy would lose NUL characters at the end, and give every string the
+    size of the longest one.
     """
     encoded = [text.encode() for text in strings]
     offsets = np.append(0, np.cumsum([len(text) for text in encoded])).astype(np.int64)
     blob, bounds = _string_files(path)
     np.save(blob, np.frombuffer(b"".join(encoded), np.uint8))
     np.save(bounds, offsets)
-    return [blob, bounds]
 
 
 def load_strings(path: Path) -> np.ndarray:
-    """What `save_strings` wrote, as an object array of str; equal ones are one object."""
+    """Read what `save_strings` wrote as an object array of str; equal strings share an object."""
     blob, bounds = (np.load(file) for file in _string_files(path))
-    data, different = blob.tobytes(), {}
+    data = blob.tobytes()
+    unique: dict[str, str] = {}
     strings = np.empty(len(bounds) - 1, object)
     for position, (start, stop) in enumerate(pairwise(bounds.tolist())):
         text = data[start:stop].decode()
-        strings[position] = different.setdefault(text, text)
+        strings[position] = unique.setdefault(text, text)
     return strings
 
 
-def save_column(path: Path, values: np.ndarray) -> list[Path]:
-    """Write a column of numbers (`<path>.npy`) or of strings (`save_strings`)."""
+def save_column(path: Path, values: np.ndarray) -> None:
+    """Write a column of numbers as `<path>.npy`, or a column of strings by `save_strings`."""
     if values.dtype == object:
-        return save_strings(path, values)
-    file = path.with_name(f"{path.name}.npy")
-    np.save(file, values)
-    return [file]
+        save_strings(path, values.tolist())
+    else:
+        np.save(path.with_name(f"{path.name}.npy"), values)
 
 
 def load_column(path: Path) -> np.ndarray:
-    """What `save_column` wrote."""
+    """Read what `save_column` wrote."""
     file = path.with_name(f"{path.name}.npy")
     return np.load(file) if file.exists() else load_strings(path)
 

@@ -1,4 +1,4 @@
-"""The compiled ensemble: the operators' artifacts, run without Merlin, NVTabular or TensorFlow."""
+"""Runs the compiled ensemble, without Merlin, NVTabular or TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from typing import Any
 import numpy as np
 
 from .contract import SCORE, Table, row_of
-from .encode import EncodeFeatures
-from .step import STAGE_SECONDS, Counts
-from .steps import QueryTower, UserFeatures, UserRows
-from .top_k import FaissTopK
+from .engine import STAGE_SECONDS, Counts
+from .operators.base import ColumnOperator
+from .operators.encode_features import EncodeFeatures
+from .operators.query_tower import QueryTower
+from .operators.top_k import FaissTopK
+from .operators.user_features import UserFeatures
+from .operators.user_rows import UserRows
 from .vector_cache import VectorCache
 
 PLAN_FILE = "plan.json"
 
 
 class CompiledEngine:
-    """Answers a table of users: rows of the user table, then query vectors, then the best items.
+    """Answers a table of users: rows of the user table, query vectors, best items.
 
     Parameters
     ----------
     folder : Path
-        What `serving.ensemble.compile_ensemble` wrote: plan.json, and a folder for each operator.
+        What `serving.ensemble.compile_ensemble` wrote: plan.json and a folder for each operator.
     threads : int
-        How many threads the selection of the best items may use.
+        Number of threads for the selection of the best items.
     """
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
@@ -46,11 +49,7 @@ class CompiledEngine:
         self.seconds = dict.fromkeys(plan, 0.0)
 
     def run(self, table: Table) -> Table:
-        """Answer a table of n requests: item ids int64 [n, max k] and scores float32 of its shape.
-
-        A row that asks for fewer items than the widest, or whose catalogue is exhausted, ends in
-        -1 and -inf.
-        """
+        """Answer a table of n requests (see `Engine.run`)."""
         seconds, started = self.seconds, time.perf_counter()
         rows = self.users.rows(table[self.user_id])
         vectors = self.cache.get(table, rows)
@@ -65,16 +64,17 @@ class CompiledEngine:
         return {self.top_k.item_id: items, SCORE: scores}
 
     def _vectors(self, table: Table, rows: np.ndarray) -> np.ndarray:
-        """Query vectors float32 [n, D] of the users in `rows`, by the tower."""
+        """Compute the query vectors float32 [n, D] of the users in `rows`."""
         columns = {**table, self.row: rows}
-        for step in (self.features, self.encoding, self.tower):
+        operators: tuple[ColumnOperator, ...] = (self.features, self.encoding, self.tower)
+        for operator in operators:
             started = time.perf_counter()
-            columns = step.run(columns)
-            self.seconds[type(step).__name__] += time.perf_counter() - started
+            columns = operator.run(columns)
+            self.seconds[type(operator).__name__] += time.perf_counter() - started
         return columns[self.tower.vector]
 
     def counts(self) -> Counts:
-        """What the parts have counted, and the seconds each took."""
+        """Return the counts of the operators and the seconds that each took."""
         return {
             ("twotower_users_total", "known", "true"): self.users.known,
             ("twotower_users_total", "known", "false"): self.users.unknown,
@@ -85,5 +85,5 @@ class CompiledEngine:
 
 
 def load(version: Path, threads: int) -> CompiledEngine:
-    """`runtime: compiled`: the engine that answers tables."""
+    """Return the engine of `runtime: compiled`."""
     return CompiledEngine(version, threads)

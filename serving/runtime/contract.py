@@ -1,19 +1,20 @@
-"""The contract of the model `retrieval`: what a request may hold and the table it becomes.
+"""The contract of the model `retrieval`: what a request may hold, and how it becomes a table.
 
-Inside the served graph a request is a table: a dict of columns of equal length. Arrays know no
-null, so every user feature travels with a second column, its state: given (`VALUE`), null
-(`NULL`), or absent (`ABSENT`: not given by the request, then not known of the user). The states
-of a row without a value are the indices NVTabular's Categorify reserves for null and
-out-of-vocabulary, so an encoder passes them on as they are. A table may leave out the columns of
-a feature that none of its rows gives.
+Inside the served graph, requests are a table: a dict of columns with one value per row. Arrays
+cannot hold null, so each user feature has a second column, its state: `VALUE`, `NULL`, or `ABSENT`
+(the request does not give the feature or, later in the graph, the user table does not have the
+user). `NULL` and `ABSENT` equal the indices that NVTabular's Categorify reserves for null and
+out-of-vocabulary values, so an encoder copies them. A table may omit the columns of a feature that
+none of its rows gives.
 
-A list feature is a column of the values of all rows, one after the other, and a third column [n]
-says how many of them each row has. In a request it is a tensor [n, w] of any width: each row has
-its values first and is padded with `NO_VALUE`; an empty list is a row of `NO_VALUE` alone.
+The column of a list feature holds the values of all rows, one row after the other, and a third
+column [n] holds the number of values per row. In a request a list feature is a tensor [n, w] of any
+width: the values of each row come first, padded with `NO_VALUE`. An empty list is a row of
+`NO_VALUE` only.
 
-In a feature that is no list, `NO_VALUE` asks for null: NaN for FP32 and FP64, -9223372036854775808
-for INT64, "\\uffff" for BYTES. It is the same in JSON, where Triton refuses `null` in "data": null
-is written NaN (which Triton's JSON takes, without quotes), -9223372036854775808, or "\\uffff".
+In other features, `NO_VALUE` means null: NaN for FP32 and FP64, -9223372036854775808 for INT64,
+"\\uffff" for BYTES. The same holds in JSON requests, because Triton refuses `null` in "data"; it
+accepts NaN without quotes.
 """
 
 from __future__ import annotations
@@ -37,36 +38,36 @@ Table = dict[str, np.ndarray]
 TYPES = {"INT64": "int64", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
 NUMPY_DTYPES = {name: np.dtype(each) for name, each in TYPES.items()}
 FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
-"""What stands in a feature's column where its state says that there is no value."""
+"""The value of a feature's column in rows whose state says that there is no value."""
 
 NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES": "\uffff"}
-"""Pads the rows of lists, which must not hold it as a value; in other features it asks for null.
+"""Padding of list rows, which must not hold it as a value; in other features it means null.
 
-For text it is a code point that Unicode never assigns. Not "", which splitting a text produces, nor
-"\\0", which NumPy drops at the end.
+For text it is a code point that Unicode never assigns. "" would not do, because splitting a text
+produces it, and neither would "\\0", which NumPy drops at the end of a string.
 """
 SIZES = 64
-"""Number of cached constant columns; small, because each is as long as a request."""
+"""Number of cached constant columns; small, because each is as long as the request."""
 MAX_WIDTH = 4096
-"""Largest number of values per list in a request; the tower may read fewer, the first ones."""
+"""Largest number of values per list in a request; the tower may read only the first ones."""
 
 
 class RequestError(ServingError):
-    """The request is wrong; the message names the input or the parameter. Answered as 400."""
+    """The request is wrong; the message names the input or parameter. Triton answers with 400."""
 
 
 def state_of(feature: str) -> str:
-    """The name of a feature's state column."""
+    """Return the name of a feature's state column."""
     return f"{feature}__state"
 
 
 def count_of(feature: str) -> str:
-    """The name of the column that says how many values the lists of a feature have."""
+    """Return the name of the column with the number of values in each list of a feature."""
     return f"{feature}__count"
 
 
 def row_of(user_id: str) -> str:
-    """The name of the column that says where a user's row lies in the user table."""
+    """Return the name of the column with each user's row in the user table."""
     return f"{user_id}__row"
 
 
@@ -76,12 +77,18 @@ class Contract:
 
     Attributes
     ----------
-    user_id, item_id : names of the input and of the output that hold raw ids
-    features : optional inputs, name -> Triton data type
-    default_k, max_k : the request parameter `k`
-    lists : names of the features that are lists
-    ranges : features that are used as numbers, name -> the smallest and the largest it takes
-    columns : features whose column of the table has another name, name -> column
+    user_id, item_id : str
+        Names of the input and of the output that hold raw ids.
+    features : dict of str to str
+        Optional inputs: name -> Triton data type.
+    default_k, max_k : int
+        Default and largest value of the request parameter `k`.
+    lists : sequence of str
+        Names of the list features.
+    ranges : dict of str to (float, float)
+        Numeric features: name -> smallest and largest value allowed.
+    columns : dict of str to str
+        Features whose column in the table has another name: name -> column.
     """
 
     user_id: str
@@ -94,12 +101,24 @@ class Contract:
     columns: dict[str, str] = field(default_factory=dict)
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
-        """One request as a table of n rows; strings decoded; only the features that it gives.
+        """Turn one request into a table with the columns of the features that it gives.
+
+        Parameters
+        ----------
+        inputs : mapping of str to ndarray
+            Tensors [n, 1], or [n, w] for list features; text as UTF-8.
+        parameters : mapping of str to int or bool
+            `k` and `filter_seen`, both optional.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The table, n rows. Text is decoded.
 
         Raises
         ------
         RequestError
-            naming the first input or parameter that is wrong
+            The message names the first wrong input or parameter.
         """
         k, filter_seen = self._parameters(parameters)
         for name in inputs:
@@ -120,7 +139,7 @@ class Contract:
         return table
 
     def complete(self, table: Table) -> Table:
-        """The table with the columns of every feature: absent where the request gives none."""
+        """Add to a table the columns of the features that it omits, as `ABSENT`."""
         rows, completed = len(table[K]), dict(table)
         for name, dtype in self.features.items():
             column = self.columns.get(name, name)
@@ -134,7 +153,7 @@ class Contract:
         return completed
 
     def join(self, tables: Sequence[Table]) -> Table:
-        """The rows of several requests as one table."""
+        """Concatenate the tables of several requests."""
         if len(tables) == 1:
             return tables[0]
         if any(table.keys() != tables[0].keys() for table in tables):
@@ -142,7 +161,7 @@ class Contract:
         return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
-        """The columns of a feature that a request gives."""
+        """Return the columns of a feature that a request gives."""
         column, state = self.columns.get(name, name), np.full(rows, VALUE, np.int8)
         if name in self.lists:
             values, counts = _lists(name, array, dtype, rows)
@@ -183,14 +202,14 @@ class Contract:
 
 @lru_cache(maxsize=SIZES, typed=True)
 def _same(value: Any, dtype: str, rows: int) -> np.ndarray:
-    """`value` in every row; shared, so not to be written."""
+    """Return a column of `value` in every row; it is cached and shared, so it is read-only."""
     column = np.full(rows, value, dtype)
     column.flags.writeable = False
     return column
 
 
 def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -> np.ndarray:
-    """An input tensor [n, 1] as a column [n]."""
+    """Turn an input tensor [n, 1] into a column [n]."""
     if array.ndim != 2 or array.shape[1] != 1 or not array.shape[0]:
         raise RequestError(f"input '{name}' has shape {list(array.shape)}; expected [n, 1], n >= 1")
     _check(name, array, dtype, rows)
@@ -199,7 +218,7 @@ def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -
 
 
 def _lists(name: str, array: np.ndarray, dtype: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """An input tensor [n, w] as the values of all rows and counts int64 [n]."""
+    """Turn an input tensor [n, w] into the values of all rows and their counts int64 [n]."""
     if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_WIDTH:
         raise RequestError(
             f"input '{name}' has shape {list(array.shape)}; expected [n, w], 1 <= w <= {MAX_WIDTH}"
@@ -212,7 +231,7 @@ def _lists(name: str, array: np.ndarray, dtype: str, rows: int) -> tuple[np.ndar
     late = np.flatnonzero((given[:, 1:] & ~given[:, :-1]).any(axis=1))
     if len(late):
         raise RequestError(
-            f"input '{name}', row {late[0]}: a value after the padding; fill up at the end"
+            f"input '{name}', row {late[0]}: a value after the padding; pad at the end only"
         )
     values = array[given]
     if dtype == "BYTES":
@@ -231,7 +250,7 @@ def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:
 
 
 def _decode(name: str, values: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """UTF-8 [m] as text; `rows` are the values' row numbers, for error messages."""
+    """Decode UTF-8 [m]; `rows` are the values' row numbers, for error messages."""
     decoded = np.empty(len(values), object)
     for position, value in enumerate(values):
         try:

@@ -1,5 +1,5 @@
-"""The error the server, the client and the export raise."""
+"""The base class of the errors of serving."""
 
 
 class ServingError(RuntimeError):
-    """Serving failed or was asked for something impossible; the message says what to do."""
+    """Serving failed, or cannot do what was asked; the message says what to do."""

@@ -1,4 +1,4 @@
-"""The item index: FAISS Flat over inner product, holding raw item ids, bound to its towers."""
+"""The item index: a flat FAISS index of inner products with raw item ids, bound to its towers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ class ItemIndex:
 
     Attributes
     ----------
-    item_ids : int64 [n], ascending: the raw id of every position
-    metadata : metric, dim, count, towers_sha256, faiss
-    id_map : faiss.IndexIDMap over the vectors
+    item_ids : ndarray of int64, shape (n,)
+        Raw id of each position, ascending.
+    metadata : dict of str to Any
+        Has the keys metric, dim, count, towers_sha256 and faiss.
+    id_map : faiss.IndexIDMap
+        The index of the vectors.
     """
 
     item_ids: np.ndarray
@@ -33,19 +36,31 @@ class ItemIndex:
 
     @property
     def vectors(self) -> np.ndarray:
-        """The vectors float32 [n, D] where FAISS keeps them: valid while the index lives."""
+        """The vectors float32 [n, D], a view of FAISS's memory: valid while the index exists."""
         flat = faiss.downcast_index(self.id_map.index)
         size = flat.ntotal * flat.d
         return faiss.rev_swig_ptr(flat.get_xb(), size).reshape(flat.ntotal, flat.d)
 
     def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 [n, k], descending, and positions int64 [n, k] for vectors [n, D].
+        """Find the k items with the highest inner products.
 
-        Equal scores stand in the order of their item ids.
+        Parameters
+        ----------
+        vectors : ndarray of float32, shape (n, D)
+            Query vectors.
+        k : int
+            Number of items per row.
+
+        Returns
+        -------
+        scores : ndarray of float32, shape (n, k)
+            Descending; equal scores are ordered by item id.
+        positions : ndarray of int64, shape (n, k)
+            Positions in `item_ids`.
         """
         scores, positions = self.id_map.index.search(np.ascontiguousarray(vectors, np.float32), k)
         tied = (scores[:, 1:] == scores[:, :-1]).any(axis=1)
-        if tied.any():  # which FAISS leaves in any order
+        if tied.any():  # FAISS returns ties in any order
             order = np.lexsort((positions[tied], -scores[tied]))
             positions[tied] = np.take_along_axis(positions[tied], order, axis=1)
         return scores, positions
@@ -54,18 +69,32 @@ class ItemIndex:
 def build_index(
     item_ids: np.ndarray, vectors: np.ndarray, out: Path, towers_sha256: str
 ) -> dict[str, Any]:
-    """Write `index.faiss` and `index.json` of the item vectors; return the metadata.
+    """Write `index.faiss` and `index.json` of the item vectors.
 
     Parameters
     ----------
-    item_ids : int64 [n], unique, not negative (-1 marks an empty place in an answer)
-    vectors : float32 [n, D], finite
-    out : folder, made if needed
-    towers_sha256 : hash of the towers the vectors came from
+    item_ids : ndarray of int64, shape (n,)
+        Unique and not negative, because -1 means "no item" in an answer.
+    vectors : ndarray of float32, shape (n, D)
+        Finite.
+    out : Path
+        Folder; created if it does not exist.
+    towers_sha256 : str
+        Hash of the towers that computed the vectors.
+
+    Returns
+    -------
+    dict of str to Any
+        The content of `index.json`.
+
+    Raises
+    ------
+    ServingError
+        If ids or vectors are not as described; the message names the item.
     """
     item_ids, vectors = np.asarray(item_ids), np.asarray(vectors)
     _check(item_ids, vectors)
-    # Ascending: the order of positions is that of ids, and ids can be found by bisection.
+    # Ascending, so that positions order ties by id, and ids can be found by bisection.
     order = np.argsort(item_ids, kind="stable")
     index = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
     index.add_with_ids(vectors[order].astype(np.float32), item_ids[order].astype(np.int64))
@@ -83,7 +112,20 @@ def build_index(
 
 
 def load_index(folder: Path, towers_sha256: str | None = None) -> ItemIndex:
-    """Read what `build_index` wrote; with a hash, refuse the index of other towers."""
+    """Read what `build_index` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder with `index.faiss` and `index.json`.
+    towers_sha256 : str, optional
+        Hash of the towers that the index must be built for.
+
+    Raises
+    ------
+    ServingError
+        If the index cannot be read or was built for other towers.
+    """
     folder = Path(folder)
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text())
@@ -118,7 +160,10 @@ def _check(item_ids: np.ndarray, vectors: np.ndarray) -> None:
             f"got {vectors.dtype} {vectors.shape}"
         )
     if item_ids.min() < 0:
-        raise ServingError(f"item id {item_ids.min()} is negative; an answer's filler is -1")
+        raise ServingError(
+            f'item id {item_ids.min()} is negative; expected 0 or more, because -1 means "no item" '
+            "in an answer"
+        )
     values, counts = np.unique(item_ids, return_counts=True)
     if (counts > 1).any():
         raise ServingError(f"item id {values[counts > 1][0]} occurs more than once")
@@ -126,5 +171,5 @@ def _check(item_ids: np.ndarray, vectors: np.ndarray) -> None:
     if bad.any():
         raise ServingError(
             f"the vector of item {item_ids[bad][0]} is not finite ({int(bad.sum())} such items); "
-            "did the training diverge? Train with a lower training.learning_rate"
+            "training may have diverged: train with a lower training.learning_rate"
         )

@@ -1,4 +1,4 @@
-"""The same Ensemble, run by merlin-systems' own executor."""
+"""Runs the ensemble with merlin-systems' own executor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import faiss
 import tensorflow as tf
 
 from .contract import Contract, Table
+from .engine import Counts
 from .manifest import ENSEMBLE_FOLDER, MODEL_FILE
-from .step import Counts
 
 
 class MerlinEngine:
-    """`runtime: merlin`: answers tables by the stock executor.
+    """Answers tables with merlin-systems' executor.
 
-    It unpickles the ensemble, which runs code: the manifest must have vouched for it.
+    It unpickles the ensemble, which can execute code, so the manifest must be verified before.
+
+    Parameters
+    ----------
+    version : Path
+        The version's folder.
     """
 
     def __init__(self, version: Path) -> None:
@@ -31,18 +36,18 @@ class MerlinEngine:
             node.op.load_artifacts(folder)
 
     def run(self, table: Table) -> Table:
-        """Answer a table of n requests, as `CompiledEngine.run` does."""
+        """Answer a table of n requests (see `Engine.run`)."""
         from merlin.table import TensorTable
 
         return self.ensemble.transform(TensorTable(self.contract.complete(table))).to_dict()
 
     def counts(self) -> Counts:
-        """Nothing: the stock executor does not count."""
+        """Return no counts, because merlin-systems' executor does not count."""
         return {}
 
 
 def load(version: Path, threads: int) -> MerlinEngine:
-    """The engine; sets the number of threads of the whole process, which only serves."""
+    """Return the engine of `runtime: merlin`; set the number of threads of the whole process."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     faiss.omp_set_num_threads(threads)

@@ -1,14 +1,14 @@
-"""`model.py` of a version folder: Triton's way in.
+"""`model.py` of a version folder, which Triton's Python backend imports.
 
-The code it imports lies beside it, so a version keeps the code that it was exported with.
-Nothing of the version is read before its manifest has vouched for it.
+The code that it imports is in the same folder, so a version keeps the code that exported it.
+The manifest is verified before anything else of the version is read.
 """
 
 import sys
 from pathlib import Path
 
-# Not resolved: the server may read the version through a link, because the real path is one that
-# the libraries below cannot open.
+# Not resolved: the server may read the version through a link if the libraries below cannot open
+# the real path.
 VERSION = Path(__file__).parent
 sys.path.insert(0, str(VERSION))
 sys.dont_write_bytecode = True

@@ -1,6 +1,6 @@
-"""What the model tells its operators: Prometheus counters beside Triton's own, and log lines.
+"""The model's own metrics, which Triton publishes for Prometheus, and its log lines.
 
-Names and meanings are listed in the README. Every metric carries the version that counted.
+The README lists the metrics. Each metric has the version that counted as a label.
 """
 
 from __future__ import annotations
@@ -12,44 +12,47 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from .step import Counts
+from .engine import Counts
 
-PATIENCE_SECONDS = 10
+PUBLISH_LIMIT_SECONDS = 10
 FLUSH_SECONDS = 1.0
-"""Triton takes 0.1 ms to hear of one increment: too long for a request, nothing for a second."""
+"""Interval between updates: one increment takes 0.1 ms, which is too long to do per request."""
 
 DESCRIPTIONS = {
     "twotower_requests_total": "Requests by outcome: answered, refused (400), failed (500)",
-    "twotower_batches_total": "Calls of the model, each with all the requests that were waiting",
-    "twotower_users_total": "Users asked for, by whether the user table knows them",
-    "twotower_users_cached_total": "Known users whose query vector was at hand",
+    "twotower_batches_total": "Calls of the model, each with all requests that were waiting",
+    "twotower_users_total": "Users asked for, by whether they are in the user table",
+    "twotower_users_cached_total": "Known users whose query vector was cached",
     "twotower_items_hidden_total": "Seen items hidden from the users who have seen them",
     "twotower_stage_seconds_total": "Seconds spent in each stage of answering",
-    "twotower_version_info": "1 for a version that is loaded, with what it was made of",
+    "twotower_version_info": "1 for a loaded version, with the hash of its towers",
 }
 
 
 class Metrics:
-    """Publishes growing counts once a second from a thread of its own.
+    """Publishes counts once per second, in its own thread.
 
     Parameters
     ----------
-    version : the label of every metric
-    identity : labels of `twotower_version_info`
-    counts : the counts since the process started
+    version : str
+        The label of every metric.
+    identity : dict of str to str
+        Labels of `twotower_version_info`.
+    counts : callable
+        Returns the counts since the process started; they only grow.
     """
 
     def __init__(
         self, version: str, identity: dict[str, str], counts: Callable[[], Counts]
     ) -> None:
         self.version, self.counts = version, counts
-        self.told = Counter(counts())  # what the warm-up has counted is nobody's
+        # Counts of the warm-up are not published.
+        self.published = dict(counts())
         kind = pb_utils.MetricFamily
         self.families = {
             name: kind(
@@ -63,37 +66,37 @@ class Metrics:
         self.info = self.families["twotower_version_info"].Metric(
             labels={"version": version, **identity}
         )
-        # Not set: a version that is loaded anew is loaded twice for a moment, under one label.
+        # Incremented, not set: while a version is loaded again, two processes share this label.
         self.info.increment(1)
         self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._keep_telling, daemon=True)
+        self.thread = threading.Thread(target=self._publish_regularly, daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
-        """Tell the last counts, and that the version is loaded no more."""
+        """Publish the last counts, and that the version is no longer loaded."""
         self.stopped.set()
         self.thread.join()
 
-    def _keep_telling(self) -> None:
+    def _publish_regularly(self) -> None:
         triton, stopping = os.getppid(), False
         while not stopping:
             stopping = self.stopped.wait(FLUSH_SECONDS)
-            # A Triton that was killed hears nothing: telling would wait for ever, with the locks
-            # that the Python backend needs to see that it is alone and to clean up.
+            # If Triton was killed, publishing would block forever while holding the locks that the
+            # Python backend needs to notice that and to clean up.
             if os.getppid() != triton:
                 return
-            # Killed while it is told: then the kernel ends this process, too.
-            signal.alarm(PATIENCE_SECONDS)
-            self._tell()
+            # If Triton is killed meanwhile, the alarm ends this process.
+            signal.alarm(PUBLISH_LIMIT_SECONDS)
+            self._publish()
             if stopping:
                 self.info.increment(-1)
             signal.alarm(0)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         for key, count in self.counts().items():
-            if count > self.told[key]:
-                self._metric(*key).increment(count - self.told[key])
-                self.told[key] = count
+            if count > self.published.get(key, 0):
+                self._metric(*key).increment(count - self.published.get(key, 0))
+                self.published[key] = count
 
     def _metric(self, name: str, label: str, value: str) -> Any:
         key = (name, label, value)
@@ -104,13 +107,13 @@ class Metrics:
 
 
 def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
-    """One line of JSON on stderr, which Triton passes on to the server's log."""
+    """Write one line of JSON to stderr, which Triton writes to the server's log."""
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "level": logging.getLevelName(level),
         "event": event,
         **fields,
     }
-    # In one write, so that lines of two versions do not mix.
+    # As one write, so that lines of two versions do not mix.
     sys.stderr.write(json.dumps(line) + "\n")
     sys.stderr.flush()

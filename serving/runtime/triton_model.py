@@ -1,4 +1,4 @@
-"""The Triton side of the served model: requests in, one answer or one error for each out."""
+"""The class that Triton's Python backend calls: it answers each request or returns its error."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .contract import Contract, K, RequestError, Table
+from .engine import STAGE_SECONDS, Counts, Engine
 from .manifest import MANIFEST_FILE, MODEL_FILE
-from .step import STAGE_SECONDS, Counts
 from .telemetry import Metrics, log
 
 ENGINES = {"compiled": ".compiled_engine", "merlin": ".merlin_engine"}
 WARM_UP_ROWS = (1, 64)
-LONGEST_MESSAGE = 500
+MAX_MESSAGE_LENGTH = 500
 REQUESTS = "twotower_requests_total"
 
 
 class TritonPythonModel:
-    """Reads requests by the contract, runs those of one call together, splits the answers."""
+    """Reads the requests of a call, runs them as one table and splits the answers."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the version this file lies in (`<version>/twotower/serving/runtime/`)."""
+        """Load the version that contains this file (`<version>/twotower/serving/runtime/`)."""
         started = time.perf_counter()
         version = Path(__file__).parents[3]
         model = json.loads((version / MODEL_FILE).read_text())
         self.contract = Contract(**model["contract"])
         engine = import_module(ENGINES[model["runtime"]], __package__)
-        self.engine = engine.load(version, model["threads"])
-        # Ready means that requests have gone through: what loads late or is broken shows here.
+        self.engine: Engine = engine.load(version, model["threads"])
+        # Once the model is ready, requests must work: load lazily loaded code and find errors now.
         for rows in WARM_UP_ROWS:
             ids = np.zeros((rows, 1), np.int64)
             self.engine.run(self.contract.read({self.contract.user_id: ids}, {}))
@@ -46,18 +46,18 @@ class TritonPythonModel:
         self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
         towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
         self.metrics = Metrics(version.name, {"towers": towers}, self._counts)
-        gc.freeze()  # what was loaded stays: no use in looking through it again and again
+        gc.freeze()  # what was loaded stays, so the garbage collector need not examine it again
         seconds = round(time.perf_counter() - started, 3)
         log(
             "loaded", version=version.name, runtime=model["runtime"], towers=towers, seconds=seconds
         )
 
     def finalize(self) -> None:
-        """Triton's last call: the counts that are still untold."""
+        """Publish the last counts; Triton calls this before it unloads the model."""
         self.metrics.stop()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request; a wrong one fails alone."""
+        """Return one response per request; a wrong request does not affect the others."""
         started = time.perf_counter()
         responses: list[Any] = [None] * len(requests)
         tables = {}
@@ -86,7 +86,7 @@ class TritonPythonModel:
         return self.contract.read(inputs, parameters)
 
     def _answer(self, requests: list[Any], tables: list[Table]) -> list[Any]:
-        """The responses to requests that were read, answered together."""
+        """Answer the requests as one table; if that fails, one by one."""
         if not tables:
             return []
         try:
@@ -103,13 +103,11 @@ class TritonPythonModel:
         return responses
 
     def _failed(self, request: Any) -> Any:
-        """The answer when the fault is ours; the cause goes to the log under the request's id."""
+        """Return the response to a request that caused an internal error, and log the error."""
         number = request.request_id() or secrets.token_hex(4)
         log("failed", logging.ERROR, request_id=number, error=traceback.format_exc())
         self.outcomes["failed"] += 1
-        return _error(
-            f"internal error (request id '{number}'); the server's log has it", "INTERNAL"
-        )
+        return _error(f"internal error (request id '{number}'); see the server's log", "INTERNAL")
 
     def _counts(self) -> Counts:
         return {
@@ -121,14 +119,14 @@ class TritonPythonModel:
 
 
 def _split(together: Table, tables: list[Table]) -> Iterator[Table]:
-    """The answer to each of the tables that were answered together."""
+    """Yield the answer to each of the joined tables."""
     if len(tables) == 1:
         yield together
         return
     first = 0
     for table in tables:
         last, k = first + len(table[K]), table[K][0]
-        # Triton sends what lies in memory one after the other.
+        # Triton ignores strides, so the columns must be contiguous.
         yield {n: np.ascontiguousarray(c[first:last, :k]) for n, c in together.items()}
         first = last
 
@@ -139,8 +137,10 @@ def _response(answer: Table) -> Any:
 
 
 def _error(message: str, code: str) -> Any:
-    """An error response; before 2.38 Triton has no codes and answers every error with 500."""
-    message = message[:LONGEST_MESSAGE]  # which may quote a value of any length
-    code = getattr(pb_utils.TritonError, code, None)
-    error = pb_utils.TritonError(message) if code is None else pb_utils.TritonError(message, code)
+    """Return an error response; Triton before 2.38 has no codes and answers errors with 500."""
+    message = message[:MAX_MESSAGE_LENGTH]  # it may quote a value of any length
+    if hasattr(pb_utils.TritonError, code):
+        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+    else:
+        error = pb_utils.TritonError(message)
     return pb_utils.InferenceResponse(error=error)

@@ -167,7 +167,7 @@ def index_and_build(world: World) -> Any:
     """Write the world's index; the ensemble over it."""
     from twotower.serving.ensemble import build_ensemble
     from twotower.serving.runtime.index import build_index
-    from twotower.serving.runtime.seen import SeenItems
+    from twotower.serving.seen import SeenItems
 
     build_index(world.item_ids, world.vectors, world.index, World.towers)
     return build_ensemble(
@@ -265,6 +265,47 @@ def dense(column: Any) -> Any:
     width = column.value_count.max
     tags = [tag for tag in column.tags if tag != Tags.LIST]
     return column.with_shape(((0, None), (width, width))).with_tags(tags)
+
+
+NAN = np.nan
+DIRTY = {
+    "city": [None, "", " ", "zürich", "Zürich\0", "\0", "東", "🦉", "Oslo\0\0", "x" * 5000],
+    "age": [0, -1, 2**63 - 1, -(2**63), 17, 61],
+    "income": [NAN, 0.0, -0.0, 12.5, -12.5, 1e300, -1e300, 5e-324, 12.500000001],
+    "tags": [
+        *(None, [], [""], [None], ["x" * 5000], ["電子"] * 7, ["Jazz", "Jazz"], ["Jazz", None]),
+        *([None, "nope", "Jazz"], ["a\0", "\0\0", "a", "Jazz"], ["🦉", "Jazz ", "jazz"]),
+    ],
+    "visits": [
+        *(None, [], [NAN], [1.0, NAN], [NAN, 2.0], [2.0**53, 2.0**53 + 2], [1e300, -1e300]),
+        *([-0.0, 5e-324], [-7.0] * 9, [1.0000001, 1.0], [np.inf, 2.0]),
+    ],
+    "spend": [NAN, 0.0, -0.0, 1e30, -1e30, 5e-324, -12.5, 1 / 3],
+    "liked": [None, [], [1], [2, 4], [7] * 9, [1, 4, 7, 10, 13, 16], [-1, 2**63 - 1]],
+}
+
+
+def dirty_rows(world, count: int) -> pd.DataFrame:
+    """Known, unknown, empty, unicode and null values and lists; negative and huge numbers."""
+    draw = np.random.default_rng(5)
+    known = world.users.sample(count, replace=True, random_state=2, ignore_index=True)
+    ids = [0, -1, 2**63 - 1, -(2**63), world.huge_user, world.huge_user + 1, world.unknown_user]
+    for column, values in {"user_id": ids, **DIRTY}.items():
+        choice = pd.Series(values, dtype=world.users[column].dtype)
+        choice = choice.sample(count, replace=True, random_state=4, ignore_index=True)
+        known[column] = known[column].where(draw.random(count) < 0.4, choice)
+    return known
+
+
+@pytest.fixture(scope="session")
+def engine(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The compiled engine of the world."""
+    from twotower.serving.ensemble import compile_ensemble
+    from twotower.serving.runtime.compiled_engine import CompiledEngine
+
+    folder = tmp_path_factory.mktemp("engine")
+    compile_ensemble(world.ensemble, folder)
+    return CompiledEngine(folder)
 
 
 @pytest.fixture(scope="session")

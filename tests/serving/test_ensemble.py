@@ -22,7 +22,7 @@ def parts(tmp_path_factory):
     from nvtabular import ops
 
     from twotower.serving.runtime.index import build_index
-    from twotower.serving.runtime.seen import SeenItems
+    from twotower.serving.seen import SeenItems
 
     folder = tmp_path_factory.mktemp("parts")
     users = pd.DataFrame({"member": [70, 5, 900]})
@@ -69,8 +69,8 @@ def test_users_known_by_their_id_alone(parts, tmp_path):
     "change, message",
     [
         ({"towers_sha256": "c3"}, rf"built from towers {TOWERS}, but the towers here are c3"),
-        ({"index_dir": "wide"}, "answers 2 dimensions, the index .*wide holds 3"),
-        ({"users": pd.DataFrame({"id": [1]})}, "the user table lacks the column 'member'"),
+        ({"index_dir": "wide"}, "has 2 dimensions, but the index .*wide has 3"),
+        ({"users": pd.DataFrame({"id": [1]})}, "the user table has no column 'member'"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change, message, parts):
@@ -90,9 +90,9 @@ def test_a_workflow_must_say_which_column_is_the_user(parts, tmp_path, world):
 
     untagged = nvt.Workflow(["member"] >> ops.Categorify(out_path=str(tmp_path)))
     untagged.fit(nvt.Dataset(parts["users"]))
-    with pytest.raises(ServingError, match="must tag one column USER_ID"):
+    with pytest.raises(ServingError, match="must tag exactly one column USER_ID"):
         build_ensemble(**{**parts, "workflow": untagged})
-    with pytest.raises(ServingError, match="the tower reads 'member', the workflow lacks it"):
+    with pytest.raises(ServingError, match="reads 'member', which the workflow does not produce"):
         build_ensemble(**{**parts, "workflow": world.workflow})
 
 
@@ -107,8 +107,8 @@ def test_a_user_whose_number_no_tower_can_read_is_refused():
 
 def test_a_feature_named_like_a_parameter_is_refused():
     from twotower.serving.ensemble import _request_schema
-    from twotower.serving.operators import UserFeatures
+    from twotower.serving.operators.user_features import UserFeatures
 
     users = UserFeatures(pd.DataFrame({"member": [1], "k": [2]}), "member", ["k"])
-    with pytest.raises(ServingError, match="'k' is named like a request parameter"):
+    with pytest.raises(ServingError, match="'k' has the name of a request parameter"):
         _request_schema(users)

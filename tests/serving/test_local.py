@@ -36,7 +36,7 @@ def test_a_version_that_cannot_run_is_named(copy, vouch):
     (folder / "twotower" / "serving" / "runtime" / "compiled_engine.py").write_text(
         "import nowhere\n"
     )
-    with pytest.raises(ServingError, match=r"engine\.py: not the file the manifest vouches for"):
+    with pytest.raises(ServingError, match=r"engine\.py: differs from the file in the manifest"):
         LocalVersion(folder)
     vouch(folder)
     with pytest.raises(ServingError, match=f"{folder}: cannot run in this process: No module"):

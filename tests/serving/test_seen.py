@@ -1,13 +1,12 @@
-"""Seen items and the arrays they and the vocabularies are kept in."""
+"""The matrix of seen items."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from twotower.serving.runtime.arrays import find, load_column, save_column
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.runtime.seen import SeenItems
+from twotower.serving.seen import SeenItems
 
 
 def rows(seen: SeenItems) -> list[list[int]]:
@@ -23,7 +22,7 @@ def test_pairs_become_sorted_unique_rows():
 def test_every_user_of_the_table_has_a_row():
     seen = SeenItems.from_pairs([5, -2, 5], [9, 1, 3])
     assert rows(seen.of(np.array([-2, 0, 5, 7]))) == [[1], [], [3, 9], [], []]
-    with pytest.raises(ServingError, match="user -2 has seen items, but the user table lacks them"):
+    with pytest.raises(ServingError, match="user -2 has seen items, but is not in the user table"):
         seen.of(np.array([0, 5]))
 
 
@@ -38,31 +37,3 @@ def test_nobody_has_seen_anything():
     seen = SeenItems.from_pairs([], []).of(np.array([1, 2]))
     assert rows(seen) == [[], [], []]
     assert seen.positions(np.array([10]))[1].tolist() == [0, 0, 0, 0]
-
-
-def test_find_tells_the_missing_apart():
-    position, known = find(np.array([2, 5, 9]), np.array([9, 1, 10, 5, 2]))
-    assert known.tolist() == [True, False, False, True, True]
-    assert position[known].tolist() == [2, 1, 0]
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.array(["", "a\0", "\0", "東京", "x" * 300, "🦉"], object),
-        np.array([], object),
-        np.array([1, -(2**63)]),
-        np.array([0.5, -0.0], np.float32),
-    ],
-)
-def test_columns_survive_the_disk(values, tmp_path):
-    save_column(tmp_path / "column", values)
-    loaded = load_column(tmp_path / "column")
-    assert loaded.dtype == values.dtype
-    assert loaded.tolist() == values.tolist()
-
-
-def test_equal_texts_take_memory_once(tmp_path):
-    save_column(tmp_path / "column", np.array(["Oslo", "Lima", "Oslo"], object))
-    first, _, third = load_column(tmp_path / "column")
-    assert first is third

@@ -92,14 +92,14 @@ def test_a_file_that_changed_is_refused_by_name(name, copy):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ServingError, match=f"{name}: not the file the manifest vouches for"):
+    with pytest.raises(ServingError, match=f"{name}: differs from the file in the manifest"):
         verify_manifest(path.parents[len(path.relative_to(copy).parts) - 3])
 
 
 def test_a_corrupted_version_is_not_served(copy, tmp_path):
     ensemble = copy / "retrieval" / "1" / "EncodeFeatures" / "vocabulary_0.npy"
     ensemble.write_bytes(ensemble.read_bytes()[:-1])
-    with pytest.raises(ServingError, match=r"vocabulary_0\.npy: not the file the manifest"):
+    with pytest.raises(ServingError, match=r"vocabulary_0\.npy: differs from the file"):
         TritonServer(copy, log=tmp_path / "log").start()
 
 
@@ -108,7 +108,7 @@ def test_a_planted_pickle_is_not_loaded(repositories, tmp_path):
     planted = tmp_path / "planted"
     pickle = repository / "retrieval" / "1" / "ensemble" / "ensemble.pkl"
     pickle.write_bytes(b"cos\nsystem\n(S'touch " + str(planted).encode() + b"'\ntR.")
-    with pytest.raises(ServingError, match=r"ensemble\.pkl: not the file the manifest vouches for"):
+    with pytest.raises(ServingError, match=r"ensemble\.pkl: differs from the file in the manifest"):
         TritonServer(repository, log=tmp_path / "log").start()
     assert not planted.exists()
 

@@ -26,7 +26,7 @@ def test_a_workflow_that_cannot_be_compiled_is_refused(option, message, tmp_path
     import nvtabular as nvt
     from nvtabular import ops
 
-    from twotower.serving.operators import EncodeFeatures
+    from twotower.serving.operators.encode_features import EncodeFeatures
 
     frame = pd.DataFrame({"city": ["a", "b"], "age": [1, 2]})
     graph = {
@@ -68,7 +68,9 @@ def test_a_vocabulary_of_another_kind_than_the_user_table_is_refused(tmp_path):
 
     path = tmp_path / "unique.age.parquet"
     pd.DataFrame({"age": ["18", "25"]}, index=[3, 4]).to_parquet(path)
-    with pytest.raises(ServingError, match="of 'Age!' is object, in the user table it is a number"):
+    with pytest.raises(
+        ServingError, match="of 'Age!' is object, but in the user table it is a number"
+    ):
         read_vocabulary("age", path, is_text=False, names={"age": "Age!"})
     assert read_vocabulary("age", path, is_text=True)[0].tolist() == ["18", "25"]
 

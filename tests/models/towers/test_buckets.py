@@ -153,8 +153,8 @@ def test_with_hidden_layers_they_stand_beside_the_numbers(schema):
 def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, hidden, tmp_path):
     import tensorflow as tf
 
-    from twotower.serving.operators import QueryTower
-    from twotower.serving.runtime import steps
+    from twotower.serving.operators.query_tower import QueryTower
+    from twotower.serving.runtime.operators import query_tower
 
     model = build(schema, TwoTowerConfig(dim=4, hidden=hidden, buckets=4))
     expected = embed(model.query_encoder, USERS)
@@ -165,7 +165,7 @@ def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, hidden, tmp_pat
     (tmp_path / "onnx").mkdir()
     operator = QueryTower(tmp_path / "tower")
     entry = operator.compile(tmp_path / "onnx", schema)
-    served = steps.QueryTower(tmp_path / "onnx", entry, threads=1)
+    served = query_tower.QueryTower(tmp_path / "onnx", entry, threads=1)
     columns = {name: values[:, 0] for name, values in USERS.items()}
     columns["user"] = columns["user"].astype(np.int64)
     np.testing.assert_allclose(served.run(columns)[operator.vector], expected, atol=1e-5)

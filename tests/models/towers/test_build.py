@@ -218,7 +218,7 @@ def test_a_tower_passes_its_layers_and_a_projection(schema):
 def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, settings, tmp_path):
     import tensorflow as tf
 
-    from twotower.serving.operators import QueryTower
+    from twotower.serving.operators.query_tower import QueryTower
 
     settings = {"history_pooling": "attention", **settings}
     model = build(schema, TwoTowerConfig(dim=4, **settings))

@@ -160,7 +160,7 @@ def test_a_damaged_version_is_named_and_the_one_before_served(run, capsys):
     with serving(run) as addresses:
         assert ask(addresses, example_users(run), 5, ["http"])["http"].version == 1
     told = capsys.readouterr().out
-    assert f"damaged {index}: not the file the manifest vouches for" in told
+    assert f"damaged {index}: differs from the file in the manifest" in told
     assert "version 1 is published now" in told
 
 

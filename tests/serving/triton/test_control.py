@@ -118,7 +118,7 @@ def break_config(folder, vouch) -> str:
 
 def damage(folder, vouch) -> str:
     (folder / "plan.json").write_text((folder / "plan.json").read_text() + " ")
-    return r"2/plan\.json: not the file the manifest vouches for"
+    return r"2/plan\.json: differs from the file in the manifest"
 
 
 def plant(folder, vouch) -> str:

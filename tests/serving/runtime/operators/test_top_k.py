@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twotower.serving.operators import FaissTopK
-from twotower.serving.runtime import top_k
+from twotower.serving.operators.top_k import FaissTopK
 from twotower.serving.runtime.index import build_index
-from twotower.serving.runtime.seen import SeenItems
+from twotower.serving.runtime.operators import top_k
+from twotower.serving.seen import SeenItems
 
 NAMES = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
 
@@ -93,3 +93,24 @@ def test_items_of_a_requests_history_are_hidden_beside_the_seen_ones(tmp_path):
         [20, -1, -1, -1],
     ]
     assert step.items_hidden == 3 + 1 + 0 + 0 + 3
+
+
+def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
+    from twotower.serving.operators.top_k import FaissTopK
+    from twotower.serving.runtime.index import build_index
+    from twotower.serving.runtime.operators.top_k import FaissTopK as Compiled
+    from twotower.serving.seen import SeenItems
+
+    ids = np.array([9, 4, 7, 1, 3, 8])
+    build_index(ids, np.ones((6, 2), np.float32), tmp_path / "index", "ab")
+    names = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
+    (tmp_path / "compiled").mkdir()
+    seen = SeenItems.from_pairs([5, 5], [3, 8]).of(np.array([5, 6]))
+    operator = FaissTopK(tmp_path / "index", seen, history=None, **names)
+    entry = operator.compile(tmp_path / "compiled", None)
+    items, _ = Compiled(tmp_path / "compiled", entry, threads=1).best(
+        np.ones((2, 2), np.float32),
+        np.array([0, 1]),
+        {"k": np.array([3, 6]), "filter_seen": np.array([True, True])},
+    )
+    assert items.tolist() == [[1, 4, 7, -1, -1, -1], [1, 3, 4, 7, 8, 9]]

@@ -1,24 +1,20 @@
-"""The client on its own: errors, time limits, and how little it imports."""
+"""The blocking client: requests, errors, time limits and retries."""
 
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from twotower import serving
-from twotower.serving.client import RetrievalClient, _cast
+from twotower.serving.client import RetrievalClient
+from twotower.serving.client.errors import ConnectionFailedError, RefusedError
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.control import NoAnswerError
 from twotower.serving.triton.server import _answers
-
-ROOT = str(Path(serving.__file__).parents[1])
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -136,15 +132,6 @@ def test_an_error_of_the_client_asks_the_server_nothing(protocol, servers, monke
         assert client.recommend([5]).item_ids.shape == (1, 10)
 
 
-def test_arrays_of_integers_are_cast_as_a_whole(monkeypatch):
-    monkeypatch.setattr(
-        "twotower.serving.client._convert", lambda *_: pytest.fail("value by value")
-    )
-    ids = np.arange(256, dtype=np.uint32)
-    cast = _cast("user_id", ids, "INT64", nullable=False)
-    assert cast.dtype == np.int64 and cast.tolist() == ids.tolist()
-
-
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_values_come_in_whatever_python_holds_them(protocol, servers, world):
     server, ids = servers("compiled"), world.users["user_id"].iloc[20:23].tolist()
@@ -177,14 +164,14 @@ def test_values_come_in_whatever_python_holds_them(protocol, servers, world):
             for given in ways:
                 answer = client.recommend(ids, features={name: given})
                 np.testing.assert_array_equal(answer.scores, plain.scores, err_msg=f"{given!r}")
-        told = client.recommend(ids, features={"liked": [[1], [4], [7]]})
+        expected = client.recommend(ids, features={"liked": [[1], [4], [7]]})
         answer = client.recommend(ids, features={"liked": np.array([[1], [4], [7]])})
-        np.testing.assert_array_equal(answer.scores, told.scores)
+        np.testing.assert_array_equal(answer.scores, expected.scores)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_null_is_null_in_every_type(protocol, servers, world):
-    """However Python writes it; a user of whom nothing is known is not asked by it."""
+    """Every null of Python is null to the model, and differs from a value."""
     server, user = servers("compiled"), world.users.dropna()["user_id"].iloc[:1].tolist()
     with RetrievalClient(getattr(server, protocol), protocol) as client:
         for name, no_value in (("city", "\uffff"), ("age", -(2**63)), ("income", np.nan)):
@@ -217,24 +204,8 @@ def test_an_unknown_protocol():
         RetrievalClient("127.0.0.1:1", "ftp")
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("client", "config", "doctor", "repository"),
-        *("runtime.index", "triton.control", "triton.server"),
-    ],
-)
-def test_nothing_heavy_is_imported(module):
-    script = (
-        f"import sys; sys.path.insert(0, {ROOT!r}); import twotower.serving.{module}; "
-        "print([m for m in ('tensorflow', 'merlin', 'nvtabular', 'pandas') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
 def test_a_web_proxy_in_the_environment_is_not_asked(servers, monkeypatch):
-    """Many offices set http_proxy for all; nothing answers at this one."""
+    """Many companies set http_proxy everywhere; nothing answers at this one."""
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -244,3 +215,56 @@ def test_a_web_proxy_in_the_environment_is_not_asked(servers, monkeypatch):
         with RetrievalClient(address, protocol=protocol) as client:
             assert client.ready() and client.recommend([1], k=1).item_ids.shape == (1, 1)
     assert _answers(f"http://{compiled.http}/v2/health/ready")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_lost_connection_is_retried(protocol, servers, flaky_proxy):
+    target = getattr(servers("compiled"), protocol)
+    with RetrievalClient(target, protocol) as client:
+        expected = client.recommend([5])
+    with RetrievalClient(flaky_proxy(target, 9).address, protocol, retries=0) as client:
+        with pytest.raises(ConnectionFailedError, match=client.address):
+            client.recommend([5])
+        assert not client.ready()
+    with RetrievalClient(flaky_proxy(target, 1).address, protocol) as client:
+        np.testing.assert_array_equal(client.recommend([5]).item_ids, expected.item_ids)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (InferenceServerException("no", "400"), RefusedError),
+        (InferenceServerException("'x' is not ready", "StatusCode.UNAVAILABLE"), NoAnswerError),
+        (InferenceServerException("late", "StatusCode.DEADLINE_EXCEEDED"), NoAnswerError),
+        (TimeoutError(), NoAnswerError),
+    ],
+)
+def test_an_answer_and_a_time_out_are_not_retried(failure, error, servers, monkeypatch):
+    calls = []
+
+    def infer(*arguments):
+        calls.append(arguments)
+        raise failure
+
+    with RetrievalClient(servers("compiled").http) as client:
+        monkeypatch.setattr(client._service, "infer", infer)
+        with pytest.raises(error) as raised:
+            client.recommend([5])
+    assert not isinstance(raised.value, ConnectionFailedError)
+    assert len(calls) == 1
+
+
+def test_a_lost_connection_is_retried_as_often_as_set_with_growing_pauses(monkeypatch):
+    calls, pauses = [], []
+
+    def metadata():
+        calls.append(1)
+        raise ConnectionResetError("lost")
+
+    monkeypatch.setattr("time.sleep", pauses.append)
+    with RetrievalClient("127.0.0.1:1", retries=3) as client:
+        monkeypatch.setattr(client._service, "metadata", metadata)
+        with pytest.raises(ConnectionFailedError, match=r"127\.0\.0\.1:1: no connection \(lost\)"):
+            client.version()
+    assert len(calls) == 4
+    assert pauses == [0.2, 0.4, 0.8]

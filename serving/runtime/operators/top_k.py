@@ -1,4 +1,4 @@
-"""The k items of the highest inner product among those a user has not seen, exactly."""
+"""Selects the k best items that a user has not seen, by an exact search with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from .arrays import find
-from .contract import FILTER_SEEN, K, Table, count_of
-from .index import ItemIndex, load_index
+from ..arrays import find
+from ..contract import FILTER_SEEN, K, Table, count_of
+from ..index import ItemIndex, load_index
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
-"""A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows: fewer
-rows would read the catalogue too often."""
+"""A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows, because
+each block of rows reads all item vectors."""
 MIN_SHARE = 32
-"""Rows per thread; waking another thread takes longer than answering fewer."""
+"""Smallest number of rows per thread: waking a thread takes longer than answering fewer rows."""
 VECTORS, ITEMS, SIZE = "vectors", "items", "k"
 POSITIONS, SCORES = "positions", "scores"
 """Names in the ONNX graph. HIDDEN_SCORES are positions in the flattened scores of all rows."""
@@ -34,9 +34,9 @@ def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
     which takes most of the time of a request for eight users.
     """
     options = onnxruntime.SessionOptions()
-    # `_best` divides the rows among threads instead, so that the selection is parallel, too.
+    # `_select` divides the rows among threads instead, which makes the selection parallel, too.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # else it keeps a plan for each batch shape
+    options.enable_mem_pattern = False  # otherwise it keeps a plan for each batch shape
     items = onnxruntime.OrtValue.ortvalue_from_numpy(index.vectors)
     options.add_external_initializers([ITEMS], [items])
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -48,11 +48,16 @@ def _array(size: int) -> np.ndarray:
 
 
 class FaissTopK:
-    """Scores all items of the Flat index, hides the seen ones, selects the best, ties by item id.
+    """Scores all items of the index, hides the seen ones and selects the best.
 
-    Hiding takes one pass over the seen items. Selecting k plus the number of seen items, then
-    filtering, gives the same answer, but takes eight times as long for 256 users of MovieLens-1M:
-    the selection grows with the longest history.
+    Equal scores are ordered by item id. Hiding takes one pass over the seen items. Selecting k plus
+    the number of seen items and then filtering gives the same answer, but takes eight times as long
+    for 256 users of MovieLens-1M, because the selection grows with the longest history.
+
+    Attributes
+    ----------
+    items_hidden : int
+        Number of items hidden so far.
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
@@ -61,7 +66,7 @@ class FaissTopK:
         self.threads, self.pool = threads, ThreadPoolExecutor(threads)
         self.at_once = max(MIN_ROWS, MAX_SCORES // len(self.index.item_ids))
         self.seen = np.load(folder / "seen.npy")
-        # Of a memoryview, a single number is read several times faster than of an array.
+        # Reading a single number from a memoryview is several times faster than from an array.
         self.starts = memoryview(np.load(folder / "starts.npy"))
         self.history, self.item_id = entry["history"], entry["item_id"]
         self.items_hidden = 0
@@ -69,23 +74,30 @@ class FaissTopK:
     def best(
         self, vectors: np.ndarray, rows: np.ndarray, table: Table
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Item ids int64 [n, max k] and scores float32; short rows end in -1 and -inf.
+        """Return the best items of each user and their scores.
 
         Parameters
         ----------
         vectors : ndarray of float32, shape (n, D)
             Query vectors.
         rows : ndarray of int64, shape (n,)
-            Of the user table.
-        table : Table
-            What the request asks: `k`, `filter_seen`, and the history if it gives one.
+            Rows of the users in the user table.
+        table : dict of str to ndarray
+            The request's columns `k` and `filter_seen`, and those of the history if it gives one.
+
+        Returns
+        -------
+        item_ids : ndarray of int64, shape (n, max k)
+            Best first. A row with fewer items ends in -1.
+        scores : ndarray of float32, shape (n, max k)
+            Descending. A row with fewer items ends in -inf.
         """
         k, hidden = table[K].tolist(), self._hidden(rows, table)
         self.items_hidden += sum(map(len, hidden))
         largest = max(k)
         if min(k) == largest:
             positions, scores = self._select(vectors, largest, hidden)
-        else:  # by k, so that a small k is not as slow as a large one
+        else:  # one selection per k, because a large k is slower than a small one
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
             for size in set(k):
@@ -98,9 +110,9 @@ class FaissTopK:
         return items, scores
 
     def _hidden(self, rows: np.ndarray, table: Table) -> list[np.ndarray]:
-        """The positions int32 of the items to hide, for each of the rows [n].
+        """Return for each of the rows [n] the positions int32 of the items to hide.
 
-        They are the stored ones plus the request's history.
+        These are the stored seen items and the request's history.
         """
         filtered, starts, seen = table[FILTER_SEEN].tolist(), self.starts, self.seen
         hidden = [
@@ -114,14 +126,17 @@ class FaissTopK:
         for row, count in enumerate(table[count_of(self.history)].tolist()):
             first, last = last, last + count
             if count and filtered[row]:
-                told = position[first:last][known[first:last]].astype(seen.dtype)
-                hidden[row] = np.union1d(hidden[row], told)
+                given = position[first:last][known[first:last]].astype(seen.dtype)
+                hidden[row] = np.union1d(hidden[row], given)
         return hidden
 
     def _select(
         self, vectors: np.ndarray, k: int, hidden: Sequence[np.ndarray]
     ) -> Sequence[np.ndarray]:
-        """Positions int64 [n, k] and scores float32 of the best unseen items, ties by position."""
+        """Return positions int64 [n, k] and scores float32 [n, k] of the best items not hidden.
+
+        Equal scores are ordered by position.
+        """
         size = min(k, len(self.index.item_ids))
         shares = max(1, min(self.threads, len(vectors) // MIN_SHARE))
         if k == size and len(vectors) <= self.at_once and shares == 1:
@@ -130,7 +145,7 @@ class FaissTopK:
         scores = np.full(positions.shape, -np.inf, np.float32)
 
         def fill(first: int, last: int) -> None:
-            # Block by block: ONNX Runtime keeps as much memory as all its answers take together.
+            # Block by block, because ONNX Runtime keeps as much memory as its answers take.
             for begin in range(first, last, self.at_once):
                 rows = slice(begin, min(begin + self.at_once, last))
                 best = self._block(vectors[rows], size, hidden[rows])
@@ -147,7 +162,7 @@ class FaissTopK:
     def _block(
         self, vectors: np.ndarray, size: int, hidden: Sequence[np.ndarray]
     ) -> Sequence[np.ndarray]:
-        """What `_select` answers of so few rows that their scores are in memory together."""
+        """Do what `_select` does for few enough rows that all their scores fit in memory."""
         flat = hidden[0]
         if len(hidden) > 1:
             count, counts = len(self.index.item_ids), [len(row) for row in hidden]

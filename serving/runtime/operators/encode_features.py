@@ -1,4 +1,4 @@
-"""The user half of the NVTabular workflow, from arrays: raw values to what the tower reads."""
+"""Encodes raw features as the user half of the NVTabular workflow does."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import find, first_values, load_column
-from .contract import VALUE, Table, count_of, state_of
-from .step import Step
+from ..arrays import find, first_values, load_column
+from ..contract import VALUE, Table, count_of, state_of
 
 OUT_OF_VOCABULARY = 2
-"""Categorify's index of a value that the training data did not hold."""
+"""Categorify's index of a value that is not in the training data."""
 
 
-class EncodeFeatures(Step):
-    """Categorify, ListSlice, Normalize: raw values to embedding indices and to numbers.
+class EncodeFeatures:
+    """Categorify, ListSlice and Normalize: raw values to embedding indices and scaled numbers.
 
-    Returns indices int64 [n], of a list those of all rows with their counts, and numbers float32
-    [n].
+    Indices are int64 [n], numbers float32 [n]. The indices of a list feature are those of all rows,
+    one row after the other, with the counts int64 [n].
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
-        self.vocabularies = {}
+        self.vocabularies: dict[str, StringVocabulary | NumberVocabulary] = {}
         for name, stem in entry["vocabularies"].items():
             keys, codes = load_column(folder / stem), np.load(folder / f"{stem}.codes.npy")
             self.vocabularies[name] = (
@@ -51,23 +50,25 @@ class EncodeFeatures(Step):
 
 
 class NumberVocabulary:
-    """Ascending keys [v] beside their codes int64 [v]."""
+    """Ascending keys [v] and their codes int64 [v]."""
 
     def __init__(self, keys: np.ndarray, codes: np.ndarray) -> None:
         self.keys, self.codes = keys, np.append(codes, OUT_OF_VOCABULARY)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        # Categorify, too, compares in the type of the vocabulary.
+        """Return the codes int64 [n] of `values` [n]."""
+        # In the type of the vocabulary, as Categorify compares.
         position, known = find(self.keys, values.astype(self.keys.dtype, copy=False))
         return self.codes[np.where(known, position, -1)]
 
 
 class StringVocabulary:
-    """Keys [v] (str) beside their codes int64 [v], as a dictionary."""
+    """Keys [v] (str) and their codes int64 [v], as a dictionary."""
 
     def __init__(self, keys: np.ndarray, codes: np.ndarray) -> None:
         self.codes = dict(zip(keys.tolist(), codes.tolist(), strict=True))
 
     def encode(self, values: np.ndarray) -> np.ndarray:
+        """Return the codes int64 [n] of `values` [n]."""
         code = self.codes.get
         return np.array([code(value, OUT_OF_VOCABULARY) for value in values], np.int64)

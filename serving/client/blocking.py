@@ -1,0 +1,235 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from tritonclient.utils import InferenceServerException
+
+from twotower.serving.client.errors import serving_error
+from twotower.serving.client.requests import (
+    CHANNEL_OPTIONS,
+    Answer,
+    Call,
+    Conversation,
+    Recommendations,
+    Tensor,
+    Wait,
+    read_answer,
+    triton_inputs,
+)
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.control import MODEL_NAME
+
+Result = TypeVar("Result")
+
+
+class RetrievalClient:
+    """A connection to the model `retrieval`. Use it from one thread at a time.
+
+    Parameters
+    ----------
+    address : str
+        "host:port" of the server's service of that protocol.
+    protocol : {"http", "grpc"}
+    timeout : float
+        Time limit in seconds for each call to the server.
+    retries : int
+        How many times a call is repeated after the connection failed, with pauses of 0.2 s, 0.4 s,
+        0.8 s and so on. Errors that the server answers and time-outs are final.
+
+    Raises
+    ------
+    ServingError
+        If the protocol is unknown.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        protocol: Literal["http", "grpc"] = "http",
+        timeout: float = 5.0,
+        retries: int = 2,
+    ) -> None:
+        if protocol not in ("http", "grpc"):
+            raise ServingError(f"protocol is {protocol!r}; expected 'http' or 'grpc'")
+        self.address, self.protocol, self.timeout = address, protocol, timeout
+        self._conversation = Conversation(retries)
+        self._service: _Http | _Grpc
+        self._service = (_Http if protocol == "http" else _Grpc)(address, timeout)
+
+    def ready(self) -> bool:
+        """Return whether the model answers now; the connection is not retried."""
+        try:
+            return self._service.ready()
+        except self._service.errors:
+            return False
+
+    def version(self) -> int:
+        """Return the version of the model that answers now."""
+        return self._run(self._conversation.version())
+
+    def recommend(
+        self,
+        user_ids: Iterable[int],
+        k: int = 10,
+        filter_seen: bool = True,
+        features: Mapping[str, Iterable] | None = None,
+    ) -> Recommendations:
+        """Return the k best items for each user.
+
+        Parameters
+        ----------
+        user_ids : iterable of int
+            Raw ids. An unknown user is represented by the out-of-vocabulary embedding. Without
+            users, the answer has no rows.
+        k : int
+            Number of items per user.
+        filter_seen : bool
+            Whether to leave out items that the user has seen: those that the server knows of, and
+            those of a history in `features`.
+        features : mapping of str to iterable, optional
+            Raw values, one per user, which replace those that the server has. None, NaN, pandas.NA
+            and masked values are null. A list feature has one list per user, with up to 4,096
+            values; null is the empty list.
+
+        Returns
+        -------
+        Recommendations
+
+        Raises
+        ------
+        ServingError
+            With the server's message, or the reason why there is no answer.
+        """
+        return self._run(self._conversation.recommend(user_ids, k, filter_seen, features))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._service.close()
+
+    def __enter__(self) -> RetrievalClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, conversation: Generator[Call | Wait, Any, Result]) -> Result:
+        """Do what the conversation asks for until it returns."""
+        try:
+            action = next(conversation)
+            while True:
+                try:
+                    result = self._do(action)
+                except ServingError as error:
+                    action = conversation.throw(error)
+                else:
+                    action = conversation.send(result)
+        except StopIteration as end:
+            return end.value
+
+    def _do(self, action: Call | Wait) -> Any:
+        if isinstance(action, Wait):
+            time.sleep(action.seconds)
+            return self._service.reconnect()
+        try:
+            return getattr(self._service, action.method)(*action.arguments)
+        except self._service.errors as error:
+            raise serving_error(error, self.address, self.timeout) from error
+
+
+class _Http:
+    """tritonclient over HTTP. The time limit is one of the connection."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        from geventhttpclient.response import HTTPParseError
+        from tritonclient import http
+
+        self.library = http
+        # HTTPParseError: the connection was closed within an answer, among others.
+        self.errors = (InferenceServerException, OSError, HTTPParseError)
+        self.client = http.InferenceServerClient(
+            address, connection_timeout=timeout, network_timeout=timeout
+        )
+
+    def ready(self) -> bool:
+        return self.client.is_model_ready(MODEL_NAME)
+
+    def metadata(self) -> dict[str, Any]:
+        return self.client.get_model_metadata(MODEL_NAME)
+
+    def infer(
+        self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]
+    ) -> Answer:
+        inputs = triton_inputs(self.library, tensors)
+        result = self.client.infer(MODEL_NAME, inputs, parameters=parameters)
+        return read_answer(result, outputs, result.get_response()["model_version"])
+
+    def reconnect(self) -> None:
+        """Do nothing: tritonclient makes a new connection for the next call."""
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class _Grpc:
+    """tritonclient over gRPC. The time limit is one of each call.
+
+    Only `infer` of tritonclient 2.35 has a time limit, so the other calls use gRPC's own stub.
+    """
+
+    errors = (InferenceServerException,)
+
+    def __init__(self, address: str, timeout: float) -> None:
+        import grpc
+        from tritonclient import grpc as library
+
+        self.library, self.grpc, self.address, self.timeout = library, grpc, address, timeout
+        self._connect()
+
+    def ready(self) -> bool:
+        request = self.library.service_pb2.ModelReadyRequest(name=MODEL_NAME)
+        return self._call(self.stub.ModelReady, request).ready
+
+    def metadata(self) -> dict[str, Any]:
+        from google.protobuf.json_format import MessageToDict
+
+        request = self.library.service_pb2.ModelMetadataRequest(name=MODEL_NAME)
+        return MessageToDict(self._call(self.stub.ModelMetadata, request))
+
+    def infer(
+        self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]
+    ) -> Answer:
+        inputs = triton_inputs(self.library, tensors)
+        result = self.client.infer(
+            MODEL_NAME, inputs, parameters=parameters, client_timeout=self.timeout
+        )
+        return read_answer(result, outputs, result.get_response().model_version)
+
+    def reconnect(self) -> None:
+        """Replace the channels: those of a failed connection only reconnect while a call waits."""
+        self.close()
+        self._connect()
+
+    def close(self) -> None:
+        self.client.close()
+        self.channel.close()
+
+    def _connect(self) -> None:
+        self.client = self.library.InferenceServerClient(self.address, channel_args=CHANNEL_OPTIONS)
+        self.channel = self.grpc.insecure_channel(self.address, CHANNEL_OPTIONS)
+        self.stub = self.library.service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+    def _call(self, method: Callable, request: Any) -> Any:
+        try:
+            return method(request, timeout=self.timeout)
+        except self.grpc.RpcError as error:
+            raise InferenceServerException(error.details(), str(error.code())) from error

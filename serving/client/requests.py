@@ -1,0 +1,272 @@
+"""What the blocking and the asyncio client share: requests, answers, and when to ask again.
+
+`Conversation` decides what to send and what an answer means, without any input or output. Its
+generators yield each `Call` to the server and each `Wait`; a client performs them, and sends back
+the result or throws the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from twotower.serving.client.errors import ConnectionFailedError, RefusedError
+from twotower.serving.client.values import (
+    column,
+    padded_lists,
+    read_features,
+    read_parameters,
+    read_values,
+    unknown_input,
+)
+from twotower.serving.runtime.contract import K
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.control import NoAnswerError
+
+FIRST_PAUSE_SECONDS = 0.2
+"""Pause before the first retry; each further pause is twice as long."""
+CHANNEL_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),  # a web proxy in the environment does not speak gRPC
+    ("grpc.initial_reconnect_backoff_ms", 100),  # shorter than the first pause
+]
+"""Options of gRPC."""
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The answer: row i belongs to user i, best item first.
+
+    Attributes
+    ----------
+    item_ids : ndarray of int64, shape (n, k)
+        Raw item ids; -1 where no item is left for the user.
+    scores : ndarray of float32, shape (n, k)
+        Descending; -inf where no item is left for the user.
+    version : int
+        The version of the model that answered.
+    """
+
+    item_ids: np.ndarray
+    scores: np.ndarray
+    version: int
+
+
+class Tensor(NamedTuple):
+    """An input of a request, in a Triton data type."""
+
+    name: str
+    array: np.ndarray
+    datatype: str
+
+
+class Answer(NamedTuple):
+    """The outputs of a request in the order asked for, and the version that answered."""
+
+    outputs: list[np.ndarray]
+    version: int
+
+
+class Call(NamedTuple):
+    """A method of a service and its arguments, for the client to call."""
+
+    method: Literal["metadata", "infer"]
+    arguments: tuple = ()
+
+
+class Wait(NamedTuple):
+    """A pause that the client must make."""
+
+    seconds: float
+
+
+class Query(NamedTuple):
+    """What a caller asks, before it is converted to the types of the model."""
+
+    users: Sequence
+    features: dict[str, Sequence]
+    parameters: dict[str, Any]
+
+
+class ModelInterface:
+    """Inputs, outputs and loaded versions of the model.
+
+    Parameters
+    ----------
+    metadata : dict of str to Any
+        Triton's metadata of the model: the user id is the first input, the item ids are the first
+        output.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self.inputs = {each["name"]: each for each in metadata["inputs"]}
+        self.outputs = [each["name"] for each in metadata["outputs"]]
+        self.versions = [int(version) for version in metadata["versions"]]
+        self.user_id: str = metadata["inputs"][0]["name"]
+
+    @property
+    def version(self) -> int:
+        """The newest loaded version, which answers requests."""
+        return max(self.versions)
+
+    def query(
+        self, user_ids: Iterable[int], features: Mapping[str, Iterable], parameters: dict[str, Any]
+    ) -> Query:
+        """Read the values of a request, each iterator once, and check their numbers."""
+        users = read_values(self.user_id, user_ids)
+        given = {name: read_values(name, values) for name, values in features.items()}
+        if self.user_id in given:
+            raise ServingError(
+                f"input '{self.user_id}' is among the features; give user ids as `user_ids` only"
+            )
+        for name, values in given.items():
+            if len(values) != len(users):
+                raise ServingError(
+                    f"input '{name}' has {len(values)} values, there are {len(users)} users"
+                )
+        return Query(users, given, parameters)
+
+    def tensors(self, query: Query) -> list[Tensor]:
+        """Convert a query to the inputs of a request."""
+        inputs = [(self.user_id, query.users), *query.features.items()]
+        return [self._tensor(name, values) for name, values in inputs]
+
+    def check_without_users(self, query: Query) -> None:
+        """Check a query without users, which is answered without asking the model."""
+        for name in query.features:
+            if name not in self.inputs:
+                raise ServingError(
+                    f"input '{name}' is unknown; this model takes {', '.join(self.inputs)}"
+                )
+        if query.parameters[K] < 1:
+            raise ServingError(f"parameter '{K}' is {query.parameters[K]}; expected 1 or more")
+
+    def changes(self, later: ModelInterface) -> str:
+        """Describe how the inputs differ from those of a later interface; empty if they do not."""
+        old, new = (
+            {name: each["datatype"] for name, each in interface.inputs.items()}
+            for interface in (self, later)
+        )
+        return ", ".join(
+            f"{name} was {old.get(name, 'unknown')}, is {new.get(name, 'unknown')} in version "
+            f"{later.version}"
+            for name in {**old, **new}
+            if old.get(name) != new.get(name)
+        )
+
+    def _tensor(self, name: str, values: Sequence) -> Tensor:
+        if name not in self.inputs:
+            return Tensor(name, unknown_input(values), "BYTES")
+        datatype = self.inputs[name]["datatype"]
+        if int(self.inputs[name]["shape"][-1]) == -1:
+            array = padded_lists(name, values, datatype)
+        else:
+            array = column(name, values, datatype, nullable=name != self.user_id)
+        return Tensor(name, array, datatype)
+
+
+class Conversation:
+    """Decides what a client sends, and when it sends it again.
+
+    The model's interface is read before the first request and kept. It is read again when the
+    model refuses a request, because another version may have other inputs, and when another version
+    answers.
+
+    Parameters
+    ----------
+    retries : int
+        Largest number of times that a call is repeated after the connection failed.
+    """
+
+    def __init__(self, retries: int) -> None:
+        self.retries = retries
+        self._model: ModelInterface | None = None
+
+    def version(self) -> Generator[Call | Wait, Any, int]:
+        """Ask which version answers."""
+        model = yield from self._read_model()
+        return model.version
+
+    def recommend(
+        self,
+        user_ids: Iterable[int],
+        k: int,
+        filter_seen: bool,
+        features: Mapping[str, Iterable] | None,
+    ) -> Generator[Call | Wait, Any, Recommendations]:
+        """Ask for recommendations (see `RetrievalClient.recommend`)."""
+        parameters, named = read_parameters(k, filter_seen), read_features(features)
+        model = self._model or (yield from self._read_model())
+        query = model.query(user_ids, named, parameters)
+        try:
+            answer = yield from self._answer(model, query)
+        except NoAnswerError:
+            raise
+        except ServingError as error:
+            self._model = None  # its types may be outdated
+            if not isinstance(error, RefusedError):
+                raise
+            model, changes = yield from self._changes_since(model)
+            if not changes:
+                raise
+            try:
+                answer = yield from self._answer(model, query)
+            except ServingError as again:
+                raise ServingError(
+                    f"{again}; the model's inputs have changed: {changes}"
+                ) from again
+        if answer.version not in model.versions:
+            self._model = None
+        return answer
+
+    def _answer(
+        self, model: ModelInterface, query: Query
+    ) -> Generator[Call | Wait, Any, Recommendations]:
+        if not len(query.users):
+            model.check_without_users(query)
+            shape = (0, query.parameters[K])
+            version = yield from self.version()
+            return Recommendations(np.empty(shape, np.int64), np.empty(shape, np.float32), version)
+        call = Call("infer", (model.tensors(query), model.outputs, query.parameters))
+        (item_ids, scores), version = yield from self._ask(call)
+        return Recommendations(item_ids, scores, version)
+
+    def _changes_since(
+        self, model: ModelInterface
+    ) -> Generator[Call | Wait, Any, tuple[ModelInterface, str]]:
+        """Return the current interface, and how its inputs differ from those of `model`."""
+        try:
+            current = yield from self._read_model()
+        except ServingError:
+            return model, ""  # the error of the request says more
+        return current, model.changes(current)
+
+    def _read_model(self) -> Generator[Call | Wait, Any, ModelInterface]:
+        self._model = model = ModelInterface((yield from self._ask(Call("metadata"))))
+        return model
+
+    def _ask(self, call: Call) -> Generator[Call | Wait, Any, Any]:
+        """Make a call, and repeat it while the connection fails. Any answer is final."""
+        for attempt in range(self.retries):
+            try:
+                return (yield call)
+            except ConnectionFailedError:
+                yield Wait(FIRST_PAUSE_SECONDS * 2**attempt)
+        return (yield call)
+
+
+def triton_inputs(library: Any, tensors: Sequence[Tensor]) -> list[Any]:
+    """Convert tensors to the inputs of `library`, tritonclient.http or tritonclient.grpc."""
+    inputs = []
+    for name, array, datatype in tensors:
+        each = library.InferInput(name, list(array.shape), datatype)
+        each.set_data_from_numpy(array)
+        inputs.append(each)
+    return inputs
+
+
+def read_answer(result: Any, outputs: Sequence[str], version: Any) -> Answer:
+    """Read the outputs from tritonclient's result."""
+    return Answer([result.as_numpy(name) for name in outputs], int(version))

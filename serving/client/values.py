@@ -1,0 +1,157 @@
+"""Converts values of Python, NumPy and pandas to the arrays that a request holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from twotower.serving.runtime.arrays import expand
+from twotower.serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K
+from twotower.serving.runtime.errors import ServingError
+
+EXPECTED = {"INT64": "an integer", "FP32": "a number", "FP64": "a number", "BYTES": "text"}
+EXACT: dict[str, set[type]] = {
+    "INT64": {int, bool},
+    "FP32": {int, bool},
+    "FP64": {int, bool},
+    "BYTES": set(),
+}
+"""Types for which converting a whole list by NumPy gives the same as `_convert` for each value."""
+
+
+def read_parameters(k: Any, filter_seen: Any) -> dict[str, Any]:
+    """Return the request parameters as types of Python, because Triton refuses those of NumPy.
+
+    Raises
+    ------
+    ServingError
+        If a parameter has another type.
+    """
+    parameters = {}
+    for name, value, kind in ((K, k, int), (FILTER_SEEN, filter_seen, bool)):
+        parameters[name] = value.item() if isinstance(value, np.generic) else value
+        if type(parameters[name]) is not kind:
+            expected = "an integer" if kind is int else "a boolean"
+            raise ServingError(f"parameter '{name}' is {value!r}; expected {expected}")
+    if abs(parameters[K]) >= 2**63:  # gRPC cannot send it; the server checks smaller ones
+        raise ServingError(f"parameter '{K}' is {k!r}; expected an integer of 64 bits")
+    return parameters
+
+
+def read_features(features: Any) -> Mapping[str, Iterable]:
+    """Return `features` if it is a mapping with text as keys; None becomes an empty one."""
+    if features is None:
+        return {}
+    if not isinstance(features, Mapping):
+        kind = type(features).__name__
+        raise ServingError(f"features is of type {kind}; expected a dict of names and values")
+    for name in features:
+        if not isinstance(name, str):
+            raise ServingError(f"the name of a feature is {name!r}; expected text")
+    return features
+
+
+def read_values(name: str, values: Iterable) -> Sequence:
+    """Return the values of an input as a list or an array [n]; this consumes iterators."""
+    is_array = isinstance(values, np.ndarray)
+    if isinstance(values, (str, bytes)) or not (is_array or isinstance(values, Iterable)):
+        raise ServingError(f"input '{name}' is {values!r}; expected a list, one value per user")
+    if isinstance(values, np.ndarray) and (values.dtype != object or values.ndim != 1):
+        return np.atleast_1d(values)
+    values = list(values)
+    if any(issubclass(kind, Iterator) for kind in set(map(type, values))):  # a list feature
+        values = [list(value) if isinstance(value, Iterator) else value for value in values]
+    return values
+
+
+def no_value(datatype: str) -> Any:
+    """Return `NO_VALUE` of a Triton data type as a request holds it: text as UTF-8."""
+    value = NO_VALUE[datatype]
+    return value.encode() if isinstance(value, str) else value
+
+
+def unknown_input(values: Sequence) -> np.ndarray:
+    """Return values [n] for an input that the model does not have, which the server will refuse."""
+    return np.array([[repr(value).encode()] for value in values], np.object_)
+
+
+def column(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndarray:
+    """Return values as a tensor [n, 1]; null, if allowed, becomes `NO_VALUE`."""
+    return _cast(name, values, datatype, nullable).reshape(-1, 1)
+
+
+def padded_lists(name: str, rows: Sequence, datatype: str) -> np.ndarray:
+    """Return lists as a tensor [n, w], padded at the end with `NO_VALUE`; null is an empty list."""
+    rows = [[] if _is_null(row) else row for row in rows]
+    for row in rows:
+        if isinstance(row, (str, bytes)) or not isinstance(row, Iterable):
+            raise ServingError(f"input '{name}' holds {row!r}; expected a list per user")
+    rows = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in rows]
+    flat = _cast(name, [value for row in rows for value in row], datatype, nullable=False)
+    filler = no_value(datatype)
+    if (flat == filler).any():
+        raise ServingError(
+            f"input '{name}' holds {NO_VALUE[datatype]!r} in a list, which means 'no value'; "
+            "leave it out"
+        )
+    counts = np.array([len(row) for row in rows], np.int64)
+    return expand(flat, counts, max([1, *counts.tolist()]), filler)
+
+
+def _cast(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndarray:
+    """Convert values [m] to a Triton data type: text to UTF-8, null to `NO_VALUE`.
+
+    Raises
+    ------
+    ServingError
+        The message names the first value of another kind.
+    """
+    dtype = NUMPY_DTYPES[datatype]
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if isinstance(values, np.ma.MaskedArray):
+        values = list(values)
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb":
+        may_hold_null = values.dtype.kind == "f" and not nullable
+        exact = not may_hold_null and datatype != "BYTES" and np.can_cast(values.dtype, dtype)
+    else:
+        exact = set(map(type, values)) <= EXACT[datatype]
+    if exact:
+        with suppress(OverflowError):  # `_convert` names the value
+            return np.array(values, dtype)
+    converted = np.empty(len(values), dtype)
+    for position, value in enumerate(values):
+        converted[position] = _convert(name, value, datatype, nullable)
+    return converted
+
+
+def _convert(name: str, value: Any, datatype: str, nullable: bool) -> Any:
+    """Convert one value to a Triton data type."""
+    with suppress(OverflowError, UnicodeEncodeError):  # infinity, and text that UTF-8 cannot hold
+        if _is_null(value):
+            if nullable:
+                return no_value(datatype)
+        elif datatype == "BYTES":
+            if isinstance(value, bytes):
+                return bytes(value)
+            if isinstance(value, (str, int, np.integer)) and not isinstance(value, bool):
+                return str(value).encode()
+        elif isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
+            if datatype != "INT64":
+                return float(value)
+            if value == int(value) and -(2**63) <= int(value) < 2**63:
+                return int(value)
+    raise ServingError(
+        f"input '{name}' holds {value!r}; the model takes {EXPECTED[datatype]} ({datatype})"
+        + (" or null" if nullable else "")
+    )
+
+
+def _is_null(value: Any) -> bool:
+    """Whether a value is None, NaN, masked, or pandas.NA (recognised without importing pandas)."""
+    if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, (float, np.floating)) and value != value

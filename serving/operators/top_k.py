@@ -1,0 +1,168 @@
+"""The best unseen items of each user, by the FAISS index, and their selection as ONNX."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from merlin.dag import ColumnSelector
+from merlin.schema import ColumnSchema, Schema
+from merlin.table import TensorTable
+
+from twotower.serving.operators.base import ONNX_IR, ONNX_OPSET, ServedOperator, split_rows
+from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K, count_of
+from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
+from twotower.serving.runtime.operators.top_k import (
+    HIDDEN_SCORES,
+    ITEMS,
+    POSITIONS,
+    SCORES,
+    SIZE,
+    VECTORS,
+)
+from twotower.serving.seen import SeenItems
+
+
+class FaissTopK(ServedOperator):
+    """Selects the k items with the highest inner products that the user has not seen.
+
+    The output is raw item ids int64 [n, max k] and scores float32 of the same shape, descending;
+    equal scores are ordered by item id. A row that asks for fewer items, or has fewer left, ends in
+    -1 and -inf.
+
+    Parameters
+    ----------
+    index_dir : Path
+        Folder that `serving.runtime.index.build_index` wrote.
+    seen : SeenItems
+        The items that `filter_seen` removes, with one row per row of the user table.
+    row, vector : str
+        Names of the columns with the user's row and the query vector.
+    history : str or None
+        Name of the feature that lists items. Items that a request lists there count as seen, too.
+    item_id : str
+        Name of the output column of item ids.
+    towers_sha256 : str
+        Hash of the towers; the index of other towers is refused.
+    """
+
+    def __init__(
+        self,
+        index_dir: Path,
+        seen: SeenItems,
+        *,
+        row: str,
+        vector: str,
+        history: str | None,
+        item_id: str,
+        towers_sha256: str,
+    ) -> None:
+        super().__init__()
+        self.index_dir, self.seen = Path(index_dir), seen
+        self.row, self.vector, self.history, self.item_id = row, vector, history, item_id
+        self.towers_sha256 = towers_sha256
+
+    def compute_output_schema(
+        self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
+    ) -> Schema:
+        return Schema(
+            [
+                ColumnSchema(self.item_id, dtype=np.int64, dims=(None, None)),
+                ColumnSchema(SCORE, dtype=np.float32, dims=(None, None)),
+            ]
+        )
+
+    def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
+        columns = {name: column.values for name, column in transformable.items()}
+        index = self.index
+        scores, positions = index.search(columns[self.vector], len(index.item_ids))
+        shape = (len(scores), columns[K].max())
+        items, top = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+        seen = self.seen.rows(columns[self.row])
+        given: Sequence[Sequence[int] | np.ndarray] = [()] * len(scores)
+        if self.history is not None:
+            given = split_rows(columns[self.history], columns[count_of(self.history)])
+        for row in range(len(scores)):
+            ids, score = index.item_ids[positions[row]], scores[row]
+            if columns[FILTER_SEEN][row]:
+                unseen = ~(np.isin(ids, seen[row]) | np.isin(ids, given[row]))
+                ids, score = ids[unseen], score[unseen]
+            count = min(columns[K][row], len(ids))
+            items[row, :count], top[row, :count] = ids[:count], score[:count]
+        return TensorTable({self.item_id: items, SCORE: top})
+
+    def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
+        self._copy_index(out)
+        positions, starts = self.seen.positions(self.index.item_ids)
+        np.save(out / "seen.npy", positions)
+        np.save(out / "starts.npy", starts)
+        model = out / "scoring.onnx"
+        count, dim = self.index.vectors.shape
+        _save_scoring(model, count, dim)
+        names = ("row", "vector", "history", "item_id", "towers_sha256")
+        return {**{name: getattr(self, name) for name in names}, "scoring": model.name}
+
+    def save_artifacts(self, artifact_path: Any = None) -> None:
+        folder = Path(artifact_path) / "index"
+        folder.mkdir()
+        self._copy_index(folder)
+
+    def _load(self, folder: Path) -> None:
+        self.index_dir = folder / "index"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "index"}
+
+    @cached_property
+    def index(self) -> ItemIndex:
+        """The index, read at its first use."""
+        return load_index(self.index_dir, self.towers_sha256)
+
+    def _copy_index(self, folder: Path) -> None:
+        for name in (INDEX_FILE, METADATA_FILE):
+            shutil.copy(self.index_dir / name, folder / name)
+
+
+def _save_scoring(path: Path, count: int, dim: int) -> None:
+    """Write an ONNX graph that selects the best of `count` items for query vectors [n, dim].
+
+    Hidden scores become -inf before the selection. Equal scores are ordered by position. The file
+    does not contain the item vectors: at load time the session gets those of the index.
+    """
+    from onnx import TensorProto, helper, save_model
+
+    number, integer = TensorProto.FLOAT, TensorProto.INT64
+    items = TensorProto(name=ITEMS, data_type=number, dims=(count, dim))
+    items.data_location = TensorProto.EXTERNAL
+    items.external_data.add(key="location", value=INDEX_FILE)
+    node, value = helper.make_node, helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            node("Gemm", [VECTORS, ITEMS], ["every"], transB=1),
+            node("Reshape", ["every", "flat"], ["one row"]),
+            node("Shape", [HIDDEN_SCORES], ["how many"]),
+            node("Expand", ["lowest", "how many"], ["lowest of each"]),
+            node("ScatterElements", ["one row", HIDDEN_SCORES, "lowest of each"], ["kept"]),
+            node("Reshape", ["kept", "by item"], ["unseen"]),
+            node("TopK", ["unseen", SIZE], [SCORES, POSITIONS]),
+        ],
+        "top_k",
+        [
+            value(VECTORS, number, [None, dim]),
+            value(HIDDEN_SCORES, TensorProto.INT32, [None]),
+            value(SIZE, integer, [1]),
+        ],
+        [value(SCORES, number, [None, None]), value(POSITIONS, integer, [None, None])],
+        [
+            items,
+            helper.make_tensor("flat", integer, [1], [-1]),
+            helper.make_tensor("by item", integer, [2], [-1, count]),
+            helper.make_tensor("lowest", number, [1], [-np.inf]),
+        ],
+    )
+    opset = helper.make_opsetid("", ONNX_OPSET)
+    save_model(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)

@@ -1,0 +1,184 @@
+"""The features of each user: those that the request gives, else those of the user table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from merlin.dag import ColumnSelector
+from merlin.schema import Schema
+from merlin.table import TensorTable
+
+from twotower.serving.operators.base import ServedOperator, split_rows
+from twotower.serving.runtime.arrays import first_values, save_column
+from twotower.serving.runtime.contract import (
+    ABSENT,
+    FILLER,
+    NO_VALUE,
+    NULL,
+    NUMPY_DTYPES,
+    VALUE,
+    count_of,
+    row_of,
+    state_of,
+)
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.vocabularies import NO_NAMES
+
+
+class UserFeatures(ServedOperator):
+    """Takes the features that a request does not give from the user table.
+
+    Parameters
+    ----------
+    users : pandas.DataFrame
+        One row per user. Columns other than the id and the features are ignored.
+    user_id : str
+        Name of the id column, int64.
+    features : list of str
+        Names of the raw feature columns: integers, floats, strings, or lists of them. Nulls are
+        allowed; a null list is an empty list.
+    lists : mapping of str to int, optional
+        List feature -> number of values kept per row.
+    names : mapping of str to str, optional
+        Feature -> its name in requests, where the two differ.
+    """
+
+    def __init__(
+        self,
+        users: pd.DataFrame,
+        user_id: str,
+        features: list[str],
+        lists: Mapping[str, int] | None = None,
+        names: Mapping[str, str] = NO_NAMES,
+    ) -> None:
+        super().__init__()
+        self.names = {name: names.get(name, name) for name in features}
+        _check_users(users, user_id, self.names)
+        users = users.sort_values(user_id)
+        self.user_id = user_id
+        self.user_ids = users[user_id].to_numpy(np.int64)
+        self.lists = dict(lists or {})
+        self.features, self.stored = {}, {}
+        for name in features:
+            if name in self.lists:
+                stored = _lists(users[name], self.lists[name], self.names[name])
+            else:
+                stored = _column(users[name], self.names[name])
+            self.features[name], self.stored[name] = stored
+
+    def compute_output_schema(
+        self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
+    ) -> Schema:
+        names = [name for stored in self.stored.values() for name in stored]
+        return input_schema.select_by_name([self.user_id, *names])
+
+    def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
+        columns = {name: column.values for name, column in transformable.items()}
+        row = columns[row_of(self.user_id)]
+        completed = {self.user_id: columns[self.user_id]}
+        for name, stored in self.stored.items():
+            take = (row < len(self.user_ids)) & (columns[state_of(name)] == ABSENT)
+            if name in self.lists:
+                known = split_rows(stored[name], stored[count_of(name)])
+                given = split_rows(columns[name], columns[count_of(name)])
+                lists = [known[row[i]] if take[i] else given[i] for i in range(len(row))]
+                completed[name] = np.concatenate(lists)
+                completed[count_of(name)] = np.array([len(each) for each in lists])
+            for column in stored.keys() - completed:
+                completed[column] = columns[column].copy()
+                completed[column][take] = stored[column][row[take]]
+        return TensorTable(completed)
+
+    def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
+        stems = {name: f"feature_{position}" for position, name in enumerate(self.stored)}
+        for name, stored in self.stored.items():
+            save_column(out / stems[name], stored[name])
+            np.save(out / f"{stems[name]}.state.npy", stored[state_of(name)])
+            if name in self.lists:
+                np.save(out / f"{stems[name]}.count.npy", stored[count_of(name)])
+        return {
+            "user_id": self.user_id,
+            "features": stems,
+            "dtypes": self.features,
+            "lists": list(self.lists),
+        }
+
+
+OBJECTS = {
+    "string": "BYTES",
+    "empty": "BYTES",
+    "integer": "INT64",
+    "floating": "FP64",
+    "mixed-integer-float": "FP64",
+}
+"""What pandas infers of a column of objects -> Triton data type."""
+
+
+def _triton_type(column: pd.Series, name: str) -> str:
+    """Return the Triton data type of a raw feature column; `name` is for error messages."""
+    types = pd.api.types
+    if types.is_bool_dtype(column) or types.is_categorical_dtype(column):
+        kind = str(column.dtype)
+    elif types.is_integer_dtype(column):
+        return "INT64"
+    elif types.is_float_dtype(column):
+        return "FP32" if column.dtype == np.float32 else "FP64"
+    else:
+        kind = types.infer_dtype(column, skipna=True)
+        if kind in OBJECTS:
+            return OBJECTS[kind]
+    raise ServingError(
+        f"user feature '{name}' is {kind}; the served model takes integers, floats and "
+        "strings: convert the column in the user data"
+    )
+
+
+def _column(column: pd.Series, name: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Return a feature's Triton data type and its stored columns: values and states int8."""
+    dtype, null = _triton_type(column, name), column.isna()
+    values = column.where(~null, FILLER[dtype]).astype(NUMPY_DTYPES[dtype]).to_numpy()
+    state = np.where(null, NULL, VALUE).astype(np.int8)
+    return dtype, {column.name: values, state_of(column.name): state}
+
+
+def _lists(column: pd.Series, length: int, name: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the same for a list feature: values of all rows, counts int64 and states int8."""
+    rows = column.where(column.notna(), pd.Series([()] * len(column), column.index))
+    for row in rows:
+        if not isinstance(row, (list, tuple, np.ndarray)):
+            raise ServingError(f"user feature '{name}' holds {row!r}; expected a list")
+    # As objects, because pandas would convert integers to floats if there is a null among them.
+    every = pd.Series([*chain.from_iterable(rows)], dtype=object)
+    dtype = _triton_type(every, name)
+    no_value = NO_VALUE[dtype]
+    if (every == no_value).any():
+        raise ServingError(
+            f"user feature '{name}' holds the value {no_value!r}, which means 'no value' in "
+            "requests; replace it in the user data"
+        )
+    # Within a list, both a null and `NO_VALUE` are out of vocabulary.
+    values = every.where(every.notna(), no_value).to_numpy(NUMPY_DTYPES[dtype])
+    values, counts = first_values(values, np.array([len(row) for row in rows]), length)
+    return dtype, {
+        column.name: values,
+        count_of(column.name): counts,
+        state_of(column.name): np.full(len(column), VALUE, np.int8),
+    }
+
+
+def _check_users(users: pd.DataFrame, user_id: str, names: Mapping[str, str]) -> None:
+    missing = [names.get(name, name) for name in [user_id, *names] if name not in users]
+    if missing:
+        raise ServingError(f"the user table has no column '{missing[0]}'")
+    if not len(users):
+        raise ServingError("the user table is empty")
+    if not pd.api.types.is_integer_dtype(users[user_id]) or users[user_id].isna().any():
+        raise ServingError(f"'{user_id}' of the user table must be int64 without nulls")
+    twice = users[user_id][users[user_id].duplicated()]
+    if len(twice):
+        raise ServingError(f"user {twice.iloc[0]} occurs more than once in the user table")

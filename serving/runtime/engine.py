@@ -1,0 +1,30 @@
+"""The interface of an engine, which answers tables of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from .contract import Table
+
+Counts = Mapping[tuple[str, str, str], float]
+"""(metric, label, value of the label) -> count since the model was loaded."""
+
+STAGE_SECONDS = "twotower_stage_seconds_total"
+
+
+class Engine(Protocol):
+    """Runs the served graph."""
+
+    def run(self, table: Table) -> Table:
+        """Answer a table of n requests.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Item ids int64 [n, max k] and scores float32 of the same shape. A row that asks for
+            fewer items than the largest k, or has fewer items left, ends in -1 and -inf.
+        """
+
+    def counts(self) -> Counts:
+        """Return the current counts."""

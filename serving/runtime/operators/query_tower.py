@@ -1,0 +1,74 @@
+"""Runs the query tower with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ..arrays import expand
+from ..contract import Table, count_of
+
+PADDING = 0
+"""Categorify's index of padding; it marks the end of a list for the towers."""
+VALUES_AT_ONCE = 1 << 16
+"""Number of list values that are embedded at a time: 32 MB at 128 dimensions."""
+
+
+class QueryTower:
+    """The query tower: from the columns that `EncodeFeatures` returns to vectors float32 [n, D]."""
+
+    def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        # 1,000 rows take less time than waking another thread, which would then wait by spinning.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # Otherwise it keeps a plan for each batch shape, and the memory of the largest batch.
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = False
+        self.session = onnxruntime.InferenceSession(
+            str(folder / entry["model"]), options, providers=["CPUExecutionProvider"]
+        )
+        # A dimension of any size has a name instead of a number.
+        self.widths = {
+            each.name: length if isinstance(length, int) else None
+            for each in self.session.get_inputs()
+            for length in [each.shape[1] if len(each.shape) > 1 else 1]
+        }
+        self.vector = entry["vector"]
+
+    def run(self, columns: Table) -> Table:
+        blocks = padded_blocks(columns, self.widths)
+        answers = [self.session.run(None, feed)[0] for feed in blocks]
+        return {self.vector: answers[0] if len(answers) == 1 else np.concatenate(answers)}
+
+
+def padded_blocks(
+    columns: Mapping[str, np.ndarray], widths: Mapping[str, int | None]
+) -> Iterator[Table]:
+    """Yield a tower's columns in blocks of rows, with lists padded to [n, w].
+
+    Parameters
+    ----------
+    columns : dict of str to ndarray
+        The tower's columns, lists as their values and their counts.
+    widths : mapping of str to int or None
+        Column of the tower -> width w of its lists; None pads them to the longest list in the
+        block. The width of other columns has no effect.
+    """
+    counts = {name: columns[count_of(name)] for name in widths if count_of(name) in columns}
+    ends = {name: np.cumsum(each) for name, each in counts.items()}
+    longest = max((widths[name] or int(each.max()) for name, each in counts.items()), default=1)
+    size = max(1, VALUES_AT_ONCE // max(1, longest))
+    rows = min(len(counts[name] if name in counts else columns[name]) for name in widths)
+    for first in range(0, rows, size):
+        block = {}
+        for name, width in widths.items():
+            if name not in counts:
+                block[name] = columns[name][first : first + size]
+                continue
+            count, end = (each[name][first : first + size] for each in (counts, ends))
+            values = columns[name][end[0] - count[0] : end[-1]]
+            block[name] = expand(values, count, width or max(1, int(count.max())), PADDING)
+        yield block
