@@ -18,7 +18,7 @@ CONTRACT = Path("serving/runtime/contract.py")
 def error_classes() -> list[tuple[str, str]]:
     """(module, class) of every class in the packages whose name says that it is an error."""
     return [
-        (".".join(path.relative_to(ROOT).with_suffix("").parts), node.name)
+        ("twotower." + ".".join(path.relative_to(ROOT).with_suffix("").parts), node.name)
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
@@ -34,7 +34,7 @@ def test_the_error_of_a_request_is_among_them():
 def test_an_error_class_derives_from_its_packages_base(module, name):
     error = getattr(importlib.import_module(module), name)
     (base,) = [each for each in OURS if issubclass(error, each)]
-    assert base.__module__.split(".")[0] == module.split(".")[0]
+    assert base.__module__.split(".")[1] == module.split(".")[1]
     assert is_ours(error.__new__(error))
 
 

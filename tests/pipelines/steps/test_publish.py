@@ -186,7 +186,7 @@ def test_a_version_is_added_when_the_export_is_committed(run, monkeypatch):
     def fails(path, text):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("twotower.pipelines.run.write_atomically", fails)
+    monkeypatch.setattr("twotower.pipelines.run.commit.write_atomically", fails)
     with pytest.raises(KeyboardInterrupt):
         export(run)
     assert [each.number for each in versions(run)] == [1]

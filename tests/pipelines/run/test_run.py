@@ -59,7 +59,7 @@ def test_an_interrupted_step_changes_nothing(run, error):
 def test_a_changed_file_is_not_vouched_for(run):
     write_step(run, "ingest", "data")
     (run.path / "data" / "file").write_text("y")
-    with pytest.raises(RunError, match=r"data/file: not the file the manifest vouches for"):
+    with pytest.raises(RunError, match=r"data/file: does not match its hash in the manifest"):
         run.verified("ingest")
 
 
@@ -284,7 +284,7 @@ def write_all(path: Path) -> None:
 
 
 def test_a_kill_at_any_change_leaves_the_steps_undone_or_done(two, tmp_path, monkeypatch):
-    monkeypatch.setattr("twotower.pipelines.run.git_commit", lambda: None)
+    monkeypatch.setattr("twotower.pipelines.run.commit.git_commit", lambda: None)
     outcomes, path = Counter(), tmp_path / "killed"
     for number in itertools.count(1):
         shutil.rmtree(path, ignore_errors=True)
@@ -505,7 +505,7 @@ def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path):
         ("", "Expecting value: line 1 column 1"),
         ("[]", "it has no `steps`"),
         ("{}", "it has no `steps`"),
-        ('{"steps": 3}', "its `steps` are no section"),
+        ('{"steps": 3}', "`steps` is not a section"),
     ],
 )
 def test_a_damaged_manifest_is_explained_and_its_advice_leads_on(run, text, problem):
@@ -536,7 +536,8 @@ def test_what_another_version_recorded_is_explained(run):
     ):
         run.verified("ingest")
     with pytest.raises(
-        RunError, match=r"`ingest` noted no 'summary', .* run `twotower ingest` aga"
+        RunError,
+        match=r"another version .* recorded `ingest`, without 'summary'; run `twot",
     ):
         run.notes("ingest")["summary"]
     write_step(run, "ingest", "data")  # as told
@@ -610,6 +611,6 @@ def test_the_last_run_that_is_gone_is_named(run):
     run.remember()
     shutil.rmtree(run.path)
     with pytest.raises(
-        RunError, match=r"runs/last: the run used last, runs/synthetic, is no longer"
+        RunError, match=r"runs/last: the run used last, runs/synthetic, no longer ex"
     ):
         Run.last()
