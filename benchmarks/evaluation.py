@@ -29,7 +29,7 @@ from benchmarks.report import Check
 from twotower.models.evaluation.baselines import fit_baseline
 from twotower.models.evaluation.metrics import evaluate, valid_users
 from twotower.models.two_tower import TowerScorer
-from twotower.pipelines.child import apart
+from twotower.pipelines.child import run_in_subprocess
 
 REFERENCE = Path(__file__).parent / "ranking_reference.json"
 KS, DIM, SEED, ROUNDS = (10, 20, 50, 100), 64, 42, 5
@@ -103,7 +103,8 @@ def evaluation(data: Path) -> tuple[dict, list[Check]]:
     jobs["ML-1M"] = partial(compare_with_reference, data / "ml-1m" / "recbole_split.parquet")
     with tempfile.TemporaryDirectory() as folder, _threads():
         rows = {
-            name: apart(job, Path(folder) / f"{name}.log", click.echo) for name, job in jobs.items()
+            name: run_in_subprocess(job, Path(folder) / f"{name}.log", click.echo)
+            for name, job in jobs.items()
         }
     checks = [
         Check(

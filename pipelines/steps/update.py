@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twotower.models.training.fit import TrainingConfig
-from twotower.pipelines.console import Report, console, say, stage
+from twotower.pipelines.console import ShowProgress, console, say, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import TRITON, Run, writes
@@ -189,7 +189,7 @@ def _fit_on_new(
     tower: TwoTower,
     data: TrainingData,
     new_rows: int,
-    report: Report,
+    report: ShowProgress,
     notes: dict[str, Any],
 ) -> None:
     """Fit `tower`, which is `old` grown; the last `new_rows` of `data` are new."""

@@ -78,7 +78,7 @@ def test_rows_of_which_nobody_knows_whether_they_are_positives_are_counted(in_fo
     ingest(run)
     assert preprocess(run)["positives"] == 5
     printed = capsys.readouterr().out
-    assert "2 rows without a value of click are no positives" in printed
+    assert "2 rows without a value in click are not positives" in printed
     assert "no timestamp" not in printed
 
 
@@ -87,8 +87,8 @@ def test_positives_that_are_left_out_are_counted(in_folder, capsys):
     ingest(run)
     preprocess(run)
     printed = capsys.readouterr().out
-    assert "no timestamp in the interactions: the order of their rows is taken for time" in printed
-    assert "2 positives left out that a later row of the same user and item replaces" in printed
+    assert "the interactions have no timestamp: their order in the file is used as time" in printed
+    assert "2 positives left out because a later row has the same user and item" in printed
     assert "k-core" not in printed
 
 
@@ -147,7 +147,7 @@ def test_what_updates_brought_is_not_lost_by_reading_the_source_again(in_folder)
     update = {"path": "day", "interactions": 1_000, "users": 0, "items": 0}
     manifest["steps"]["ingest"]["notes"]["updates"] = [update, update]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match=r"2 updates brought 2,000 interactions that the source"):
+    with pytest.raises(RunError, match=r"2 updates added 2,000 interactions that are not in"):
         ingest(run)
     config = shlex.split(str(raised(ingest, run)).rpartition("twotower ")[2])[2]
     again = Run.create(load_config(Path(config)), in_folder / "another")

@@ -47,7 +47,7 @@ def pairs(users: int, items: int) -> pd.DataFrame:
         (
             pairs(6, 1),
             {},
-            "split.method random: the part valid and test has no rows of 6 positives: test takes",
+            "split.method random: the part valid and test has no rows of 6 positives: test needs",
         ),
         (pairs(6, 2), {}, "split.method random: the part valid has no rows of 12 positives"),
         (
@@ -69,7 +69,7 @@ def pairs(users: int, items: int) -> pd.DataFrame:
         (
             pairs(6, 4).assign(timestamp=[0] * 12 + [1] * 12),
             {"split.method": "temporal"},
-            "split.method temporal: the part valid has no rows of 24 positives: split.ratios leave",
+            "split.method temporal: the part valid has no rows of 24 positives: split.ratios give",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_split_file_that_leaves_a_part_out_is_named(tmp_path):
     parts = rows[["user_id", "item_id"]].assign(part=["train", "valid"] * 3)
     parts.to_parquet(tmp_path / "parts.parquet")
     settings = {"split.method": "file", "split.path": str(tmp_path / "parts.parquet")}
-    with pytest.raises(ConfigError, match=r"the part test has no rows .*parts\.parquet names none"):
+    with pytest.raises(ConfigError, match=r"the part test has no rows .*parts\.parquet lists no"):
         split_ahead(ingested(tmp_path / "data", rows, **settings))
 
 
