@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,24 @@ os._exit(0)  # pyarrow may abort a process that ends right after a read (apache/
     assert "Traceback" not in done.stderr
     for message in wrong.values():
         assert message in done.stderr
+
+
+def test_a_saved_feature_graph_needs_no_module_of_this_project(tmp_path):
+    """So a run can still be used after modules of the project were moved or renamed."""
+    from twotower.pipelines.steps.preprocess import preprocess
+
+    run = ingested(tmp_path / "data", pairs(20, 12), **{"features.history": 3})
+    preprocess(run)
+    modules: set[str] = set()
+
+    class Recorder(pickle.Unpickler):
+        def find_class(self, module, name):
+            modules.add(module.split(".")[0])
+            return super().find_class(module, name)
+
+    pickles = list((run.path / "workflow").rglob("*.pkl"))
+    for path in pickles:
+        with path.open("rb") as file:
+            Recorder(file).load()
+    assert pickles and "nvtabular" in modules
+    assert not modules & {"twotower", "models", "pipelines", "serving", "workflows"}
