@@ -87,7 +87,7 @@ def main_job(config: Config, path: Path | None = None) -> Run:
     from twotower.pipelines.steps.ingest import ingest
     from twotower.pipelines.steps.preprocess import preprocess, split_ahead
     from twotower.pipelines.steps.publish import publish
-    from twotower.pipelines.steps.serve import demonstrate, example_users, shown_items
+    from twotower.pipelines.steps.query import demonstrate, example_users, shown_items
     from twotower.pipelines.steps.train import check_training, train
 
     run = Run.create(config, path)

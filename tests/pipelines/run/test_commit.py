@@ -23,7 +23,7 @@ CLONE_NEWPID = 0x20000000
 
 
 def in_a_process(work: Callable[[], None], namespace: bool = False) -> int:
-    """Do `work` in a process of its own and return its exit status; nothing is cleaned up after it.
+    """Call `work` in another process and return its exit status; nothing is cleaned up after it.
 
     In a pid `namespace` of its own the process has the id 1, as it has in a container.
     """
@@ -56,7 +56,7 @@ needs_namespaces = pytest.mark.skipif(
 
 
 def dies_at_rename(number: int, work: Callable[[], None]) -> Callable[[], None]:
-    """`work`, which ends as by a kill before the folder that it renames as its `number`th."""
+    """`work`, whose process is killed before its `number`th rename of a folder."""
 
     def dying() -> None:
         rename, left = Path.rename, number
@@ -73,7 +73,7 @@ def dies_at_rename(number: int, work: Callable[[], None]) -> Callable[[], None]:
 
 
 def kill_between_renames(run: Run, namespace: bool = False, text: str = "new") -> None:
-    """Leave a commit of which data/ is in place; workflow/, processed/ and the manifest are not."""
+    """Leave a commit of which only data/ is in place, not workflow/, processed/ or the manifest."""
     work = dies_at_rename(3, lambda: write_two(Run(run.path), text))
     assert in_a_process(work, namespace) == KILLED
 
@@ -119,7 +119,7 @@ CHANGES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncat
 
 
 def dies_at_change(number: int, work: Callable[[], None]) -> Callable[[], None]:
-    """`work`, which ends as by a kill before the `number`th call that may change a file."""
+    """`work`, whose process is killed before its `number`th call that may change a file."""
 
     def dying() -> None:
         left = number
@@ -138,7 +138,7 @@ def dies_at_change(number: int, work: Callable[[], None]) -> Callable[[], None]:
 
 
 def write_all(path: Path) -> None:
-    """Two steps with other settings than before, and an export with its version."""
+    """Write all steps with a changed setting, and a version."""
     run = Run(path)
     run.override(("training.epochs=77",))
     with run.steps("all", "ingest", "preprocess", "train", "export") as (out, notes):

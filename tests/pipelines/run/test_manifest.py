@@ -32,7 +32,7 @@ def test_the_advice_on_a_damaged_manifest_works(run, text, problem):
     with pytest.raises(RunError, match="damaged"), run.step("ingest"):
         raise AssertionError("the work began")
     assert "`twotower run --config runs/synthetic/config.yaml --run runs/synthetic`" in told
-    # As told: the file is removed, and the configuration of the run makes it anew.
+    # Follow the advice: remove the file and run again with the configuration of the run.
     (run.path / "manifest.json").unlink()
     again = Run.create(load_config(run.path / "config.yaml"), run.path)
     write_step(again, "ingest", "data")

@@ -59,7 +59,7 @@ def test_a_step_made_from_older_data_is_refused(run):
         run.verified("preprocess")
 
 
-def test_the_same_data_again_is_not_another_data(run):
+def test_the_same_data_again_keep_later_steps_valid(run):
     write_step(run, "ingest", "data", "one")
     write_step(run, "preprocess", "processed")
     write_step(run, "ingest", "data", "one")
@@ -207,7 +207,7 @@ def test_a_read_only_working_directory_is_only_a_warning(
     write_step(run, "ingest", "data")
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / pointer).parent.mkdir(parents=True)
-    # Nobody is refused a file where a folder should be, or the reverse, but neither is root.
+    # Not by permissions, which root ignores: by a file instead of a folder, and the reverse.
     if pointer == "runs":
         (elsewhere / "runs").write_text("")
     else:

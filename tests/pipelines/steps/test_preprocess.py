@@ -1,4 +1,4 @@
-"""What is checked before NVTabular is imported: that no part of the split will be empty."""
+"""Empty parts of the split and wrong settings are reported before NVTabular is imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARQUET = {
 
 
 def ingested(folder: Path, rows: pd.DataFrame, **settings) -> Run:
-    """A run of these interactions, with what is set by "section.key"."""
+    """A run that has ingested these interactions, with settings by "section.key"."""
     folder.mkdir(exist_ok=True)
     rows.to_parquet(folder / "ev.parquet")
     keep = [name for name in rows if name not in ("user_id", "item_id")]
@@ -36,7 +36,7 @@ def ingested(folder: Path, rows: pd.DataFrame, **settings) -> Run:
 
 
 def pairs(users: int, items: int) -> pd.DataFrame:
-    """Every user with as many items, one second after the other; ratings 1 and 5 in turn."""
+    """`items` interactions per user, one per second, with ratings 1 and 5 in turn."""
     rows = pd.DataFrame([(u, i) for u in range(users) for i in range(items)])
     rows.columns = ["user_id", "item_id"]
     return rows.assign(timestamp=range(len(rows)), rating=[1.0, 5.0] * (len(rows) // 2))
@@ -91,7 +91,7 @@ def test_a_split_file_that_leaves_a_part_out_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("positives", [{}, {"positives.column": "rating"}])
-def test_what_is_seen_ahead_is_what_is_split(tmp_path, positives):
+def test_the_split_ahead_equals_the_split(tmp_path, positives):
     from twotower.pipelines.steps.preprocess import load_split, preprocess
 
     run = ingested(tmp_path / "data", pairs(20, 12), **positives)
@@ -130,7 +130,7 @@ def test_settings_that_the_training_part_does_not_allow_are_named(settings, mess
     assert message in str(error.value)
 
 
-def test_a_baseline_that_the_training_part_is_too_large_for_is_named(monkeypatch):
+def test_a_baseline_that_is_too_slow_for_the_training_part_is_named(monkeypatch):
     monkeypatch.setattr("twotower.models.evaluation.baselines.EASE_MAX_ITEMS", 3)
     settings = {"evaluation.baselines": ["popularity", "ease"]}
     config = parse_config(set_keys(PARQUET, settings, "here"), "here")
@@ -141,7 +141,7 @@ def test_a_baseline_that_the_training_part_is_too_large_for_is_named(monkeypatch
         check_baselines(config, pairs(2, 4))
 
 
-def test_the_main_job_checks_all_that_before_tensorflow_is_imported(tmp_path):
+def test_the_main_job_checks_this_before_tensorflow_is_imported(tmp_path):
     pairs(6, 4).to_parquet(tmp_path / "ev.parquet")
     (tmp_path / "base.yaml").write_text(
         "name: made-up\ningest: {source: parquet, path: ., parquet: {interactions: ev.parquet}}\n"
