@@ -171,7 +171,7 @@ def _refused(run: Run, folder: Path, reason: str) -> RunError:
     """The error for data that are refused, with the command that adds them anyway."""
     path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
     return RunError(
-        f"{folder}: {reason}\nNothing has changed. Correct the data, or add them as they are and "
+        f"{folder}: {reason}\nNothing has changed. Correct this, or add the data as they are and "
         f"publish the result: twotower update --run {path} --data {data} --anyway"
     )
 

@@ -39,7 +39,7 @@ from twotower.pipelines.steps.update import _learn, update
 from twotower.pipelines.steps.verify import brute_force
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
-from twotower.serving.runtime.manifest import verify_manifest
+from twotower.serving.runtime.manifest import verify_manifest, write_manifest
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.synthetic import SyntheticConfig, synthesise
 from twotower.workflows.tables import Tables
@@ -320,12 +320,33 @@ def test_a_day_that_makes_the_model_worse_is_refused(base_run, folders, tmp_path
     assert repository.published == 1 and len(repository.versions()) == 3
 
 
-def test_a_published_version_that_cannot_be_compared_stops_an_update(base_run, folders, tmp_path):
+def damaged(version: Path) -> None:
+    (version / "model.json").write_text("{}")
+
+
+def of_an_earlier_release(version: Path) -> None:
+    """Move the version's code to where it was before the package `twotower`."""
+    (version / "twotower" / "serving").rename(version / "serving")
+    shutil.rmtree(version / "twotower")
+    write_manifest(version, created="", towers_sha256="", runtime="compiled")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damaged, r".*model\."),
+        (of_an_earlier_release, ".*export and publish it again\nNothing has"),
+    ],
+)
+def test_a_published_version_that_cannot_be_compared_stops_an_update(
+    base_run, folders, tmp_path, change, message
+):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
-    (ModelRepository(run.path / TRITON).model / "1" / "model.json").write_text("{}")
+    change(ModelRepository(run.path / TRITON).model / "1")
     before = files(run.path)
     run.override(("update.epochs=1",))
-    with pytest.raises(RunError, match=r"cannot be compared with the published version: .*model\."):
+    reason = f"cannot be compared with the published version: {message}"
+    with pytest.raises(RunError, match=reason):
         update(run, folders[1])
     assert files(run.path) == before
 
@@ -337,7 +358,7 @@ def test_a_version_without_the_users_of_the_run_cannot_be_compared(base_run, tmp
         rows = pd.read_parquet(table)
         rows[f"{name[:-1]}_id"] += 10**6
         rows.to_parquet(table)
-    assert "version 1 knows no user and item of the test" in objection(
+    assert "version 1 has no user and item of the test" in objection(
         base_run, staged, None, published=1, new_pairs=0
     )
 
