@@ -1,4 +1,4 @@
-"""Work in a process of its own: its memory and TensorFlow's state end with it, a crash is told."""
+"""Run a function in its own process, so that its memory and TensorFlow's state end with it."""
 
 from __future__ import annotations
 
@@ -9,60 +9,73 @@ import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from twotower.pipelines.errors import ChildError, is_ours
 
-HEARD, DONE, FAILED = "heard", "done", "failed"
+Send = Callable[[Any], None]
+MESSAGE, DONE, FAILED = "message", "done", "failed"
 EXIT_SECONDS = 5
 
 
-def apart(
-    work: Callable[[Callable[[Any], None]], Any],
-    log: Path,
-    heard: Callable[[Any], None] = lambda told: None,
-) -> Any:
-    """What `work(tell)` returns in a new process, whose output goes to the file `log`.
+def _ignore(message: Any) -> None:
+    """No-op callback."""
 
-    What `work` gives to `tell` is given to `heard` here, as it comes. `work` and all that it tells
-    and returns are pickled. Whatever ends this call ends the process: an error in `heard`, Ctrl-C,
-    a kill.
 
-    Raises ChildError with the reason when `work` raises or its process dies.
+def run_in_subprocess(work: Callable[[Send], Any], log: Path, on_message: Send = _ignore) -> Any:
+    """Call `work(send)` in a new process, and return its result.
+
+    `work`, its result and all messages must be picklable. The process ends with this call, also
+    after an error in `on_message`, Ctrl-C or a kill.
+
+    Parameters
+    ----------
+    work : callable
+        The function to run. Its argument `send` passes a message to `on_message`.
+    log : Path
+        The file for the output of the process.
+    on_message : callable
+        Called in this process with each message.
+
+    Raises
+    ------
+    ChildError
+        If `work` raises or its process dies; it has the reason.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, log, sender))
+    process = context.Process(target=_child, args=(work, log, sender))
     process.start()
     sender.close()
     try:
         while True:
-            kind, told = receiver.recv()
+            kind, content = receiver.recv()
             if kind == FAILED:
-                raise ChildError(told, log)
+                raise ChildError(content, log)
             if kind == DONE:
                 process.join(EXIT_SECONDS)
-                return told
-            heard(told)
+                return content
+            on_message(content)
     except EOFError:
         process.join()
-        raise ChildError(_ending(process.exitcode), log) from None
+        raise ChildError(_ending(process), log) from None
     finally:
         process.kill()
         process.join()
         receiver.close()
 
 
-def _work(work: Callable[[Callable[[Any], None]], Any], log: Path, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
+def _child(work: Callable[[Send], Any], log: Path, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with log.open("w") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     try:
-        result = work(lambda told: sender.send((HEARD, told)))
+        result = work(lambda message: sender.send((MESSAGE, message)))
     except Exception as error:
         traceback.print_exc()
         reason = str(error) if is_ours(error) else f"{type(error).__name__}: {error}"
@@ -72,15 +85,18 @@ def _work(work: Callable[[Callable[[Any], None]], Any], log: Path, sender: Conne
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end this process: nobody would read what it does."""
-    multiprocessing.parent_process().join()
+    """End this process when its parent ends, since a killed parent cannot do so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a child
+    parent.join()
     os._exit(1)
 
 
-def _ending(code: int) -> str:
-    """A process's exit code in words; the memory killer's is the one people meet."""
+def _ending(process: BaseProcess) -> str:
+    """How an ended process ended, in words."""
+    code = process.exitcode or 0
     if code == -signal.SIGKILL:
-        return "its process was killed (SIGKILL): is the memory too small?"
+        return "its process was killed (SIGKILL), perhaps because memory ran out"
     if code < 0:
         return f"its process died of {signal.Signals(-code).name}"
     return f"its process ended with code {code}"

@@ -377,7 +377,7 @@ def serve(folder, overrides) -> None:
 @click.option("--seen/--no-seen", default=False, help="Also items the user has already seen.")
 def query(folder, users, k, protocol, seen) -> None:
     """Ask the run's server (starting one if none runs) and print the answer."""
-    from twotower.pipelines.steps.serve import query as step
+    from twotower.pipelines.steps.query import query as step
 
     step(_open(folder), users, k, protocol, filter_seen=not seen)
 

@@ -1,4 +1,4 @@
-"""What people see: step headings, progress bars, one line of result, errors without tracebacks."""
+"""Console output: a line per stage with its duration and result, and progress bars."""
 
 from __future__ import annotations
 
@@ -14,26 +14,39 @@ from twotower.pipelines.timeline import recorded_step
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
-Report = Callable[..., None]
+ShowProgress = Callable[..., None]
+"""The first function that `stage` yields; every argument may be left out."""
 LOG_EVERY_SECONDS = 10
 
 
 def say(line: str) -> None:
-    """A line as it is, whatever characters it has."""
+    """Print a line as it is, without interpreting markup in it."""
     console.print(escape(line))
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[tuple[Report, Callable[[str], None]]]:
-    """A step on the console: yields `report(done, total, phase, detail)` and `result(line)`.
+def stage(name: str) -> Iterator[tuple[ShowProgress, Callable[[str], None]]]:
+    """Show on the console how far a stage of a command is, and its result when it ends.
 
-    On a terminal a bar moves and gives way to the result line; elsewhere (a log, CI) a line
-    every ten seconds says how far it is. All arguments of `report` may be left out: what is not
-    said goes on. `phase` names what takes the time in the timeline (see `recorded_step`), `detail`
-    is only shown beside it.
+    On a terminal, a progress bar is shown and then replaced by the result line. Elsewhere (a log
+    file, CI), a line is printed every ten seconds.
+
+    Parameters
+    ----------
+    name : str
+        The name of the stage, which starts its lines.
+
+    Yields
+    ------
+    progress : callable
+        `progress(done, total, phase, detail)` updates the bar. `done` and `total` keep their value
+        if they are left out. `phase` names what takes the time, also in the timeline (see
+        `recorded_step`); `detail` is only shown.
+    result : callable
+        `result(line)` adds a part to the result line.
     """
     started = time.perf_counter()
-    lines: list[str] = []
+    results: list[str] = []
     bar = Progress(
         TextColumn("[bold]{task.description:<11}[/]"),
         BarColumn(bar_width=24),
@@ -45,22 +58,23 @@ def stage(name: str) -> Iterator[tuple[Report, Callable[[str], None]]]:
         transient=True,
         disable=not console.is_terminal,
     )
-    told = started
+    last_line = started
     with recorded_step(name) as begin, bar:
         task = bar.add_task(name, total=None, text="")
 
-        def report(
+        def show(
             done: int | None = None, total: int | None = None, phase: str = "", detail: str = ""
         ) -> None:
-            nonlocal told
+            nonlocal last_line
             begin(phase)
             text = ", ".join(part for part in (phase, detail) if part)
             bar.update(task, completed=done, total=total, text=escape(text))
-            if not console.is_terminal and time.perf_counter() - told > LOG_EVERY_SECONDS:
-                told = time.perf_counter()
-                far = bar.tasks[task].percentage
-                say(f"{name:<11}{told - started:6.1f} s  {far:.0f}% {text}")
+            now = time.perf_counter()
+            if not console.is_terminal and now - last_line > LOG_EVERY_SECONDS:
+                last_line = now
+                percentage = bar.tasks[task].percentage
+                say(f"{name:<11}{now - started:6.1f} s  {percentage:.0f}% {text}")
 
-        yield report, lines.append
+        yield show, results.append
     seconds = time.perf_counter() - started
-    console.print(f"[bold green]{name:<11}[/]{seconds:6.1f} s  {escape('; '.join(lines))}")
+    console.print(f"[bold green]{name:<11}[/]{seconds:6.1f} s  {escape('; '.join(results))}")

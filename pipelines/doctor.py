@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and how to get it; how the server is."""
+"""Checks of the installation and of a running server, printed as tables with advice."""
 
 from __future__ import annotations
 
@@ -19,14 +19,25 @@ if TYPE_CHECKING:
     from twotower.serving.doctor import Check
 
 MODULES = (
-    *("pandas", "pydantic", "nvtabular", "merlin.models", "merlin.systems"),
-    *("tensorflow", "tf2onnx"),
+    "pandas",
+    "pydantic",
+    "nvtabular",
+    "merlin.models",
+    "merlin.systems",
+    "tensorflow",
+    "tf2onnx",
 )
-"""What training and export import besides what `check_serving` looks for; not imported here."""
+"""What training and export import, besides what `check_serving` looks for."""
 
 
 def doctor() -> bool:
-    """Print versions and checks; True when everything needed is there."""
+    """Print installed versions and checks of the installation.
+
+    Returns
+    -------
+    bool
+        True if everything needed is installed.
+    """
     from twotower.serving.doctor import check_serving
 
     missing = [name for name in MODULES if not _installed(name)]
@@ -48,7 +59,18 @@ def doctor() -> bool:
 
 
 def doctor_server(run: Run) -> bool:
-    """Print how the run's server is; True when nothing is wrong with it."""
+    """Print checks of the run's server.
+
+    Returns
+    -------
+    bool
+        True if all checks passed.
+
+    Raises
+    ------
+    RunError
+        If no server answers for the run.
+    """
     from twotower.pipelines.steps.serve import running_server
     from twotower.serving.triton.health import check_server
 
@@ -65,7 +87,7 @@ def doctor_server(run: Run) -> bool:
 def _add_rows(table: Table, found: Sequence[Check], bad: str) -> None:
     for check in found:
         mark = "[green]ok[/]" if check.ok else f"[red]{bad}[/]"
-        if check.ok and check.advice:  # it can be used, but is not needed
+        if check.ok and check.advice:  # optional, and not installed
             mark = "-"
         table.add_row(check.name, mark, Text(check.value), Text(check.advice))
 
@@ -82,18 +104,18 @@ def _print_versions() -> None:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package it lies in
+    except ModuleNotFoundError:  # its parent package is not installed either
         return False
 
 
 def _gpu() -> str:
-    """The names nvidia-smi gives, or nothing."""
+    """The names of the GPUs that nvidia-smi lists; empty if there are none."""
     if not shutil.which("nvidia-smi"):
         return ""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):  # installed, but without a driver or a device
+    except (OSError, subprocess.SubprocessError):  # no driver or no device
         return ""
     return ", ".join(done.stdout.split("\n")).strip(", ")
 

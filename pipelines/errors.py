@@ -1,4 +1,4 @@
-"""The errors people see without a traceback."""
+"""The errors that are printed without a traceback."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from twotower.workflows.errors import DataError
 
 
 class PipelineError(Exception):
-    """What a step, a run folder, a configuration or a command line raises."""
+    """Base class of the errors of steps, run folders, configurations and the command line."""
 
 
 class ConfigError(PipelineError, ValueError):
-    """A configuration file, an override or a command line is wrong; the message says where."""
+    """A configuration file, an override or an option is wrong; the message names it."""
 
 
 class RunError(PipelineError, RuntimeError):
-    """A run folder is missing, incomplete or not what its manifest says."""
+    """A run folder is missing, incomplete or changed, or a command cannot be done on it."""
 
 
 class ChildError(PipelineError, RuntimeError):
-    """Work in a process of its own failed.
+    """A function that ran in its own process failed.
 
-    reason : why, one line or several
-    log : the file with its output
+    Attributes
+    ----------
+    reason : str
+        Why it failed, in one line or several.
+    log : Path
+        The file with the output of the process.
     """
 
     def __init__(self, reason: str, log: Path):
@@ -34,9 +38,9 @@ class ChildError(PipelineError, RuntimeError):
 
 
 OURS = (DataError, ModelError, ServingError, PipelineError)
-"""The base error of each package; `except OURS` catches what this project words for people."""
+"""The base error of each package, for `except OURS`: their messages say what to do."""
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether it is one of the errors this project words for people."""
+    """Whether `error` is one of the project's errors, whose messages say what to do."""
     return isinstance(error, OURS)

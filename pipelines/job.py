@@ -82,7 +82,7 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
 
 def main_job(config: Config, path: Path | None = None) -> Run:
     """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton."""
-    from twotower.pipelines.steps.serve import demonstrate, example_users
+    from twotower.pipelines.steps.query import demonstrate, example_users
 
     run = Run.create(config, path)
     with recorded() as timeline, run.writing("run"):
@@ -108,7 +108,7 @@ def fit_and_publish(run: Run) -> None:
     from twotower.pipelines.steps.ingest import ingest
     from twotower.pipelines.steps.preprocess import preprocess, split_ahead
     from twotower.pipelines.steps.publish import publish
-    from twotower.pipelines.steps.serve import shown_items
+    from twotower.pipelines.steps.query import shown_items
     from twotower.pipelines.steps.train import check_training, train
 
     ingest(run)

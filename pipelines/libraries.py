@@ -1,4 +1,4 @@
-"""TensorFlow and Merlin, imported once for all steps of a process."""
+"""Import TensorFlow and Merlin once per process."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import sys
 
 
 def are_loaded() -> bool:
-    """Whether `load_libraries` has been called: what could be checked before has been."""
+    """Whether `load_libraries` has been called."""
     return "merlin.models.tf" in sys.modules
 
 
 def load_libraries() -> None:
     """Import TensorFlow and Merlin; later imports of them cost nothing.
 
-    Half the time of these imports, and a second when the process ends, went into the garbage
-    collector, which looks through everything imported again and again: it stands still meanwhile
-    and leaves alone from then on what was imported.
+    The garbage collector is off meanwhile, and ignores the imported objects afterwards. Otherwise
+    it takes half of the import time, and a second when the process ends.
     """
     if are_loaded():
         return

@@ -17,8 +17,8 @@ from twotower.pipelines.errors import RunError
 from twotower.serving.files import without_locks
 
 LOCK = ".twotower.lock"
-# Somebody who only asks whether a lock is held, or completes a commit, has it for milliseconds.
-TRIES, TRY_EVERY = 10, 0.02
+# `is_held`, or a reader that completes a commit, holds the lock for milliseconds.
+TRIES, TRY_EVERY_SECONDS = 10, 0.02
 
 
 class _Held(threading.local):
@@ -33,21 +33,30 @@ os.register_at_fork(after_in_child=lambda: _held.paths.clear())
 
 
 @contextlib.contextmanager
-def writing(folder: Path, verb: str, lock: str = LOCK) -> Iterator[bool]:
-    """Hold the lock of `folder` while the block runs; a thread may do so again inside.
+def writing(folder: Path, command: str, lock: str = LOCK) -> Iterator[bool]:
+    """Hold the lock of a folder while the block runs; a thread may nest this.
 
-    The lock is the kernel's lock on the open file `lock`, which ends with the process. The text in
-    the file is only for the message of whoever is refused.
+    The kernel's lock on the open file counts, and it ends with the process. The text in the file
+    only tells a refused process who holds the lock.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder to lock.
+    command : str
+        The command that takes the lock, for messages.
+    lock : str
+        The name of the lock file.
 
     Yields
     ------
     bool
-        True when the lock was free and is taken here, False when this thread held it before.
+        True if the lock was free and is taken here, False if this thread already held it.
 
     Raises
     ------
     RunError
-        At once, when somebody else holds the lock: who it is, and since when.
+        At once, if another process or thread holds the lock; the message says which, since when.
     """
     path = folder / lock
     key = os.path.realpath(path)
@@ -59,7 +68,7 @@ def writing(folder: Path, verb: str, lock: str = LOCK) -> Iterator[bool]:
             raise RunError(f"{folder}: {_holder(file)}")
         try:
             _held.paths.add(key)
-            _sign(file, verb)
+            _sign(file, command)
             yield True
         finally:
             _held.paths.discard(key)
@@ -67,11 +76,11 @@ def writing(folder: Path, verb: str, lock: str = LOCK) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock file `path`; nothing is written."""
+    """Whether a process holds the lock file `path`; nothing is written."""
     try:
         with path.open() as file:
             return not _locked(file, path, fcntl.LOCK_SH, tries=1)
-    except (FileNotFoundError, RunError):  # where there are no locks, nobody holds one
+    except (FileNotFoundError, RunError):  # on a file system without locks, nobody holds one
         return False
 
 
@@ -89,7 +98,7 @@ def _locked(file: IO[str], path: Path, kind: int = fcntl.LOCK_EX, tries: int = T
             return True
         except BlockingIOError:
             if left:
-                time.sleep(TRY_EVERY)
+                time.sleep(TRY_EVERY_SECONDS)
         except OSError as error:
             if message := without_locks(path, error):
                 raise RunError(message) from error
@@ -97,12 +106,15 @@ def _locked(file: IO[str], path: Path, kind: int = fcntl.LOCK_EX, tries: int = T
     return False
 
 
-def _sign(file: IO[str], verb: str) -> None:
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+def _sign(file: IO[str], command: str) -> None:
+    holder = {
+        "verb": command,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }
     file.truncate(0)
-    file.write(
-        json.dumps({"verb": verb, "pid": os.getpid(), "host": socket.gethostname(), "since": since})
-    )
+    file.write(json.dumps(holder))
     file.flush()
 
 
@@ -111,7 +123,7 @@ def _holder(file: IO[str]) -> str:
     who, since = "another command", ""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         file.seek(0)
-        told = json.loads(file.read())
-        who = f"`{told['verb']}` (process {told['pid']} on {told['host']})"
-        since = f" since {told['since']}"
+        holder = json.loads(file.read())
+        who = f"`{holder['verb']}` (process {holder['pid']} on {holder['host']})"
+        since = f" since {holder['since']}"
     return f"{who} has been writing here{since}; wait until it has ended"

@@ -26,7 +26,8 @@ from twotower.pipelines.job import main_job
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.evaluate import Judge
 from twotower.pipelines.steps.preprocess import ITEMS, USERS
-from twotower.pipelines.steps.serve import ask, serving
+from twotower.pipelines.steps.query import ask
+from twotower.pipelines.steps.serve import serving
 
 SEEDS, FRESH_SPLITS = (42, 43, 44), (1, 2)
 # Each user is answered with the whole catalogue, and a gRPC message may have 4 MB.

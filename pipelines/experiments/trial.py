@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from twotower.pipelines.child import apart
+from twotower.pipelines.child import run_in_subprocess
 from twotower.pipelines.config import Config
 from twotower.pipelines.console import say
 from twotower.pipelines.errors import RunError
@@ -81,7 +81,7 @@ def prepare(config: Config, root: Path) -> Run:
     try:
         run.verified("ingest", "preprocess")
     except RunError:
-        apart(partial(_prepare, config, path), path / "prepare.log")
+        run_in_subprocess(partial(_prepare, config, path), path / "prepare.log")
         run.verified("ingest", "preprocess")
     return run
 
@@ -119,7 +119,7 @@ def _prepare(config: Config, path: Path, tell: Tell) -> None:
 
 def measure_apart(trial: Trial, state: Path, log: Path, heard: Tell) -> dict[str, Any]:
     """`measure` in a process of its own. Raises ChildError with the reason when it fails."""
-    return apart(partial(measure, trial, state), log, heard)
+    return run_in_subprocess(partial(measure, trial, state), log, heard)
 
 
 def measure(trial: Trial, state: Path, tell: Tell = lambda metrics: None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Read and check the source, write the tidy tables."""
+"""Read the source, check it, and write the interactions, users and items."""
 
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import RunError
@@ -10,19 +11,36 @@ from twotower.pipelines.run import CONFIG, Run, writes
 
 
 @writes
-def ingest(run: Run, remember: bool = True) -> dict:
-    """Source -> data/interactions.parquet, users.parquet, items.parquet.
+def ingest(run: Run, remember: bool = True) -> dict[str, Any]:
+    """Write data/interactions.parquet, users.parquet and items.parquet from the source.
 
-    With `remember` it is from now on the run that commands without --run work on. Raises RunError
-    when the run has data that updates brought, which the source lacks.
+    Parameters
+    ----------
+    run : Run
+        The run to write.
+    remember : bool
+        Whether commands without --run use this run from now on.
+
+    Returns
+    -------
+    dict
+        The notes in the manifest: counts, a summary and remarks.
+
+    Raises
+    ------
+    RunError
+        If updates have added data to the run that the source lacks.
+    DataError
+        If the source is wrong, or does not fit the settings.
     """
     from twotower.workflows.features.checks import check_data
     from twotower.workflows.ingest import ingest as read
 
     _refuse_to_drop_updates(run)
-    config, remarks = run.config, []
-    with stage("ingest") as (report, result), run.step("ingest") as (out, notes):
-        summary = read(config.ingest, out / "data", report, remarks.append)
+    config = run.config
+    remarks: list[str] = []
+    with stage("ingest") as (progress, result), run.step("ingest") as (out, notes):
+        summary = read(config.ingest, out / "data", progress, remarks.append)
         for remark in remarks:
             say(remark)
         check_data(out / "data", config.positives, config.features)
@@ -34,15 +52,15 @@ def ingest(run: Run, remember: bool = True) -> dict:
 
 
 def _refuse_to_drop_updates(run: Run) -> None:
-    """Raise RunError if reading the source again would lose what updates have brought."""
+    """Raise RunError if reading the source again would remove what updates have added."""
     ingested = run.manifest["steps"].get("ingest", {})
     updates = ingested.get("notes", {}).get("updates", [])
     if updates:
         rows = sum(update["interactions"] for update in updates)
         config = shlex.quote(str(run.path / CONFIG))
         raise RunError(
-            f"{run.path}: {len(updates)} updates brought {rows:,} interactions that the source "
-            "lacks; reading it again would lose them. `twotower preprocess` and `twotower train` "
-            "make vocabularies and model anew from all data. To start over without the updates: "
-            f"twotower ingest --config {config} --run <new folder>"
+            f"{run.path}: {len(updates)} updates added {rows:,} interactions that are not in the "
+            "source; reading the source again would lose them. `twotower preprocess` and "
+            "`twotower train` rebuild vocabularies and model from all data. To start without the "
+            f"updates: twotower ingest --config {config} --run <new folder>"
         )

@@ -1,4 +1,4 @@
-"""Positives, split, fitted feature graph, encoded tables."""
+"""Select the positives, split them, fit the feature graph, and encode users and items."""
 
 from __future__ import annotations
 
@@ -28,22 +28,36 @@ INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.par
 PARTS = ("train", "valid", "test")
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
-_LEFT_OUT = {
-    "repeated_pairs": "positives left out that a later row of the same user and item replaces",
-    "dropped_by_k_core": "left out by k-core",
-    "not_in_split_file": "left out that the split file does not have",
-}
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
+_LEFT_OUT = {
+    "repeated_pairs": "positives left out because a later row has the same user and item",
+    "dropped_by_k_core": "positives left out by k-core",
+    "not_in_split_file": "positives left out because the split file does not list them",
+}
 
 
 @writes
-def preprocess(run: Run) -> dict:
-    """Filter positives, split them, fit NVTabular on train, encode both tables.
+def preprocess(run: Run) -> dict[str, Any]:
+    """Filter positives, split them, fit NVTabular on the training part, encode both tables.
 
-    Writes workflow/ (the fitted graph) and processed/: split.parquet with raw ids and rows of the
-    two tables, train_rows.bin with the rows of its training part, users.parquet and items.parquet
-    encoded, raw_users.parquet with what the first was encoded from (the history included), the
-    schema, and split.json.
+    Writes workflow/ (the fitted graph) and processed/:
+
+    - split.parquet: the positives with their part, raw ids, and rows in the two tables
+    - train_rows.bin: the rows of the training part
+    - users.parquet and items.parquet: the encoded tables
+    - raw_users.parquet: the user table before encoding, with the history
+    - schema.pbtxt: the schema of the encoded tables
+    - split.json: the sizes of the parts
+
+    Returns
+    -------
+    dict
+        The notes in the manifest.
+
+    Raises
+    ------
+    DataError or ConfigError
+        If the data does not fit the settings, or a part of the split is empty.
     """
     run.verified("ingest")
     from twotower.workflows.features.checks import check_data
@@ -52,50 +66,58 @@ def preprocess(run: Run) -> dict:
     from twotower.workflows.split import split
 
     names = run.config.features
-    # What is wrong with names and files is told before TensorFlow is imported.
+    # Wrong columns and files are found before TensorFlow is imported.
     check_data(run.path / "data", run.config.positives, names)
     if not are_loaded():
         split_ahead(run)
-    with stage("preprocess") as (report, result), run.step("preprocess") as (out, notes):
-        report(0, 5, "positives")
+    with stage("preprocess") as (progress, result), run.step("preprocess") as (out, notes):
+        progress(0, 5, "positives")
         interactions, users, items = _read_data(run)
         positives = filter_positives(interactions, run.config.positives)
-        report(1, 5, "split")
+        progress(1, 5, "split")
         parts = split(positives, run.config.split)
         _check_parts(parts, run.config.split)
-        report(2, 5, "fit the feature graph")
+        progress(2, 5, "fit the feature graph")
         train = parts[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
-        report(4, 5, "encode users and items")
+        progress(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
         notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
-            + ", ".join(f"{part} {counts[part]['rows']:,}" for part in ("train", "valid", "test"))
+            + ", ".join(f"{part} {counts[part]['rows']:,}" for part in PARTS)
         )
         for remark in _remarks(run.config, interactions, counts):
             result(remark)
     return notes
 
 
-def _remarks(config: Config, interactions: pd.DataFrame, counts: dict) -> Iterator[str]:
-    """What people should know of how the rows were read."""
+def _remarks(config: Config, interactions: pd.DataFrame, counts: dict[str, Any]) -> Iterator[str]:
+    """Lines on assumptions that were made about the rows, and on rows that were left out."""
     column, ordered = config.positives.column, config.split.method == "leave_last_out"
     if "timestamp" not in interactions and (ordered or config.features.history):
-        yield "no timestamp in the interactions: the order of their rows is taken for time"
+        yield "the interactions have no timestamp: their order in the file is used as time"
     if column and (unknown := int(interactions[column].isna().sum())):
-        yield f"{unknown:,} rows without a value of {column} are no positives"
+        yield f"{unknown:,} rows without a value in {column} are not positives"
     for name, reason in _LEFT_OUT.items():
         if counts[name]:
             yield f"{counts[name]:,} {reason}"
 
 
 def split_ahead(run: Run) -> pd.DataFrame:
-    """What `split` will make of the run's data, seen without the slow import of NVTabular.
+    """Split the run's data without importing NVTabular, which is slow.
 
-    Raises DataError or ConfigError where a part will be empty.
+    Returns
+    -------
+    DataFrame
+        The rows of split.parquet, with ids, timestamps and parts only.
+
+    Raises
+    ------
+    DataError or ConfigError
+        If a part of the split is empty.
     """
     from twotower.workflows.features.positives import check_any_positive, is_positive
     from twotower.workflows.split import split
@@ -103,8 +125,8 @@ def split_ahead(run: Run) -> pd.DataFrame:
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
     wanted = [names.user_id, names.item_id, "timestamp", positives.column]
-    there = pq.read_schema(path).names
-    rows = pd.read_parquet(path, columns=[name for name in there if name in wanted])
+    columns = [name for name in pq.read_schema(path).names if name in wanted]
+    rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
         check_any_positive(rows, positives)
         rows = rows[is_positive(rows, positives)]
@@ -114,54 +136,66 @@ def split_ahead(run: Run) -> pd.DataFrame:
 
 
 def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
-    """Refuse a split that leaves nothing to fit on, to choose an epoch on, or to measure on."""
+    """Raise ConfigError if a part of the split is empty."""
     sizes = parts["part"].value_counts()
     if empty := [part for part in PARTS if not sizes.get(part)]:
-        ways = {
-            "random": "test takes one of a user with 2 positives, valid of one with 3, and there "
-            "are no such users; use split.method temporal or file",
+        advice = {
+            "random": "test needs users with at least 2 positives, valid users with at least 3, "
+            "and there are none; use split.method temporal or file",
             "leave_last_out": "no user has 3 positives; use split.method random, temporal or file",
-            "temporal": "split.ratios leave it no time of its own; give it more, or use "
+            "temporal": "split.ratios give it too short a time; increase its share, or use "
             "split.method random",
-            "file": f"{config.path} names none for it; add some",
+            "file": f"{config.path} lists no rows for it; add some",
         }
         raise ConfigError(
             f"split.method {config.method}: the part {' and '.join(empty)} has no rows of "
-            f"{len(parts)} positives: {ways[config.method]}"
+            f"{len(parts)} positives: {advice[config.method]}"
         )
 
 
 def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -> int:
-    """The same after an update, in the staging folder `out`: what is there keeps part and codes.
+    """Preprocess new interactions; earlier rows keep their part, and earlier values their codes.
 
-    The run has the split and the graph, `out` the data, of which the last `appended` interactions
-    are new. Returns how many rows of train are new: the last ones.
+    Parameters
+    ----------
+    run : Run
+        Has the earlier split and feature graph.
+    out : Path
+        The staging folder. It has the merged data, and receives workflow/ and processed/.
+    appended : int
+        How many interactions are new: the last ones.
+    notes : dict
+        Receives the notes of the step.
+
+    Returns
+    -------
+    int
+        How many rows of the training part are new: the last ones.
     """
     from twotower.workflows.features.growth import grow_features
     from twotower.workflows.features.positives import add_history, filter_positives
     from twotower.workflows.split import extend_split
 
     names = run.config.features
-    with stage("preprocess") as (report, result):
-        report(0, 4, "positives, split")
+    with stage("preprocess") as (progress, result):
+        progress(0, 4, "positives, split")
         interactions, users, items = _read_data(run.within(out))
         positives = filter_positives(interactions, run.config.positives)
         old = pd.read_parquet(run.path / "processed" / SPLIT)
         fresh = interactions.iloc[len(interactions) - appended :]
         parts = extend_split(old, positives, fresh, run.config.split)
-        report(1, 4, "grow the vocabularies")
+        progress(1, 4, "grow the vocabularies")
         train = parts[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
         )
-        report(3, 4, "encode users and items")
+        progress(3, 4, "encode users and items")
         notes |= {"positives": len(positives)}
         notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
-            f"{new.sum():,} new positives: "
-            + ", ".join(f"{part} {new[part]:,}" for part in ("train", "valid", "test"))
+            f"{new.sum():,} new positives: " + ", ".join(f"{part} {new[part]:,}" for part in PARTS)
         )
     return int(new["train"])
 
@@ -180,8 +214,14 @@ def _write(
     items: pd.DataFrame,
     names: FeaturesConfig,
     processed: Path,
-) -> dict:
-    """Encode both tables, add their rows to the split, write all of it; the split in figures."""
+) -> dict[str, Any]:
+    """Encode both tables, add their row numbers to the split, and write everything.
+
+    Returns
+    -------
+    dict
+        The sizes of the parts, see `split_report`.
+    """
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
     from twotower.workflows.features.encode import encode
@@ -204,18 +244,27 @@ def _write(
 
 
 def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
-    """Positions int32 of `ids` in the sorted ids of a table that has them all."""
+    """The row numbers (int32) of `ids` in a table sorted by id that has all of them."""
     return np.searchsorted(table_ids.to_numpy(), ids.to_numpy()).astype(np.int32)
 
 
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:
-    """Part -> its rows (user_row, item_row and the raw ids)."""
+    """The rows of each part of the split: user_row, item_row and the raw ids."""
     parts = pd.read_parquet(processed / SPLIT)
     return {part: parts[parts["part"] == part] for part in PARTS}
 
 
+def load_ids(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The raw ids (int64, ascending) of users and items: the ids of the rows of both tables."""
+    user_ids, item_ids = (
+        pd.read_parquet(run.path / "data" / file, columns=[side.id])[side.id].to_numpy(np.int64)
+        for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
+    )
+    return user_ids, item_ids
+
+
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The encoded user and item table as arrays (see `as_arrays`), a row per user and item."""
+    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id."""
     from twotower.workflows.features.encode import as_arrays
 
     users, items = (
@@ -226,8 +275,10 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
 def load_training_data(run: Run) -> TrainingData:
-    """The training part as rows of the encoded tables; the rows stay on disk."""
+    """The training part as row numbers in the encoded tables; the numbers stay on the disk."""
     from twotower.models.training.batches import map_rows
     from twotower.models.training.fit import TrainingData
 
-    return TrainingData(*load_tables(run), *map_rows(run.path / "processed" / TRAIN_ROWS))
+    users, items = load_tables(run)
+    user_rows, item_rows = map_rows(run.path / "processed" / TRAIN_ROWS)
+    return TrainingData(users=users, items=items, user_rows=user_rows, item_rows=item_rows)

@@ -1,4 +1,4 @@
-"""Which version of a run is served: publish one, go back, list them."""
+"""Choose which version of a run is served: publish one, roll back, list them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,28 @@ from twotower.serving.triton.control import ModelControl
 
 
 def publish(run: Run, number: int | None = None, *, replaces: int | None = None) -> int:
-    """Have version `number`, the newest if None, served: by the running server at once, too.
+    """Serve a version from now on; a running server loads it at once.
 
-    Raises RunError if `replaces` is given and another version has been published in the meantime.
+    Parameters
+    ----------
+    run : Run
+        The run that has the version.
+    number : int, optional
+        The version; default: the newest.
+    replaces : int, optional
+        The version that must be the published one; default: any.
+
+    Returns
+    -------
+    int
+        The published version.
+
+    Raises
+    ------
+    RunError
+        If another version than `replaces` has been published in the meantime.
+    ServingError
+        If the version is damaged or does not load; the earlier version stays published.
     """
 
     def change(repository: ModelRepository, control: ModelControl | None) -> int:
@@ -34,7 +53,7 @@ def publish(run: Run, number: int | None = None, *, replaces: int | None = None)
 
 
 def rollback(run: Run) -> int:
-    """Publish the version that was published before the current one."""
+    """Publish the version that was published before the current one, and return its number."""
     return _change(run, "rollback", lambda repository, control: repository.rollback(control))
 
 
@@ -42,13 +61,13 @@ def _change(
     run: Run, name: str, change: Callable[[ModelRepository, ModelControl | None], int]
 ) -> int:
     repository = ModelRepository(run.path / TRITON)
-    with stage(name) as (report, result):
-        report(0, 1, "wait for whoever else publishes")
-        # A server that starts waits for the lock: it is found here, or reads the new state.
+    with stage(name) as (progress, result):
+        progress(0, 1, "wait for other commands that publish")
+        # A server that starts waits for the lock, so it is found here or reads the new state.
         with repository.lock():
             server = running_server(run)
             control = server.control(run.config.serving.startup_seconds) if server else None
-            report(0, 1, "check the files" + (", load them" if control else ""))
+            progress(0, 1, "check and load the files" if control else "check the files")
             started = time.perf_counter()
             version = change(repository, control)
             seconds = time.perf_counter() - started
@@ -66,19 +85,23 @@ def _change(
 
 
 def versions(run: Run) -> list[Version]:
-    """Print the run's versions, which of them is published, and which answers."""
+    """Print the run's versions, with the one that is published and the one that answers."""
     found = ModelRepository(run.path / TRITON).versions()
     server = running_server(run)
     answers = answering(server) if server else None
     table = Table(title=Text(str(run.path)), title_justify="left", box=None)
     for column in ("version", "created (UTC)", "towers", "runtime", "MB", "published", "answers"):
-        justify = "right" if column in ("version", "MB") else "left"
-        table.add_column(column, justify=justify, no_wrap=True)
+        is_number = column in ("version", "MB")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     for each in found:
         table.add_row(
-            *(str(each.number), each.created[:16].replace("T", " "), each.towers_sha256[:12]),
-            *(each.runtime, f"{each.bytes / 1e6:.1f}"),
-            *("yes" if holds else "" for holds in (each.published, each.number == answers)),
+            str(each.number),
+            each.created[:16].replace("T", " "),
+            each.towers_sha256[:12],
+            each.runtime,
+            f"{each.bytes / 1e6:.1f}",
+            "yes" if each.published else "",
+            "yes" if each.number == answers else "",
         )
     console.print(table)
     if server:
@@ -89,7 +112,7 @@ def versions(run: Run) -> list[Version]:
 
 
 def answering(server: RunningServer) -> int:
-    """The version that the server answers with."""
+    """The version with which the server answers."""
     from twotower.serving.client import RetrievalClient
 
     with RetrievalClient(server.http) as client:

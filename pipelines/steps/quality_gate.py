@@ -1,4 +1,4 @@
-"""A model that an update has fitted beside the published version, on the same users."""
+"""Compare a model that an update has fitted with the published version, on the same users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from twotower.pipelines.console import stage
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.evaluate import Judge
-from twotower.pipelines.steps.preprocess import ITEMS, SPLIT, USERS, load_tables
+from twotower.pipelines.steps.preprocess import SPLIT, load_ids, load_tables
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from twotower.models.evaluation.metrics import Scorer
 
 MAX_USERS = 2000
-"""Users compared at most, drawn at random; more would barely narrow the error."""
+"""How many users are compared at most, drawn at random; more would hardly reduce the error."""
 BATCH_SIZE = 256
 
 
 def objection(
     run: Run, staged: Run, model: mm.RetrievalModelV2, published: int, new_pairs: int
 ) -> str | None:
-    """Why `model` must not replace version `published`; None if it may.
+    """Say why a model must not replace the published version.
 
-    Both are measured on the same users and pairs, see `Comparison`: the version by its own towers,
-    index and table of users, the model by the staged tables. `training.monitor` may be lower by
-    the share `update.max_loss`.
+    Both are measured on the same users and pairs, see `Comparison`. The version uses its own
+    towers, index and user table, the model the staged tables. The model's `training.monitor` may
+    be lower by the share `update.max_loss`.
 
     Parameters
     ----------
@@ -47,21 +47,26 @@ def objection(
         The number of the published version.
     new_pairs : int
         How many pairs the update has added to the split: its last rows.
+
+    Returns
+    -------
+    str or None
+        The reason; None if the model may replace the version.
     """
-    with stage("compare") as (report, result):
-        report(0, 2, f"version {published}")
+    with stage("compare") as (progress, result):
+        progress(0, 2, f"version {published}")
         try:
             version = LocalVersion(ModelRepository(run.path / TRITON).model / str(published))
-        except Exception as error:  # damaged, or exported where other packages were installed
+        except Exception as error:  # damaged, or exported by another version of the project
             return f"the model cannot be compared with the published version: {error}"
         comparison = Comparison(staged, new_pairs, version)
         if not len(comparison.rows):
             return (
                 f"the model cannot be compared with the published version: version {published} "
-                "knows no user and item of the test and valid parts"
+                "has no user and item of the test and valid parts"
             )
         before = comparison.measure_version(version)
-        report(1, 2, "the new model")
+        progress(1, 2, "the new model")
         after = comparison.measure_model(model)
         monitor, limit = run.config.training.monitor, run.config.update.max_loss
         result(
@@ -71,33 +76,30 @@ def objection(
     if after >= before * (1 - limit):
         return None
     return (
-        f"with these data the model answers worse: its {monitor} is {after:.4f}, that of version "
+        f"with these data the model gets worse: its {monitor} is {after:.4f}, that of version "
         f"{published} is {before:.4f}, on {comparison.pairs}. That is a loss of "
         f"{1 - after / before:.0%}; update.max_loss is {limit:.0%}"
     )
 
 
 class Comparison:
-    """The users, items and pairs on which a version and a model are measured alike.
+    """The users, items and pairs on which both a version and a model are measured.
 
-    Pairs that the update brings are left out where there are older ones: a model that has learnt
-    from a bad day predicts the rest of that day well. Test comes before valid. Users and items that
-    the version does not know are left out.
+    The pairs are those of the test part from before the update, or else those of the valid part;
+    only if there are none, the pairs that the update adds. A model that has learned from a bad day
+    predicts the rest of that day well, so new pairs would hide the damage. Users and items that the
+    version does not have are left out.
 
     Attributes
     ----------
     rows : ndarray of int
         The users' rows in the user table.
     pairs : str
-        In words, which pairs are to be found.
+        Which pairs are predicted, in words.
     """
 
     def __init__(self, staged: Run, new_pairs: int, version: LocalVersion):
-        names, data = staged.config.features, staged.path / "data"
-        user_ids, self.item_ids = (
-            pd.read_parquet(data / file, columns=[column])[column].to_numpy(np.int64)
-            for file, column in ((USERS, names.user_id), (ITEMS, names.item_id))
-        )
+        user_ids, self.item_ids = load_ids(staged)
         known_users = np.isin(user_ids, version.user_ids)
         known_items = np.isin(self.item_ids, version.item_ids)
         self.staged = staged
@@ -120,15 +122,15 @@ class Comparison:
             self.rows = np.sort(draw.choice(self.rows, MAX_USERS, replace=False))
         self.user_ids = user_ids[self.rows]
         self.relevant, self.seen = relevant[self.rows], judge.seen[self.rows]
-        which = "from before the update" if only_older else "that the update brings"
+        which = "from before the update" if only_older else "that the update adds"
         self.pairs = f"the {part} pairs {which} of the same {len(self.rows):,} users"
 
     def measure_version(self, version: LocalVersion) -> float:
-        """The monitored metric of what `version` answers."""
+        """The monitored metric of the answers of `version`."""
         return self._measure(_VersionScorer(self, version))
 
     def measure_model(self, model: mm.RetrievalModelV2) -> float:
-        """The monitored metric of the towers `model` for the staged tables."""
+        """The monitored metric of the towers `model` on the staged tables."""
         from twotower.models.two_tower import TowerScorer
 
         users, items = load_tables(self.staged)
@@ -140,17 +142,17 @@ class Comparison:
 
         metrics = evaluate(
             scorer,
-            self.relevant,
-            self.seen,
-            [self.cutoff],
-            self.candidates,
+            relevant=self.relevant,
+            seen=self.seen,
+            ks=[self.cutoff],
+            candidates=self.candidates,
             batch_size=BATCH_SIZE,
         )
         return metrics.values[f"{self.metric}@{self.cutoff}"]
 
 
 def _older_pairs(staged: Run, new_pairs: int, shape: tuple[int, int]) -> csr_matrix:
-    """The pairs of the split as bool [users, items], without the last `new_pairs`."""
+    """The pairs of the split as a bool matrix (users, items), without the last `new_pairs`."""
     split = pd.read_parquet(
         staged.path / "processed" / SPLIT, columns=["user_row", "item_row"]
     ).iloc[: -new_pairs or None]
@@ -158,14 +160,14 @@ def _older_pairs(staged: Run, new_pairs: int, shape: tuple[int, int]) -> csr_mat
 
 
 def _kept(pairs: csr_matrix, users: np.ndarray, items: np.ndarray) -> csr_matrix:
-    """The entries of `pairs` whose row and column are among the bool `users` and `items`."""
+    """The entries of `pairs` whose row is in the mask `users` and whose column is in `items`."""
     rows, columns = pairs.nonzero()
     kept = users[rows] & items[columns]
     return csr_matrix((np.ones(kept.sum(), bool), (rows[kept], columns[kept])), pairs.shape)
 
 
 class _VersionScorer:
-    """The scores of what a version answers; -inf for what it does not answer."""
+    """The scores of the items that a version answers with; -inf for all other items."""
 
     def __init__(self, comparison: Comparison, version: LocalVersion):
         self.comparison, self.version = comparison, version
@@ -173,7 +175,7 @@ class _VersionScorer:
         self.left_out = int((~np.isin(version.item_ids, candidates)).sum())
 
     def score(self, users: np.ndarray) -> np.ndarray:
-        """Float32 [len(users), n_items] for positions among the compared users."""
+        """The scores (float32, shape (n, items)) of `users`, positions among the compared users."""
         asked, version = self.comparison, self.version
         # Ask for enough items that `cutoff` remain after seen and left-out items are removed.
         seen = int(np.diff(asked.seen[users].indptr).max())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twotower.pipelines.console import Report, stage
+from twotower.pipelines.console import ShowProgress, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
@@ -115,7 +115,7 @@ def fit_towers(
     run: Run,
     folder: Path,
     logs: Path | None = None,
-    report: Report = _ignore,
+    report: ShowProgress = _ignore,
     heard: Callable[[dict[str, float]], None] = _ignore,
 ) -> tuple[TwoTower, TrainingData]:
     """A model of the run's settings, fitted on its training part; and that part.
@@ -165,7 +165,7 @@ def starting(
     tower: TwoTower,
     data: TrainingData,
     config: TrainingConfig,
-    report: Report,
+    report: ShowProgress,
     turned: bool = False,
 ) -> Callable[[], None] | None:
     """What `fit` begins with by `config.start`, told to `report`; see `closed_form.start`."""

@@ -1,4 +1,4 @@
-"""The daily loop: what is new is learnt on top of what is there, and published."""
+"""The daily update: add new data, train the model further, evaluate, export and publish it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twotower.models.training.fit import TrainingConfig
-from twotower.pipelines.console import Report, console, say, stage
+from twotower.pipelines.console import ShowProgress, console, say, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import TRITON, Run, writes
@@ -29,20 +29,32 @@ if TYPE_CHECKING:
 
 @writes
 def update(run: Run, folder: Path, anyway: bool = False) -> int:
-    """Take in what `folder` has, fit the model further, evaluate, export and publish it.
+    """Add the data in `folder`, train the model further, evaluate, export and publish it.
 
-    `folder` is in the format of the run's source: see `workflows.ingest.ingest_more`. Data,
-    vocabularies and model change together or not at all; when a later step fails, the version
-    published before stays, and the same update again goes on there. With nothing new in `folder`
-    only what is not done yet is done: towers that were published before, and rolled back, are not
-    published again. Returns the published version.
+    Data, vocabularies and model change together or not at all. If a later step fails, the earlier
+    version stays published, and the same update continues at that step when it is run again. If
+    `folder` has nothing new, only the missing steps are run. Towers that were published before and
+    then rolled back are not published again.
+
+    Parameters
+    ----------
+    run : Run
+        A trained run.
+    folder : Path
+        The new data in the format of the run's source, see `workflows.ingest.ingest_more`.
+    anyway : bool
+        Whether to skip the checks of the data and of the model's quality.
+
+    Returns
+    -------
+    int
+        The published version.
 
     Raises
     ------
     RunError
-        Before anything has changed, if the data look like a mistake, see `workflows.day`, or if
-        the model that has learnt from them answers worse than the published version, see
-        `pipelines.steps.quality_gate`. With `anyway` neither is asked.
+        If the data look like a mistake (see `workflows.day`), or the model gets worse than the
+        published version (see `pipelines.steps.quality_gate`); nothing has changed then.
     """
     if not folder.exists():
         raise ConfigError(f"--data {folder}: no such file or folder")
@@ -50,28 +62,34 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
     published = ModelRepository(run.path / TRITON).published
     _learn(run, folder, anyway, published)
     for step in (evaluate, export):
-        if not _stands(run, step.__name__):
+        if not _is_up_to_date(run, step.__name__):
             step(run)
     return _publish(run, published)
 
 
 def _publish(run: Run, replaces: int | None) -> int:
-    """Publish the exported version in the place of version `replaces`, if it is to be published.
+    """Publish the exported version in place of version `replaces`, unless it was rolled back.
 
-    Otherwise a running server that answers with another version than the published one loads
-    that: whoever published it was killed before the server was told. Returns what is published.
+    If it was, a running server that answers with another version than the published one loads the
+    published one: the command that published it was killed before the server loaded it.
+
+    Returns
+    -------
+    int
+        The published version.
     """
     repository, version = ModelRepository(run.path / TRITON), run.notes("export")["version"]
     same = _replaced_with_these_towers(run, repository)
     if version > repository.newest_published and same is None:
         return publish(run, version, replaces=replaces)
     published = repository.published
+    assert published is not None  # `version` was published, or another one with its towers
     if version != published:
         reason = "" if same in (None, version) else f"has the towers of version {same}, which "
         console.print(
-            f"version {published} stays published: version {version} {reason}was published before "
-            "it was rolled back or replaced. "
-            f"`twotower publish --version {version}` publishes it all the same"
+            f"version {published} stays published: version {version} {reason}was published "
+            "earlier and then rolled back or replaced. "
+            f"`twotower publish --version {version}` publishes it anyway"
         )
     if (server := running_server(run)) and answering(server) != published:
         publish(run, published, replaces=published)
@@ -79,20 +97,20 @@ def _publish(run: Run, replaces: int | None) -> int:
 
 
 def _replaced_with_these_towers(run: Run, repository: ModelRepository) -> int | None:
-    """The newest version of the run's towers that is not published any more, if there is one.
+    """The newest version with the run's towers that was published earlier but is not now.
 
-    None where the published version has these towers, too. They may have been exported again with
+    None if the published version has these towers as well: they may have been exported again with
     other `serving` settings.
     """
     towers, newest = run.identity("train"), repository.newest_published
-    alike = [version for version in repository.versions() if version.towers_sha256 == towers]
-    if any(version.published for version in alike):
+    same = [version for version in repository.versions() if version.towers_sha256 == towers]
+    if any(version.published for version in same):
         return None
-    return max((each.number for each in alike if each.number <= newest), default=None)
+    return max((each.number for each in same if each.number <= newest), default=None)
 
 
 def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
-    """Have data, vocabularies and model take in what `folder` has.
+    """Add the data in `folder` to the run's data, vocabularies and model.
 
     Unless `anyway`, the model is compared with version `published`, if there is one.
     """
@@ -100,8 +118,8 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
     from twotower.workflows.ingest import IngestReport, ingest_more
     from twotower.workflows.tables import frame
 
-    with stage("ingest") as (report, result):
-        day = ingest_more(run.config.ingest, run.path / "data", folder, report, say)
+    with stage("ingest") as (progress, result):
+        day = ingest_more(run.config.ingest, run.path / "data", folder, progress, say)
         if day is None:
             result(f"{folder}: nothing new")
             return
@@ -133,7 +151,7 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
 
 
 def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
-    """Raise RunError if the day looks like a mistake, saying how to take it in all the same."""
+    """Raise RunError if the data of the day look like a mistake."""
     from twotower.workflows.day import suspicions
 
     config = run.config
@@ -145,22 +163,22 @@ def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
         max_shift=config.update.max_shift,
     )
     if found:
-        looks = "\n  ".join(["this does not look like the data before:", *found])
-        raise _refused(run, folder, looks)
+        reason = "the data look like a mistake, compared with the earlier data:"
+        raise _refused(run, folder, "\n  ".join([reason, *found]))
 
 
 def _refused(run: Run, folder: Path, reason: str) -> RunError:
-    """The error for data that are not taken in, with how to take them in all the same."""
+    """The error for data that are refused, with the command that adds them anyway."""
     path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
     return RunError(
-        f"{folder}: {reason}\nNothing has changed. Mend this, or take the data in as they are and "
+        f"{folder}: {reason}\nNothing has changed. Correct this, or add the data as they are and "
         f"publish the result: twotower update --run {path} --data {data} --anyway"
     )
 
 
 def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> TwoTower:
-    """Grow the run's model and fit it; the last `new_rows` of train in `out` are new."""
-    with stage("train") as (report, result):
+    """Grow the run's model for new ids and fit it; the last `new_rows` training rows are new."""
+    with stage("train") as (progress, result):
         from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
         from twotower.models.training.fit import load, save
@@ -172,12 +190,12 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> T
         old = load(run.path / "model")
         tower = grow(old, schema.to_merlin_schema(), data, run.config.training.seed)
         if new_rows:
-            _fit_on_new(run, staged, old, tower, data, new_rows, report, notes)
-            result(_told(notes, run.config.training.monitor))
+            _fit_on_new(run, staged, old, tower, data, new_rows, progress, notes)
+            result(_outcome(notes, run.config.training.monitor))
         else:
             tower.history = old.history
             notes |= {**run.notes("train"), "new_rows": 0, "replayed_rows": 0}
-            result("no new positive to learn from: the weights stay as they are")
+            result("no new positives in the training part: the weights do not change")
         save(tower, out / "model")
     return tower
 
@@ -189,17 +207,17 @@ def _fit_on_new(
     tower: TwoTower,
     data: TrainingData,
     new_rows: int,
-    report: Report,
+    progress: ShowProgress,
     notes: dict[str, Any],
 ) -> None:
-    """Fit `tower`, which is `old` grown; the last `new_rows` of `data` are new."""
+    """Fit `tower`, which is `old` grown for new ids; the last `new_rows` of `data` are new."""
     from twotower.models.training.fit import fit
     from twotower.models.training.growth import hold, known_items, with_replay
     from twotower.models.two_tower import embed
 
     config, training = run.config.update, run.config.training
     solved = _is_solved(old, training)
-    if solved:  # for all interactions anew; there is nothing to fit
+    if solved:  # the closed form is solved again for all interactions, without gradient steps
         training, sample = training.copy(update={"epochs": 1}), data
     else:
         training = training.copy(
@@ -207,12 +225,12 @@ def _fit_on_new(
         )
         sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
     before = embed(tower.model.candidate_encoder, data.items)
-    judge = validation(staged, data)
+    measure = validation(staged, data)
 
-    def validate(model) -> dict[str, float]:
+    def validate(model: Any) -> dict[str, float]:
         if not solved:
-            hold(tower, old, config.moving)  # at the end of every epoch, before it is judged
-        return judge(model)
+            hold(tower, old, config.moving)  # after every epoch, before it is evaluated
+        return measure(model)
 
     history = fit(
         tower,
@@ -220,13 +238,13 @@ def _fit_on_new(
         training,
         validate,
         staged.path / "state",
-        progress=report,
-        begin=starting(tower, data, training, report, turned=True),
+        progress=progress,
+        begin=starting(tower, data, training, progress, turned=True),
         known=data,
     )
     after = embed(tower.model.candidate_encoder, data.items)
     norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
-    # What is beyond training.start's most_items has zeros for a vector, and no direction.
+    # An item beyond the item limit of training.start has a zero vector, so no cosine.
     known = known_items(old, data.items) & (norms > 0)
     moved = (before * after).sum(axis=1)[known] / norms[known]
     notes |= summary(history, training.monitor, len(sample.user_rows))
@@ -239,23 +257,24 @@ def _fit_on_new(
 
 
 def _is_solved(tower: TwoTower, training: TrainingConfig) -> bool:
-    """Whether the model is `training.start` as it was solved: no epoch after it was better."""
+    """Whether the best epoch of the model is the closed form `training.start` itself."""
     if training.start is None:
         return False
     scores = tower.history[f"val_{training.monitor}"]
     return tower.history["loss"][max(range(len(scores)), key=scores.__getitem__)] is None
 
 
-def _told(notes: dict[str, Any], monitor: str) -> str:
+def _outcome(notes: dict[str, Any], monitor: str) -> str:
     return (
-        f"{notes['new_rows']:,} new rows, {notes['replayed_rows']:,} old; {notes['epochs']} "
+        f"{notes['new_rows']:,} new rows, {notes['replayed_rows']:,} old ones; {notes['epochs']} "
         f"epochs, best {notes['best_epoch']} with valid {monitor} {notes[f'valid_{monitor}']:.4f} "
-        f"of {notes['valid_users']:,} users; items' cosine to before {notes['item_cosine']:.4f}"
+        f"of {notes['valid_users']:,} users; mean cosine of item vectors to the earlier ones "
+        f"{notes['item_cosine']:.4f}"
     )
 
 
-def _stands(run: Run, name: str) -> bool:
-    """Whether the step `name` need not be done again."""
+def _is_up_to_date(run: Run, name: str) -> bool:
+    """Whether the step `name` need not be run again."""
     try:
         run.verified(name)
     except RunError:

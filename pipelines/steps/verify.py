@@ -1,4 +1,4 @@
-"""Is what the server answers what the towers say? Ask it and compare with brute force."""
+"""Compare the answers of a real server with brute force over the trained towers."""
 
 from __future__ import annotations
 
@@ -11,27 +11,45 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.export import seen_pairs
-from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_tables
-from twotower.pipelines.steps.serve import Addresses, ask, check_k, most_k, serving
+from twotower.pipelines.steps.preprocess import load_ids, load_tables
+from twotower.pipelines.steps.query import ask, check_k, max_k
+from twotower.pipelines.steps.serve import Addresses, serving
 from twotower.serving.client import Recommendations
 from twotower.serving.repository import ModelRepository
 
-SCORE_TOLERANCE, TIE = 1e-5, 1e-6
+SCORE_TOLERANCE = 1e-5
+"""The largest difference between a served score and the brute-force score."""
+TIE = 1e-6
+"""Items whose scores differ by no more than this may be swapped."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and how it came out."""
+    """What was compared, and the result.
+
+    Attributes
+    ----------
+    users : int
+        How many users were compared.
+    k : int
+        Items per user.
+    wrong_ids : int
+        Places that hold another item than in the brute-force answer, except for ties.
+    largest_score_difference : float
+        Between the served scores and the brute-force scores.
+    one_request_equals_many : bool
+        Whether users get the same items in one request as in a request each.
+    """
 
     users: int
     k: int
-    wrong_ids: int  # places with another item than brute force has, ties apart
+    wrong_ids: int
     largest_score_difference: float
     one_request_equals_many: bool
 
     @property
     def holds(self) -> bool:
-        """Whether server and brute force agree everywhere."""
+        """Whether the server and brute force agree for all users."""
         return (
             self.wrong_ids == 0
             and self.largest_score_difference <= SCORE_TOLERANCE
@@ -40,59 +58,79 @@ class Verification:
 
 
 def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64) -> Verification:
-    """Compare the published version's answers for `count` users with NumPy over the towers.
+    """Compare the published version's answers with NumPy over the reloaded towers.
 
-    Ids must be identical place by place; where scores tie to 1e-6 the order may differ. The first
-    `together` users are also asked in one request and one by one. `k` is by default 100, or the
-    most that the version answers with. Raises RunError on a difference.
+    Item ids must be equal place by place; items whose scores differ by at most 1e-6 may be swapped.
+
+    Parameters
+    ----------
+    run : Run
+        The run; its published version must be made of its towers.
+    count : int
+        How many users to compare, drawn at random.
+    k : int, optional
+        Items per user; default: 100, or the maximum of the published version if that is less.
+    together : int
+        How many of the users are also asked for in one request and one by one.
+
+    Raises
+    ------
+    RunError
+        If the server answers differently, or the run is incomplete.
+    ConfigError
+        If `count` or `k` is out of range.
     """
     if count < 1 or (k is not None and k < 1):
         raise ConfigError(f"{count} users, k = {k}: expected 1 or more of each")
     steps = ("ingest", "preprocess", "train", "export")
-    with run.reading(*steps), stage("verify") as (report, result):
-        report(0, 3, "check the files")
+    with run.reading(*steps), stage("verify") as (progress, result):
+        progress(0, 3, "check the files")
         run.verified(*steps)
         _check_published(run)
-        k = k or min(100, most_k(run) or 100)
+        k = k or min(100, max_k(run) or 100)
         check_k(run, k)
-        report(0, 3, "start Triton")
-        users = pd.read_parquet(run.path / "data" / USERS)[run.config.features.user_id]
-        users = users.sample(min(count, len(users)), random_state=1).to_numpy()
-        most = run.config.serving.max_batch_size
-        first = users[: min(together, most)].tolist()
+        progress(0, 3, "start Triton")
+        user_ids = pd.Series(load_ids(run)[0])
+        users = user_ids.sample(min(count, len(user_ids)), random_state=1).to_numpy()
+        batch_size = run.config.serving.max_batch_size
+        first = users[: min(together, batch_size)].tolist()
         with serving(run) as addresses:
-            report(1, 3, "ask")
-            answer = _ask_in_parts(addresses, users.tolist(), k, most)
-            many = ask(addresses, first, k, ["grpc"])["grpc"]
-            each = [ask(addresses, [user], k, ["http"])["http"].item_ids for user in first]
-        report(2, 3, "brute force")
+            progress(1, 3, "query")
+            answer = _ask_in_batches(addresses, users.tolist(), k, batch_size)
+            in_one = ask(addresses, first, k, ["grpc"])["grpc"].item_ids
+            one_by_one = [ask(addresses, [user], k, ["http"])["http"].item_ids for user in first]
+        progress(2, 3, "brute force")
         item_ids, scores = score_unseen(run, users)
         _, expected = best_of(item_ids, scores, k)
-        # Not compared with each other: a batch's scores may differ in the last bit, ties in order.
-        ways = (many.item_ids, np.concatenate(each))
+        # Both are compared with brute force, not with each other: scores may differ in the last
+        # bit between batch sizes, and so the order of ties.
+        wrong = [
+            count_wrong(ids, item_ids, scores[: len(first)])
+            for ids in (in_one, np.concatenate(one_by_one))
+        ]
         found = Verification(
             users=len(users),
             k=k,
             wrong_ids=count_wrong(answer.item_ids, item_ids, scores),
             largest_score_difference=_largest_difference(answer.scores, expected),
-            one_request_equals_many=not any(
-                count_wrong(ids, item_ids, scores[: len(first)]) for ids in ways
-            ),
+            one_request_equals_many=not any(wrong),
         )
         if not found.holds:
-            raise RunError(f"{run.path}: the server does not answer what the towers say: {found}")
+            raise RunError(f"{run.path}: the server's answers differ from brute force: {found}")
         result(
-            f"version {answer.version}, {found.users} users, k = {k}: every id as brute force has "
-            f"it, scores within {found.largest_score_difference:.1e}; {len(first)} users in one "
-            f"request as in {len(first)} requests"
+            f"version {answer.version}, {found.users} users, k = {k}: all ids equal brute force, "
+            f"scores within {found.largest_score_difference:.1e}; {len(first)} users get the same "
+            f"in one request as in {len(first)} requests"
         )
     return found
 
 
-def _ask_in_parts(addresses: Addresses, users: list[int], k: int, most: int) -> Recommendations:
-    """The answer for all users, `most` of them in a request."""
-    starts = range(0, len(users), most)
-    answers = [ask(addresses, users[n : n + most], k, ["http"])["http"] for n in starts]
+def _ask_in_batches(
+    addresses: Addresses, users: list[int], k: int, batch_size: int
+) -> Recommendations:
+    """The answer for all users, asked for with up to `batch_size` users per request."""
+    starts = range(0, len(users), batch_size)
+    answers = [ask(addresses, users[n : n + batch_size], k, ["http"])["http"] for n in starts]
     return Recommendations(
         item_ids=np.concatenate([answer.item_ids for answer in answers]),
         scores=np.concatenate([answer.scores for answer in answers]),
@@ -101,34 +139,42 @@ def _ask_in_parts(addresses: Addresses, users: list[int], k: int, most: int) -> 
 
 
 def _check_published(run: Run) -> None:
-    """Refuse to compare the run's towers with a version that was made of others."""
+    """Raise RunError if the published version was made from other towers than the run's."""
     towers = run.identity("train")
     for version in ModelRepository(run.path / TRITON).versions():
         if version.published and version.towers_sha256 != towers:
             raise RunError(
-                f"{run.path}: version {version.number} is published, which was made of other "
-                "towers than the run has now; run `twotower export` and `twotower publish`"
+                f"{run.path}: the published version {version.number} was made from other towers "
+                "than the run has now; run `twotower export` and `twotower publish`"
             )
 
 
 def brute_force(run: Run, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Best unseen items by NumPy over the reloaded TensorFlow towers, as `best_of` gives them."""
+    """The `k` best unseen items of `users` by `score_unseen`; see `best_of` for the result."""
     return best_of(*score_unseen(run, users), k)
 
 
 def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every item's score for `users` [n] by the reloaded TensorFlow towers.
+    """Score every item for `users` with the reloaded TensorFlow towers.
+
+    Parameters
+    ----------
+    run : Run
+        Has the towers.
+    users : ndarray of int64, shape (n,)
+        Raw user ids.
 
     Returns
     -------
-    (raw item ids int64 [items], ascending; scores float32 [n, items], -inf for a seen item)
+    item_ids : ndarray of int64, shape (items,)
+        Raw item ids, ascending.
+    scores : ndarray of float32, shape (n, items)
+        The dot products; -inf for a seen item.
     """
     from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
     from twotower.models.two_tower import embed
 
-    names = run.config.features
-    user_ids = pd.read_parquet(run.path / "data" / USERS)[names.user_id].to_numpy()
-    item_ids = pd.read_parquet(run.path / "data" / ITEMS)[names.item_id].to_numpy()
+    user_ids, item_ids = load_ids(run)
     user_table, item_table = load_tables(run)
     rows = np.searchsorted(user_ids, users)
     towers = run.path / "model"
@@ -141,12 +187,23 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def best_of(item_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of the items [items] by `scores` [n, items].
+    """The `k` best unseen items per user.
+
+    Parameters
+    ----------
+    item_ids : ndarray of int64, shape (items,)
+        Raw item ids.
+    scores : ndarray of float32, shape (n, items)
+        Their scores; -inf for a seen item.
+    k : int
+        Items per user.
 
     Returns
     -------
-    (item ids int64 [n, k], scores float32 [n, k]), best first; a row with fewer than k unseen
-    items, be it because the catalogue is smaller, ends in -1 / -inf.
+    ids : ndarray of int64, shape (n, k)
+        Best first; -1 where a user has fewer than `k` unseen items.
+    scores : ndarray of float32, shape (n, k)
+        Their scores; -inf where there is no item.
     """
     from twotower.models.evaluation.top_k import topk
 
@@ -155,16 +212,22 @@ def best_of(item_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarra
 
 
 def count_wrong(ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> int:
-    """Places of the answer `ids` [n, k] that hold a wrong item.
+    """Count the places of an answer that hold a wrong item.
 
-    A place is right if it holds the id that `best_of` has there, or an unseen item that the row
-    holds only once and whose own score is within 1e-6 of the one expected there. `item_ids`
-    [items] and `scores` [n, items] are those of `score_unseen`.
+    A place is right if it holds the same id as `best_of`. It is also right if it holds another
+    unseen item whose score is within 1e-6 of the expected one, once per row.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (n, k)
+        The answer.
+    item_ids, scores
+        As `score_unseen` returns them.
     """
     expected, expected_scores = best_of(item_ids, scores, ids.shape[1])
     positions = np.searchsorted(item_ids, ids).clip(max=len(item_ids) - 1)
     own = np.take_along_axis(scores, positions, axis=1)
-    difference = np.full_like(own, np.inf)  # stays where the expected place is exhausted
+    difference = np.full_like(own, np.inf)  # stays where no item is expected
     np.subtract(own, expected_scores, out=difference, where=np.isfinite(expected_scores))
     known = item_ids[positions] == ids
     tied = known & (np.abs(difference) <= TIE) & ~_repeated(ids)
@@ -172,7 +235,7 @@ def count_wrong(ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> in
 
 
 def _repeated(ids: np.ndarray) -> np.ndarray:
-    """Bool [n, k]: whether the row of `ids` [n, k] holds the id at another place, too."""
+    """Whether the id at each place of `ids` (shape (n, k)) is also at another place of its row."""
     order = np.argsort(ids, axis=1)
     ascending = np.take_along_axis(ids, order, axis=1)
     same = ascending[:, 1:] == ascending[:, :-1]
@@ -183,7 +246,7 @@ def _repeated(ids: np.ndarray) -> np.ndarray:
 
 
 def _largest_difference(scores: np.ndarray, expected: np.ndarray) -> float:
-    """Largest absolute difference; an exhausted place must be exhausted in both."""
+    """The largest absolute difference; infinite if -inf is not at the same places in both."""
     if not np.array_equal(np.isneginf(scores), np.isneginf(expected)):
         return float("inf")
     finite = np.isfinite(expected)

@@ -250,7 +250,7 @@ def server(small_run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_answers_queries_and_stops_cleanly(server, small_run, number):
-    from twotower.pipelines.steps.serve import example_users
+    from twotower.pipelines.steps.query import example_users
 
     user = example_users(small_run, 1)[0]
     asked = twotower(
@@ -299,7 +299,7 @@ def test_a_triton_that_dies_is_started_again_on_its_ports(server, small_run):
     server.send_signal(signal.SIGTERM)
     assert server.wait(timeout=30) == 0
     output = server.stdout.read()
-    assert "started again Triton ended by SIGKILL" in output and "Traceback" not in output
+    assert "restarted Triton ended by SIGKILL" in output and "Traceback" not in output
     assert (small_run.path / "logs" / "serve.log.ended").exists()
     assert not (small_run.path / "server.json").exists()
 
@@ -405,7 +405,7 @@ def titled_run(small_run, tmp_path):
 def test_data_is_printed_as_it_is(titled_run, capsys):
     import numpy as np
 
-    from twotower.pipelines.steps.serve import print_recommendations
+    from twotower.pipelines.steps.query import print_recommendations
     from twotower.serving.client import Recommendations
 
     run, item_ids = titled_run
@@ -420,7 +420,7 @@ def test_an_item_that_the_run_does_not_have_is_told(titled_run, capsys):
     """As a version answers that was made before the run got other data."""
     import numpy as np
 
-    from twotower.pipelines.steps.serve import print_recommendations
+    from twotower.pipelines.steps.query import print_recommendations
     from twotower.serving.client import Recommendations
 
     run, item_ids = titled_run
@@ -435,7 +435,7 @@ def test_an_item_that_the_run_does_not_have_is_told(titled_run, capsys):
 def test_a_run_without_data_says_what_to_run_before_a_server_is_started(tmp_path):
     from twotower.pipelines.config import CONFIGS, load_config
     from twotower.pipelines.run import Run
-    from twotower.pipelines.steps.serve import query
+    from twotower.pipelines.steps.query import query
 
     run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
     with pytest.raises(RunError, match=r"`ingest` has not run yet; run `twotower ingest`"):
@@ -452,7 +452,7 @@ def test_a_column_to_show_that_is_not_there_is_named(titled_run):
     assert asked.returncode == 1
     assert "error: show: the item table has no column director; it has item_id, " in asked.stderr
     run.override(("show=[item_id]",))
-    from twotower.pipelines.steps.serve import shown_items
+    from twotower.pipelines.steps.query import shown_items
 
     assert list(shown_items(run)) == ["item_id"]
 

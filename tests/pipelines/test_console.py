@@ -1,4 +1,4 @@
-"""What people see: names and paths as they are, whatever characters they have."""
+"""Console output shows names and paths as they are, whatever characters they have."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from twotower.pipelines.console import console
 from twotower.pipelines.run import STAGING, TRITON, Run
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.publish import publish
-from twotower.pipelines.steps.serve import ask, example_users, serving
+from twotower.pipelines.steps.query import ask, example_users
+from twotower.pipelines.steps.serve import serving
 from twotower.pipelines.steps.verify import brute_force
 from twotower.serving.repository import ModelRepository
 
@@ -36,7 +37,7 @@ def export_and_publish(path):
 
 
 def publish_another(path):
-    """Publishes the version that is not published, forth and back, until it is killed."""
+    """Publish the two newest versions in turn until the process is killed."""
     console.quiet = True
     run = Run(path)
     while True:
@@ -45,7 +46,7 @@ def publish_another(path):
 
 
 def killed_after(seconds, target, path, until=None):
-    """Run `target(path)` in a process of its own; kill it unless it ends before.
+    """Run `target(path)` in another process, and kill it after `seconds` unless it has ended.
 
     With `until` it is killed as soon as that is true, and not before.
     """
@@ -61,7 +62,7 @@ def killed_after(seconds, target, path, until=None):
 
 
 def assert_next_start_is_whole(run, allowed, users, expected):
-    """Start as `twotower serve` does: it serves one of the `allowed` versions, and rightly."""
+    """Start as `twotower serve` does, and check that an `allowed` version answers correctly."""
     published = ModelRepository(run.path / TRITON).published
     with serving(run) as addresses:
         answer = ask(addresses, users, 10, ["http"])["http"]

@@ -1,4 +1,4 @@
-"""Every error class of the project is known as one that is worded for people."""
+"""Every error class of the project derives from the base class of its package."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CONTRACT = Path("serving/runtime/contract.py")
 
 
 def error_classes() -> list[tuple[str, str]]:
-    """(module, class) of every class in the packages whose name says that it is an error."""
+    """The module and name of every class in the packages whose name ends in "Error"."""
     return [
-        (".".join(["twotower", *path.relative_to(ROOT).with_suffix("").parts]), node.name)
+        ("twotower." + ".".join(path.relative_to(ROOT).with_suffix("").parts), node.name)
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
@@ -26,7 +26,7 @@ def error_classes() -> list[tuple[str, str]]:
     ]
 
 
-def test_the_error_of_a_request_is_among_them():
+def test_the_error_of_a_request_is_found():
     assert ("twotower.serving.runtime.contract", "RequestError") in error_classes()
 
 

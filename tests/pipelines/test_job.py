@@ -17,7 +17,7 @@ from twotower.pipelines.job import choose, main_job
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.preprocess import load_split, preprocess
-from twotower.pipelines.steps.serve import demonstrate
+from twotower.pipelines.steps.query import demonstrate
 from twotower.pipelines.steps.train import train
 from twotower.pipelines.steps.verify import brute_force
 from twotower.serving.repository import ModelRepository

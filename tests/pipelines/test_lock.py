@@ -1,4 +1,4 @@
-"""One writer at a time: the second is refused by name, nobody waits, the dead hold nothing."""
+"""One writer at a time: a second one is refused at once, and a killed one holds no lock."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ def holder(tmp_path):
 
 
 def in_a_thread(work: Callable[[], object]) -> str:
-    """What `work` raises as a RunError in another thread."""
-    told = []
+    """The message of the RunError that `work` raises in another thread; empty if it does not."""
+    messages = []
 
     def tried():
         try:
             work()
         except RunError as error:
-            told.append(str(error))
+            messages.append(str(error))
 
     thread = threading.Thread(target=tried)
     thread.start()
     thread.join()
-    return told[0] if told else ""
+    return messages[0] if messages else ""
 
 
-def test_a_second_writer_is_told_who_holds_the_lock_until_that_one_is_dead(holder, tmp_path):
+def test_a_second_writer_is_refused_by_name_until_the_first_one_is_killed(holder, tmp_path):
     assert is_held(tmp_path / LOCK)
     with pytest.raises(RunError) as error, writing(tmp_path, "update"):
         pass
@@ -87,7 +87,7 @@ def test_a_second_writer_is_told_who_holds_the_lock_until_that_one_is_dead(holde
         pass
 
 
-def test_the_text_in_the_lock_file_holds_nothing(tmp_path):
+def test_the_text_in_the_lock_file_is_not_a_lock(tmp_path):
     told = {"verb": "train", "pid": os.getpid(), "host": socket.gethostname(), "since": "ever"}
     (tmp_path / LOCK).write_text(json.dumps(told))
     with writing(tmp_path, "update"):
@@ -95,7 +95,7 @@ def test_the_text_in_the_lock_file_holds_nothing(tmp_path):
     assert (tmp_path / LOCK).read_text() == ""
 
 
-def test_it_is_held_once_however_often_a_thread_asks(tmp_path):
+def test_a_thread_may_nest_the_lock(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     with writing(tmp_path, "update") as first, writing(tmp_path / "link", "train") as second:
         assert (first, second) == (True, False)
@@ -115,7 +115,7 @@ def test_a_forked_process_does_not_hold_what_its_parent_holds(tmp_path):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_a_file_system_without_locks_is_said_in_one_sentence(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_explained(tmp_path, monkeypatch):
     def flock(file, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -129,7 +129,7 @@ def test_a_file_system_without_locks_is_said_in_one_sentence(tmp_path, monkeypat
         pass
 
 
-VERBS = {
+COMMANDS = {
     "ingest": ingest,
     "preprocess": preprocess,
     "train": train,
@@ -139,10 +139,10 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_is_refused_while_another_writes_and_changes_nothing(verb, tmp_path):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_refused_while_another_writes_and_changes_nothing(command, tmp_path):
     run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path)
     with run.writing("another"):
-        told = in_a_thread(lambda: VERBS[verb](Run.create(run.config, tmp_path)))
+        told = in_a_thread(lambda: COMMANDS[command](Run.create(run.config, tmp_path)))
         assert f"{tmp_path}: `another` (process {os.getpid()} on " in told
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]

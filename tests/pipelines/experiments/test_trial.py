@@ -57,10 +57,10 @@ def test_its_identity_is_what_the_result_depends_on(tmp_path):
 def test_data_is_prepared_once_for_the_settings_it_depends_on(tmp_path, monkeypatch):
     made = []
 
-    def apart(work, log):
+    def run_in_subprocess(work, log):
         made.append(log)
 
-    monkeypatch.setattr("twotower.pipelines.experiments.trial.apart", apart)
+    monkeypatch.setattr("twotower.pipelines.experiments.trial.run_in_subprocess", run_in_subprocess)
     monkeypatch.setattr(Run, "verified", lambda run, *steps: _is_made(run, made))
     first = prepare(small_config(), tmp_path)
     assert prepare(small_config("model.dim=8"), tmp_path).path == first.path
@@ -72,7 +72,8 @@ def test_data_is_prepared_once_for_the_settings_it_depends_on(tmp_path, monkeypa
 def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypatch, capsys):
     """The same settings, other files: no result of the old ones is found."""
     monkeypatch.setattr(
-        "twotower.pipelines.experiments.trial.apart", lambda work, log: work(lambda metrics: None)
+        "twotower.pipelines.experiments.trial.run_in_subprocess",
+        lambda work, log: work(lambda metrics: None),
     )
     pairs = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [10, 11, 12, 10]})
     parts = pairs.assign(part=["train", "valid", "test", "train"])

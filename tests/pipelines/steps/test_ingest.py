@@ -1,4 +1,4 @@
-"""From files to encoded tables: what the history is made of, what people are told, and when."""
+"""From files to encoded tables: the history, the remarks on rows, and early errors."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_a_history_is_ordered_by_the_times_of_the_positives(in_folder, capsys):
     assert notes["split"]["repeated_pairs"] == 0
 
 
-def test_rows_of_which_nobody_knows_whether_they_are_positives_are_counted(in_folder, capsys):
+def test_rows_without_a_value_are_counted(in_folder, capsys):
     run = make_run(in_folder, split={})
     LOG.assign(click=[*[None] * 2, *LOG["click"][2:]]).to_parquet(in_folder / "log.parquet")
     ingest(run)
     assert preprocess(run)["positives"] == 5
     printed = capsys.readouterr().out
-    assert "2 rows without a value of click are no positives" in printed
+    assert "2 rows without a value in click are not positives" in printed
     assert "no timestamp" not in printed
 
 
@@ -87,8 +87,8 @@ def test_positives_that_are_left_out_are_counted(in_folder, capsys):
     ingest(run)
     preprocess(run)
     printed = capsys.readouterr().out
-    assert "no timestamp in the interactions: the order of their rows is taken for time" in printed
-    assert "2 positives left out that a later row of the same user and item replaces" in printed
+    assert "the interactions have no timestamp: their order in the file is used as time" in printed
+    assert "2 positives left out because a later row has the same user and item" in printed
     assert "k-core" not in printed
 
 
@@ -99,14 +99,14 @@ def test_positives_that_are_left_out_are_counted(in_folder, capsys):
         ({"positives": {"column": "clicks"}}, "the interactions have no column 'clicks'"),
     ],
 )
-def test_what_the_tables_lack_is_told_at_ingest(sections, message, in_folder):
+def test_a_missing_column_is_reported_by_ingest(sections, message, in_folder):
     run = make_run(in_folder, **sections)
     with pytest.raises(DataError, match=message):
         ingest(run)
     assert not (run.path / "manifest.json").exists()
 
 
-def test_wrong_names_and_split_files_are_told_before_tensorflow_is_imported(in_folder):
+def test_wrong_columns_and_split_files_are_reported_before_tensorflow_is_imported(in_folder):
     run = make_run(in_folder)
     ingest(run)
     PARTS.assign(part="test").to_parquet(in_folder / "no_train.parquet")
@@ -139,7 +139,7 @@ assert not {"tensorflow", "nvtabular"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
-def test_what_updates_brought_is_not_lost_by_reading_the_source_again(in_folder):
+def test_data_of_updates_are_not_lost_by_reading_the_source_again(in_folder):
     run = make_run(in_folder)
     ingest(run)
     path = run.path / "manifest.json"
@@ -147,7 +147,7 @@ def test_what_updates_brought_is_not_lost_by_reading_the_source_again(in_folder)
     update = {"path": "day", "interactions": 1_000, "users": 0, "items": 0}
     manifest["steps"]["ingest"]["notes"]["updates"] = [update, update]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match=r"2 updates brought 2,000 interactions that the source"):
+    with pytest.raises(RunError, match=r"2 updates added 2,000 interactions that are not in"):
         ingest(run)
     config = shlex.split(str(raised(ingest, run)).rpartition("twotower ")[2])[2]
     again = Run.create(load_config(Path(config)), in_folder / "another")
@@ -160,7 +160,7 @@ def raised(call, *arguments) -> Exception:
     return caught.value
 
 
-def test_settings_that_a_command_sets_are_told_from_those_of_the_run(in_folder):
+def test_an_error_distinguishes_overrides_from_the_settings_of_the_run(in_folder):
     run = make_run(in_folder)
     ingest(run)
     (in_folder / "log.parquet").rename(in_folder / "other.parquet")

@@ -1,7 +1,8 @@
-"""What is checked before NVTabular is imported: that no part of the split will be empty."""
+"""Empty parts of the split and wrong settings are reported before NVTabular is imported."""
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ PARQUET = {
 
 
 def ingested(folder: Path, rows: pd.DataFrame, **settings) -> Run:
-    """A run of these interactions, with what is set by "section.key"."""
+    """A run that has ingested these interactions, with settings by "section.key"."""
     folder.mkdir(exist_ok=True)
     rows.to_parquet(folder / "ev.parquet")
     keep = [name for name in rows if name not in ("user_id", "item_id")]
@@ -35,7 +36,7 @@ def ingested(folder: Path, rows: pd.DataFrame, **settings) -> Run:
 
 
 def pairs(users: int, items: int) -> pd.DataFrame:
-    """Every user with as many items, one second after the other; ratings 1 and 5 in turn."""
+    """`items` interactions per user, one per second, with ratings 1 and 5 in turn."""
     rows = pd.DataFrame([(u, i) for u in range(users) for i in range(items)])
     rows.columns = ["user_id", "item_id"]
     return rows.assign(timestamp=range(len(rows)), rating=[1.0, 5.0] * (len(rows) // 2))
@@ -47,7 +48,7 @@ def pairs(users: int, items: int) -> pd.DataFrame:
         (
             pairs(6, 1),
             {},
-            "split.method random: the part valid and test has no rows of 6 positives: test takes",
+            "split.method random: the part valid and test has no rows of 6 positives: test needs",
         ),
         (pairs(6, 2), {}, "split.method random: the part valid has no rows of 12 positives"),
         (
@@ -69,7 +70,7 @@ def pairs(users: int, items: int) -> pd.DataFrame:
         (
             pairs(6, 4).assign(timestamp=[0] * 12 + [1] * 12),
             {"split.method": "temporal"},
-            "split.method temporal: the part valid has no rows of 24 positives: split.ratios leave",
+            "split.method temporal: the part valid has no rows of 24 positives: split.ratios give",
         ),
     ],
 )
@@ -85,12 +86,12 @@ def test_a_split_file_that_leaves_a_part_out_is_named(tmp_path):
     parts = rows[["user_id", "item_id"]].assign(part=["train", "valid"] * 3)
     parts.to_parquet(tmp_path / "parts.parquet")
     settings = {"split.method": "file", "split.path": str(tmp_path / "parts.parquet")}
-    with pytest.raises(ConfigError, match=r"the part test has no rows .*parts\.parquet names none"):
+    with pytest.raises(ConfigError, match=r"the part test has no rows .*parts\.parquet lists no"):
         split_ahead(ingested(tmp_path / "data", rows, **settings))
 
 
 @pytest.mark.parametrize("positives", [{}, {"positives.column": "rating"}])
-def test_what_is_seen_ahead_is_what_is_split(tmp_path, positives):
+def test_the_split_ahead_equals_the_split(tmp_path, positives):
     from twotower.pipelines.steps.preprocess import load_split, preprocess
 
     run = ingested(tmp_path / "data", pairs(20, 12), **positives)
@@ -129,7 +130,7 @@ def test_settings_that_the_training_part_does_not_allow_are_named(settings, mess
     assert message in str(error.value)
 
 
-def test_a_baseline_that_the_training_part_is_too_large_for_is_named(monkeypatch):
+def test_a_baseline_that_is_too_slow_for_the_training_part_is_named(monkeypatch):
     monkeypatch.setattr("twotower.models.evaluation.baselines.EASE_MAX_ITEMS", 3)
     settings = {"evaluation.baselines": ["popularity", "ease"]}
     config = parse_config(set_keys(PARQUET, settings, "here"), "here")
@@ -140,7 +141,7 @@ def test_a_baseline_that_the_training_part_is_too_large_for_is_named(monkeypatch
         check_baselines(config, pairs(2, 4))
 
 
-def test_the_main_job_checks_all_that_before_tensorflow_is_imported(tmp_path):
+def test_the_main_job_checks_this_before_tensorflow_is_imported(tmp_path):
     pairs(6, 4).to_parquet(tmp_path / "ev.parquet")
     (tmp_path / "base.yaml").write_text(
         "name: made-up\ningest: {source: parquet, path: ., parquet: {interactions: ev.parquet}}\n"
@@ -173,3 +174,24 @@ os._exit(0)  # pyarrow may abort a process that ends right after a read (apache/
     assert "Traceback" not in done.stderr
     for message in wrong.values():
         assert message in done.stderr
+
+
+def test_a_saved_feature_graph_needs_no_module_of_this_project(tmp_path):
+    """So a run can still be used after modules of the project were moved or renamed."""
+    from twotower.pipelines.steps.preprocess import preprocess
+
+    run = ingested(tmp_path / "data", pairs(20, 12), **{"features.history": 3})
+    preprocess(run)
+    modules: set[str] = set()
+
+    class Recorder(pickle.Unpickler):
+        def find_class(self, module, name):
+            modules.add(module.split(".")[0])
+            return super().find_class(module, name)
+
+    pickles = list((run.path / "workflow").rglob("*.pkl"))
+    for path in pickles:
+        with path.open("rb") as file:
+            Recorder(file).load()
+    assert pickles and "nvtabular" in modules
+    assert not modules & {"twotower", "models", "pipelines", "serving", "workflows"}

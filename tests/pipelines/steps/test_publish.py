@@ -1,4 +1,4 @@
-"""Export, publish, go back: as a person types it, beside a running server and without one."""
+"""Export, publish and roll back on the command line, with and without a running server."""
 
 from __future__ import annotations
 
@@ -19,14 +19,8 @@ from twotower.pipelines.lock import writing
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.publish import publish, rollback, versions
-from twotower.pipelines.steps.serve import (
-    SERVE_LOCK,
-    ask,
-    example_users,
-    query,
-    running_server,
-    serving,
-)
+from twotower.pipelines.steps.query import ask, example_users, query
+from twotower.pipelines.steps.serve import SERVE_LOCK, running_server, serving
 from twotower.serving.client import RetrievalClient
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.installation import Triton
@@ -36,13 +30,13 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def run(small_run, tmp_path) -> Run:
-    """A copy of the small run, version 1 published; --run needs no other."""
+    """A copy of the small run with version 1 published."""
     return Run(shutil.copytree(small_run.path, tmp_path / "run"))
 
 
 @pytest.fixture
 def twotower(run, monkeypatch):
-    """A verb of the command line on the run, in this process: its output."""
+    """A function that runs a command on the run in this process and returns its output."""
     monkeypatch.chdir(run.path.parent)
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -76,7 +70,7 @@ def serve(run):
 
 
 def rows(output: str) -> dict[int, list[str]]:
-    """The lines of the table of versions that start with a number."""
+    """The rows of the table of versions by number."""
     lines = (line.split() for line in output.splitlines())
     return {int(words[0]): words[1:] for words in lines if words and words[0].isdigit()}
 
@@ -98,7 +92,7 @@ def test_without_a_server_the_next_one_serves_what_was_published(run, twotower):
     assert "no version 9; there is 1, 2" in twotower("publish", "--version", "9", status=1)
 
 
-def test_a_running_server_takes_over_what_is_published(run, twotower, serve):
+def test_a_running_server_loads_what_is_published(run, twotower, serve):
     server = running_server(run)
     assert server.pid == serve.pid
     assert (run.path / "server.json").stat().st_mode & 0o777 == 0o600
@@ -113,11 +107,11 @@ def test_a_running_server_takes_over_what_is_published(run, twotower, serve):
     assert rollback(run) == 1
     assert "version 1 answered" in twotower("query", "--user", user)
     assert publish(run, 2) == 2
-    # A second server would not be told of the next version.
-    assert f"process {serve.pid} serves this run already" in twotower("serve", status=1)
+    # `publish` would not find a second server.
+    assert f"process {serve.pid} already serves this run" in twotower("serve", status=1)
 
 
-def test_a_version_that_does_not_load_leaves_the_old_one_answering(run, serve):
+def test_the_old_version_keeps_answering_if_a_new_one_does_not_load(run, serve):
     from twotower.serving.runtime.manifest import write_manifest
 
     folder = run.path / "triton" / "retrieval" / "2"
@@ -131,7 +125,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_answering(run, serve):
 
 
 def test_a_server_that_cannot_load_says_what_to_do(run, monkeypatch, capsys):
-    """As with a Triton before 2.40: the key is missing, so nothing is loaded after the start."""
+    """A Triton before 2.40 has no key, so it cannot load another version after its start."""
     import json
     from dataclasses import asdict
 
@@ -151,7 +145,7 @@ def test_a_server_that_cannot_load_says_what_to_do(run, monkeypatch, capsys):
     assert "version 1 answered; 2 is published: restart `twotower serve`" in told
 
 
-def test_a_damaged_version_is_named_and_the_one_before_served(run, capsys):
+def test_a_damaged_version_is_named_and_the_earlier_one_served(run, capsys):
     export(run)
     publish(run)
     index = run.path / "triton" / "retrieval" / "2" / "FaissTopK" / "index.faiss"
@@ -164,7 +158,7 @@ def test_a_damaged_version_is_named_and_the_one_before_served(run, capsys):
     assert "version 1 is published now" in told
 
 
-def test_a_published_version_that_does_not_start_names_the_way_back(run):
+def test_the_error_of_a_version_that_does_not_start_advises_a_rollback(run):
     from twotower.serving.runtime.manifest import write_manifest
 
     folder = run.path / "triton" / "retrieval" / "2"
@@ -172,7 +166,7 @@ def test_a_published_version_that_does_not_start_names_the_way_back(run):
     (folder / "model.py").write_text("raise ValueError('spoilt')\n")
     write_manifest(folder, created="", towers_sha256="", runtime="")
     publish(run)
-    message = "version 2 was not served: .*spoilt.*`twotower rollback` publishes the one before"
+    message = "version 2 did not start: .*spoilt.*`twotower rollback` publishes the one before"
     with pytest.raises(ServingError, match=message), serving(run):
         pass
     rollback(run)
@@ -181,12 +175,12 @@ def test_a_published_version_that_does_not_start_names_the_way_back(run):
 
 
 def test_a_version_is_added_when_the_export_is_committed(run, monkeypatch):
-    """An export that fails at its end leaves no version that nobody has been told of."""
+    """An export that fails at its end leaves no version."""
 
     def fails(path, text):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("twotower.pipelines.run.write_atomically", fails)
+    monkeypatch.setattr("twotower.pipelines.run.commit.write_atomically", fails)
     with pytest.raises(KeyboardInterrupt):
         export(run)
     assert [each.number for each in versions(run)] == [1]
@@ -195,7 +189,7 @@ def test_a_version_is_added_when_the_export_is_committed(run, monkeypatch):
     assert [each.number for each in versions(run)] == [1, 2]
 
 
-def test_a_version_is_not_published_over_one_that_it_was_not_compared_with(run):
+def test_a_version_replaces_only_the_one_that_it_was_compared_with(run):
     export(run)
     with pytest.raises(RunError, match=r"compared with version 7, but version 1 has been"):
         publish(run, 2, replaces=7)

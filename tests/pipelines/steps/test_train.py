@@ -79,7 +79,7 @@ def test_ctrl_c_in_the_last_second_leaves_it_to_be_gone_on_with(small_run, tmp_p
             raise KeyboardInterrupt
         write(path, text)
 
-    monkeypatch.setattr("twotower.pipelines.run.write_atomically", interrupted)
+    monkeypatch.setattr("twotower.pipelines.run.commit.write_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(run)
     assert not finished.exists()

@@ -1,4 +1,4 @@
-"""The daily loop on a small run: new users and items learnt, served, and nothing else changed."""
+"""The daily update on a small run: new users and items are served, and old codes are kept."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import load_split, load_tables, preprocess
 from twotower.pipelines.steps.publish import answering, publish, rollback
 from twotower.pipelines.steps.quality_gate import Comparison, objection
-from twotower.pipelines.steps.serve import ask, running_server, serving
+from twotower.pipelines.steps.query import ask
+from twotower.pipelines.steps.serve import running_server, serving
 from twotower.pipelines.steps.train import train
 from twotower.pipelines.steps.update import _learn, update
 from twotower.pipelines.steps.verify import brute_force
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
-from twotower.serving.runtime.manifest import verify_manifest
+from twotower.serving.runtime.manifest import verify_manifest, write_manifest
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.synthetic import SyntheticConfig, synthesise
 from twotower.workflows.tables import Tables
@@ -56,7 +57,7 @@ PARQUET = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """(what there is at first, the day): the last users and items come with the day."""
+    """Two folders: the first data, and a day that adds the last users and items."""
     tables = synthesise(SyntheticConfig(users=400, items=300, interactions=30000))
     prices = pa.array([5 + (item * 37 % 450) / 10 for item in tables.items["item_id"].to_pylist()])
     tables = tables._replace(items=tables.items.append_column("price", prices))
@@ -86,7 +87,7 @@ CLOSED_FORM = ("features.history=300", "model.history_pooling=sum", "model.norma
 
 
 def published(folder: Path, project: Path, *overrides: str, steps=STEPS) -> Run:
-    """A run on the data in `folder`, by default published."""
+    """A run on the data in `folder`, published by default."""
     tree = json.loads(small_config(*overrides).json())
     tree |= {"name": "small"}
     tree["ingest"] = {"source": "parquet", "path": str(folder), "parquet": PARQUET}
@@ -100,7 +101,7 @@ def published(folder: Path, project: Path, *overrides: str, steps=STEPS) -> Run:
 
 @pytest.fixture(scope="module")
 def base_run(folders, tmp_path_factory) -> Run:
-    """A run on what there is at first, published."""
+    """A published run on the first data."""
     return published(
         folders[0],
         tmp_path_factory.mktemp("project"),
@@ -118,7 +119,7 @@ def updated(base_run, folders, tmp_path_factory) -> Run:
 
 
 def brute_force_with_seen(run: Run, users: np.ndarray, k: int) -> np.ndarray:
-    """Best items of `users` by the towers, also those they have seen."""
+    """The best items of `users` by the towers, seen ones included."""
     with pytest.MonkeyPatch.context() as patch:
         nothing = np.zeros(0, np.int64)
         patch.setattr("twotower.pipelines.steps.verify.seen_pairs", lambda run: (nothing, nothing))
@@ -134,7 +135,7 @@ def files(path: Path) -> dict[str, int]:
     return {str(p.relative_to(path)): p.stat().st_mtime_ns for p in found}
 
 
-def test_every_step_is_consistent_and_says_what_came(base_run, updated, folders):
+def test_every_step_is_consistent_and_notes_what_is_new(base_run, updated, folders):
     updated.verified("ingest", "preprocess", "train", "evaluate", "export")
     rows = len(pd.read_parquet(folders[1] / "interactions.parquet"))
     assert updated.notes("ingest")["updates"] == [
@@ -149,7 +150,7 @@ def test_every_step_is_consistent_and_says_what_came(base_run, updated, folders)
     assert 0.9 < notes["item_cosine"] < 1
 
 
-def test_codes_and_parts_of_before_are_as_they_were(base_run, updated):
+def test_earlier_codes_and_parts_are_kept(base_run, updated):
     for side, table in enumerate(("user", "item")):
         stays = np.isin(ids(updated, table), ids(base_run, table))
         before, after = load_tables(base_run)[side], load_tables(updated)[side]
@@ -166,7 +167,7 @@ def test_codes_and_parts_of_before_are_as_they_were(base_run, updated):
     pd.testing.assert_frame_equal(after[columns][: len(before)], before[columns])
 
 
-def test_new_users_and_items_are_served_as_brute_force_has_them(base_run, updated):
+def test_answers_for_new_users_and_items_equal_brute_force(base_run, updated):
     new = ids(updated, "user")[-NEW_USERS:]
     items = ids(updated, "item")[-NEW_ITEMS:]
     with serving(updated) as addresses:
@@ -177,7 +178,7 @@ def test_new_users_and_items_are_served_as_brute_force_has_them(base_run, update
     assert len({tuple(row) for row in answer.item_ids.tolist()}) > NEW_USERS / 2
 
 
-def test_new_users_are_answered_better_than_as_unknown_ones(base_run, updated):
+def test_answers_for_new_users_are_better_than_for_unknown_ones(base_run, updated):
     from twotower.models.training.fit import load
     from twotower.models.two_tower import embed
 
@@ -189,7 +190,7 @@ def test_new_users_are_answered_better_than_as_unknown_ones(base_run, updated):
     vectors = embed(model.candidate_encoder, items)
 
     def mean_place(users) -> float:
-        """Of the positives of test among all items, from 0, best, to 1."""
+        """The rank of the test positives among all items, from 0 (best) to 1."""
         scores = embed(model.query_encoder, users)[mine["user_row"]] @ vectors.T
         own = scores[np.arange(len(mine)), mine["item_row"]]
         return float((scores > own[:, None]).mean())
@@ -204,7 +205,7 @@ def test_the_same_update_again_changes_nothing(updated, folders):
     assert files(updated.path) == before
 
 
-def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
+def test_an_update_that_fails_keeps_the_run_and_can_be_completed(
     base_run, folders, tmp_path, monkeypatch
 ):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
@@ -234,7 +235,7 @@ def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
     with pytest.raises(RunError, match="no room"):
         update(run, folders[1])
     monkeypatch.undo()
-    # What was committed was compared before; it is only published.
+    # The committed model was compared before; it is only published.
     monkeypatch.setattr(
         "twotower.pipelines.steps.update.objection", lambda *_: pytest.fail("compared again")
     )
@@ -260,9 +261,7 @@ def renumbered_day(folders, path: Path) -> Path:
     )
 
 
-def test_a_day_that_looks_like_a_mistake_stops_before_anything_has_changed(
-    base_run, folders, tmp_path
-):
+def test_a_day_that_looks_like_a_mistake_changes_nothing(base_run, folders, tmp_path):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
     before = files(run.path)
     cents = changed_day(folders, tmp_path / "cents", items=lambda rows: {"price": rows.price * 100})
@@ -274,7 +273,7 @@ def test_a_day_that_looks_like_a_mistake_stops_before_anything_has_changed(
 
 
 def random_day(run: Run, base: Path, path: Path) -> Path:
-    """Every known user likes random ones of ten items."""
+    """Every known user likes random items out of ten."""
     users, items = ids(run, "user"), ids(run, "item")[:10]
     draw = np.random.default_rng(0)
     rows = pd.DataFrame({"user_id": np.repeat(users, 8)})
@@ -286,9 +285,7 @@ def random_day(run: Run, base: Path, path: Path) -> Path:
     return path
 
 
-def test_a_day_after_which_the_model_answers_worse_is_not_taken_in(
-    base_run, folders, tmp_path, monkeypatch
-):
+def test_a_day_that_makes_the_model_worse_is_refused(base_run, folders, tmp_path, monkeypatch):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run folder"))
     day = random_day(run, folders[0], tmp_path / "day")
     repository = ModelRepository(run.path / TRITON)
@@ -299,7 +296,7 @@ def test_a_day_after_which_the_model_answers_worse_is_not_taken_in(
         update(run, day)
     assert files(run.path) == before
     figures = re.search(
-        r"with these data the model answers worse: its ndcg@10 is (0\.\d+), that of version 1 is "
+        r"with these data the model gets worse: its ndcg@10 is (0\.\d+), that of version 1 is "
         r"(0\.\d+), on the test pairs from before the update of the same (\d+) users\. That is a "
         r"loss of (\d+)%; update\.max_loss is 10%\nNothing has changed\.",
         str(told.value),
@@ -323,29 +320,50 @@ def test_a_day_after_which_the_model_answers_worse_is_not_taken_in(
     assert repository.published == 1 and len(repository.versions()) == 3
 
 
-def test_a_published_version_that_cannot_be_compared_stops_an_update(base_run, folders, tmp_path):
+def damaged(version: Path) -> None:
+    (version / "model.json").write_text("{}")
+
+
+def of_an_earlier_release(version: Path) -> None:
+    """Move the version's code to where it was before the package `twotower`."""
+    (version / "twotower" / "serving").rename(version / "serving")
+    shutil.rmtree(version / "twotower")
+    write_manifest(version, created="", towers_sha256="", runtime="compiled")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damaged, r".*model\."),
+        (of_an_earlier_release, ".*export and publish it again\nNothing has"),
+    ],
+)
+def test_a_published_version_that_cannot_be_compared_stops_an_update(
+    base_run, folders, tmp_path, change, message
+):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
-    (ModelRepository(run.path / TRITON).model / "1" / "model.json").write_text("{}")
+    change(ModelRepository(run.path / TRITON).model / "1")
     before = files(run.path)
     run.override(("update.epochs=1",))
-    with pytest.raises(RunError, match=r"cannot be compared with the published version: .*model\."):
+    reason = f"cannot be compared with the published version: {message}"
+    with pytest.raises(RunError, match=reason):
         update(run, folders[1])
     assert files(run.path) == before
 
 
-def test_a_version_that_knows_nobody_of_the_run_cannot_be_compared(base_run, tmp_path):
+def test_a_version_without_the_users_of_the_run_cannot_be_compared(base_run, tmp_path):
     staged = Run(shutil.copytree(base_run.path, tmp_path / "run"))
     for name in ("users", "items"):
         table = staged.path / "data" / f"{name}.parquet"
         rows = pd.read_parquet(table)
         rows[f"{name[:-1]}_id"] += 10**6
         rows.to_parquet(table)
-    assert "version 1 knows no user and item of the test" in objection(
+    assert "version 1 has no user and item of the test" in objection(
         base_run, staged, None, published=1, new_pairs=0
     )
 
 
-def test_other_settings_for_the_towers_that_answer_are_published(updated, folders, tmp_path):
+def test_published_towers_are_published_again_with_other_settings(updated, folders, tmp_path):
     run = Run(shutil.copytree(updated.path, tmp_path / "run"))
     run.override(("serving.max_k=50",))
     assert update(run, folders[1]) == 3
@@ -360,7 +378,7 @@ def judged(run: Run):
     return Judge(run, "test").judge(scorer)
 
 
-def test_a_version_is_measured_by_what_it_answers(base_run):
+def test_a_version_is_measured_by_its_answers(base_run):
     from twotower.models.training.fit import load
 
     version = LocalVersion(ModelRepository(base_run.path / TRITON).model / "1")
@@ -399,13 +417,13 @@ def test_test_pairs_from_before_the_update_are_compared(base_run):
     assert said == [
         "the test pairs from before the update",
         "the valid pairs from before the update",
-        "the test pairs that the update brings",
+        "the test pairs that the update adds",
     ]
 
 
 @pytest.fixture
 def served(updated, tmp_path):
-    """(a copy of the updated run, version 1 published again, its `twotower serve`)."""
+    """A copy of the updated run with version 1 published again, and its `twotower serve`."""
     run = Run(shutil.copytree(updated.path, tmp_path / "run"))
     assert ModelRepository(run.path / TRITON).rollback() == 1
     script = "from twotower.pipelines.cli import main; main(['serve', '--run', 'run'])"
@@ -428,11 +446,11 @@ def served(updated, tmp_path):
         assert process.wait(30) == 0
 
 
-def test_a_server_that_was_not_told_of_the_published_version_loads_it(served, folders):
+def test_a_server_that_missed_a_publish_loads_the_published_version(served, folders):
     run, server = served
     repository = ModelRepository(run.path / TRITON)
     assert answering(server) == 1
-    # `publish` and `rollback` that are killed before the server's load leave these states.
+    # These states remain if `publish` or `rollback` is killed before the server loads.
     repository.publish(2)
     assert answering(server) == 1
     assert update(run, folders[1]) == 2
@@ -442,7 +460,7 @@ def test_a_server_that_was_not_told_of_the_published_version_loads_it(served, fo
     assert answering(server) == 1
 
 
-def test_a_day_of_users_alone_is_taken_in_and_the_types_stay(updated, tmp_path):
+def test_a_day_of_users_only_is_added_and_keeps_the_types(updated, tmp_path):
     run = Run(shutil.copytree(updated.path, tmp_path / "run"))
     users = pd.read_parquet(run.path / "data" / "users.parquet")
     known, other = users["user_id"].iloc[[0, 1]]
@@ -469,7 +487,7 @@ def test_a_day_of_users_alone_is_taken_in_and_the_types_stay(updated, tmp_path):
     np.testing.assert_array_equal(ids_after, brute_force_with_seen(run, asked, 20))
 
 
-def test_mistakes_are_told(base_run, folders, tmp_path, monkeypatch):
+def test_mistakes_are_named(base_run, folders, tmp_path, monkeypatch):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
     before = files(run.path)
     with pytest.raises(ConfigError, match=r"--data .*nowhere: no such file or folder"):
@@ -510,7 +528,7 @@ def test_a_days_values_are_checked_before_the_slow_imports(tmp_path, monkeypatch
         _learn(run, write(tmp_path / "day", 2, ["\uffff"]), anyway=True, published=None)
 
 
-def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, monkeypatch):
+def test_an_update_without_a_model_says_what_to_do(base_run, folders, tmp_path, monkeypatch):
     run = Run(shutil.copytree(base_run.path, tmp_path / "run"))
     manifest = run.manifest
     del manifest["steps"]["train"]
@@ -521,7 +539,7 @@ def test_a_run_without_a_model_is_told_what_to_do(base_run, folders, tmp_path, m
     assert "`train` has not run yet; run `twotower train`" in told.output
 
 
-def test_towers_in_closed_form_are_solved_anew_and_keep_their_place(folders, tmp_path):
+def test_closed_form_towers_are_solved_again_and_keep_their_orientation(folders, tmp_path):
     run = published(
         folders[0],
         tmp_path,
@@ -540,7 +558,7 @@ def test_towers_in_closed_form_are_solved_anew_and_keep_their_place(folders, tmp
     assert np.isin(answer.item_ids, items).any()
 
 
-def test_what_epochs_after_a_closed_form_have_learnt_is_kept(folders, tmp_path):
+def test_training_after_a_closed_form_is_kept(folders, tmp_path):
     run = published(
         folders[0],
         tmp_path,
@@ -556,5 +574,5 @@ def test_what_epochs_after_a_closed_form_have_learnt_is_kept(folders, tmp_path):
     _learn(run, folders[1], anyway=False, published=None)
     notes = run.notes("train")
     assert notes["replayed_rows"] < 18418 and notes["item_cosine"] > 0.95
-    # Other users are in valid by now; solved again it is 0.27, as it was at the start.
+    # Valid has other users now; solved again it would be 0.27, as at the start.
     assert notes["valid_ndcg@10"] > (solved + learnt) / 2

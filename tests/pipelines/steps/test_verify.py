@@ -1,4 +1,4 @@
-"""Served answers against brute force, and that the comparison can fail."""
+"""Served answers equal brute force, and the comparison finds wrong ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.serve import most_k, query, serving
-from twotower.pipelines.steps.verify import _ask_in_parts, best_of, count_wrong, verify
+from twotower.pipelines.steps.query import max_k, query
+from twotower.pipelines.steps.serve import serving
+from twotower.pipelines.steps.verify import _ask_in_batches, best_of, count_wrong, verify
 from twotower.serving.client import Recommendations, RetrievalClient
 
 
@@ -32,7 +33,7 @@ def test_a_version_of_other_towers_is_not_compared(small_run, tmp_path):
     manifest = run.path / "triton" / "retrieval" / "1" / "manifest.json"
     tree = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**tree, "towers_sha256": "0" * 64}))
-    with pytest.raises(RunError, match=r"made of other towers.*`twotower export` and `twotower p"):
+    with pytest.raises(RunError, match=r"made from other towers.*`twotower export` and `two"):
         verify(run)
 
 
@@ -44,7 +45,7 @@ ITEM_IDS = np.array([10, 20, 30, 40, 50, 60])
 SCORES = np.array([[0.9, 0.5, 0.5 - 5e-7, 0.3, 0.1, -np.inf]], np.float32)  # 60 is seen
 
 
-def test_best_items_and_the_exhausted_tail():
+def test_best_items_end_in_padding_if_there_are_too_few():
     ids, scores = best_of(ITEM_IDS, SCORES[:, [4, 3, 2, 1, 0, 5]], 8)
     assert ids.tolist() == [[50, 40, 30, 20, 10, -1, -1, -1]]
     assert np.array_equal(scores[:, :5], SCORES[:, :5])
@@ -76,18 +77,18 @@ def test_best_items_and_the_exhausted_tail():
         pytest.param([10, 40], 1, id="not tied at the cut"),
     ],
 )
-def test_places_that_are_wrong(ids, wrong):
+def test_wrong_places_are_counted(ids, wrong):
     assert count_wrong(np.array([ids]), ITEM_IDS, SCORES) == wrong
 
 
-def test_rows_are_judged_apart():
+def test_each_row_is_compared_with_its_own_scores():
     scores = np.concatenate([SCORES, SCORES[:, ::-1]])
     right = np.array([[10, 30, 20], [60, 40, 50]])
     assert count_wrong(right, ITEM_IDS, scores) == 0
     assert count_wrong(right[::-1], ITEM_IDS, scores) == 6
 
 
-def test_a_history_in_the_request_takes_the_place_of_the_one_in_the_table(small_run):
+def test_a_history_in_the_request_replaces_the_one_in_the_table(small_run):
     users = pd.read_parquet(small_run.path / "processed" / "raw_users.parquet")
     one, other = users[users["history"].map(len) == 20].iloc[:2].itertuples()
     with serving(small_run) as addresses, RetrievalClient(addresses.http) as client:
@@ -105,8 +106,8 @@ def test_more_items_than_are_served_are_refused_before_a_server_is_started(small
     def never(run):
         raise AssertionError("a server was started")
 
-    assert most_k(small_run) == small_run.config.serving.max_k == 1000
-    monkeypatch.setattr("twotower.pipelines.steps.serve.serving", never)
+    assert max_k(small_run) == small_run.config.serving.max_k == 1000
+    monkeypatch.setattr("twotower.pipelines.steps.query.serving", never)
     monkeypatch.setattr("twotower.pipelines.steps.verify.serving", never)
     message = r"-k 1001: the published version answers with at most 1000 items; ask for fewer, or"
     for ask in (partial(query, small_run, [1], 1001), partial(verify, small_run, 5, 1001)):
@@ -116,7 +117,7 @@ def test_more_items_than_are_served_are_refused_before_a_server_is_started(small
         verify(small_run, 0)
 
 
-def test_more_users_than_a_request_takes_are_asked_in_parts(monkeypatch):
+def test_users_are_asked_for_in_batches(monkeypatch):
     sizes = []
 
     def ask(addresses, users, k, protocols):
@@ -125,6 +126,6 @@ def test_more_users_than_a_request_takes_are_asked_in_parts(monkeypatch):
         return {"http": Recommendations(ids, ids.astype(np.float32), version=3)}
 
     monkeypatch.setattr("twotower.pipelines.steps.verify.ask", ask)
-    answer = _ask_in_parts(None, list(range(7)), 2, 3)
+    answer = _ask_in_batches(None, list(range(7)), 2, 3)
     assert sizes == [3, 3, 1] and answer.version == 3
     assert answer.item_ids.tolist() == answer.scores.tolist() == [[n, n] for n in range(7)]

@@ -1,0 +1,248 @@
+"""Ask the server of a run for recommendations, and print them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from twotower.pipelines.console import console, stage
+from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.preprocess import ITEMS, load_split
+from twotower.pipelines.steps.serve import Addresses, running_server, serving
+from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.manifest import MODEL_FILE
+
+if TYPE_CHECKING:
+    from twotower.serving.client import Recommendations
+
+Protocol = Literal["http", "grpc"]
+
+
+def query(
+    run: Run,
+    users: Sequence[int],
+    k: int | None = None,
+    protocol: Protocol = "http",
+    filter_seen: bool = True,
+) -> dict[str, Recommendations]:
+    """Ask the run's server, or one that is started for this query, and print the answer.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    users : sequence of int
+        The raw user ids.
+    k : int, optional
+        Items per user; default: `serving.default_k`.
+    protocol : {"http", "grpc"}
+        How to ask.
+    filter_seen : bool
+        Whether to leave out items that the user has already seen.
+
+    Returns
+    -------
+    dict of str to Recommendations
+        The answer by protocol.
+
+    Raises
+    ------
+    ConfigError
+        If `k` is more than the published version answers.
+    RunError
+        If the run has no data.
+    ServingError
+        If no server can be started, or it refuses the request.
+    """
+    with run.reading("ingest"):
+        shown_items(run)  # fails before the query if the answer cannot be printed
+        k = k or run.config.serving.default_k
+        if running_server(run) is None:
+            check_k(run, k)
+        with _server_for(run) as addresses:
+            answers = ask(addresses, users, k, [protocol], filter_seen)
+        print_recommendations(run, users, answers)
+    (version,) = {answer.version for answer in answers.values()}
+    published = ModelRepository(run.path / TRITON).published
+    console.print(
+        f"version {version} answered"
+        + ("" if version == published else f"; {published} is published: restart `twotower serve`")
+    )
+    return answers
+
+
+@contextlib.contextmanager
+def _server_for(run: Run) -> Iterator[Addresses]:
+    """The running server of the run, or one that runs as long as the block."""
+    if server := running_server(run):
+        yield server
+        return
+    console.print("no server is running for this run: starting one for this query")
+    with serving(run) as addresses:
+        yield addresses
+
+
+def ask(
+    addresses: Addresses,
+    users: Sequence[int],
+    k: int,
+    protocols: Sequence[Protocol] = get_args(Protocol),
+    filter_seen: bool = True,
+) -> dict[str, Recommendations]:
+    """The server's answer for `users` by each of the protocols."""
+    from twotower.serving.client import RetrievalClient
+
+    answers: dict[str, Recommendations] = {}
+    for protocol in protocols:
+        with RetrievalClient(getattr(addresses, protocol), protocol=protocol) as client:
+            answers[protocol] = client.recommend(users, k=k, filter_seen=filter_seen)
+    return answers
+
+
+def max_k(run: Run) -> int | None:
+    """The maximum number of items per user of the published version; None if it is unknown."""
+    repository = ModelRepository(run.path / TRITON)
+    try:
+        model = repository.model / str(repository.published) / MODEL_FILE
+        return int(json.loads(model.read_bytes())["contract"]["max_k"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # none is published, or it is damaged: the server will report it
+
+
+def check_k(run: Run, k: int) -> None:
+    """Raise ConfigError if the published version does not answer with `k` items."""
+    limit = max_k(run)
+    if limit is not None and k > limit:
+        raise ConfigError(
+            f"-k {k}: the published version answers with at most {limit} items; ask for fewer, or "
+            f"run `twotower export --set serving.max_k={k}` and `twotower publish`"
+        )
+
+
+def demonstrate(run: Run) -> dict[str, Any]:
+    """Start Triton, print recommendations for three users over HTTP and gRPC, and stop it.
+
+    Returns
+    -------
+    dict
+        The user ids, and whether both protocols answered the same.
+
+    Raises
+    ------
+    RunError
+        If they did not.
+    """
+    config = run.config.serving
+    k = min(10, config.max_k)
+    with stage("serve") as (progress, result):
+        users = example_users(run, min(3, config.max_batch_size))
+        shown_items(run)
+        progress(0, 3, "start Triton")
+        with serving(run) as addresses:
+            progress(1, 3, "query over HTTP and gRPC")
+            answers = ask(addresses, users, k)
+            progress(2, 3, "stop Triton")
+        http, grpc = answers["http"], answers["grpc"]
+        equal = http.version == grpc.version and all(
+            np.array_equal(getattr(http, part), getattr(grpc, part))
+            for part in ("item_ids", "scores")
+        )
+        if not equal:
+            raise RunError(f"HTTP and gRPC answered differently:\n{http}\n{grpc}")
+        result(
+            f"version {http.version} answered over HTTP ({addresses.http}) and gRPC "
+            f"({addresses.grpc}) with equal results; stopped"
+        )
+    print_recommendations(run, users, answers)
+    return {"users": users, "equal": equal}
+
+
+def example_users(run: Run, count: int = 3) -> list[int]:
+    """The raw ids of the first `count` users of the test part."""
+    test = load_split(run.path / "processed")["test"]
+    return np.unique(test[run.config.features.user_id])[:count].tolist()
+
+
+def shown_items(run: Run) -> pd.DataFrame:
+    """The columns of the item table that the setting `show` names, indexed by item id.
+
+    Raises
+    ------
+    RunError
+        If there is no item table.
+    ConfigError
+        If the table lacks a column.
+    """
+    from twotower.workflows.tables import read_frame
+
+    item_id, show = run.config.features.item_id, run.config.show
+    run.notes("ingest")  # fails if the run has no data yet
+    path = run.path / "data" / ITEMS
+    if not path.is_file():
+        raise RunError(f"{path}: missing; run `twotower ingest` again")
+    items = read_frame(path)
+    if missing := [column for column in show if column not in items]:
+        raise ConfigError(
+            f"show: the item table has no column {', '.join(missing)}; "
+            f"it has {', '.join(items.columns)}"
+        )
+    return items.set_index(item_id, drop=False)[show]
+
+
+def print_recommendations(
+    run: Run, users: Sequence[int], answers: dict[str, Recommendations]
+) -> None:
+    """Print a table per user: rank, item id, the `show` columns, and the score by each protocol.
+
+    Parameters
+    ----------
+    run : Run
+        Has the item table.
+    users : sequence of int
+        The raw user ids.
+    answers : dict of str to Recommendations
+        The answer by protocol; all have the same item ids.
+    """
+    item_id, items = run.config.features.item_id, shown_items(run)
+    synthetic = " (synthetic data)" if run.notes("ingest")["synthetic"] else ""
+    ids = next(iter(answers.values())).item_ids
+    unknown = set(ids[ids != -1].tolist()) - set(items.index)
+    for row, user in enumerate(users):
+        rendered = Table(title=f"user {user}{synthetic}", title_justify="left")
+        rendered.add_column("#", justify="right")
+        rendered.add_column(Text(item_id), justify="right")
+        for column in items:
+            rendered.add_column(Text(column))
+        for protocol in answers:
+            rendered.add_column(f"score, {protocol}", justify="right")
+        for place, item in enumerate(ids[row].tolist()):
+            if item == -1:
+                rendered.add_row(str(place + 1), "-", "no unseen item left")
+                break
+            shown = [
+                Text("?") if item in unknown else _text(items.at[item, column]) for column in items
+            ]
+            scores = [f"{answer.scores[row, place]:.4f}" for answer in answers.values()]
+            rendered.add_row(str(place + 1), str(item), *shown, *scores)
+        console.print(rendered)
+    if unknown:
+        console.print(
+            f"[bold red]{len(unknown)} of the items are not in the run's item table[/]: the "
+            "version that answered was made from other data. To serve the run's data, run "
+            "`twotower preprocess`, `twotower train`, `twotower export` and `twotower publish`"
+        )
+
+
+def _text(value: Any) -> Text:
+    """A value as it is: in a plain string rich would interpret tags and emoji codes."""
+    if isinstance(value, (list, np.ndarray)):
+        return Text(", ".join(str(v) for v in value))
+    return Text(str(value))
