@@ -110,7 +110,7 @@ def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypa
 
 def test_a_file_of_the_data_is_read_once_for_all_variants(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("pipelines.trial.sha256", lambda path: read.append(path) or sha256(path))
+    monkeypatch.setattr("twotower.pipelines.experiments.trial.sha256", lambda path: read.append(path) or sha256(path))
     for name in ("log", "users"):
         pd.DataFrame({"user_id": [1]}).to_parquet(tmp_path / f"{name}.parquet")
     tree = json.loads(small_config().json())
