@@ -1,4 +1,4 @@
-"""What make passes on is what was typed: spaces, quotes, dollar signs."""
+"""make passes values on as they were typed, with spaces, quotes and dollar signs."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def arguments(project: Path, target: str, **variables: str) -> list[str]:
         (
             "compare",
             {"CONFIG": ODD, "DATA": ODD, "DOCS": ODD, "SET": "show=['a b']"},
-            ["compare", ODD, "--data", ODD, "--docs", ODD, "--set", "show=['a b']"],
+            ["compare", "--config", ODD, "--data", ODD, "--docs", ODD, "--set", "show=['a b']"],
         ),
-        ("tune", {"CONFIG": ODD, "DATA": ODD}, ["tune", ODD, "--data", ODD]),
+        ("tune", {"CONFIG": ODD, "DATA": ODD}, ["tune", "--config", ODD, "--data", ODD]),
         ("query", {"USER": "42", "K": "3"}, ["query", "--user", "42", "-k", "3"]),
         (
             "query",

@@ -118,7 +118,7 @@ def test_what_is_written_is_read_again(tmp_path):
 def test_a_missing_or_damaged_timeline_is_explained(tmp_path):
     path = tmp_path / "timeline.json"
     with pytest.raises(
-        RunError, match=r"no timeline; one is recorded where .*`twotower run --config"
+        RunError, match=r"no timeline; `twotower run` records one.*`twotower run --config"
     ):
         Timeline.read(path)
     for text in ("{", "[]", json.dumps({"seconds": 1.0, "steps": [{"name": "train"}]})):

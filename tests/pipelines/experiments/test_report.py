@@ -1,4 +1,4 @@
-"""The report on results written down beforehand: means, spreads, order, what a page may hold."""
+"""The report on given results: means, standard deviations, order, content of the page."""
 
 from __future__ import annotations
 
@@ -143,16 +143,13 @@ def _without_data(text: str) -> str:
     return re.sub(r"base64,[A-Za-z0-9+/=]+", "base64,", text)
 
 
-def test_a_copy_for_committing_has_table_plots_and_page(comparison, tmp_path):
-    path = write_report(comparison, tmp_path, tmp_path / "docs")
-    assert path == tmp_path / "docs" / "made-up" / "report.html"
-    names = {each.name for each in path.parent.iterdir()}
-    assert names == {
-        *("table.md", "report.html"),
-        *("quality.png", "thirds.png", "diversity.png", "curves.png"),
-    }
-    for picture in re.findall(r"\]\((.*?)\)", (path.parent / "table.md").read_text()):
-        assert (path.parent / picture).is_file()
+def test_the_copy_for_docs_has_the_table_and_the_plots_but_no_page(comparison, tmp_path):
+    assert write_report(comparison, tmp_path, tmp_path / "docs") == tmp_path / "report.html"
+    copies = tmp_path / "docs" / "made-up"
+    names = {each.name for each in copies.iterdir()}
+    assert names == {"table.md", "quality.png", "thirds.png", "diversity.png", "curves.png"}
+    for picture in re.findall(r"\]\((.*?)\)", (copies / "table.md").read_text()):
+        assert (copies / picture).is_file()
 
 
 def test_without_any_result_there_is_a_page_and_no_plot(comparison, tmp_path):

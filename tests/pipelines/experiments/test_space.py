@@ -1,4 +1,4 @@
-"""What a search may choose from: what is refused, what Optuna is asked for."""
+"""Spaces: what is rejected, and what Optuna is asked for."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twotower.pipelines.experiments.space import Space
     [
         ({}, "give low and high, or choices"),
         ({"low": 1}, "give low and high, or choices"),
-        ({"low": 2, "high": 1}, r"low \(2\) is to be less than high \(1\)"),
-        ({"low": 0, "high": 1, "log": True}, "log needs a low above 0"),
+        ({"low": 2, "high": 1}, r"low \(2\) must be less than high \(1\)"),
+        ({"low": 0, "high": 1, "log": True}, "log requires a low above 0"),
         ({"low": 1, "high": 9, "log": True, "step": 2}, "and no step"),
-        ({"low": 1, "high": 9, "step": 0}, r"step \(0\) is to be above 0"),
-        ({"low": "much", "high": 9}, "'much' is no number"),
-        ({"low": 1, "high": 9, "choices": [1]}, "either choices, or low and high"),
-        ({"choices": []}, "there are none"),
+        ({"low": 1, "high": 9, "step": 0}, r"step \(0\) must be above 0"),
+        ({"low": "much", "high": 9}, "'much' is not a number"),
+        ({"low": 1, "high": 9, "choices": [1]}, "give either choices, or low and high"),
+        ({"choices": []}, "choices: empty"),
         ({"low": 1, "high": 9, "base": 2}, "extra fields not permitted"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One training measured: equal to the steps train and evaluate; what its identity depends on."""
+"""Trials: metrics equal to those of the steps train and evaluate; what the identity depends on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from twotower.serving.runtime.manifest import sha256
 
 
 def test_it_measures_what_train_and_evaluate_do(small_run, tmp_path):
-    told = []
-    result = measure(Trial(small_run.config, small_run.path), tmp_path, told.append)
+    epochs = []
+    result = measure(Trial(small_run.config, small_run.path), tmp_path, epochs.append)
     reports = json.loads((small_run.path / "reports" / "metrics.json").read_text())["metrics"]
     history = json.loads((small_run.path / "model" / "history.json").read_text())
     measured = reports["two-tower"]
     assert {name: result["test"][name] for name in measured} == measured
     assert result["valid"]["ndcg@10"] == max(history["val_ndcg@10"])
     assert result["curve"]["ndcg@10"] == history["val_ndcg@10"]
-    assert [each["ndcg@10"] for each in told] == history["val_ndcg@10"]
+    assert [each["ndcg@10"] for each in epochs] == history["val_ndcg@10"]
     assert result["curve"]["seconds"][-1] == pytest.approx(result["seconds"])
     assert {"head_recall@10", "tail_recall@10", "popularity@10"} <= set(result["test"])
 
@@ -96,21 +96,24 @@ def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypa
         path = prepare(config, tmp_path / "compare").path
         return path.name, Trial(config, path).identity(), capsys.readouterr().out
 
-    first, identity, told = prepared_of(pairs, parts)
-    assert "have changed" not in told
-    other, other_identity, told = prepared_of(pairs.assign(item_id=[10, 12, 11, 10]), parts)
+    first, identity, printed = prepared_of(pairs, parts)
+    assert "have changed" not in printed
+    other, other_identity, printed = prepared_of(pairs.assign(item_id=[10, 12, 11, 10]), parts)
     assert other != first and other_identity != identity
-    assert "the files of the data have changed, they are prepared anew and what was" in told
-    assert first in told
+    assert "the data files have changed; they are prepared again, and all trials are" in printed
+    assert first in printed
     moved = parts.assign(part=["train", "test", "valid", "train"])
     assert len({first, other, prepared_of(pairs, moved)[0]}) == 3
-    again, same_identity, told = prepared_of(pairs, parts)
-    assert (again, same_identity) == (first, identity) and "have changed" not in told
+    again, same_identity, printed = prepared_of(pairs, parts)
+    assert (again, same_identity) == (first, identity) and "have changed" not in printed
 
 
 def test_a_file_of_the_data_is_read_once_for_all_variants(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("twotower.pipelines.experiments.trial.sha256", lambda path: read.append(path) or sha256(path))
+    monkeypatch.setattr(
+        "twotower.pipelines.experiments.trial.sha256",
+        lambda path: read.append(path) or sha256(path),
+    )
     for name in ("log", "users"):
         pd.DataFrame({"user_id": [1]}).to_parquet(tmp_path / f"{name}.parquet")
     tree = json.loads(small_config().json())
