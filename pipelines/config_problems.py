@@ -44,7 +44,7 @@ def _fields(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     """Return the keys of the section at `path`."""
     parts = iter(path)
     for part in parts:
-        field = model.__fields__[part]
+        field = model.__fields__[str(part)]
         model = field.type_
         if field.shape != SHAPE_SINGLETON:
             next(parts, None)  # the index in the list, or the key in the mapping

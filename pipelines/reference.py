@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import SHAPE_LIST, SHAPE_SINGLETON, ModelField
 
 from twotower.pipelines.config import Config
-from twotower.pipelines.experiments.compare import CompareConfig
+from twotower.pipelines.experiments.comparison import CompareConfig
 from twotower.pipelines.experiments.tune import TuneConfig
 from twotower.pipelines.run import write_atomically
 
@@ -51,7 +51,8 @@ def page() -> str:
 
 def _sections(model: type[BaseModel], prefix: str, level: int) -> Iterator[str]:
     """Yield a table of the settings of `model`, then the sections inside it."""
-    settings, sections = [], []
+    settings: list[ModelField] = []
+    sections: list[ModelField] = []
     for field in model.__fields__.values():
         (sections if _is_section(field) else settings).append(field)
     if settings:
@@ -120,8 +121,8 @@ def _type(kind: Any) -> str:
         return "any value"
     if hasattr(kind, "item_type"):  # a list with constraints
         return f"list of {_type(kind.item_type)}s"
-    names = (name for scalar, name in SCALARS.items() if issubclass(kind, scalar))
-    return next(names, "any value")
+    scalars = (name for scalar, name in SCALARS.items() if issubclass(kind, scalar))
+    return next(scalars, "any value")
 
 
 def _default(value: Any) -> str:

@@ -147,8 +147,10 @@ def timeline_table(timeline: Timeline) -> Table:
     phases follow one another, even if the phases alternated.
     """
     table = Table(box=None)
-    for heading, justify in (("step", "left"), ("s", "right"), ("share", "right"), ("", "left")):
-        table.add_column(heading, justify=justify, no_wrap=True)
+    for heading in ("step", "s", "share", ""):
+        table.add_column(
+            heading, justify="right" if heading in ("s", "share") else "left", no_wrap=True
+        )
 
     def line(name: str, start: float, seconds: float, style: str = "") -> None:
         bar = Bar(timeline.seconds, start, start + seconds, width=BAR_WIDTH, color="cyan")

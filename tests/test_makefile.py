@@ -20,7 +20,7 @@ ODD = """/data/my $HOME `films` "and" 'more' (1) #2; & ü"""
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """The Makefile in a folder where `twotower` and Python print their arguments."""
+    """Copy the Makefile into a folder where `twotower` and Python print their arguments."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -39,7 +39,7 @@ def project(tmp_path) -> Path:
 
 
 def arguments(project: Path, target: str, **variables: str) -> list[str]:
-    """What the last command of `make target` was given."""
+    """Return the arguments of the last command of `make target`."""
     typed = [f"{name}={value}" for name, value in variables.items()]
     # When `make test DATA=...` runs the tests, its own variables would reach the inner make.
     environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
@@ -93,7 +93,7 @@ def arguments(project: Path, target: str, **variables: str) -> list[str]:
         ("soak", {"RUN_FOLDER": ODD}, ["-m", "benchmarks.serving", "--run", ODD, "--part", "soak"]),
     ],
 )
-def test_a_target_passes_on_what_was_typed(project, target, variables, expected):
+def test_a_target_passes_values_as_they_were_typed(project, target, variables, expected):
     found = arguments(project, target, **variables)
     if expected is None:
         assert found[-1] == f"--data={ODD}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from twotower.pipelines.experiments.compare import Comparison
+    from twotower.pipelines.experiments.comparison import Comparison
     from twotower.pipelines.run import Run
     from twotower.pipelines.timeline import Timeline
     from twotower.serving.client import Recommendations
@@ -98,6 +98,6 @@ def plain_timeline(timeline: Timeline) -> dict[str, Any]:
 
 def plain_comparison(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of a comparison, as in its rows.json."""
-    from twotower.pipelines.experiments.report import rows
+    from twotower.pipelines.experiments.rows import rows
 
     return [asdict(row) for row in rows(comparison)]

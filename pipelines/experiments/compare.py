@@ -9,61 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConstrainedInt, Extra, Field
 from rich.markup import escape
 
-from twotower.models.evaluation.metrics import BaselineName
-from twotower.models.training.fit import MAX_INT
-from twotower.pipelines.config import CONFIGS, Config, Name, find_config, parse, read_yaml
+from twotower.pipelines.config import CONFIGS, Config, find_config, parse, read_yaml
 from twotower.pipelines.console import console, say
 from twotower.pipelines.errors import ChildError, ConfigError, RunError
-from twotower.pipelines.experiments.experiment import ExperimentConfig, as_tree, varied
+from twotower.pipelines.experiments.comparison import CompareConfig, Comparison, Outcome
+from twotower.pipelines.experiments.experiment import as_tree, varied
+from twotower.pipelines.experiments.report import show, write_report
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, prepare
 from twotower.pipelines.lock import writing
 from twotower.pipelines.run import Run, git_commit, versions, write_atomically
 
 COMPARISONS = Path("compare")
 RESULTS, TRAININGS, LOGS = "results", "training", "logs"
-
-
-class Seed(ConstrainedInt):
-    """A seed that TensorFlow accepts."""
-
-    ge = 0
-    le = MAX_INT
-
-
-class Variant(BaseModel, extra=Extra.forbid):
-    """One row of the table."""
-
-    about: str = Field("", description="What the variant is, in one line.")
-    family: str = Field(
-        "",
-        description="The group it belongs to, such as losses or towers. Each family has its own "
-        "panel in the plots; variants of the family `reference` are shown in every panel.",
-    )
-    set: dict[str, Any] = Field(
-        {},
-        description="Settings of this variant, as `section.key: value`, in the sections model, "
-        "training and features.",
-    )
-
-
-class CompareConfig(ExperimentConfig):
-    """A file in configs/compare."""
-
-    seeds: list[Seed] = Field(
-        [42],
-        min_items=1,
-        unique_items=True,
-        description="Each variant is trained once with each of these values of training.seed.",
-    )
-    baselines: list[BaselineName] = Field(
-        ["popularity", "itemknn", "ease"],
-        unique_items=True,
-        description="Baselines to include in the table.",
-    )
-    variants: dict[Name, Variant] = Field(..., description="The variants by name.")
 
 
 @dataclass(frozen=True)
@@ -78,33 +37,6 @@ class Job:
     def __str__(self) -> str:
         """Return the label for the console."""
         return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a job, see `trial.measure`, or the reason why it failed."""
-
-    row: str
-    seed: int | None
-    result: dict[str, Any] | None = None
-    commit: str | None = None  # git commit of the project that produced the result
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that the report shows."""
-
-    plan: CompareConfig
-    monitor: str  # the valid metric that chose the epochs and orders the table
-    protocol: str
-    synthetic: bool
-    outcomes: list[Outcome]
-
-    @property
-    def failed(self) -> list[Outcome]:
-        """The outcomes without a result."""
-        return [outcome for outcome in self.outcomes if outcome.result is None]
 
 
 def compare(
@@ -140,8 +72,6 @@ def compare(
     ConfigError
         If the file or an override is wrong; nothing has been trained then.
     """
-    from twotower.pipelines.experiments.report import show, write_report
-
     file = find_config(file, CONFIGS / "compare")
     plan = parse(CompareConfig, read_yaml(file), str(file)).overridden(overrides)
     configs = variant_configs(plan, file, data)

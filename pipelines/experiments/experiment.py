@@ -34,7 +34,9 @@ class ExperimentConfig(BaseModel, extra=Extra.forbid):
 
     name: Name = Field(..., description="Name of the experiment and of its output folder.")
     about: str = Field("", description="The question of the experiment, shown above its results.")
-    base: str = Field(..., description="Name of the configuration in configs/ to start from.")
+    base: str = Field(
+        ..., description="Configuration to start from: the name of one in configs/, or a YAML file."
+    )
     set: dict[str, Any] = Field(
         {}, description="Settings for all trainings, as `section.key: value`; they override `base`."
     )
@@ -66,7 +68,10 @@ class ExperimentConfig(BaseModel, extra=Extra.forbid):
         from twotower.pipelines.job import choose
 
         if "training.seed" in self.set:
-            raise ConfigError(f"{file}: set: training.seed: use the key for seeds at the top level")
+            raise ConfigError(
+                f"{file}: set: training.seed: use `seeds` at the top level of the file (`seed` in "
+                "a file for tune)"
+            )
         chosen, line = choose(self._base_file(file), data)
         say(line)
         where = f"{file}: set"
@@ -92,11 +97,11 @@ def varied(tree: dict[str, Any], values: dict[str, Any], where: str) -> Config:
     the same for all trainings.
     """
     config = parse_config(set_keys(tree, values, where), where)
-    check_varied(values, where)
+    _check_varied(values, where)
     return config
 
 
-def check_varied(keys: Iterable[str], where: str) -> None:
+def _check_varied(keys: Iterable[str], where: str) -> None:
     """Raise ConfigError for a key that must be the same for all trainings of an experiment."""
     for key in keys:
         section, dot, _ = key.partition(".")

@@ -10,7 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConstrainedInt, Field, root_validator
+from pydantic import Field, root_validator
 from rich.markup import escape
 
 from twotower.models.training.fit import MAX_INT
@@ -35,22 +35,16 @@ if TYPE_CHECKING:
     import optuna
 
 TUNINGS = Path("tune")
+MAX_COUNT = 1_000_000
 JOURNAL, BEST = "study.journal", "best.yaml"
 SETTINGS, REASON = "settings", "reason"  # names of what is stored with an Optuna trial
-
-
-class Count(ConstrainedInt):
-    """A number of trainings or epochs."""
-
-    gt = 0
-    le = 1_000_000
 
 
 class TuneConfig(ExperimentConfig):
     """A file in configs/tune."""
 
     seed: int = Field(42, ge=0, le=MAX_INT, description="Seed of the search and of every training.")
-    trials: Count | None = Field(None, description="Number of trainings.")
+    trials: int | None = Field(None, gt=0, le=MAX_COUNT, description="Number of trainings.")
     minutes: float | None = Field(
         None,
         gt=0,
@@ -58,13 +52,15 @@ class TuneConfig(ExperimentConfig):
         description="Total time of all trainings; no training starts after it, but the last one "
         "may end later.",
     )
-    prune_after: Count | None = Field(
+    prune_after: int | None = Field(
         3,
+        gt=0,
+        le=MAX_COUNT,
         description="From this epoch on, a training is stopped if its best metric so far is below "
         "the median that earlier trainings had at that epoch. null: never.",
     )
     prune_from: int = Field(
-        5, ge=0, le=1_000_000, description="This many first trainings are never stopped early."
+        5, ge=0, le=MAX_COUNT, description="This many first trainings are never stopped early."
     )
     space: dict[str, Space] = Field(
         ..., description="The settings to search, as `section.key`, and their possible values."

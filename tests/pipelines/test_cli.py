@@ -44,7 +44,7 @@ def twotower(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def started(verb: str, run) -> subprocess.Popen:
-    """`twotower <verb>` on a run, going on; its output, errors included, is piped."""
+    """Start `twotower <verb>` on a run; its output and errors are piped."""
     return subprocess.Popen(
         [*TWOTOWER, verb, "--run", str(run.path)],
         cwd=run.path.parents[1],
@@ -89,7 +89,7 @@ def test_mistakes_are_one_message_without_a_traceback(tmp_path, arguments, messa
         (["publish", "--version", "0"], "Invalid value for '--version': 0 is not in the range"),
     ],
 )
-def test_an_option_that_cannot_be_is_named(arguments, message):
+def test_an_invalid_option_is_an_error_that_names_it(arguments, message):
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2 and message in done.output
 
@@ -123,7 +123,7 @@ def test_an_error_of_the_operating_system_is_one_sentence(error, message):
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """`twotower versions` on a run folder, with a fault in what it calls."""
+    """Return arguments of `twotower versions` on a run folder, with a bug in what it calls."""
     from twotower.pipelines.steps import publish
 
     def fault(run):
@@ -153,7 +153,7 @@ def test_a_traceback_is_printed_on_request(faulty, tmp_path, monkeypatch):
 
 
 def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(faulty, monkeypatch):
-    """As an extension module does that is interrupted while it is imported."""
+    """An extension module may do so if it is interrupted while it is imported."""
     from twotower.pipelines.steps import publish
 
     def interrupted(run):

@@ -80,7 +80,7 @@ def test_an_override_keeps_its_neighbours():
         ("model.mimic_weight=1", r"\n  model: mimic_weight needs hidden layers"),
     ],
 )
-def test_a_mistake_is_named(override, message):
+def test_a_wrong_override_is_an_error_that_names_it(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(CONFIGS / "ml-1m.yaml", (override,))
 
@@ -102,19 +102,19 @@ def test_a_missing_file_lists_the_shipped_ones(tmp_path):
         ("a: 1\nb: 2\na: 3", r"bad\.yaml, line 3, column 1: not YAML: a occurs twice in this sect"),
         ("a:\n  b: 1\n  b: 2", r"bad\.yaml, line 3, column 3: not YAML: b occurs twice"),
         ("", r"bad\.yaml: the file is empty; expected `key: value` lines, see configs/"),
-        ("# nothing but a comment", r"bad\.yaml: the file is empty"),
+        ("# only a comment", r"bad\.yaml: the file is empty"),
         ("name: 2024-13-45", r"bad\.yaml: not YAML: month must be in 1\.\.12"),
         ("a: \x00", r"bad\.yaml: not YAML: unacceptable character #x0000"),
     ],
 )
-def test_a_file_that_is_not_a_configuration_is_named(tmp_path, text, message):
+def test_an_invalid_file_is_an_error_with_the_line(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(path)
 
 
-def test_a_file_in_another_encoding_than_utf_8_is_named(tmp_path):
+def test_a_file_that_is_not_utf_8_is_an_error(tmp_path):
     (tmp_path / "bad.yaml").write_bytes("name: Übung".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"(?s)bad\.yaml: not YAML: .*#x00dc.*position 6"):
         load_config(tmp_path / "bad.yaml")
@@ -193,13 +193,13 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
         ({"split": {"seed": -1}}, r"split\.seed: ensure this value is greater than or equal to 0"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(changes, message):
+def test_an_invalid_value_is_an_error_that_names_it(changes, message):
     with pytest.raises(ConfigError, match=message):
         parse_config({**SYNTHETIC, **changes}, "here")
 
 
 def numbers(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Any]]:
-    """(path, function from a number to a value of the field) of every field that has numbers."""
+    """Yield the path of each field with numbers, and a function from a number to a value of it."""
     for field in model.__fields__.values():
         where = (*path, field.name)
         kinds = field.sub_fields or [field]
@@ -229,11 +229,11 @@ def test_the_numbers_of_all_sections_are_found():
 
 
 @pytest.mark.parametrize("key", NUMBERS)
-def test_no_setting_takes_what_no_machine_can(key):
-    """Not a number, infinite, or beyond all that a tensor, an index or a process can have."""
+def test_no_setting_accepts_nan_infinite_or_huge_numbers(key):
+    """Huge means more than any tensor, index or process can have."""
     for number in (math.nan, math.inf, -math.inf, 1e30, -1e30, 10**30):
         if key == "positives.at_least" and math.isfinite(number):
-            continue  # a threshold: no row is positive, or all are
+            continue  # any finite threshold is allowed: no row is positive, or all are
         tree = set_keys(SYNTHETIC, {key: NUMBERS[key](number)}, "here")
         with pytest.raises(ConfigError, match=rf"\n  {key.replace('.', '[.]')}(\.\w+)*: "):
             parse_config(tree, "here")

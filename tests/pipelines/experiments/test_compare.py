@@ -20,7 +20,8 @@ from tests.pipelines.test_lock import in_a_thread
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import CONFIGS, parse
 from twotower.pipelines.errors import ChildError, ConfigError
-from twotower.pipelines.experiments.compare import CompareConfig, compare
+from twotower.pipelines.experiments.compare import compare
+from twotower.pipelines.experiments.comparison import CompareConfig
 from twotower.pipelines.lock import writing
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,7 +65,7 @@ def made_up(tmp_path, monkeypatch):
     return measured
 
 
-def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
+def test_a_killed_comparison_continues_and_keeps_finished_results(tmp_path):
     file = written(
         tmp_path,
         baselines=["popularity"],
@@ -98,7 +99,7 @@ def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not psutil.wait_procs(children, timeout=10)[1], "what is killed leaves nothing running"
+    assert not psutil.wait_procs(children, timeout=10)[1], "no process is left after a kill"
     (finished,) = results.glob("*.json")
     before = finished.stat().st_mtime_ns
     again = subprocess.run(command, **how, check=False)
@@ -127,7 +128,7 @@ def test_a_second_comparison_at_the_same_time_is_refused_and_removes_nothing(mad
     assert state.is_dir() and not made_up
 
 
-def test_a_failed_variant_is_reported_the_others_go_on_and_it_is_tried_again(made_up, capsys):
+def test_a_failed_variant_is_reported_and_tried_again_and_the_others_continue(made_up, capsys):
     found = compare(SMOKE)
     baselines, seeds = ["popularity", "itemknn", "ease"], (1, 2)
     assert made_up == baselines + [(hidden, s) for s in seeds for hidden in ([], [64], [])]
@@ -142,7 +143,7 @@ def test_a_failed_variant_is_reported_the_others_go_on_and_it_is_tried_again(mad
     assert [each.result for each in again.outcomes] == [each.result for each in found.outcomes]
 
 
-def test_one_run_is_done_again_when_what_it_depends_on_changes(made_up, tmp_path):
+def test_a_training_is_repeated_only_when_its_settings_change(made_up, tmp_path):
     variants = {"a": {}, "b": {"set": {"model.temperature": 0.3}}}
     compare(written(tmp_path, variants=variants, seeds=[1]))
     made_up.clear()
@@ -162,7 +163,7 @@ def test_json_has_the_rows_of_the_table(made_up, tmp_path):
     assert {row["name"] for row in found} == {"a", "popularity", "itemknn", "ease"}
 
 
-def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
+def test_an_override_on_the_command_line_applies_to_all_variants(made_up, tmp_path):
     file = written(tmp_path, variants={"a": {}}, seeds=[1], set={"model.dim": 8})
     found = compare(file, overrides=("model.logq=0", "model.dim=16"))
     assert found.outcomes[-1].result["valid"]["ndcg@10"] == pytest.approx(0.11)
@@ -200,7 +201,7 @@ def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
             "variant b: split.k_core must be the same",
         ),
         ({"variants": {"b": {"set": {"training.seed": 2}}}}, "b: training.seed must be the same"),
-        ({"set": {"training.seed": 2}}, "set: training.seed: use the key for seeds"),
+        ({"set": {"training.seed": 2}}, "set: training.seed: use `seeds` at the top level"),
         ({"set": {"training.monitor": "ndcg@7"}}, "'ndcg@7' is not measured; choose one of recall"),
         (
             {"base": "ml-2m"},
@@ -209,7 +210,7 @@ def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
         ({"seeds": []}, "seeds: ensure this value has at least 1 item"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_trained(made_up, tmp_path, changes, message):
+def test_mistakes_are_reported_before_any_training(made_up, tmp_path, changes, message):
     with pytest.raises(ConfigError) as error:
         compare(written(tmp_path, **changes))
     assert message in str(error.value)
@@ -217,8 +218,8 @@ def test_mistakes_are_named_before_anything_is_trained(made_up, tmp_path, change
     assert not made_up
 
 
-def test_relative_data_is_the_same_from_anywhere(tmp_path, monkeypatch):
-    """The run that holds the prepared data keeps absolute paths, and so must the trainings."""
+def test_a_relative_data_path_becomes_absolute(tmp_path, monkeypatch):
+    """The run folder with the prepared data has absolute paths, so the trainings must, too."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     for name in ("u.data", "u.user", "u.item"):
@@ -229,6 +230,6 @@ def test_relative_data_is_the_same_from_anywhere(tmp_path, monkeypatch):
     assert tree["ingest"]["path"] == str(tmp_path / "here")
 
 
-def test_a_file_that_is_not_there_is_named_with_those_that_are(made_up, tmp_path):
+def test_a_missing_file_is_an_error_that_lists_the_shipped_ones(made_up, tmp_path):
     with pytest.raises(ConfigError, match=r"nothing.yaml: no such .* configs/compare/: .*smoke"):
         compare(tmp_path / "nothing.yaml")

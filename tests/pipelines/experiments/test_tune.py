@@ -69,7 +69,7 @@ def test_it_begins_with_the_current_settings_and_finds_better_ones(trainings, tm
     assert best.model.hidden == [] and abs(best.model.temperature - 0.3) < 0.02
     printed = capsys.readouterr().out
     assert printed.count("/25") == 25 and "  1/25* ndcg@10 0.4000  best 0.4000" in printed
-    # What was printed and what was written are the same settings.
+    # The printed and the written settings are the same.
     (line,) = (line for line in printed.splitlines() if line.startswith("--set "))
     overrides = tuple(word for word in shlex.split(line) if word != "--set")
     again = load_config(CONFIGS / "synthetic.yaml", overrides)
@@ -90,7 +90,7 @@ def test_an_interrupted_search_continues_with_the_same_trials(trainings, tmp_pat
     undisturbed = tune(file)
     expected, trainings.settings = trainings.settings, []
     (tmp_path / "tune" / "smoke" / JOURNAL).unlink()
-    for training in (1, 8, 14):  # the first of all; before and after the sampler has learnt
+    for training in (1, 8, 14):  # the first; before and after the sampler has seen enough
         trainings.stop = {training: KeyboardInterrupt()}
         with pytest.raises(KeyboardInterrupt):
             tune(file)
@@ -98,10 +98,10 @@ def test_an_interrupted_search_continues_with_the_same_trials(trainings, tmp_pat
         trainings.stop = {}
     assert tune(file) == undisturbed
     assert trainings.settings == expected
-    assert tune(file) == undisturbed, "there is nothing left to do"
+    assert tune(file) == undisturbed, "nothing is left to do"
     assert trainings.settings == expected
     tune(written(tmp_path, trials=16, space=SPACE))
-    assert trainings.settings[:-1] == expected, "one more"
+    assert trainings.settings[:-1] == expected, "only one more is run"
 
 
 def test_another_space_is_another_search(trainings, tmp_path):
@@ -175,7 +175,7 @@ def test_the_time_of_all_calls_together_is_the_budget(trainings, tmp_path, monke
         ({"minits": 3}, "minits: no such key; did you mean minutes? known here: about, base, min"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_trained(trainings, tmp_path, changes, message):
+def test_mistakes_are_reported_before_any_training(trainings, tmp_path, changes, message):
     with pytest.raises(ConfigError) as error:
         tune(written(tmp_path, **changes))
     assert message in str(error.value) and str(tmp_path / "plan.yaml") in str(error.value)

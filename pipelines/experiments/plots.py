@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.models.evaluation.popularity import THIRDS
+from twotower.pipelines.experiments.rows import Row
 from twotower.pipelines.experiments.trial import cutoff
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from twotower.pipelines.experiments.report import Row
 
 REFERENCE = "reference"
 """The family that is shown in every panel, as the baselines are."""
