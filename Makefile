@@ -1,5 +1,5 @@
-# make run      set up + the main job          make test     set up + lint + tests
-# make help     everything else
+# make run      set up, then run the main job      make test     set up, then lint and test
+# make help     list all targets
 SHELL := /bin/sh
 PYTHON ?=
 DATA ?=
@@ -9,8 +9,8 @@ PARTS ?=
 K ?= 10
 DOCS ?=
 RUN_FOLDER ?=
-# In recipes they are "$$DATA" and so on: taken from the environment as they were typed, so that
-# spaces, quotes and dollar signs stay what they are.
+# Recipes use "$$DATA" and so on, which the shell takes from the environment, so that spaces, quotes
+# and dollar signs in a value are kept as typed.
 override DATA := $(value DATA)
 override CONFIG := $(value CONFIG)
 override SET := $(value SET)
@@ -18,12 +18,12 @@ override DOCS := $(value DOCS)
 override RUN_FOLDER := $(value RUN_FOLDER)
 override PARTS := $(value PARTS)
 override K := $(value K)
-# The environment has a USER of its own, and may have a VERSION: only typed ones count.
+# The environment defines USER and may define VERSION: use them only if given on the command line.
 override VERSION_ID := $(if $(filter command,$(firstword $(origin VERSION))),$(value VERSION))
 override USER_ID := $(if $(filter command,$(firstword $(origin USER))),$(value USER))
 export DATA CONFIG SET DOCS RUN_FOLDER PARTS K VERSION_ID USER_ID
 AND_SET = $(if $(SET),--set "$$SET")
-# Of several values split at spaces, which the shell does not expand: one option each.
+# One option per value; values are separated by spaces, and the shell does not expand them.
 PART_OPTIONS = set -f; set --; for part in $$PARTS; do set -- "$$@" --part "$$part"; done
 USER_OPTIONS = set -f; set --; for user in $$USER_ID; do set -- "$$@" --user "$$user"; done
 
@@ -34,51 +34,54 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks figures clean compare tune docs
+.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks figures clean compare tune docs docs-reference
 
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: DATA=<folder or zip> CONFIG=<yaml> SET='key=value ...' PYTHON=python3.10"
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: DATA=<folder or zip> CONFIG=<name or file> SET='key=value ...' PYTHON=python3.10"
 
 $(READY): requirements/*.txt requirements/make_env.sh pyproject.toml
 	@requirements/make_env.sh $(VENV) $(PYTHON)
 	@touch $(READY)
 
-env: $(READY) ## make the virtual environment
+env: $(READY) ## create the virtual environment
 
-run: $(READY) ## the main job: data to recommendations from a real Triton
+run: $(READY) ## run all steps, from data to recommendations by Triton
 	@$(TWOTOWER) run $(if $(DATA),--data "$$DATA") $(if $(CONFIG),--config "$$CONFIG") $(AND_SET)
 
-lint: $(READY) ## ruff: lint and format check
+lint: $(READY) ## check lint and format with ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(READY) ## mypy
-	@# By links, as mypy does not follow the mapping of folders to packages in pyproject.toml.
+types: $(READY) ## check types with mypy
+	@# Through links: mypy does not follow the mapping of folders to packages in pyproject.toml.
 	@mkdir -p $(VENV)/typed/twotower && cp twotower/*.* $(VENV)/typed/twotower/ && \
 	    for room in models pipelines serving workflows; do ln -sfn "$$PWD/$$room" $(VENV)/typed/twotower/; done
 	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower -p benchmarks
 
-format: $(READY) ## ruff: mend what it can
+docs-reference: $(READY) ## write docs/configuration.md, the list of all settings
+	@$(BIN)/python -m twotower.pipelines.reference docs/configuration.md
+
+format: $(READY) ## fix lint and format with ruff
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-test: lint ## lint and tests; DATA=<folder> adds those on real data
+test: lint ## lint, then the tests; DATA=<folder> adds those on real data
 	@$(PYTEST) -n 2 --dist loadfile -m "not slow" $(if $(DATA),--data="$$DATA")
 
-test-slow: $(READY) ## the slow extras
+test-slow: $(READY) ## the slow tests
 	@$(PYTEST) -m slow $(if $(DATA),--data="$$DATA")
 
 serve: $(READY) ## serve the last run until Ctrl-C
 	@$(TWOTOWER) serve
 
-query: $(READY) ## ask it: make query USER=42
+query: $(READY) ## ask the server for recommendations: make query USER=42 [K=10]
 	@test -n "$$USER_ID" || { echo "usage: make query USER=42 [K=10]"; exit 2; }
 	@$(USER_OPTIONS); $(TWOTOWER) query "$$@" -k "$$K"
 
-update: $(READY) ## learn new interactions and publish: make update DATA=<folder> [RUN_FOLDER=<run>]
+update: $(READY) ## learn from new data and publish: make update DATA=<folder> [RUN_FOLDER=<run>]
 	@test -n "$$DATA" || { echo "usage: make update DATA=<folder> [RUN_FOLDER=<run>]"; exit 2; }
 	@$(TWOTOWER) update --data "$$DATA" $(if $(RUN_FOLDER),--run "$$RUN_FOLDER") $(AND_SET)
 
-timeline: $(READY) ## where the time of the last `make run` went, printed and plotted
+timeline: $(READY) ## how long each step of the last `make run` took
 	@$(TWOTOWER) timeline
 
 docs: ## the documentation as a site in site/, with a reference of the code
@@ -90,30 +93,30 @@ docs: ## the documentation as a site in site/, with a reference of the code
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
 	@echo "site/index.html"
 
-compare: $(READY) ## variants side by side: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>]
-	@test -n "$$CONFIG" || { echo "usage: make compare CONFIG=configs/compare/<name>.yaml [DATA=<folder>] [DOCS=docs] [SET='key=value ...']"; exit 2; }
-	@$(TWOTOWER) compare "$$CONFIG" $(if $(DATA),--data "$$DATA") $(if $(DOCS),--docs "$$DOCS") $(AND_SET)
+compare: $(READY) ## compare variants: make compare CONFIG=<name or file> [DATA=<folder>]
+	@test -n "$$CONFIG" || { echo "usage: make compare CONFIG=<name in configs/compare, or file> [DATA=<folder>] [DOCS=docs] [SET='key=value ...']"; exit 2; }
+	@$(TWOTOWER) compare --config "$$CONFIG" $(if $(DATA),--data "$$DATA") $(if $(DOCS),--docs "$$DOCS") $(AND_SET)
 
-tune: $(READY) ## search for better settings: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]
-	@test -n "$$CONFIG" || { echo "usage: make tune CONFIG=configs/tune/<name>.yaml [DATA=<folder>]"; exit 2; }
-	@$(TWOTOWER) tune "$$CONFIG" $(if $(DATA),--data "$$DATA")
+tune: $(READY) ## search for better settings: make tune CONFIG=<name or file> [DATA=<folder>]
+	@test -n "$$CONFIG" || { echo "usage: make tune CONFIG=<name in configs/tune, or file> [DATA=<folder>]"; exit 2; }
+	@$(TWOTOWER) tune --config "$$CONFIG" $(if $(DATA),--data "$$DATA")
 
-publish: $(READY) ## serve the newest export from now on, or VERSION=<n>
+publish: $(READY) ## publish the newest version, or VERSION=<n>; a running server loads it
 	@$(TWOTOWER) publish $(if $(VERSION_ID),--version "$$VERSION_ID")
 
-rollback: $(READY) ## serve again what was published before
+rollback: $(READY) ## publish the previously published version again
 	@$(TWOTOWER) rollback
 
-versions: $(READY) ## the exported versions, which is published, which answers
+versions: $(READY) ## list the versions: which is published, which the server uses
 	@$(TWOTOWER) versions
 
-lab: $(READY) ## Jupyter Lab on the notebooks, loopback only; DATA=<folder> as for run
+lab: $(READY) ## open the notebooks in Jupyter Lab on 127.0.0.1; DATA=<folder> as for run
 	@$(if $(DATA),TWOTOWER_DATA="$$(realpath "$$DATA")") $(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
-doctor: $(READY) ## versions, what is missing, how to get it
+doctor: $(READY) ## check the installation
 	@$(TWOTOWER) doctor
 
-lock: $(READY) ## resolve requirements/*.in into the lock files
+lock: $(READY) ## write the lock files from requirements/*.in
 	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
 	    --python-version 3.11 cpu-py311.in -o cpu-py311.txt
 	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
@@ -122,37 +125,34 @@ lock: $(READY) ## resolve requirements/*.in into the lock files
 	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
 	    --python-version 3.10 docs.in -o docs.txt
 
-bench-main: $(READY) ## measure the main job on fresh clones (an hour): DATA=<folder> [PARTS=run]
+bench-main: $(READY) ## benchmark the main job on fresh clones (an hour): DATA=<folder> [PARTS=run]
 	@test -n "$$DATA" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.main_job --data "$$DATA" "$$@"
 
-bench-serving: $(READY) ## measure the served model (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
+bench-serving: $(READY) ## benchmark the served model (20 minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=speed]
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make bench-serving DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(PART_OPTIONS); $(BENCH_SERVING) "$$@"
 
-bench-train: $(READY) ## measure training beside stock Merlin and TFRS (two hours): DATA=<folder> [PARTS=speed]
+bench-train: $(READY) ## benchmark training against stock Merlin and TFRS (two hours): DATA=<folder> [PARTS=speed]
 	@test -n "$$DATA" || { echo "usage: make bench-train DATA=<folder> [PARTS=speed]"; exit 2; }
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.training --data "$$DATA" "$$@"
 
-bench-quality: $(READY) ## measure the served towers' accuracy beside EASE, and the grids (two hours): DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]
+bench-quality: $(READY) ## measure the most accurate towers against EASE, and the grids (two hours): DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]
 	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]; PARTS=evaluation compares with ml-1m/recbole_split.parquet"; exit 2; }
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.quality --data "$$DATA" "$$@"
 
-bench-faults: $(READY) ## kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
-	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.faults "$$@"
+bench-faults: $(READY) ## test kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.robustness "$$@"
 
-soak: $(READY) ## send requests from 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
+soak: $(READY) ## query with 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make soak DATA=<folder>"; exit 2; }
 	@$(BENCH_SERVING) --part soak
 
-checks: $(READY) ## every check that the benchmarks wrote, and those that do not hold
+checks: $(READY) ## list the results of the benchmarks, and which miss their target
 	@$(BIN)/python -m benchmarks.report
 
-figures: $(READY) ## fill the tables in README.md and docs/ from benchmarks/results/
-	@$(BIN)/python -m benchmarks.figures
-
-clean: ## remove environments and caches (runs and data stay)
-	rm -rf .venv .venv-* site .ruff_cache .pytest_cache *.egg-info
+clean: ## remove environments and caches, but not runs and data
+	rm -rf .venv .venv-* .ruff_cache .pytest_cache *.egg-info
 
 include docker/docker.mk

@@ -1,22 +1,23 @@
-"""One configuration: the component configs composed, read from YAML, overridden by key=value."""
+"""The configuration of a run: read from YAML, overridden by section.key=value, checked."""
 
 from __future__ import annotations
 
+import json
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, root_validator
-from pydantic.fields import SHAPE_SINGLETON
 
 from twotower.models.config import MOST_COMPARED, TwoTowerConfig
 from twotower.models.evaluation.metrics import METRICS, EvaluationConfig
 from twotower.models.training.closed_form import unmet
 from twotower.models.training.fit import TrainingConfig
 from twotower.models.training.growth import UpdateConfig
+from twotower.pipelines.config_problems import converted, explained, keys_not_text
 from twotower.pipelines.errors import ConfigError
 from twotower.serving.config import ServingConfig
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
@@ -28,56 +29,70 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Name(ConstrainedStr):
-    """Of a folder or a part of file names."""
+    """A name that can be part of a file name on every system."""
 
     max_length = 100
 
     @classmethod
     def validate(cls, value: str) -> str:
-        """The value, where it can be the name of a file on every system."""
+        """Return `value`. Raises ValueError if it cannot be the name of a folder."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
             raise ValueError(
                 f"{value!r} cannot be the name of a folder; use letters, digits, '.', '_' and "
-                "'-', a letter or digit first"
+                "'-', and begin with a letter or digit"
             )
         return value
 
 
 class Config(BaseModel, extra=Extra.forbid):
-    """Everything a run depends on. Each section is documented where its code is."""
+    """All settings of a run: one section per component."""
 
-    name: Name = Field(..., description="of the run folder")
-    ingest: IngestConfig = Field(..., description="workflows/ingest.py")
-    positives: PositivesConfig = Field(PositivesConfig(), description="workflows/features")
-    split: SplitConfig = Field(SplitConfig(), description="workflows/split.py")
-    features: FeaturesConfig = Field(FeaturesConfig(), description="workflows/features")
-    model: TwoTowerConfig = Field(TwoTowerConfig(), description="models/config.py")
-    training: TrainingConfig = Field(TrainingConfig(), description="models/training.py")
-    update: UpdateConfig = Field(UpdateConfig(), description="models/growth.py")
-    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="models/evaluation.py")
-    serving: ServingConfig = Field(ServingConfig(), description="serving/config.py")
-    show: list[str] = Field([], description="item columns printed beside a recommendation")
+    name: Name = Field(..., description="Name of the run; its folder is `runs/<name>` by default.")
+    ingest: IngestConfig = Field(..., description="Where the data comes from.")
+    positives: PositivesConfig = Field(
+        PositivesConfig(), description="Which interactions count as positives."
+    )
+    split: SplitConfig = Field(
+        SplitConfig(), description="How the positives are split into train, valid and test."
+    )
+    features: FeaturesConfig = Field(
+        FeaturesConfig(), description="Which columns the towers use, and how they are encoded."
+    )
+    model: TwoTowerConfig = Field(TwoTowerConfig(), description="The towers and the loss.")
+    training: TrainingConfig = Field(TrainingConfig(), description="How the towers are trained.")
+    update: UpdateConfig = Field(
+        UpdateConfig(), description="How `twotower update` learns from new data."
+    )
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="Metrics, candidates and baselines of the evaluation."
+    )
+    serving: ServingConfig = Field(
+        ServingConfig(), description="The exported model and the server that runs it."
+    )
+    show: list[str] = Field(
+        [], description="Item columns to print beside each recommended item, such as its title."
+    )
 
     @root_validator(skip_on_failure=True)
-    def _a_name_of_its_own(cls, values: dict) -> dict:
+    def _name_is_not_reserved(cls, values: dict) -> dict:
         if values["name"] == "last":
             raise ValueError(
-                "name: runs/last is the file that says which run was used last; choose another name"
+                "name: runs/last is the file that names the run used last; choose another name"
             )
         return values
 
     @root_validator(skip_on_failure=True)
-    def _numbers_for_buckets(cls, values: dict) -> dict:
+    def _buckets_have_numbers(cls, values: dict) -> dict:
         numeric = values["features"].user_numeric + values["features"].item_numeric
         if values["model"].buckets and not numeric:
             raise ValueError(
-                "model.buckets are of numbers: name some under features.user_numeric or "
-                "item_numeric, or leave it out"
+                "model.buckets bins numeric features, but there are none; add some to "
+                "features.user_numeric or features.item_numeric, or leave model.buckets out"
             )
         return values
 
     @root_validator(skip_on_failure=True)
-    def _parts_to_measure_on(cls, values: dict) -> dict:
+    def _no_part_is_empty(cls, values: dict) -> dict:
         split = values["split"]
         if split.method in ("random", "temporal") and min(split.ratios) == 0:
             part = ("train", "valid", "test")[split.ratios.index(0)]
@@ -88,7 +103,7 @@ class Config(BaseModel, extra=Extra.forbid):
         return values
 
     @root_validator(skip_on_failure=True)
-    def _a_monitor_that_is_measured(cls, values: dict) -> dict:
+    def _monitor_is_measured(cls, values: dict) -> dict:
         monitor, ks = values["training"].monitor, values["evaluation"].ks
         metric, _, k = monitor.partition("@")
         if metric not in METRICS or k not in map(str, ks):
@@ -100,52 +115,103 @@ class Config(BaseModel, extra=Extra.forbid):
         return values
 
     @root_validator(skip_on_failure=True)
-    def _a_history_that_attends_to_itself(cls, values: dict) -> dict:
+    def _self_attention_is_short(cls, values: dict) -> dict:
         history = values["features"].history or 0
         if values["model"].history_pooling == "self_attention" and history > MOST_COMPARED:
             raise ValueError(
                 "model.history_pooling: self_attention compares all items of a history with each "
-                f"other; set features.history to at most {MOST_COMPARED}"
+                f"other; set features.history to {MOST_COMPARED} or less"
             )
         return values
 
     @root_validator(skip_on_failure=True)
-    def _towers_that_can_be_solved(cls, values: dict) -> dict:
+    def _closed_form_can_solve(cls, values: dict) -> dict:
         if values["training"].start:
             has_history = values["features"].history is not None
             if wrong := unmet(values["model"], has_history):
-                raise ValueError(f"training.start solves for sums of embeddings; it needs {wrong}")
+                raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
         return values
 
     @root_validator(skip_on_failure=True)
-    def _features_to_tell_items_apart(cls, values: dict) -> dict:
+    def _self_supervised_has_features(cls, values: dict) -> dict:
         item = values["features"].sides[1]
         if values["model"].self_supervised and item.columns == [item.id]:
             raise ValueError(
-                "model.self_supervised hides item features from one another, but there is only "
+                "model.self_supervised splits the item features into two views, but there is only "
                 f"{item.id}; add one to features.item, item_multi_hot, item_text or item_numeric"
             )
         return values
 
 
-def load_config(path: Path, overrides: tuple[str, ...] = (), data: Path | None = None) -> Config:
-    """The configuration in `path`, its ingest.path replaced by `data` where there is one.
+def find_config(config: Path | str, folder: Path = CONFIGS) -> Path:
+    """Return the path of a configuration given as a file or by name.
 
-    `overrides` are "section.key=value", values in YAML.
+    Parameters
+    ----------
+    config : Path or str
+        A file. If there is no such file, the name, without ".yaml", of one in `folder`.
+    folder : Path
+        The folder with the shipped files.
 
-    Raises ConfigError naming the file and the key.
+    Returns
+    -------
+    Path
+        An existing file.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither; the message lists the names in `folder`, the most similar first.
     """
-    tree = read_tree(path, CONFIGS)
+    path = Path(config)
+    if path.is_file():
+        return path
+    shipped = {each.stem: each for each in sorted(folder.glob("*.yaml"))}
+    if (found := shipped.get(str(config))) is not None:
+        return found
+    stem = path.name.removesuffix(".yaml")
+    names = sorted(shipped, key=lambda name: -SequenceMatcher(None, name, stem).ratio())
+    raise ConfigError(
+        f"{config}: no such configuration; give a YAML file, or the name of one in "
+        f"{folder.relative_to(CONFIGS.parent)}/: {', '.join(names)}"
+    )
+
+
+def load_config(
+    config: Path | str, overrides: tuple[str, ...] = (), data: Path | None = None
+) -> Config:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    config : Path or str
+        A YAML file, or the name of one in configs/, see `find_config`.
+    overrides : tuple of str
+        "section.key=value", values in YAML.
+    data : Path, optional
+        Replaces ingest.path.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        If the file, a key or a value is wrong; the message names them.
+    """
+    path = find_config(config)
+    tree = read_yaml(path)
     if data is not None:
         tree["ingest"] = {**(tree.get("ingest") or {}), "path": str(data)}
     return parse_config(apply_overrides(tree, overrides), str(path))
 
 
 def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split")) -> Config:
-    """`config` with the paths in `sections` absolute: they start from the working directory.
+    """Return `config` with absolute paths in `sections`, valid from any working directory.
 
-    The files of `ingest.parquet` start from `ingest.path`, which becomes the working directory
-    when there is none.
+    The files of `ingest.parquet` are relative to `ingest.path`; if that is not set, it becomes the
+    working directory.
     """
     changed = {}
     for name in sections:
@@ -157,26 +223,21 @@ def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split"))
 
 
 def overridden_sections(overrides: tuple[str, ...]) -> set[str]:
-    """The sections with paths in which `overrides` change something."""
+    """Return the sections with paths that `overrides` change."""
     return {key.partition(".")[0] for key in read_overrides(overrides)} & {"ingest", "split"}
 
 
-def read_tree(path: Path, folder: Path) -> dict[str, Any]:
-    """What the YAML file `path` says; `folder` has those that there are."""
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ConfigError(f"{path}: no such configuration; {folder.name}/ has {known}")
-    return read_yaml(path)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
-    """What a YAML file of keys says. Raises ConfigError naming the file and the place in it."""
+    """Read a YAML file of `key: value` lines.
+
+    Raises ConfigError naming the file and the line.
+    """
     try:
-        tree = yaml.load(path.read_bytes(), _OnceAKey)
+        tree = yaml.load(path.read_bytes(), _UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_place(error)}; mend it there") from None
+        raise ConfigError(f"{path}{_place(error)}; correct it there") from None
     except (ValueError, RecursionError) as error:  # a date that does not exist, a list of lists ...
-        raise ConfigError(f"{path}: not YAML: {error}; mend it there") from None
+        raise ConfigError(f"{path}: not YAML: {error}; correct it there") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; it cannot be read") from None
     if tree is None:
@@ -186,11 +247,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-class _OnceAKey(yaml.SafeLoader):
-    """Refuses a key that occurs twice in a section, of which YAML would take the last."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Rejects a key that occurs twice in a section; YAML alone would use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
+        seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
@@ -203,7 +264,7 @@ class _OnceAKey(yaml.SafeLoader):
 
 
 def _place(error: yaml.YAMLError) -> str:
-    """Where in the file YAML stopped, and why."""
+    """Return the line and column at which YAML stopped, and the reason."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         return f": not YAML: {error}"
@@ -212,20 +273,20 @@ def _place(error: yaml.YAMLError) -> str:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
-    """A copy of `tree` with every "a.b=value" set; whether a key exists is checked later."""
+    """Return a copy of `tree` with every "a.b=value" set; keys are checked by `parse_config`."""
     for key, value in read_overrides(overrides).items():
         tree = set_keys(tree, {key: value}, f"--set {key}")
     return tree
 
 
 def read_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """The values of "a.b=value", which are YAML, by key; of one key the last.
+    """Return the values of "a.b=value" by key; the last one counts if a key is repeated.
 
-    One string may have several pairs, with spaces between them: "a.b=1 c.d=[64, 32]".
+    Values are YAML. One string may hold several pairs, separated by spaces: "a.b=1 c.d=[64, 32]".
     """
-    values = {}
+    values: dict[str, Any] = {}
     for key, text in (pair for override in overrides for pair in _pairs(override)):
-        values.pop(key, None)  # the last one's place counts, too
+        values.pop(key, None)  # so that the order is that of the last occurrences
         try:
             values[key] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -239,9 +300,10 @@ NEXT_PAIR = re.compile(
 
 
 def _pairs(override: str) -> Iterator[tuple[str, str]]:
-    """(key, text of the value) of each pair; none begins inside of a list or of quotes."""
+    """Yield the key and the text of the value of each pair; lists and quotes are not split."""
     pair, *others = NEXT_PAIR.split(override.strip())
-    for piece in [*others, None]:
+    pieces: list[str | None] = [*others, None]
+    for piece in pieces:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {override}: expected section.key=value")
@@ -249,7 +311,7 @@ def _pairs(override: str) -> Iterator[tuple[str, str]]:
             pair = f"{pair} {piece}"
             continue
         yield key.strip(), text
-        pair = piece
+        pair = piece or ""
 
 
 def _is_yaml(text: str) -> bool:
@@ -261,7 +323,7 @@ def _is_yaml(text: str) -> bool:
 
 
 def set_keys(tree: dict[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy of `tree` with every "a.b": value set; whether a key exists is checked later."""
+    """Return a copy of `tree` with every "a.b": value set; keys are checked by `parse_config`."""
     tree = {**tree}
     for key, value in values.items():
         *sections, last = key.split(".")
@@ -277,88 +339,28 @@ def set_keys(tree: dict[str, Any], values: Mapping[str, Any], where: str) -> dic
 
 
 def parse_config(tree: dict[str, Any], where: str) -> Config:
-    """`tree` checked; ConfigError lists every unknown key and bad value with its path."""
+    """Return `tree` as a `Config`.
+
+    Raises ConfigError listing every unknown key and bad value with its path, after `where`.
+    """
     return parse(Config, tree, where)
 
 
 def parse(model: type[Model], tree: Any, where: str) -> Model:
-    """`tree` checked as a `model`; see `parse_config`."""
-    problems = list(_no_text(tree))
+    """Return `tree` as a `model`, as `parse_config` does."""
+    problems = list(keys_not_text(tree))
     if not problems:
         try:
             parsed = model.parse_obj(tree)
-            problems = list(_misread(tree, parsed))
+            problems = list(converted(tree, parsed))
         except ValidationError as error:
-            problems = [_worded(model, tree, problem) for problem in error.errors()]
+            problems = [explained(model, tree, problem) for problem in error.errors()]
     if problems:
         lines = [f"  {problem}" for problem in problems]
         raise ConfigError("\n".join([f"{where}: wrong configuration", *lines]))
     return parsed
 
 
-def _worded(model: type[BaseModel], tree: Any, problem: dict[str, Any]) -> str:
-    """The line on what pydantic found."""
-    # What is wrong with a section as a whole pydantic says of its "__root__".
-    path = tuple(part for part in problem["loc"] if part != "__root__")
-    text = problem["msg"]
-    if problem["type"] == "value_error.extra":
-        text = f"no such key; known here: {', '.join(_fields(model, path[:-1]))}"
-    elif problem["type"] == "type_error.dict":
-        for part in path:
-            tree = tree[part]
-        text = f"expected a section with keys of its own, found {reprlib.repr(tree)}"
-        if known := _fields(model, path):
-            text += f"; known here: {', '.join(known)}"
-    elif problem["type"] == "type_error.none.not_allowed":
-        text = "empty; give it a value, or leave it out"
-    return f"{'.'.join(map(str, path))}: {text}" if path else text
-
-
-def _fields(model: type[BaseModel], path: tuple) -> list[str]:
-    parts = iter(path)
-    for part in parts:
-        field = model.__fields__[part]
-        model = field.type_
-        if field.shape != SHAPE_SINGLETON:
-            next(parts, None)  # its place in the list, its key in the mapping
-    return sorted(getattr(model, "__fields__", ()))
-
-
-def _no_text(tree: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """A line for each key that YAML does not read as text."""
-    if isinstance(tree, list):
-        for place, value in enumerate(tree):
-            yield from _no_text(value, (*path, str(place)))
-    if not isinstance(tree, dict):
-        return
-    for key, value in tree.items():
-        if isinstance(key, str):
-            yield from _no_text(value, (*path, key))
-        else:
-            section = f"{'.'.join(path)}: " if path else ""
-            yield f"{section}the key {key!r} is no text to YAML; put it in quotes: '{key}'"
-
-
-def _misread(tree: Any, parsed: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """A line for each value that pydantic took for something else: 2.9 for 2, no for "False"."""
-    if isinstance(parsed, BaseModel):
-        parsed = dict(parsed)
-    if isinstance(tree, dict) and isinstance(parsed, dict):
-        for key in tree.keys() & parsed.keys():
-            yield from _misread(tree[key], parsed[key], (*path, key))
-    elif isinstance(tree, list | tuple) and isinstance(parsed, list | tuple):
-        for place, (value, found) in enumerate(zip(tree, parsed, strict=False)):
-            yield from _misread(value, found, (*path, str(place)))
-    elif type(parsed) is int and (
-        isinstance(tree, bool) or (isinstance(tree, float) and tree != parsed)
-    ):
-        yield f"{'.'.join(path)}: {tree!r} is no whole number"
-    elif isinstance(parsed, str) and isinstance(tree, bool | float):
-        yield f"{'.'.join(path)}: {tree!r} is no text to YAML; put it in quotes"
-
-
 def to_yaml(config: Config) -> str:
-    """The whole configuration, defaults included, as YAML that `load_config` reads."""
-    import json
-
+    """Return the whole configuration, with defaults, as YAML that `load_config` reads."""
     return yaml.safe_dump(json.loads(config.json()), sort_keys=False)

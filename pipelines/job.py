@@ -1,4 +1,4 @@
-"""The main job: data found, every step in order, a real answer at the end."""
+"""The main job: find the data, run every step in order, and query a real server at the end."""
 
 from __future__ import annotations
 
@@ -27,11 +27,32 @@ DOWNLOADS = Path("data")
 def choose(
     config: Path | None, data: Path | None, overrides: tuple[str, ...] = ()
 ) -> tuple[Config, str]:
-    """The configuration and one line saying where its data comes from.
+    """Choose the configuration and the data of a run.
 
-    With `data`: that folder; the configuration follows from what is in it. Without: what the
-    configuration names, else ML-1M downloaded before, else the official download, else, without
-    a network, the synthetic data set.
+    Parameters
+    ----------
+    config : Path, optional
+        A YAML file, or the name of one in configs/. If it is None, the layout of `data` decides
+        between ml-1m and ml-100k.
+    data : Path, optional
+        A folder or zip. If it is None, the data that `config` names is used; without `config`, or
+        with ml-1m, MovieLens-1M is downloaded if it has not been before.
+    overrides : tuple of str
+        "section.key=value", values in YAML.
+
+    Returns
+    -------
+    config : Config
+        If the download fails and `config` is None: that of the synthetic data set.
+    line : str
+        Where the data comes from.
+
+    Raises
+    ------
+    ConfigError
+        If the data does not exist, or needs a `config`.
+    DataError
+        If the data that `config` needs cannot be downloaded.
     """
     from twotower.workflows.ingest import detect_source, detectable
 
@@ -39,14 +60,14 @@ def choose(
         if not data.exists():
             raise ConfigError(f"--data {data}: no such file or folder")
         found = detect_source(data)
-        if config is None and found is None:
-            raise ConfigError(
-                f"--data {data}: no known data set there; expected one of {detectable()}. "
-                "For other data pass --config"
-            )
-        path = config or CONFIGS / f"{found[0]}.yaml"
-        chosen = load_config(path, overrides, data)
-        return chosen, f"data: {data}"
+        if config is None:
+            if found is None:
+                raise ConfigError(
+                    f"--data {data}: no known data set there; expected one of {detectable()}. "
+                    "For other data pass --config"
+                )
+            config = CONFIGS / f"{found[0]}.yaml"
+        return load_config(config, overrides, data), f"data: {data}"
     if config is not None:
         chosen = load_config(config, overrides)
         if chosen.ingest.source != "ml-1m" or chosen.ingest.path is not None:
@@ -67,10 +88,10 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
             raise
         console.print(
             Panel(
-                f"MovieLens-1M could not be had: {escape(str(error))}\n\n"
-                "Going on with [bold]SYNTHETIC DATA[/]: made-up users, films and ratings.\n"
+                f"MovieLens-1M is not available: {escape(str(error))}\n\n"
+                "Continuing with [bold]SYNTHETIC DATA[/]: generated users, films and ratings.\n"
                 "It shows that everything runs; its metrics and recommendations mean nothing.\n"
-                "For the real thing: make run DATA=<folder or zip of MovieLens-1M>",
+                "To use real data: make run DATA=<folder or zip of MovieLens-1M>",
                 title="SYNTHETIC DATA",
                 border_style="bold red",
             )
@@ -125,7 +146,7 @@ def fit_and_publish(run: Run) -> None:
 
 
 def show_timeline(run: Run) -> Timeline:
-    """Print where the time of the run's main job went, and plot it to logs/timeline.png."""
+    """Print how long each step of the run's main job took, and plot it to logs/timeline.png."""
     timeline = Timeline.read(run.path / FILE)
     plot_timeline(timeline, f"{run.path.name}: {timeline.seconds:.0f} s", run.path / PLOT)
     console.print(timeline_table(timeline))

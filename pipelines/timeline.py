@@ -1,6 +1,6 @@
-"""Where the time of a job went: its steps and their phases, printed and plotted.
+"""How long the steps of a job and their phases took, as a table and a plot.
 
-`stage` announces every step and phase here; they are kept while a `recorded` block runs.
+`stage` announces every step and phase here; they are recorded while a `recorded` block runs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from twotower.pipelines.errors import RunError
 
 FILE, PLOT = "logs/timeline.json", "logs/timeline.png"
 RECORDED = (
-    "one is recorded where all steps are done in one go: `twotower run --config <file> --run <run>`"
+    "`twotower run` records one, because it runs all steps: `twotower run --config <name or file>`"
 )
 BETWEEN = "between the steps"
 BAR_WIDTH = 32
-SHORTEST = 0.1  # seconds of a phase that is worth a line
+MIN_SECONDS = 0.1  # of a phase that has a line of its own
 
 
 @dataclass
 class Span:
-    """A named time: `start` in seconds since the recording began, its length in seconds."""
+    """A named period: its start in seconds since the recording began, and its length."""
 
     name: str
     start: float
@@ -38,12 +38,12 @@ class Span:
 
 @dataclass
 class Step(Span):
-    """A step; its phases follow each other without a gap and add up to it, or there are none."""
+    """A step of the job. Its phases, if there are any, follow each other without a gap."""
 
     phases: list[Span] = field(default_factory=list)
 
     def by_phase(self) -> dict[str, float]:
-        """Phase -> its seconds in all, in the order of the first time."""
+        """Return the total seconds of each phase, in the order of first occurrence."""
         seconds: dict[str, float] = {}
         for phase in self.phases:
             seconds[phase.name] = seconds.get(phase.name, 0.0) + phase.seconds
@@ -52,23 +52,23 @@ class Step(Span):
 
 @dataclass
 class Timeline:
-    """The steps of a job in the order they began, and the seconds of the whole job."""
+    """The steps of a job in the order in which they began, and the seconds of the whole job."""
 
     seconds: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
     @property
     def between(self) -> float:
-        """Seconds in no step."""
+        """Seconds outside all steps."""
         return self.seconds - sum(step.seconds for step in self.steps)
 
     def to_json(self) -> str:
-        """The text of timeline.json."""
+        """Return the text of timeline.json."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Timeline:
-        """The timeline in a timeline.json. Raises RunError when there is none or it is damaged."""
+        """Read a timeline.json. Raises RunError if it does not exist or is damaged."""
         try:
             found = json.loads(path.read_text())
             steps = [
@@ -96,7 +96,7 @@ _recording: ContextVar[_Recording | None] = ContextVar("recording", default=None
 
 @contextlib.contextmanager
 def recorded() -> Iterator[Timeline]:
-    """Records the steps of the block; complete, also after an error, when the block ends."""
+    """Record the steps of the block; the timeline is complete when the block ends."""
     recording = _Recording(Timeline(), time.perf_counter())
     token = _recording.set(recording)
     try:
@@ -108,10 +108,10 @@ def recorded() -> Iterator[Timeline]:
 
 @contextlib.contextmanager
 def recorded_step(name: str) -> Iterator[Callable[[str], None]]:
-    """A step of the recording, if there is one: yields `phase(name)`, which begins a phase.
+    """Record the block as a step, if a recording is running. Yields `phase(name)`.
 
-    The first phase begins with the step, each other one where it is announced; the phase that
-    runs already, or "", goes on.
+    `phase` begins a phase; the first one begins with the step. With "" or the name of the current
+    phase it does nothing.
     """
     recording = _recording.get()
     if recording is None:
@@ -141,14 +141,16 @@ def _end(phases: list[Span], now: float) -> None:
 
 
 def timeline_table(timeline: Timeline) -> Table:
-    """A line for each step and, where it has several, each phase of `SHORTEST` seconds or more.
+    """Return a table with a line for each step and each phase of at least `MIN_SECONDS`.
 
-    The bars lie where the time went; a step's phases lie one after another, however often they
-    took turns.
+    A step with a single phase has no line for it. The bars show when each step ran; the bars of its
+    phases follow one another, even if the phases alternated.
     """
     table = Table(box=None)
-    for heading, justify in (("step", "left"), ("s", "right"), ("share", "right"), ("", "left")):
-        table.add_column(heading, justify=justify, no_wrap=True)
+    for heading in ("step", "s", "share", ""):
+        table.add_column(
+            heading, justify="right" if heading in ("s", "share") else "left", no_wrap=True
+        )
 
     def line(name: str, start: float, seconds: float, style: str = "") -> None:
         bar = Bar(timeline.seconds, start, start + seconds, width=BAR_WIDTH, color="cyan")
@@ -159,7 +161,7 @@ def timeline_table(timeline: Timeline) -> Table:
         line(step.name, step.start, step.seconds, "bold")
         phases, start = step.by_phase(), step.start
         for phase, seconds in phases.items():
-            if len(phases) > 1 and seconds >= SHORTEST:
+            if len(phases) > 1 and seconds >= MIN_SECONDS:
                 line(f"  {phase}", start, seconds)
             start += seconds
     table.add_row(BETWEEN, f"{timeline.between:.1f}", f"{timeline.between / timeline.seconds:.0%}")
@@ -168,14 +170,14 @@ def timeline_table(timeline: Timeline) -> Table:
 
 
 def plot_timeline(timeline: Timeline, title: str, out: Path) -> None:
-    """Write a PNG: the job from left to right, a row for each step and each of its phases."""
+    """Write a PNG with time from left to right and a row for each step and each of its phases."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows: list[tuple[str, list[tuple[float, float]], str]] = []
     for step in timeline.steps:
         rows.append((step.name, [(step.start, step.seconds)], "#1b6ca8"))
-        for phase in (name for name, seconds in step.by_phase().items() if seconds >= SHORTEST):
+        for phase in (name for name, seconds in step.by_phase().items() if seconds >= MIN_SECONDS):
             spans = [(p.start, p.seconds) for p in step.phases if p.name == phase]
             rows.append((f"{phase}  ", spans, "#d98e04"))
     with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):

@@ -1,4 +1,4 @@
-"""What make passes on is what was typed: spaces, quotes, dollar signs."""
+"""make passes values on as they were typed, with spaces, quotes and dollar signs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD = """/data/my $HOME `films` "and" 'more' (1) #2; & ü"""
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """The Makefile in a folder where `twotower` and Python print their arguments."""
+    """Copy the Makefile into a folder where `twotower` and Python print their arguments."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -39,7 +39,7 @@ def project(tmp_path) -> Path:
 
 
 def arguments(project: Path, target: str, **variables: str) -> list[str]:
-    """What the last command of `make target` was given."""
+    """Return the arguments of the last command of `make target`."""
     typed = [f"{name}={value}" for name, value in variables.items()]
     # When `make test DATA=...` runs the tests, its own variables would reach the inner make.
     environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
@@ -70,9 +70,9 @@ def arguments(project: Path, target: str, **variables: str) -> list[str]:
         (
             "compare",
             {"CONFIG": ODD, "DATA": ODD, "DOCS": ODD, "SET": "show=['a b']"},
-            ["compare", ODD, "--data", ODD, "--docs", ODD, "--set", "show=['a b']"],
+            ["compare", "--config", ODD, "--data", ODD, "--docs", ODD, "--set", "show=['a b']"],
         ),
-        ("tune", {"CONFIG": ODD, "DATA": ODD}, ["tune", ODD, "--data", ODD]),
+        ("tune", {"CONFIG": ODD, "DATA": ODD}, ["tune", "--config", ODD, "--data", ODD]),
         ("query", {"USER": "42", "K": "3"}, ["query", "--user", "42", "-k", "3"]),
         (
             "query",
@@ -93,7 +93,7 @@ def arguments(project: Path, target: str, **variables: str) -> list[str]:
         ("soak", {"RUN_FOLDER": ODD}, ["-m", "benchmarks.serving", "--run", ODD, "--part", "soak"]),
     ],
 )
-def test_a_target_passes_on_what_was_typed(project, target, variables, expected):
+def test_a_target_passes_values_as_they_were_typed(project, target, variables, expected):
     found = arguments(project, target, **variables)
     if expected is None:
         assert found[-1] == f"--data={ODD}"

@@ -29,7 +29,7 @@ from benchmarks.report import Check, Rows
 from twotower.models.evaluation.baselines import fit_baseline
 from twotower.models.evaluation.metrics import BaselineName, evaluate, valid_users
 from twotower.models.two_tower import TowerScorer
-from twotower.pipelines.child import apart
+from twotower.pipelines.child import run_in_subprocess
 
 REFERENCE = Path(__file__).parent / "ranking_reference.json"
 KS, DIM, SEED, ROUNDS = (10, 20, 50, 100), 64, 42, 5
@@ -117,7 +117,7 @@ def evaluation(data: Path) -> tuple[Rows, list[Check]]:
     }
     with tempfile.TemporaryDirectory() as folder, _threads():
         rows = {
-            name: apart(job, Path(folder) / f"{name}.log", click.echo) for name, job in jobs.items()
+            name: run_in_subprocess(job, Path(folder) / f"{name}.log", click.echo) for name, job in jobs.items()
         }
     last_fm, large, ml_1m = rows["Last.fm"], rows["large"], rows["ML-1M"]
     over_faiss = f"towers, times faiss.knn with k = {KS[-1]}"

@@ -1,1 +1,1 @@
-"""Experiments: variants side by side, and a search for better settings."""
+"""Experiments: compare variants, and search for better settings."""

@@ -1,4 +1,4 @@
-"""One training, or one baseline, measured: what `compare` and `tune` do many times."""
+"""A trial: one training or one baseline, and its metrics. `compare` and `tune` run many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twotower.pipelines.child import run_in_subprocess
 from twotower.pipelines.config import Config
@@ -19,28 +19,38 @@ from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import STEPS, Run, versions
 from twotower.serving.runtime.manifest import sha256
 
+if TYPE_CHECKING:
+    from twotower.models.evaluation.metrics import BaselineName
+
 DATA_SECTIONS = STEPS["ingest"].settings + STEPS["preprocess"].settings
 MODELS = Path(__file__).resolve().parents[2] / "models"
-Tell = Callable[[Any], None]
+OnMetrics = Callable[[Mapping[str, float]], None]
+"""Called after each epoch with the valid metrics."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is measured, and on what.
+    """A training or a baseline to measure.
 
-    config : all settings, the seed included
-    data : a run folder with `ingest` and `preprocess` done
-    baseline : the one to fit instead of the towers
-    parts : of the split, to measure on
+    Attributes
+    ----------
+    config : Config
+        All settings, including the seed.
+    data : Path
+        A run folder in which `ingest` and `preprocess` are done.
+    baseline : str, optional
+        The baseline to fit instead of the towers.
+    parts : tuple of str
+        The parts of the split to measure on.
     """
 
     config: Config
     data: Path
-    baseline: str | None = None
+    baseline: BaselineName | None = None
     parts: tuple[str, ...] = ("valid", "test")
 
     def identity(self) -> str:
-        """A hash of what the result depends on: data, settings, packages, the code in models/."""
+        """Return a hash of all that determines the result: data, settings, packages, models/."""
         settings = json.loads(self.config.json(include={"model", "training", "evaluation"}))
         del settings["training"]["checkpoint_seconds"], settings["evaluation"]["baselines"]
         if self.baseline:
@@ -53,20 +63,28 @@ class Trial:
 
 
 def short_hash(value: Any) -> str:
-    """12 hex digits of the JSON of `value`."""
+    """Return 12 hex digits of the SHA-256 of the JSON of `value`."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _code(path: Path) -> str:
-    """A module's code without comments and layout."""
+    """Return a hash of the code of a module, without comments and layout."""
     return short_hash(ast.dump(ast.parse(path.read_text())))
 
 
 def prepare(config: Config, root: Path) -> Run:
-    """A run folder in `root` with the data of `config` ingested and preprocessed, made only once.
+    """Ingest and preprocess the data of `config`, unless this has been done in `root` before.
 
-    It is found again by the settings of the data and the content of the files. Results of other
-    data are not found again: `Trial.identity` depends on what was prepared.
+    Parameters
+    ----------
+    config : Config
+    root : Path
+        The folder of the experiment. The name of the run folder in it has a hash of the data's
+        settings and one of the content of its files.
+
+    Returns
+    -------
+    Run
     """
     sections = json.loads(config.json(include=set(DATA_SECTIONS)))
     settings = f"data-{short_hash(sections)}"
@@ -74,8 +92,8 @@ def prepare(config: Config, root: Path) -> Run:
     before = [other.name for other in sorted(root.glob(f"{settings}-*")) if other != path]
     if before and not path.exists():
         say(
-            f"{root}: the files of the data have changed, they are prepared anew and what was "
-            f"measured on the old ones is measured again ({', '.join(before)} can be removed)"
+            f"{root}: the data files have changed; they are prepared again, and all trials are "
+            f"measured again ({', '.join(before)} can be deleted)"
         )
     run = Run.create(config, path)
     try:
@@ -87,27 +105,27 @@ def prepare(config: Config, root: Path) -> Run:
 
 
 def content_hash(config: Config) -> str:
-    """12 hex digits of what the files of the data hold, the split file included."""
+    """Return a hash of the content of the data files, including the split file."""
     from twotower.workflows.ingest import source_files
 
     files = source_files(config.ingest)
     if config.split.method == "file" and config.split.path and config.split.path.is_file():
         files.append(config.split.path)
-    return short_hash([[file.name, _sha256(file)] for file in files])
+    return short_hash([[file.name, _cached_sha256(file)] for file in files])
 
 
-def _sha256(path: Path) -> str:
-    """Hash of a file's bytes, read once per process while its size and time stay the same."""
-    found = path.stat()
-    return _sha256_of(path.resolve(), found.st_size, found.st_mtime_ns)
+def _cached_sha256(path: Path) -> str:
+    """Return the hash of a file, which is read again only if its size or time has changed."""
+    stat = path.stat()
+    return _sha256_of_state(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
 @cache
-def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+def _sha256_of_state(path: Path, size: int, mtime_ns: int) -> str:
     return sha256(path)
 
 
-def _prepare(config: Config, path: Path, tell: Tell) -> None:
+def _prepare(config: Config, path: Path, _: OnMetrics) -> None:
     from twotower.pipelines.steps.ingest import ingest
     from twotower.pipelines.steps.preprocess import preprocess
 
@@ -117,21 +135,37 @@ def _prepare(config: Config, path: Path, tell: Tell) -> None:
         preprocess(run)
 
 
-def measure_apart(trial: Trial, state: Path, log: Path, heard: Tell) -> dict[str, Any]:
-    """`measure` in a process of its own. Raises ChildError with the reason when it fails."""
-    return run_in_subprocess(partial(measure, trial, state), log, heard)
+def measure_in_subprocess(
+    trial: Trial, state: Path, log: Path, on_metrics: OnMetrics
+) -> dict[str, Any]:
+    """Call `measure` in its own process, whose output goes to the file `log`.
+
+    Raises ChildError with the reason if it fails.
+    """
+    return run_in_subprocess(partial(measure, trial, state), log, on_metrics)
 
 
-def measure(trial: Trial, state: Path, tell: Tell = lambda metrics: None) -> dict[str, Any]:
-    """Train, or fit the baseline, and measure it; `tell` gets each epoch's valid metrics.
+def _ignore(metrics: Mapping[str, float]) -> None:
+    """No-op callback."""
 
-    From what a training keeps in the folder `state` it goes on when it was interrupted.
+
+def measure(trial: Trial, state: Path, on_metrics: OnMetrics = _ignore) -> dict[str, Any]:
+    """Train the towers, or fit the baseline, and measure the result.
+
+    Parameters
+    ----------
+    trial : Trial
+    state : Path
+        A folder for checkpoints; an interrupted training resumes from those in it.
+    on_metrics : callable
+        Called after each epoch with the valid metrics.
 
     Returns
     -------
-    Plain values: for each part its metrics by name; `seconds` of fitting without validation; of a
-    training also `epochs`, `best_epoch` and `curve`, lists of the seconds after each epoch and of
-    the monitored metric on valid.
+    dict
+        JSON values: under the name of each part its metrics by name, and under "seconds" the time
+        of fitting without validation. For a training also "epochs", "best_epoch" and "curve", which
+        has two lists with a value per epoch: "seconds" since the start, and the monitored metric.
     """
     from twotower.pipelines.steps.evaluate import Judge
 
@@ -140,9 +174,10 @@ def measure(trial: Trial, state: Path, tell: Tell = lambda metrics: None) -> dic
     run.verified("ingest", "preprocess")
     judges = {part: Judge(run, part) for part in trial.parts}
     if trial.baseline:
-        scorer, result = _fit_baseline(trial, next(iter(judges.values())).train)
+        train = next(iter(judges.values())).train
+        scorer, result = _fit_baseline(trial.baseline, train, trial.config.training.seed)
     else:
-        scorer, result = _fit_towers(run, state, tell)
+        scorer, result = _fit_towers(run, state, on_metrics)
     k = cutoff(trial.config.training.monitor)
     for part, judge in judges.items():
         metrics = judge.judge(scorer)
@@ -151,19 +186,19 @@ def measure(trial: Trial, state: Path, tell: Tell = lambda metrics: None) -> dic
 
 
 def cutoff(monitor: str) -> int:
-    """The k of a metric's name."""
+    """Return the k in the name of a metric, such as 10 for "ndcg@10"."""
     return int(monitor.rpartition("@")[2])
 
 
-def _fit_baseline(trial: Trial, train: Any) -> tuple[Any, dict[str, Any]]:
+def _fit_baseline(name: BaselineName, train: Any, seed: int) -> tuple[Any, dict[str, Any]]:
     from twotower.models.evaluation.baselines import fit_baseline
 
     began = time.perf_counter()
-    scorer = fit_baseline(trial.baseline, train, trial.config.training.seed)
+    scorer = fit_baseline(name, train, seed)
     return scorer, {"seconds": time.perf_counter() - began}
 
 
-def _fit_towers(run: Run, state: Path, tell: Tell) -> tuple[Any, dict[str, Any]]:
+def _fit_towers(run: Run, state: Path, on_metrics: OnMetrics) -> tuple[Any, dict[str, Any]]:
     from twotower.pipelines.libraries import load_libraries
     from twotower.pipelines.steps.preprocess import load_split
     from twotower.pipelines.steps.train import check_training, fit_towers, summary
@@ -173,7 +208,7 @@ def _fit_towers(run: Run, state: Path, tell: Tell) -> tuple[Any, dict[str, Any]]
     from twotower.models.two_tower import TowerScorer
 
     state.mkdir(parents=True, exist_ok=True)
-    tower, data = fit_towers(run, state, heard=tell)
+    tower, data = fit_towers(run, state, heard=on_metrics)
     monitor = run.config.training.monitor
     notes = summary(tower.history, monitor, len(data.user_rows))
     result = {name: notes[name] for name in ("epochs", "best_epoch")}
@@ -181,6 +216,6 @@ def _fit_towers(run: Run, state: Path, tell: Tell) -> tuple[Any, dict[str, Any]]
     return TowerScorer.of(tower.model, data.users, data.items), result
 
 
-def _curve(history: Mapping[str, list[float]], monitor: str) -> dict[str, list[float]]:
+def _curve(history: Mapping[str, Any], monitor: str) -> dict[str, list[float]]:
     seconds = [sum(history["seconds"][: n + 1]) for n in range(len(history["seconds"]))]
     return {"seconds": seconds, monitor: history[f"val_{monitor}"]}

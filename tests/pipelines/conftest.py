@@ -27,7 +27,7 @@ def small_config(*overrides: str) -> Config:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> Run:
-    """The main job on a small synthetic data set, with a real Triton."""
+    """Run the main job on a small synthetic data set, with a real Triton server."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("project"))
         return main_job(small_config(), Path.cwd() / "runs" / "small")
@@ -35,7 +35,7 @@ def small_run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="session")
 def ml_100k_run(data_dir, tmp_path_factory) -> Run:
-    """The main job on MovieLens-100K."""
+    """Run the main job on MovieLens-100K."""
     overrides = (f"ingest.path={data_dir}", "training.epochs=5")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("project"))
@@ -44,7 +44,7 @@ def ml_100k_run(data_dir, tmp_path_factory) -> Run:
 
 
 def prepared(config: Config, root: Path) -> Run:
-    """A run folder as `trial.prepare` makes it, without the data."""
+    """Return a run folder as `trial.prepare` makes it, but with a manifest only, without data."""
     run = Run.create(config, root / "data-made-up")
     steps = {
         "ingest": {"notes": {"summary": "two users", "synthetic": True}},

@@ -1,4 +1,4 @@
-"""What messages tell people to do exists: commands, their options, make targets and settings."""
+"""Commands, options, make targets and settings that messages mention exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = {"py", "yaml", "json", "html", "log", "parquet", "runtime"}
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """(file:line, text) of every string in the packages that is not a docstring."""
+    """Yield file:line and text of every string in the packages that is not a docstring."""
     for path in sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")):
         tree = ast.parse(path.read_text())
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Expr)]
@@ -32,7 +32,7 @@ def texts() -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.JoinedStr):
-                # What is filled in is no word: a gap that no pattern reads across.
+                # A placeholder becomes a gap, so that no pattern matches across it.
                 pieces = [p.value if isinstance(p, ast.Constant) else "{}" for p in node.values]
                 yield where, "".join(pieces)
             elif id(node) in docstrings | parts:

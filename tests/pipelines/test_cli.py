@@ -1,4 +1,4 @@
-"""The commands as a person types them: in a process of their own, with mistakes and Ctrl-C."""
+"""The commands as users type them: in a process of their own, with mistakes and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from twotower.pipelines.cli import explained, main
+from twotower.pipelines.cli import main
+from twotower.pipelines.cli.group import explained
 from twotower.pipelines.errors import RunError
 from twotower.serving.client import RetrievalClient
 from twotower.serving.runtime.contract import RequestError
@@ -43,7 +44,7 @@ def twotower(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def started(verb: str, run) -> subprocess.Popen:
-    """`twotower <verb>` on a run, going on; its output, errors included, is piped."""
+    """Start `twotower <verb>` on a run; its output and errors are piped."""
     return subprocess.Popen(
         [*TWOTOWER, verb, "--run", str(run.path)],
         cwd=run.path.parents[1],
@@ -63,6 +64,7 @@ def started(verb: str, run) -> subprocess.Popen:
         (["run", "--config", "nothing.yaml"], "nothing.yaml: no such configuration"),
         (["run", "--data", "nowhere"], "--data nowhere: no such file or folder"),
         (["run", "--data", "."], "expected one of MovieLens-1M"),
+        (["run", "--config", "ml-2m"], "one in configs/: ml-1m, "),
         (
             ["ingest", "--config", str(ROOT / "configs/synthetic.yaml"), "--set", "training.x=1"],
             "training.x: no such key",
@@ -87,7 +89,7 @@ def test_mistakes_are_one_message_without_a_traceback(tmp_path, arguments, messa
         (["publish", "--version", "0"], "Invalid value for '--version': 0 is not in the range"),
     ],
 )
-def test_an_option_that_cannot_be_is_named(arguments, message):
+def test_an_invalid_option_is_an_error_that_names_it(arguments, message):
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2 and message in done.output
 
@@ -99,26 +101,29 @@ def test_an_option_that_cannot_be_is_named(arguments, message):
         (RequestError("input 'k' is 0"), "input 'k' is 0"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "the output: No space left on device; make room or allow it, then run the same",
+            "the output: No space left on device; free space or change the permissions, then",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "/data/x"),
-            "/data/x: Permission denied; make room or allow it, then run the same command again",
+            "/data/x: Permission denied; free space or change the permissions, then run the same",
         ),
         (
             ModuleNotFoundError("No module named 'faiss'"),
-            "No module named 'faiss'; `make env` inst",
+            "No module named 'faiss'; run `make env` to install it",
         ),
-        (MemoryError("Unable to allocate 9 GiB"), "Unable to allocate 9 GiB; it needs more memory"),
+        (
+            MemoryError("Unable to allocate 9 GiB"),
+            "9 GiB; there is not enough memory",
+        ),
     ],
 )
-def test_what_the_machine_does_not_allow_is_a_sentence(error, message):
+def test_an_error_of_the_operating_system_is_one_sentence(error, message):
     assert message in explained(error)
 
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """`twotower versions` on a run folder, with a fault in what it calls."""
+    """Return arguments of `twotower versions` on a run folder, with a bug in what it calls."""
     from twotower.pipelines.steps import publish
 
     def fault(run):
@@ -132,23 +137,23 @@ def faulty(tmp_path, monkeypatch):
     return ["versions", "--run", str(tmp_path / "run")]
 
 
-def test_a_fault_of_ours_is_a_sentence_and_its_traceback_is_kept(faulty, tmp_path):
+def test_an_unexpected_error_is_one_message_and_its_traceback_is_saved(faulty, tmp_path):
     done = CliRunner().invoke(main, faulty)
     (log,) = tmp_path.glob("twotower-*.log")
     assert done.exit_code == 1 and "Traceback" not in done.output
     assert done.output.startswith("error: KeyError: 'a fault")
-    assert f"its traceback is in {log}: please report it" in done.output
+    assert f"its traceback is in {log}. Please open an issue" in done.output
     assert "Traceback" in log.read_text() and "in fault" in log.read_text()
 
 
-def test_a_traceback_is_printed_to_those_who_ask_for_it(faulty, tmp_path, monkeypatch):
+def test_a_traceback_is_printed_on_request(faulty, tmp_path, monkeypatch):
     monkeypatch.setenv("TWOTOWER_TRACEBACK", "1")
     assert isinstance(CliRunner().invoke(main, faulty).exception, KeyError)
     assert not list(tmp_path.glob("twotower-*.log"))
 
 
 def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(faulty, monkeypatch):
-    """As an extension module does that is interrupted while it is imported."""
+    """An extension module may do so if it is interrupted while it is imported."""
     from twotower.pipelines.steps import publish
 
     def interrupted(run):
@@ -173,7 +178,7 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(faulty,
         ("{} doctor > /dev/full", "error: the output: No space left on device"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_no_traceback(tmp_path, command, errors):
+def test_output_that_cannot_be_written_gives_no_traceback(tmp_path, command, errors):
     done = subprocess.run(
         ["bash", "-c", command.format(shlex.join(TWOTOWER))],
         cwd=tmp_path,
@@ -185,6 +190,78 @@ def test_an_output_that_cannot_be_written_is_no_traceback(tmp_path, command, err
     )
     assert (errors in done.stderr) if errors else not done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def help_of(*verb: str) -> str:
+    return CliRunner().invoke(main, [*verb, "--help"], env={"COLUMNS": "80"}).output
+
+
+def test_help_lists_all_verbs_by_section_with_whole_summaries():
+    lines = help_of().splitlines()
+    sections: dict[str, list[str]] = {}
+    for line in lines[lines.index("Start:") :]:
+        if line and not line.startswith(" "):
+            sections[line] = []
+        elif line.strip():
+            sections[list(sections)[-1]].append(line.split()[0])
+    assert sections["Start:"] == ["run", "doctor"]
+    assert sections["Steps:"][:3] == ["ingest", "preprocess", "train"]
+    assert {"serve", "query", "versions", "rollback", "update"} <= {*sections["Serve:"]}
+    assert sections["Experiment:"] == ["compare", "tune", "timeline"]
+    assert max(map(len, lines)) <= 80 and "..." not in "".join(lines[lines.index("Start:") :])
+    for name, command in main.commands.items():
+        (line,) = (line for line in lines if line.startswith(f"  {name} "))
+        assert line.split(maxsplit=1)[1] == command.get_short_help_str()
+    assert 'eval "$(_TWOTOWER_COMPLETE=bash_source twotower)"' in "".join(lines)
+
+
+@pytest.mark.parametrize("verb", main.commands)
+def test_the_help_of_a_verb_shows_examples_that_its_parser_accepts(verb):
+    command = main.commands[verb]
+    for example in command.example.splitlines():
+        assert f"\n  {example}\n" in help_of(verb)
+        program, name, *arguments = shlex.split(example)
+        assert (program, name) == ("twotower", verb)
+        assert command.make_context(verb, arguments).args == []
+
+
+def test_the_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    done = CliRunner().invoke(main, ["--version"])
+    assert done.output == f"twotower, version {version('two-tower-on-merlin')}\n"
+
+
+def test_json_is_alone_on_stdout(small_run):
+    """Tables and messages are on stderr, and the values are those of the run."""
+
+    def parsed(*arguments: str) -> tuple[dict, str]:
+        run = ("--run", str(small_run.path))
+        done = twotower(*arguments, *run, "--json", cwd=small_run.path.parents[1])
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr
+
+    versions, shown = parsed("versions")
+    assert versions[0]["number"] == 1 and versions[0]["published"] is True
+    assert versions[0]["answers"] is False and "created (UTC)" in shown
+    timeline, shown = parsed("timeline")
+    assert [step["name"] for step in timeline["steps"]][:2] == ["ingest", "import"]
+    assert "between the steps" in shown
+    answer, shown = parsed("query", "--user", "1", "--user", "999999", "-k", "3")
+    assert answer["version"] == 1 and [each["user"] for each in answer["users"]] == [1, 999999]
+    items = answer["users"][0]["items"]
+    assert len(items) == 3 and {*items[0]["show"]} == {"title", "genres"}
+    assert all(str(item["item"]) in shown for item in items)
+    assert [item["score"] for item in items] == sorted((i["score"] for i in items), reverse=True)
+
+
+def test_json_has_null_instead_of_nan(capsys):
+    from twotower.pipelines.cli.output import output
+
+    result = output(True, lambda: print("a table") or [1.5, float("nan")], lambda found: found)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [1.5, None] and printed.err == "a table\n"
+    assert len(result) == 2
 
 
 def test_an_unknown_verb_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Configurations: every shipped one loads, overrides work, mistakes are named."""
+"""Configurations: every shipped one loads, overrides work, errors name the mistake."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from twotower.pipelines.config import (
     CONFIGS,
     Config,
+    find_config,
     load_config,
     parse_config,
     read_overrides,
@@ -49,8 +51,20 @@ def test_an_override_keeps_its_neighbours():
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("training.epoch=3", r"training\.epoch: no such key; known here: batch_size, checkpoint"),
-        ("trainning.epochs=3", r"trainning: no such key; known here: evaluation, features"),
+        (
+            "training.epoch=3",
+            r"training\.epoch: .*; did you mean training\.epochs\? known here: batch_size, ch",
+        ),
+        (
+            "trainning.epochs=3",
+            r"trainning: no such key; did you mean training\? known here: evalua",
+        ),
+        ("epochs=3", r"epochs: no such key; did you mean training\.epochs or update\.epochs\? kn"),
+        (
+            "model.batch_size=8",
+            r"model\.batch_size: .* mean training\.batch_size or evaluation\.batch_size\? known",
+        ),
+        ("model.zzz=8", r"model\.zzz: no such key; known here: buckets, "),
         ("training.epochs=many", r"training\.epochs: value is not a valid integer"),
         ("training.epochs=0", r"training\.epochs: ensure this value is greater than 0"),
         (
@@ -62,17 +76,17 @@ def test_an_override_keeps_its_neighbours():
         ("name.first=a", r"--set name\.first: name is a value, not a section"),
         ("model.hidden=[1", r"--set model\.hidden=\[1: the value is not YAML"),
         ("name=../elsewhere", r"name: '../elsewhere' cannot be the name of a folder; use letters"),
-        ("model.buckets=8", r"\n  model\.buckets are of numbers: name some under"),
+        ("model.buckets=8", r"\n  model\.buckets bins numeric features, but there are none"),
         ("model.mimic_weight=1", r"\n  model: mimic_weight needs hidden layers"),
     ],
 )
-def test_a_mistake_is_named(override, message):
+def test_a_wrong_override_is_an_error_that_names_it(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(CONFIGS / "ml-1m.yaml", (override,))
 
 
 def test_a_missing_file_lists_the_shipped_ones(tmp_path):
-    with pytest.raises(ConfigError, match=r"nothing\.yaml: no such.*ml-100k, .*ml-1m, "):
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: no such.*ml-100k, .*ml-1m"):
         load_config(tmp_path / "nothing.yaml")
 
 
@@ -88,19 +102,19 @@ def test_a_missing_file_lists_the_shipped_ones(tmp_path):
         ("a: 1\nb: 2\na: 3", r"bad\.yaml, line 3, column 1: not YAML: a occurs twice in this sect"),
         ("a:\n  b: 1\n  b: 2", r"bad\.yaml, line 3, column 3: not YAML: b occurs twice"),
         ("", r"bad\.yaml: the file is empty; expected `key: value` lines, see configs/"),
-        ("# nothing but a comment", r"bad\.yaml: the file is empty"),
+        ("# only a comment", r"bad\.yaml: the file is empty"),
         ("name: 2024-13-45", r"bad\.yaml: not YAML: month must be in 1\.\.12"),
         ("a: \x00", r"bad\.yaml: not YAML: unacceptable character #x0000"),
     ],
 )
-def test_a_file_that_is_not_a_configuration_is_named(tmp_path, text, message):
+def test_an_invalid_file_is_an_error_with_the_line(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(path)
 
 
-def test_a_file_in_another_encoding_than_utf_8_is_named(tmp_path):
+def test_a_file_that_is_not_utf_8_is_an_error(tmp_path):
     (tmp_path / "bad.yaml").write_bytes("name: Übung".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"(?s)bad\.yaml: not YAML: .*#x00dc.*position 6"):
         load_config(tmp_path / "bad.yaml")
@@ -114,20 +128,23 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
     [
         (
             {"ingest": "ml-1m"},
-            r"ingest: expected a section with keys of its own, found 'ml-1m'; kno",
+            r"ingest: expected a section with keys, found 'ml-1m'; known here",
         ),
         ({"ingest": ["ml-1m"]}, r"ingest: expected a section .* found \['ml-1m'\]; known here: pa"),
-        ({"training": None}, r"training: empty; give it a value, or leave it out"),
+        ({"training": None}, r"training: no value; give it one, or leave it out"),
         ({"training": {"start": 3}}, r"training\.start: expected a section .*: l2, most_items"),
-        ({1: 2}, r"\n  the key 1 is no text to YAML; put it in quotes: '1'"),
-        ({"features": {"item_multi_hot": {1990: 3}}}, r"features\.item_multi_hot: the key 1990 is"),
-        ({"model": {True: 3}}, r"model: the key True is no text to YAML; put it in quotes"),
-        ({"training": {"epochs": 2.9}}, r"training\.epochs: 2\.9 is no whole number"),
-        ({"training": {"epochs": True}}, r"training\.epochs: True is no whole number"),
-        ({"model": {"hidden": [64.5]}}, r"model\.hidden\.0: 64\.5 is no whole number"),
-        ({"show": [False]}, r"show\.0: False is no text to YAML; put it in quotes"),
-        ({"features": {"item": [1.10]}}, r"features\.item\.0: 1\.1 is no text to YAML"),
-        ({"name": "last"}, r"name: runs/last is the file that says which run was used last"),
+        ({1: 2}, r"\n  YAML does not read the key 1 as text; put it in quotes: '1'"),
+        (
+            {"features": {"item_multi_hot": {1990: 3}}},
+            r"features\.item_multi_hot: YAML does not re",
+        ),
+        ({"model": {True: 3}}, r"model: YAML does not read the key True as text; put it"),
+        ({"training": {"epochs": 2.9}}, r"training\.epochs: 2\.9 is not a whole number"),
+        ({"training": {"epochs": True}}, r"training\.epochs: True is not a whole number"),
+        ({"model": {"hidden": [64.5]}}, r"model\.hidden\.0: 64\.5 is not a whole number"),
+        ({"show": [False]}, r"show\.0: YAML does not read False as text; put it in quotes"),
+        ({"features": {"item": [1.10]}}, r"features\.item\.0: YAML does not read 1\.1 as text"),
+        ({"name": "last"}, r"name: runs/last is the file that names the run used last"),
         ({"name": "one\n"}, r"name: 'one\\n' cannot be the name of a folder"),
         ({"name": "a/b"}, r"name: 'a/b' cannot be the name of a folder; use letters, digits"),
         ({"name": ".."}, r"name: '\.\.' cannot be the name of a folder"),
@@ -150,16 +167,16 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
         ),
         (
             {"training": {"start": {}}},
-            r"training\.start solves for sums of embeddings; it needs features\.history: a number, "
+            r"training\.start solves sums of .* only; it needs features\.history: a number, "
             r"the most items of a user, model\.history_pooling: sum, model\.normalize: false",
         ),
         (
             {"model": {"self_supervised": {}}},
-            r"model\.self_supervised hides item features .* add on",
+            r"model\.self_supervised splits the item features .* add on",
         ),
         (
             {"model": {"history_pooling": "self_attention"}, "features": {"history": 201}},
-            r"self_attention compares all items .* set features\.history to at most 200",
+            r"self_attention compares all items .* set features\.history to 200 or less",
         ),
         ({"serving": {"host": ""}}, r"serving\.host: ensure this value has at least 1 char"),
         (
@@ -176,13 +193,13 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
         ({"split": {"seed": -1}}, r"split\.seed: ensure this value is greater than or equal to 0"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(changes, message):
+def test_an_invalid_value_is_an_error_that_names_it(changes, message):
     with pytest.raises(ConfigError, match=message):
         parse_config({**SYNTHETIC, **changes}, "here")
 
 
 def numbers(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Any]]:
-    """(path, function from a number to a value of the field) of every field that has numbers."""
+    """Yield the path of each field with numbers, and a function from a number to a value of it."""
     for field in model.__fields__.values():
         where = (*path, field.name)
         kinds = field.sub_fields or [field]
@@ -212,11 +229,11 @@ def test_the_numbers_of_all_sections_are_found():
 
 
 @pytest.mark.parametrize("key", NUMBERS)
-def test_no_setting_takes_what_no_machine_can(key):
-    """Not a number, infinite, or beyond all that a tensor, an index or a process can have."""
+def test_no_setting_accepts_nan_infinite_or_huge_numbers(key):
+    """Huge means more than any tensor, index or process can have."""
     for number in (math.nan, math.inf, -math.inf, 1e30, -1e30, 10**30):
         if key == "positives.at_least" and math.isfinite(number):
-            continue  # a threshold: no row is positive, or all are
+            continue  # any finite threshold is allowed: no row is positive, or all are
         tree = set_keys(SYNTHETIC, {key: NUMBERS[key](number)}, "here")
         with pytest.raises(ConfigError, match=rf"\n  {key.replace('.', '[.]')}(\.\w+)*: "):
             parse_config(tree, "here")
@@ -246,9 +263,34 @@ def test_one_string_may_set_several_keys(text, pairs):
     assert read_overrides((text,)) == pairs
 
 
+def test_a_shipped_configuration_is_found_by_name(tmp_path, monkeypatch):
+    assert find_config("ml-1m") == CONFIGS / "ml-1m.yaml"
+    assert find_config(Path("smoke"), CONFIGS / "tune") == CONFIGS / "tune" / "smoke.yaml"
+    assert load_config("ml-1m") == load_config(CONFIGS / "ml-1m.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "synthetic").mkdir()  # a folder is not a configuration
+    assert find_config("synthetic") == CONFIGS / "synthetic.yaml"
+    (tmp_path / "ml-1m").write_text("name: mine")
+    assert find_config("ml-1m") == Path("ml-1m"), "a file comes first"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ml-10m", r"^ml-10m: no such configuration; .* in configs/: ml-1m, ml-100k, .*, syn"),
+        ("ml-1m.yml", r"^ml-1m\.yml: no such configuration; .* in configs/: ml-1m, "),
+        ("configs/ml-1", r"^configs/ml-1: no such configuration; .* in configs/: ml-1m, "),
+        (f"{CONFIGS}/ml-1m", r"/ml-1m: no such configuration; .* in configs/: ml-1m, "),
+    ],
+)
+def test_a_wrong_name_lists_the_shipped_ones_the_most_similar_first(tmp_path, name, message):
+    with pytest.raises(ConfigError, match=message):
+        find_config(name)
+
+
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, pipelines.cli as cli\n"
+        "import sys, twotower.pipelines.cli as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'tensorflow', 'nvtabular', 'merlin', 'pandas', 'numpy'} & set(sys.modules)\n"

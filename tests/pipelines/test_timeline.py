@@ -1,4 +1,4 @@
-"""The timeline: what is recorded is what was announced, and adds up."""
+"""The timeline: recorded steps and phases are those announced, and add up."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_steps_and_phases_are_kept_in_order_and_add_up():
             time.sleep(0.02)
             report(1, 2, "b", "shown beside it")
             time.sleep(0.01)
-            report(1, 2)  # goes on
-            report(phase="b")  # runs already
+            report(1, 2)  # no change
+            report(phase="b")  # the current phase
             report(phase="a")
         with stage("two"):
             time.sleep(0.01)
@@ -100,7 +100,7 @@ def test_the_table_has_known_seconds_shares_and_places():
     assert [line[:-1] if "█" in line[-1] else line for line in lines[1:]] == [
         ["read", "1.0", "10%"],
         ["train", "8.0", "80%"],
-        ["training", "7.0", "70%"],  # both times
+        ["training", "7.0", "70%"],  # the sum of both
         ["validation", "1.0", "10%"],
         [*BETWEEN.split(), "1.0", "10%"],
         ["in", "all", "10.0"],
@@ -110,7 +110,7 @@ def test_the_table_has_known_seconds_shares_and_places():
     assert bars["train"].count("█") == pytest.approx(8 * bars["read"].count("█"), abs=8)
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_a_written_timeline_is_read_unchanged(tmp_path):
     (tmp_path / "timeline.json").write_text(TIMELINE.to_json())
     assert Timeline.read(tmp_path / "timeline.json") == TIMELINE
 
@@ -118,7 +118,7 @@ def test_what_is_written_is_read_again(tmp_path):
 def test_a_missing_or_damaged_timeline_is_explained(tmp_path):
     path = tmp_path / "timeline.json"
     with pytest.raises(
-        RunError, match=r"no timeline; one is recorded where .*`twotower run --config"
+        RunError, match=r"no timeline; `twotower run` records one.*`twotower run --config"
     ):
         Timeline.read(path)
     for text in ("{", "[]", json.dumps({"seconds": 1.0, "steps": [{"name": "train"}]})):

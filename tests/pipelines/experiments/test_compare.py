@@ -1,4 +1,4 @@
-"""Comparisons: a real one, killed and called again; the others with trainings made up."""
+"""Comparisons: a real one that is killed and called again; the others with fake trainings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from tests.pipelines.conftest import prepared
 from tests.pipelines.test_lock import in_a_thread
+from twotower.pipelines.cli import main
 from twotower.pipelines.config import CONFIGS, parse
 from twotower.pipelines.errors import ChildError, ConfigError
-from twotower.pipelines.experiments.compare import CompareConfig, compare
+from twotower.pipelines.experiments.compare import compare
+from twotower.pipelines.experiments.comparison import CompareConfig
 from twotower.pipelines.lock import writing
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,14 +29,14 @@ SMOKE = CONFIGS / "compare" / "smoke.yaml"
 
 
 def written(folder: Path, **changes) -> Path:
-    """The smoke file with other values, in `folder`."""
+    """Write the smoke file with other values into `folder`."""
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(SMOKE.read_text()), **changes}))
     return path
 
 
 def quality(trial) -> float:
-    """A made-up valid metric: logQ is good, so are higher seeds."""
+    """Return a fake valid metric that grows with logQ and the seed."""
     if trial.baseline:
         return 0.25
     return 0.1 + 0.2 * trial.config.model.logq + 0.01 * trial.config.training.seed
@@ -41,11 +44,11 @@ def quality(trial) -> float:
 
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
-    """No data and no training: results follow from the settings. Returns what was measured."""
+    """Replace data and training: results follow from the settings. Returns what was measured."""
     monkeypatch.chdir(tmp_path)
     measured = []
 
-    def measure_apart(trial, state, log, heard):
+    def measure_in_subprocess(trial, state, log, on_metrics):
         measured.append(trial.baseline or (trial.config.model.hidden, trial.config.training.seed))
         if trial.config.model.hidden and not trial.baseline:
             raise ChildError("the memory is too small", log)
@@ -53,15 +56,16 @@ def made_up(tmp_path, monkeypatch):
             f"{metric}@10": quality(trial)
             for metric in ("ndcg", "recall", "coverage", "popularity", "head_recall")
         }
-        heard(values)
+        on_metrics(values)
         return {"seconds": 2.0, "valid": values, "test": values, "epochs": 1, "best_epoch": 1}
 
-    monkeypatch.setattr("twotower.pipelines.experiments.compare.measure_apart", measure_apart)
-    monkeypatch.setattr("twotower.pipelines.experiments.compare.prepare", prepared)
+    module = "twotower.pipelines.experiments.compare"
+    monkeypatch.setattr(f"{module}.measure_in_subprocess", measure_in_subprocess)
+    monkeypatch.setattr(f"{module}.prepare", prepared)
     return measured
 
 
-def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
+def test_a_killed_comparison_continues_and_keeps_finished_results(tmp_path):
     file = written(
         tmp_path,
         baselines=["popularity"],
@@ -73,6 +77,7 @@ def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
         "-m",
         "twotower.pipelines.cli",
         "compare",
+        "--config",
         str(file),
         "--docs",
         "docs",
@@ -94,12 +99,12 @@ def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not psutil.wait_procs(children, timeout=10)[1], "what is killed leaves nothing running"
+    assert not psutil.wait_procs(children, timeout=10)[1], "no process is left after a kill"
     (finished,) = results.glob("*.json")
     before = finished.stat().st_mtime_ns
     again = subprocess.run(command, **how, check=False)
     assert again.returncode == 0, again.stdout
-    assert "1 of 2 results are there already" in again.stdout
+    assert "1 of 2 results exist already" in again.stdout
     assert "sum, seed 3  valid ndcg@10" in again.stdout and "0 left" in again.stdout
     assert finished.stat().st_mtime_ns == before
     (training,) = results.glob("sum-seed3-*.json")
@@ -108,21 +113,22 @@ def test_a_killed_comparison_goes_on_and_keeps_what_is_finished(tmp_path):
     assert not list((tmp_path / "compare" / "smoke" / "training").glob("*"))
     names = {path.name for path in (tmp_path / "docs" / "smoke").glob("*")}
     pictures = {"quality.png", "thirds.png", "diversity.png", "curves.png"}
-    assert names == {"table.md", "report.html"} | pictures
+    assert names == {"table.md"} | pictures
+    assert (tmp_path / "compare" / "smoke" / "report.html").is_file()
     assert not (tmp_path / "runs").exists(), "the last run is still the last run"
 
 
-def test_a_second_comparison_is_told_of_the_first_and_removes_nothing(made_up, tmp_path):
+def test_a_second_comparison_at_the_same_time_is_refused_and_removes_nothing(made_up, tmp_path):
     folder = tmp_path / "compare" / "smoke"
     state = folder / "training" / "another-training"
     state.mkdir(parents=True)
     with writing(folder, "compare"):
-        told = in_a_thread(lambda: compare(SMOKE))
-    assert told.startswith("compare/smoke: `compare` (process ")
+        message = in_a_thread(lambda: compare(SMOKE))
+    assert message.startswith("compare/smoke: `compare` (process ")
     assert state.is_dir() and not made_up
 
 
-def test_a_failed_variant_is_told_the_others_go_on_and_it_is_tried_again(made_up, capsys):
+def test_a_failed_variant_is_reported_and_tried_again_and_the_others_continue(made_up, capsys):
     found = compare(SMOKE)
     baselines, seeds = ["popularity", "itemknn", "ease"], (1, 2)
     assert made_up == baselines + [(hidden, s) for s in seeds for hidden in ([], [64], [])]
@@ -137,18 +143,27 @@ def test_a_failed_variant_is_told_the_others_go_on_and_it_is_tried_again(made_up
     assert [each.result for each in again.outcomes] == [each.result for each in found.outcomes]
 
 
-def test_one_run_is_done_again_when_what_it_depends_on_changes(made_up, tmp_path):
+def test_a_training_is_repeated_only_when_its_settings_change(made_up, tmp_path):
     variants = {"a": {}, "b": {"set": {"model.temperature": 0.3}}}
     compare(written(tmp_path, variants=variants, seeds=[1]))
     made_up.clear()
     variants["b"]["set"]["model.temperature"] = 0.4
-    variants["a"]["about"] = "said otherwise"
+    variants["a"]["about"] = "another text"
     found = compare(written(tmp_path, variants=variants, seeds=[1, 5]))
     assert made_up == [([], 1), ([], 5), ([], 5)]  # b with seed 1; both with seed 5
     assert not found.failed
 
 
-def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
+def test_json_has_the_rows_of_the_table(made_up, tmp_path):
+    file = written(tmp_path, variants={"a": {}}, seeds=[1])
+    done = CliRunner().invoke(main, ["compare", "--config", str(file), "--json"])
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert found == json.loads(Path("compare/smoke/rows.json").read_text())
+    assert {row["name"] for row in found} == {"a", "popularity", "itemknn", "ease"}
+
+
+def test_an_override_on_the_command_line_applies_to_all_variants(made_up, tmp_path):
     file = written(tmp_path, variants={"a": {}}, seeds=[1], set={"model.dim": 8})
     found = compare(file, overrides=("model.logq=0", "model.dim=16"))
     assert found.outcomes[-1].result["valid"]["ndcg@10"] == pytest.approx(0.11)
@@ -161,39 +176,50 @@ def test_what_is_set_on_the_command_line_is_for_all_variants(made_up, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"seedz": [1]}, "seedz: no such key; known here: about, base, baselines, name, seeds"),
-        ({"variants": {}}, "variants: there is none to compare"),
-        ({"variants": {"a": {"abuot": "x"}}}, "variants.a.abuot: no such key; known here: about"),
+        (
+            {"seedz": [1]},
+            "seedz: no such key; did you mean seeds? known here: about, base, baselines, name",
+        ),
+        ({"variants": {}}, "variants: empty; add at least one variant"),
+        (
+            {"variants": {"a": {"abuot": "x"}}},
+            "variants.a.abuot: no such key; did you mean variants.a.about? kn",
+        ),
         ({"variants": {"a/b": {}}}, "variants.__key__: 'a/b' cannot be the name of a folder"),
         ({"variants": {"ease": {}}}, "variant ease: a baseline has this name"),
         (
             {"variants": {"a": {}, "b": {"set": {"model.temprature": 1}}}},
-            "variant b: wrong configuration\n  model.temprature: no such key; known here: buckets",
+            "variant b: wrong configuration\n  model.temprature: no such key; did you mean model.t",
         ),
         (
             {"variants": {"b": {"set": {"model.temperature": -1}}}},
             "variant b: wrong configuration\n  model.temperature: ensure this value is greater",
         ),
         ({"variants": {"b": {"set": {"model.dim.x": 1}}}}, "variant b: dim is a value"),
-        ({"variants": {"b": {"set": {"split.k_core": 2}}}}, "variant b: split.k_core is the same"),
-        ({"variants": {"b": {"set": {"training.seed": 2}}}}, "b: training.seed is the same"),
-        ({"set": {"training.seed": 2}}, "set: training.seed: seeds have a key of their own"),
+        (
+            {"variants": {"b": {"set": {"split.k_core": 2}}}},
+            "variant b: split.k_core must be the same",
+        ),
+        ({"variants": {"b": {"set": {"training.seed": 2}}}}, "b: training.seed must be the same"),
+        ({"set": {"training.seed": 2}}, "set: training.seed: use `seeds` at the top level"),
         ({"set": {"training.monitor": "ndcg@7"}}, "'ndcg@7' is not measured; choose one of recall"),
-        ({"base": "ml-2m"}, "ml-2m.yaml: no such configuration; configs/ has ali-ccp, ml-100k"),
+        (
+            {"base": "ml-2m"},
+            "base: ml-2m: no such configuration; give a YAML file, or the name of one in con",
+        ),
         ({"seeds": []}, "seeds: ensure this value has at least 1 item"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_trained(made_up, tmp_path, changes, message):
+def test_mistakes_are_reported_before_any_training(made_up, tmp_path, changes, message):
     with pytest.raises(ConfigError) as error:
         compare(written(tmp_path, **changes))
     assert message in str(error.value)
-    named = CONFIGS / "ml-2m.yaml" if "base" in changes else tmp_path / "plan.yaml"
-    assert str(error.value).startswith(f"{named}: ")
+    assert str(error.value).startswith(f"{tmp_path / 'plan.yaml'}: ")
     assert not made_up
 
 
-def test_relative_data_is_the_same_from_anywhere(tmp_path, monkeypatch):
-    """The run that holds the prepared data keeps absolute paths, and so must the trainings."""
+def test_a_relative_data_path_becomes_absolute(tmp_path, monkeypatch):
+    """The run folder with the prepared data has absolute paths, so the trainings must, too."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     for name in ("u.data", "u.user", "u.item"):
@@ -204,6 +230,6 @@ def test_relative_data_is_the_same_from_anywhere(tmp_path, monkeypatch):
     assert tree["ingest"]["path"] == str(tmp_path / "here")
 
 
-def test_a_file_that_is_not_there_is_named_with_those_that_are(made_up, tmp_path):
-    with pytest.raises(ConfigError, match=r"nothing.yaml: no such .*compare/ has .*smoke"):
+def test_a_missing_file_is_an_error_that_lists_the_shipped_ones(made_up, tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing.yaml: no such .* configs/compare/: .*smoke"):
         compare(tmp_path / "nothing.yaml")

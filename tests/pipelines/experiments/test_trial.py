@@ -1,4 +1,4 @@
-"""One training measured: equal to the steps train and evaluate; what its identity depends on."""
+"""Trials: metrics equal to those of the steps train and evaluate; what the identity depends on."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from twotower.pipelines.run import Run
 from twotower.serving.runtime.manifest import sha256
 
 
-def test_it_measures_what_train_and_evaluate_do(small_run, tmp_path):
-    told = []
-    result = measure(Trial(small_run.config, small_run.path), tmp_path, told.append)
+def test_the_metrics_equal_those_of_train_and_evaluate(small_run, tmp_path):
+    epochs = []
+    result = measure(Trial(small_run.config, small_run.path), tmp_path, epochs.append)
     reports = json.loads((small_run.path / "reports" / "metrics.json").read_text())["metrics"]
     history = json.loads((small_run.path / "model" / "history.json").read_text())
     measured = reports["two-tower"]
     assert {name: result["test"][name] for name in measured} == measured
     assert result["valid"]["ndcg@10"] == max(history["val_ndcg@10"])
     assert result["curve"]["ndcg@10"] == history["val_ndcg@10"]
-    assert [each["ndcg@10"] for each in told] == history["val_ndcg@10"]
+    assert [each["ndcg@10"] for each in epochs] == history["val_ndcg@10"]
     assert result["curve"]["seconds"][-1] == pytest.approx(result["seconds"])
     assert {"head_recall@10", "tail_recall@10", "popularity@10"} <= set(result["test"])
 
 
-def test_a_baseline_is_measured_alike(small_run, tmp_path):
+def test_the_metrics_of_a_baseline_equal_those_of_evaluate(small_run, tmp_path):
     result = measure(Trial(small_run.config, small_run.path, "popularity", ("test",)), tmp_path)
     reports = json.loads((small_run.path / "reports" / "metrics.json").read_text())["metrics"]
     assert {name: result["test"][name] for name in reports["popularity"]} == reports["popularity"]
     assert "valid" not in result and "curve" not in result
 
 
-def test_its_identity_is_what_the_result_depends_on(tmp_path):
+def test_the_identity_changes_with_what_the_result_depends_on(tmp_path):
     def identity(*overrides: str, **more) -> str:
         config = small_config(*overrides)
         return Trial(config, prepared(config, tmp_path).path, **more).identity()
@@ -48,13 +48,15 @@ def test_its_identity_is_what_the_result_depends_on(tmp_path):
     assert identity(parts=("valid",)) != same
     easy = identity(baseline="ease")
     assert easy not in (same, identity(baseline="itemknn"))
-    assert identity("training.seed=1", baseline="ease") == easy, "of the towers' settings none"
+    assert identity("training.seed=1", baseline="ease") == easy, (
+        "the towers' settings do not matter"
+    )
     path = tmp_path / "data-made-up" / "manifest.json"
     path.write_text(path.read_text().replace("0" * 64, "1" * 64))
     assert Trial(small_config(), path.parent).identity() != same
 
 
-def test_data_is_prepared_once_for_the_settings_it_depends_on(tmp_path, monkeypatch):
+def test_data_is_prepared_once_per_settings_that_it_depends_on(tmp_path, monkeypatch):
     made = []
 
     def run_in_subprocess(work, log):
@@ -70,7 +72,7 @@ def test_data_is_prepared_once_for_the_settings_it_depends_on(tmp_path, monkeypa
 
 
 def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypatch, capsys):
-    """The same settings, other files: no result of the old ones is found."""
+    """With the same settings but other files, no old result is used."""
     monkeypatch.setattr(
         "twotower.pipelines.experiments.trial.run_in_subprocess",
         lambda work, log: work(lambda metrics: None),
@@ -97,16 +99,16 @@ def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypa
         path = prepare(config, tmp_path / "compare").path
         return path.name, Trial(config, path).identity(), capsys.readouterr().out
 
-    first, identity, told = prepared_of(pairs, parts)
-    assert "have changed" not in told
-    other, other_identity, told = prepared_of(pairs.assign(item_id=[10, 12, 11, 10]), parts)
+    first, identity, printed = prepared_of(pairs, parts)
+    assert "have changed" not in printed
+    other, other_identity, printed = prepared_of(pairs.assign(item_id=[10, 12, 11, 10]), parts)
     assert other != first and other_identity != identity
-    assert "the files of the data have changed, they are prepared anew and what was" in told
-    assert first in told
+    assert "the data files have changed; they are prepared again, and all trials are" in printed
+    assert first in printed
     moved = parts.assign(part=["train", "test", "valid", "train"])
     assert len({first, other, prepared_of(pairs, moved)[0]}) == 3
-    again, same_identity, told = prepared_of(pairs, parts)
-    assert (again, same_identity) == (first, identity) and "have changed" not in told
+    again, same_identity, printed = prepared_of(pairs, parts)
+    assert (again, same_identity) == (first, identity) and "have changed" not in printed
 
 
 def test_a_file_of_the_data_is_read_once_for_all_variants(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The plots of a comparison: one row or line a variant, or one panel a family of them."""
+"""The plots of a comparison: a row or line per variant, or a panel per family of variants."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.models.evaluation.popularity import THIRDS
+from twotower.pipelines.experiments.rows import Row
 from twotower.pipelines.experiments.trial import cutoff
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from twotower.pipelines.experiments.report import Row
-
 REFERENCE = "reference"
-"""The family whose rows are in every panel, as the baselines are."""
+"""The family that is shown in every panel, as the baselines are."""
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -29,12 +28,12 @@ COLOURS = ("#1b6ca8", "#d98e04", "#b3261e", "#3f7d20", "#6a4c93", "#17a398", "#c
 MARKERS = "os^Dv<>PX"
 GREY, BLACK = "#8a8a8a", "#222222"
 SHADES = ("#1b6ca8", "#72a7cf", "#d98e04")  # head, middle, tail
-WIDTH, LINE, PANEL = 11, 0.21, 3.6  # inches: of a plot, and the height of a row and of a panel
-LEAST_SECONDS = 0.1  # popularity takes next to none, and the scale is logarithmic
+WIDTH, LINE, PANEL = 11, 0.21, 3.6  # inches: plot width, height of a row, height of a panel
+MIN_SECONDS = 0.1  # popularity takes almost no time, and the scale is logarithmic
 
 
 def plot_all(rows: list[Row], monitor: str, title: str, folder: Path) -> list[Path]:
-    """Write the PNGs into `folder`; a plot that has nothing to show is left out."""
+    """Write the PNGs into `folder` and return their paths; plots without data are left out."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -60,9 +59,10 @@ def plot_all(rows: list[Row], monitor: str, title: str, folder: Path) -> list[Pa
 
 
 def _panels(figure: Figure, rows: list[Row]) -> Iterator[tuple[Axes, Row, dict[str, str]]]:
-    """Each row with its look and the axes it belongs to, of its family or, for some, of all.
+    """Yield the axes of each row and its style.
 
-    Variants of a family have a colour and a marker each; baselines are grey.
+    There is a panel per family. Baselines and the family `reference` are in every panel. Within a
+    family each variant has its own colour and marker; baselines are grey.
     """
     greys = cycle([{"color": GREY, "marker": m} for m in MARKERS])
     common = [
@@ -76,7 +76,8 @@ def _panels(figure: Figure, rows: list[Row]) -> Iterator[tuple[Axes, Row, dict[s
     down = ceil(len(families) / across)
     figure.set_size_inches(WIDTH, max(1.5, down) * PANEL)
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
-    # The families first: a zip takes one more of what comes first, and the rest of it is removed.
+    # The families first: otherwise `zip` would take an axes too many from the grid, whose rest is
+    # removed below.
     for family, axes in zip(families, grid, strict=False):
         axes.set_title(family, fontsize=10, loc="left")
         looks = cycle([{"color": c, "marker": m} for m in MARKERS for c in COLOURS])
@@ -95,9 +96,13 @@ def _panels(figure: Figure, rows: list[Row]) -> Iterator[tuple[Axes, Row, dict[s
 def _quality(figure: Figure, rows: list[Row], monitor: str) -> None:
     column = f"test {monitor}"
     for axes, row, look in _panels(figure, rows):
-        value = row.values[column]
+        value, seconds = row.values[column], row.seconds
+        assert seconds is not None  # as for every row with values
         axes.errorbar(
-            *(max(row.seconds.mean, LEAST_SECONDS), value.mean, value.spread, row.seconds.spread),
+            x=max(seconds.mean, MIN_SECONDS),
+            y=value.mean,
+            yerr=value.spread,
+            xerr=seconds.spread,
             **look,
             linestyle="none",
             ms=5,
@@ -106,7 +111,7 @@ def _quality(figure: Figure, rows: list[Row], monitor: str) -> None:
         )
         axes.set(xscale="log")
         axes.xaxis.set_major_formatter("{x:g}")
-    figure.supxlabel(f"seconds of fitting, at least {LEAST_SECONDS}", fontsize=10)
+    figure.supxlabel(f"seconds of fitting, at least {MIN_SECONDS}", fontsize=10)
     figure.supylabel(column, fontsize=10)
 
 
@@ -115,7 +120,7 @@ def _curves(figure: Figure, rows: list[Row], monitor: str) -> None:
         for n, curve in enumerate(row.curves):
             label = None if n else row.name
             axes.plot(curve["seconds"], curve[monitor], **look, ms=3, lw=1, label=label)
-    for axes in figure.axes:  # now that all is there: a limit that is set ends the scaling
+    for axes in figure.axes:  # after all lines: setting a limit ends the automatic scaling
         axes.set_xlim(left=0)
     figure.supxlabel("seconds of fitting", fontsize=10)
     figure.supylabel(f"valid {monitor}", fontsize=10)
@@ -130,7 +135,11 @@ def _thirds(figure: Figure, rows: list[Row], k: int) -> None:
             [value.mean for _, value in found],
             [n for n, _ in found],
             xerr=[value.spread or 0 for _, value in found],
-            **{"color": colour, "marker": "o", "ms": 5, "linestyle": "none", "label": third},
+            color=colour,
+            marker="o",
+            ms=5,
+            linestyle="none",
+            label=third,
         )
     _names(figure, axes, rows)
     axes.set(xlabel=f"test recall@{k}")
@@ -157,7 +166,7 @@ def _diversity(figure: Figure, rows: list[Row], k: int) -> None:
 
 
 def _names(figure: Figure, axes: Axes, rows: list[Row]) -> None:
-    """A line for each row, the best at the top."""
+    """Label a line for each row, the best at the top."""
     figure.set_size_inches(WIDTH, max(PANEL, 1.2 + LINE * len(rows)))
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
