@@ -152,6 +152,9 @@ soak: $(READY) ## query with 16 clients for ten minutes: DATA=<folder> or RUN_FO
 checks: $(READY) ## list the results of the benchmarks, and which miss their target
 	@$(BIN)/python -m benchmarks.report
 
+figures: $(READY) ## fill the tables in README.md and docs/ from benchmarks/results/
+	@$(BIN)/python -m benchmarks.figures
+
 clean: ## remove environments and caches, but not runs and data
 	rm -rf .venv .venv-* .ruff_cache .pytest_cache *.egg-info
 

@@ -117,7 +117,8 @@ def evaluation(data: Path) -> tuple[Rows, list[Check]]:
     }
     with tempfile.TemporaryDirectory() as folder, _threads():
         rows = {
-            name: run_in_subprocess(job, Path(folder) / f"{name}.log", click.echo) for name, job in jobs.items()
+            name: run_in_subprocess(job, Path(folder) / f"{name}.log", click.echo)
+            for name, job in jobs.items()
         }
     last_fm, large, ml_1m = rows["Last.fm"], rows["large"], rows["ML-1M"]
     over_faiss = f"towers, times faiss.knn with k = {KS[-1]}"
