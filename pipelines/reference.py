@@ -22,7 +22,7 @@ from twotower.pipelines.experiments.tune import TuneConfig
 from twotower.pipelines.run import write_atomically
 
 INTRODUCTION = """\
-# Settings
+# Configuration
 
 Every setting of a run, generated from the code by `make docs-reference`. A configuration is a YAML
 file with these sections; the folder `configs/` has one per data set. `--set section.key=value`
