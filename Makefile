@@ -34,7 +34,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint types docs-reference format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune
+.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks clean compare tune
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,7 @@ types: $(READY) ## check types with mypy
 	    for room in models pipelines serving workflows; do ln -sfn "$$PWD/$$room" $(VENV)/typed/twotower/; done
 	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower
 
+.PHONY: docs-reference
 docs-reference: $(READY) ## write docs/configuration.md, the list of all settings
 	@$(BIN)/python -m twotower.pipelines.reference docs/configuration.md
 
