@@ -58,6 +58,7 @@ types: $(READY) ## check types with mypy
 	    for room in models pipelines serving workflows; do ln -sfn "$$PWD/$$room" $(VENV)/typed/twotower/; done
 	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p twotower -p benchmarks
 
+.PHONY: docs-reference
 docs-reference: $(READY) ## write docs/configuration.md, the list of all settings
 	@$(BIN)/python -m twotower.pipelines.reference docs/configuration.md
 

@@ -22,18 +22,18 @@ from twotower.pipelines.experiments.tune import TuneConfig
 from twotower.pipelines.run import write_atomically
 
 INTRODUCTION = """\
-# Settings
+# Configuration
 
 Every setting of a run, generated from the code by `make docs-reference`. A configuration is a YAML
-file with these sections; [configs/](../configs) has one per data set. `--set section.key=value`
+file with these sections; the folder `configs/` has one per data set. `--set section.key=value`
 overrides a setting on the command line, for example `--set training.epochs=3`. An unknown key or
 an invalid value is an error that names it. `null` means no value.
 """
 COMPARE = """\
-The files that `twotower compare` reads; [configs/compare/](../configs/compare) has examples.
+The files that `twotower compare` reads; the folder `configs/compare/` has examples.
 """
 TUNE = """\
-The files that `twotower tune` reads; [configs/tune/](../configs/tune) has examples.
+The files that `twotower tune` reads; the folder `configs/tune/` has examples.
 """
 SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "path"}
 HEADER = "| key | type | default | range or choices | description |\n|---|---|---|---|---|"

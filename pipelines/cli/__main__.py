@@ -2,4 +2,5 @@
 
 from twotower.pipelines.cli import main
 
-main(prog_name="twotower")
+if __name__ == "__main__":
+    main(prog_name="twotower")

@@ -108,7 +108,8 @@ def _print_interrupted() -> int:
     """Say what an interrupt leaves behind; return the exit status that shells expect."""
     click.echo(
         "\ninterrupted; finished steps are kept and the step in progress changed nothing. "
-        "`twotower train` continues an interrupted training from its last saved state"
+        "`twotower train` continues an interrupted training from its last saved state",
+        err=True,
     )
     return 130
 

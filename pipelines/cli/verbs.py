@@ -45,7 +45,9 @@ FILE = click.Path(path_type=Path)
 run_option = click.option(
     "--run", "folder", type=FILE, help="Run folder. Default: the run that was used last."
 )
-new_run_option = click.option("--run", "folder", type=FILE, help="Default: runs/<name>.")
+new_run_option = click.option(
+    "--run", "folder", type=FILE, help="Run folder. Default for a new run: runs/<name>."
+)
 set_option = click.option(
     "--set",
     "overrides",
@@ -92,8 +94,8 @@ def _open(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = Tru
 def run(config, data, folder, overrides) -> None:
     """Run all steps, then print recommendations from Triton.
 
-    Without --data and --config it uses MovieLens-1M, downloaded when necessary, or synthetic data
-    when there is no network.
+    Without --data and --config it uses MovieLens-1M, which is downloaded if necessary, or
+    synthetic data if there is no network.
     """
     from twotower.pipelines.job import choose, main_job
 
@@ -120,8 +122,8 @@ def doctor(server, folder) -> None:
 def ingest(config, data, folder, overrides) -> None:
     """Read and check the data.
 
-    With --config or --data it makes a new run folder; without them it uses the one of --run, or
-    the last one.
+    With --config or --data a new run folder is made; otherwise the data of --run, or of the last
+    run, is read again.
     """
     from twotower.pipelines.steps.ingest import ingest as step
 
@@ -148,7 +150,7 @@ def preprocess(folder, overrides) -> None:
 
 @main.verb(
     STEPS,
-    "twotower train --set model.hidden=[64]\ntwotower train --resume --set training.epochs=40",
+    "twotower train --set 'model.hidden=[64]'\ntwotower train --resume --set training.epochs=40",
 )
 @run_option
 @set_option
@@ -164,7 +166,7 @@ def train(folder, overrides, resume) -> None:
     step(_open(folder, overrides), resume)
 
 
-@main.verb(STEPS, "twotower evaluate --set evaluation.baselines=[popularity,ease]")
+@main.verb(STEPS, "twotower evaluate --set 'evaluation.baselines=[popularity, ease]'")
 @run_option
 @set_option
 @json_option
@@ -188,7 +190,12 @@ def export(folder, overrides) -> None:
 
 @main.verb(STEPS, "twotower publish\ntwotower publish --version 2")
 @run_option
-@click.option("--version", "number", type=click.IntRange(min=1), help="Default: the newest.")
+@click.option(
+    "--version",
+    "number",
+    type=click.IntRange(min=1),
+    help="Number of the version. Default: the newest.",
+)
 def publish(folder, number) -> None:
     """Choose the version to serve; a running server loads it."""
     from twotower.pipelines.steps.publish import publish as step

@@ -177,14 +177,14 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def _remove_other_trainings(trainings: Path, names: set[str]) -> None:
-    """Remove the files of interrupted trainings that are not in `names`."""
-    for state in trainings.glob("*"):
-        if state.name not in names:
-            shutil.rmtree(state)
+    """Remove the checkpoints of interrupted trainings that are not in `names`."""
+    for checkpoints in trainings.glob("*"):
+        if checkpoints.name not in names:
+            shutil.rmtree(checkpoints)
 
 
 def _run_job(job: Job, monitor: str, folder: Path) -> Outcome:
-    state = folder / TRAININGS / job.name
+    checkpoints = folder / TRAININGS / job.name
     log = folder / LOGS / f"{job.name}.log"
     with console.status(f"{job}") as status:
         epochs = 0
@@ -195,7 +195,7 @@ def _run_job(job: Job, monitor: str, folder: Path) -> Outcome:
             status.update(f"{job}: epoch {epochs}, valid {monitor} {metrics[monitor]:.4f}")
 
         try:
-            result = measure_in_subprocess(job.trial, state, log, on_metrics)
+            result = measure_in_subprocess(job.trial, checkpoints, log, on_metrics)
         except ChildError as error:
             return Outcome(job.row, job.seed, reason=str(error))
     commit = git_commit()
@@ -210,5 +210,5 @@ def _run_job(job: Job, monitor: str, folder: Path) -> Outcome:
     path = _file(job, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return Outcome(job.row, job.seed, result, commit)

@@ -136,27 +136,27 @@ def _prepare(config: Config, path: Path, _: OnMetrics) -> None:
 
 
 def measure_in_subprocess(
-    trial: Trial, state: Path, log: Path, on_metrics: OnMetrics
+    trial: Trial, checkpoints: Path, log: Path, on_metrics: OnMetrics
 ) -> dict[str, Any]:
     """Call `measure` in its own process, whose output goes to the file `log`.
 
     Raises ChildError with the reason if it fails.
     """
-    return run_in_subprocess(partial(measure, trial, state), log, on_metrics)
+    return run_in_subprocess(partial(measure, trial, checkpoints), log, on_metrics)
 
 
 def _ignore(metrics: Mapping[str, float]) -> None:
     """No-op callback."""
 
 
-def measure(trial: Trial, state: Path, on_metrics: OnMetrics = _ignore) -> dict[str, Any]:
+def measure(trial: Trial, checkpoints: Path, on_metrics: OnMetrics = _ignore) -> dict[str, Any]:
     """Train the towers, or fit the baseline, and measure the result.
 
     Parameters
     ----------
     trial : Trial
-    state : Path
-        A folder for checkpoints; an interrupted training resumes from those in it.
+    checkpoints : Path
+        The folder for checkpoints; an interrupted training resumes from those in it.
     on_metrics : callable
         Called after each epoch with the valid metrics.
 
@@ -177,7 +177,7 @@ def measure(trial: Trial, state: Path, on_metrics: OnMetrics = _ignore) -> dict[
         train = next(iter(judges.values())).train
         scorer, result = _fit_baseline(trial.baseline, train, trial.config.training.seed)
     else:
-        scorer, result = _fit_towers(run, state, on_metrics)
+        scorer, result = _fit_towers(run, checkpoints, on_metrics)
     k = cutoff(trial.config.training.monitor)
     for part, judge in judges.items():
         metrics = judge.judge(scorer)
@@ -198,7 +198,7 @@ def _fit_baseline(name: BaselineName, train: Any, seed: int) -> tuple[Any, dict[
     return scorer, {"seconds": time.perf_counter() - began}
 
 
-def _fit_towers(run: Run, state: Path, on_metrics: OnMetrics) -> tuple[Any, dict[str, Any]]:
+def _fit_towers(run: Run, checkpoints: Path, on_metrics: OnMetrics) -> tuple[Any, dict[str, Any]]:
     from twotower.pipelines.libraries import load_libraries
     from twotower.pipelines.steps.preprocess import load_split
     from twotower.pipelines.steps.train import check_training, fit_towers, summary
@@ -207,8 +207,8 @@ def _fit_towers(run: Run, state: Path, on_metrics: OnMetrics) -> tuple[Any, dict
     load_libraries()
     from twotower.models.two_tower import TowerScorer
 
-    state.mkdir(parents=True, exist_ok=True)
-    tower, data = fit_towers(run, state, heard=on_metrics)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    tower, data = fit_towers(run, checkpoints, heard=on_metrics)
     monitor = run.config.training.monitor
     notes = summary(tower.history, monitor, len(data.user_rows))
     result = {name: notes[name] for name in ("epochs", "best_epoch")}

@@ -223,16 +223,21 @@ def _run_trial(search: Search) -> str:
     trial.set_user_attr(SETTINGS, values)
     state, text, value = _train(search, trial, values, number)
     study.tell(trial, value, state=state)
-    best = study.best_trial if _complete(study) else None
     count = f"{number + 1}/{plan.trials}" if plan.trials else f"{number + 1}"
-    seconds = _seconds(study.trials[trial.number])
+    return _line(search, study.trials[trial.number], count, text)
+
+
+def _line(search: Search, trial: optuna.trial.FrozenTrial, count: str, text: str) -> str:
+    """Return the line to print about a finished trial; the best one so far has an asterisk."""
+    best = search.study.best_trial if _complete(search.study) else None
     settings = "  ".join(
-        f"{key}={v:.4g}" if isinstance(v, float) else f"{key}={as_text(v)}"
-        for key, v in values.items()
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={as_text(value)}"
+        for key, value in trial.user_attrs[SETTINGS].items()
     )
     so_far = f"best {best.value:.4f}" if best else "no best yet"
     flag = "*" if best and best.number == trial.number else " "
-    return f"{count:>7}{flag} {search.monitor} {text}  {so_far}  {seconds:.0f} s  {settings}"
+    seconds = f"{_seconds(trial):.0f} s"
+    return f"{count:>7}{flag} {search.monitor} {text}  {so_far}  {seconds}  {settings}"
 
 
 def _train(
@@ -242,9 +247,8 @@ def _train(
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
-    state, epochs = search.folder / "training", 0
-    shutil.rmtree(state, ignore_errors=True)
-
+    checkpoints, epochs = search.folder / "training", 0
+    shutil.rmtree(checkpoints, ignore_errors=True)
     with console.status(f"trial {number + 1}") as status:
 
         def on_metrics(metrics: Mapping[str, float]) -> None:
@@ -261,14 +265,14 @@ def _train(
             run = prepare(config, search.folder)
             measured = Trial(config, run.path, parts=("valid",))
             log = search.folder / "logs" / f"trial{number + 1}.log"
-            result = measure_in_subprocess(measured, state, log, on_metrics)
+            result = measure_in_subprocess(measured, checkpoints, log, on_metrics)
         except TrialPruned as pruned:
             return TrialState.PRUNED, str(pruned), None
         except (ChildError, ConfigError) as error:
             trial.set_user_attr(REASON, str(error))
             return TrialState.FAIL, f"failed: {str(error).splitlines()[0]}", None
         finally:
-            shutil.rmtree(state, ignore_errors=True)
+            shutil.rmtree(checkpoints, ignore_errors=True)
     value = result["valid"][search.monitor]
     return TrialState.COMPLETE, f"{value:.4f}", value
 

@@ -1,4 +1,4 @@
-"""Complete runs, made once per session: a small synthetic one and MovieLens-100K."""
+"""Whole runs, made once: a small synthetic one and, with real data, MovieLens-100K."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def small_config(*overrides: str) -> Config:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> Run:
-    """Run the main job on a small synthetic data set, with a real Triton server."""
+    """The main job on synthetic data, small enough for a test, real Triton included."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("project"))
         return main_job(small_config(), Path.cwd() / "runs" / "small")
@@ -35,7 +35,7 @@ def small_run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="session")
 def ml_100k_run(data_dir, tmp_path_factory) -> Run:
-    """Run the main job on MovieLens-100K."""
+    """The main job on MovieLens-100K."""
     overrides = (f"ingest.path={data_dir}", "training.epochs=5")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("project"))
@@ -44,7 +44,7 @@ def ml_100k_run(data_dir, tmp_path_factory) -> Run:
 
 
 def prepared(config: Config, root: Path) -> Run:
-    """Return a run folder as `trial.prepare` makes it, but with a manifest only, without data."""
+    """What `trial.prepare` makes, but for the data: a run folder with a manifest alone."""
     run = Run.create(config, root / "data-made-up")
     steps = {
         "ingest": {"notes": {"summary": "two users", "synthetic": True}},
