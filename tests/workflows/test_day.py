@@ -47,32 +47,32 @@ def found(new: Tables, max_changed: float = 0.5, max_shift: float = 3.0) -> list
     return suspicions(day, FEATURES, PositivesConfig(column="rating"), max_changed, max_shift)
 
 
-def test_numbers_in_another_unit_are_told_with_the_figures():
+def test_numbers_in_another_unit_are_reported_with_the_figures():
     low, high = np.quantile(PRICES, [0.01, 0.99])
     middle = np.median(PRICES) * 100
-    (told,) = found(tables(price=PRICES * 100))
-    assert told.startswith(f"items: column price: the 200 new values have the median {middle:,.6g}")
-    assert f"from {PRICES.min() * 100:,.6g} to {PRICES.max() * 100:,.6g}; those before are" in told
-    assert f"between {low:,.6g} and {high:,.6g}. " in told
+    (text,) = found(tables(price=PRICES * 100))
+    assert text.startswith(f"items: column price: the 200 new values have the median {middle:,.6g}")
+    assert f"from {PRICES.min() * 100:,.6g} to {PRICES.max() * 100:,.6g}; those before are" in text
+    assert f"between {low:,.6g} and {high:,.6g}. " in text
     assert (
         f"outside that range by {(middle - high) / (high - low):,.1f} times its width "
-        "(update.max_shift is 3)" in told
+        "(update.max_shift is 3)" in text
     )
     assert found(tables(price=PRICES * 100), max_shift=np.inf) == []
-    (told,) = found(tables(ids=[999], price=[2500.0]))  # a new item alone
-    assert "the 1 new values have the median 2,500" in told
+    (text,) = found(tables(ids=[999], price=[2500.0]))  # a new item alone
+    assert "the 1 new values have the median 2,500" in text
 
 
-def test_ratings_on_another_scale_are_told():
-    (told,) = found(tables(rating=80.0))
-    assert told.startswith("interactions: column rating: the 200 new values have the median 80, ")
+def test_ratings_on_another_scale_are_reported():
+    (text,) = found(tables(rating=80.0))
+    assert text.startswith("interactions: column rating: the 200 new values have the median 80, ")
 
 
-def test_ids_that_were_numbered_anew_are_told_with_an_example():
+def test_ids_that_were_renumbered_are_reported_with_an_example():
     renumbered = tables(described=[*range(1, N), 0])
-    (told,) = found(renumbered)
-    assert told.startswith("items: 200 of 200 known ones have other values than before in half")
-    assert "(100%; update.max_changed is 50%), such as item_id 0: brand was 'brand 0', is" in told
+    (text,) = found(renumbered)
+    assert text.startswith("items: 200 of 200 known ones have other values than before in half")
+    assert "(100%; update.max_changed is 50%), such as item_id 0: brand was 'brand 0', is" in text
     assert found(renumbered, max_changed=1) == []
     half = [*range(1, 121), *range(120, N)]  # 120 of 200
     assert "120 of 200 known ones" in found(tables(described=half))[0]
@@ -104,8 +104,8 @@ def test_a_normal_day_is_like_the_days_before():
 
 def test_what_is_null_or_a_list_is_compared_as_a_value():
     nulls = tables(brand=[None] * N, tags=[None] * N, title=[None] * N)
-    (told,) = found(nulls)
-    assert "such as item_id 0: brand was 'brand 0', is None" in told
+    (text,) = found(nulls)
+    assert "such as item_id 0: brand was 'brand 0', is None" in text
     before = nulls.items
     day = Day(BEFORE._replace(items=before), nulls, *merge(BEFORE._replace(items=before), nulls))
     assert suspicions(day, FEATURES, PositivesConfig(), 0.5, 3.0) == []

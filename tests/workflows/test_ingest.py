@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
@@ -16,7 +17,16 @@ from tests.workflows.conftest import write_files
 from twotower.workflows.day import suspicions
 from twotower.workflows.errors import DataError
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
-from twotower.workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
+from twotower.workflows.ingest import (
+    SOURCES,
+    IngestConfig,
+    detect_source,
+    detectable,
+    ingest,
+    ingest_more,
+    source_files,
+)
+from twotower.workflows.sources.base import Source, ignore
 from twotower.workflows.sources.parquet.config import ParquetConfig
 from twotower.workflows.tables import Tables
 
@@ -235,6 +245,52 @@ def test_a_source_can_be_chosen_where_both_lie(ml_1m, ml_100k, tmp_path):
 def test_an_incomplete_folder_is_recognised_so_that_reading_can_say_what_is_missing(ml_1m):
     (ml_1m / "users.dat").unlink()
     assert detect_source(ml_1m) == ("ml-1m", ml_1m)
+
+
+class ThreePairs(Source):
+    """The smallest source: a folder with the file pairs.txt."""
+
+    name = "three-pairs"
+    contents = "three pairs (pairs.txt)"
+
+    @classmethod
+    def recognise(cls, path):
+        return path if (path / "pairs.txt").is_file() else None
+
+    def files(self):
+        return [self.path / "pairs.txt"]
+
+    def read(self, progress=None, on_message=ignore):
+        on_message("three pairs were read")
+        ids = {"user_id": [1, 1, 2], "item_id": [5, 6, 5]}
+        users, items = pa.table({"user_id": [1, 2]}), pa.table({"item_id": [5, 6]})
+        return Tables(pa.table(ids), users, items)
+
+    def read_update(self, folder, progress=None, on_message=ignore):
+        return {"items": pa.table({"item_id": [7]})}
+
+
+def test_a_new_source_is_one_class_that_is_registered(tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, ThreePairs.name, ThreePairs)
+    (tmp_path / "pairs.txt").touch()
+    assert detect_source(tmp_path) == ("three-pairs", tmp_path)
+    assert "three pairs (pairs.txt)" in detectable()
+    config, data, messages = (
+        IngestConfig(source="three-pairs", path=tmp_path),
+        tmp_path / "data",
+        [],
+    )
+    assert str(ingest(config, data, on_message=messages.append)).startswith("three-pairs: 3 inter")
+    assert messages == ["three pairs were read"]
+    assert source_files(config) == [tmp_path / "pairs.txt"]
+    day = ingest_more(config, data, tmp_path)
+    assert day.appended == 0 and day.merged.items["item_id"].to_pylist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize("source", SOURCES.values())
+def test_a_registered_source_has_its_own_name_and_is_listed_if_it_can_be_detected(source):
+    assert SOURCES[source.name] is source
+    assert bool(source.contents) == (source.recognise.__func__ is not Source.recognise.__func__)
 
 
 def test_importing_starts_no_heavy_library():

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 LOWER_BITS = (
-    "Of hashes keep the lower 63 bits, which are the same every day: in pandas "
+    "If the numbers are hashes, keep their lower 63 bits, which are the same every day: in pandas "
     '(column & (2**63 - 1)).astype("int64")'
 )
 """What to do with whole numbers that do not fit in an int64."""

@@ -19,10 +19,10 @@ from twotower.workflows.sources.arrow_types import LOWER_BITS, is_time
 
 _IDS = "ids must be whole numbers of 0 or more"
 _TEXT_IDS = (
-    "Number the values where the files are made. A value needs the same number every day, which "
-    "pandas.factorize does not give: hash the texts, in pandas "
+    "Replace the values by numbers where the files are made. A value needs the same number every "
+    "day, which pandas.factorize does not give: use hashes, in pandas "
     '(pandas.util.hash_array(column.to_numpy()) >> 1).astype("int64"), or keep a table of values '
-    "and numbers and add new values at its end"
+    "and numbers and append new values to it"
 )
 
 

@@ -17,8 +17,8 @@ from twotower.workflows.sources.columns import Column, as_numbers
 _UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 _EARLIEST, _LATEST = 10**8, 4_102_444_800  # seconds: March 1973 and the year 2100
 _ADVICE = (
-    "Store seconds since 1970, or times: in pandas pandas.to_datetime(column, utc=True) makes them "
-    'of texts, and with format="%Y%m%d" of numbers like 20201231'
+    "Store seconds since 1970, or times: in pandas, pandas.to_datetime(column, utc=True) converts "
+    'texts, and with format="%Y%m%d" it converts numbers like 20201231'
 )
 
 
