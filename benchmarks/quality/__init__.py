@@ -1,1 +1,1 @@
-"""Benchmark of quality: the most accurate towers beside EASE, the grids, the ranking's speed."""
+"""Benchmark of quality: the served towers beside EASE, the grids, the speed of ranking."""
