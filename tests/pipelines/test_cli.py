@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -390,16 +389,6 @@ def test_a_triton_that_dies_is_started_again_on_its_ports(server, small_run):
     assert not (small_run.path / "server.json").exists()
 
 
-def test_a_server_that_ends_soon_again_and_again_is_started_after_longer_pauses():
-    from twotower.pipelines.steps.serve import next_pause
-
-    pauses = [0.0]
-    for _ in range(6):
-        pauses.append(next_pause(pauses[-1], lived=2.0))
-    assert pauses == [0, 1, 3, 7, 15, 30, 30]
-    assert next_pause(30.0, lived=11.0) == 0
-
-
 @pytest.fixture
 def endless(small_run, tmp_path):
     """What the small run has published, in a run folder, with a model that loads for ever."""
@@ -470,77 +459,6 @@ def test_a_signal_ends_serve_while_somebody_publishes(endless, number, status):
     assert code == status, output
     assert "Traceback" not in output
     assert not (endless.path / "logs" / "serve.log").exists()
-
-
-@pytest.fixture
-def titled_run(small_run, tmp_path):
-    """A copy of the run without its files but the item table, with titles rich might read."""
-    import pandas as pd
-
-    from twotower.pipelines.run import Run
-
-    shutil.copy(small_run.path / "config.yaml", tmp_path)
-    shutil.copy(small_run.path / "manifest.json", tmp_path)
-    (tmp_path / "data").mkdir()
-    items = pd.read_parquet(small_run.path / "data" / "items.parquet")
-    items.loc[:2, "title"] = ["[rec] (2007)", "[/b]", ":heart: \\"]
-    items.to_parquet(tmp_path / "data" / "items.parquet")
-    return Run(tmp_path), items["item_id"].to_numpy()[:3]
-
-
-def test_data_is_printed_as_it_is(titled_run, capsys):
-    import numpy as np
-
-    from twotower.pipelines.steps.query import print_recommendations
-    from twotower.serving.client import Recommendations
-
-    run, item_ids = titled_run
-    answer = Recommendations(item_ids[None], np.ones((1, 3), np.float32), version=1)
-    print_recommendations(run, [1], {"http": answer})
-    printed = capsys.readouterr().out
-    for title in ("[rec] (2007)", "[/b]", ":heart: \\"):
-        assert f" {title} " in printed
-
-
-def test_an_item_that_the_run_does_not_have_is_told(titled_run, capsys):
-    """As a version answers that was made before the run got other data."""
-    import numpy as np
-
-    from twotower.pipelines.steps.query import print_recommendations
-    from twotower.serving.client import Recommendations
-
-    run, item_ids = titled_run
-    ids = np.array([[item_ids[0], 999_999, -1]])
-    answer = Recommendations(ids, np.array([[1, 0.5, -np.inf]], np.float32), version=1)
-    print_recommendations(run, [1], {"http": answer})
-    printed = capsys.readouterr().out
-    assert re.search(r"999999.*\?.*0\.5000", printed)
-    assert "1 of the items are not in the run's item table: the version that answered" in printed
-
-
-def test_a_run_without_data_says_what_to_run_before_a_server_is_started(tmp_path):
-    from twotower.pipelines.config import CONFIGS, load_config
-    from twotower.pipelines.run import Run
-    from twotower.pipelines.steps.query import query
-
-    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
-    with pytest.raises(RunError, match=r"`ingest` has not run yet; run `twotower ingest`"):
-        query(run, [1])
-
-
-def test_a_column_to_show_that_is_not_there_is_named(titled_run):
-    from twotower.pipelines.config import to_yaml
-
-    run, _ = titled_run
-    run.override(("show=[title, director]",))
-    (run.path / "config.yaml").write_text(to_yaml(run.config))
-    asked = twotower("query", "--run", str(run.path), "--user", "1", cwd=run.path)
-    assert asked.returncode == 1
-    assert "error: show: the item table has no column director; it has item_id, " in asked.stderr
-    run.override(("show=[item_id]",))
-    from twotower.pipelines.steps.query import shown_items
-
-    assert list(shown_items(run)) == ["item_id"]
 
 
 def test_ctrl_c_in_a_step_leaves_the_run_as_it_was(small_run):

@@ -73,7 +73,10 @@ def assert_next_start_is_whole(run, allowed, users, expected):
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(200, marks=SLOW)])
-def test_a_kill_at_a_random_moment_leaves_the_old_version_or_the_new(kills, small_run, tmp_path):
+def test_a_kill_at_a_random_moment_leaves_the_old_version_or_the_new(
+    kills, small_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(console, "quiet", True)  # undone at the end, for the other tests
     run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
     repository, draw, outcomes = ModelRepository(run.path / TRITON), random.Random(0), Counter()
     users = example_users(run)
