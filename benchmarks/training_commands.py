@@ -315,7 +315,7 @@ def _moved(old: list[tuple], new: list[tuple]) -> int:
 
     What was out of vocabulary may have come into it.
     """
-    from twotower.models.towers.layers import OUT_OF_VOCABULARY
+    from twotower.models.batch_keys import OUT_OF_VOCABULARY
 
     moved = 0
     for (old_ids, before), (new_ids, after) in zip(old, new, strict=True):

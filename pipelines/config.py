@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, root_validator
 from pydantic.fields import SHAPE_SINGLETON
 
-from twotower.models.config import MOST_COMPARED, TwoTowerConfig
+from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.metrics import METRICS, EvaluationConfig
+from twotower.models.towers.options import MAX_ATTENTION_LENGTH
 from twotower.models.training.closed_form import unmet
 from twotower.models.training.fit import TrainingConfig
 from twotower.models.training.growth import UpdateConfig
@@ -102,10 +103,10 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _a_history_that_attends_to_itself(cls, values: dict) -> dict:
         history = values["features"].history or 0
-        if values["model"].history_pooling == "self_attention" and history > MOST_COMPARED:
+        if values["model"].history_pooling == "self_attention" and history > MAX_ATTENTION_LENGTH:
             raise ValueError(
                 "model.history_pooling: self_attention compares all items of a history with each "
-                f"other; set features.history to at most {MOST_COMPARED}"
+                f"other; set features.history to at most {MAX_ATTENTION_LENGTH}"
             )
         return values
 

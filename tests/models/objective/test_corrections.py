@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 
 from tests.models.conftest import differences
-from twotower.models.objective.build import ObjectiveConfig
+from twotower.models.objective.config import ObjectiveConfig
 
 
 def test_log_q_is_the_log_of_the_share():
     from twotower.models.objective.corrections import log_q
 
     counts = np.array([3, 0, 1, 4])
-    assert log_q(counts).dtype == "float32"
-    np.testing.assert_allclose(np.exp(log_q(counts)), [3 / 8, 0, 1 / 8, 4 / 8], 1e-6)
-    np.testing.assert_allclose(log_q(counts[[0, 2, 3]], 0.0), np.full(3, -np.log(3)), 1e-6)
+    assert log_q(counts, 1.0, counts).dtype == "float32"
+    np.testing.assert_allclose(np.exp(log_q(counts, 1.0, counts)), [3 / 8, 0, 1 / 8, 4 / 8], 1e-6)
+    some = counts[[0, 2, 3]]
+    np.testing.assert_allclose(log_q(some, 0.0, some), np.full(3, -np.log(3)), 1e-6)
     root = np.sqrt([3, 0, 1, 4])
-    np.testing.assert_allclose(np.exp(log_q(counts, 0.5)), root / root.sum(), 1e-6)
+    np.testing.assert_allclose(np.exp(log_q(counts, 0.5, counts)), root / root.sum(), 1e-6)
 
 
 def test_log_q_by_id_is_over_the_rows_that_are_drawn():
@@ -51,7 +52,7 @@ class Planted:
         """The mean over batches of n of the loss that `output` has of them."""
         import tensorflow as tf
 
-        from twotower.models.towers.layers import FeatureLookup
+        from twotower.models.training.feature_lookup import FeatureLookup
 
         tables = tf.constant(self.users), tf.constant(self.items)
         upper = tf.constant(np.cumsum(self.joint))
@@ -88,16 +89,13 @@ class Planted:
 
 def output_of(objective, positives, **settings):
     """The model's output, of items whose codes are 3 and more; `positives` of each."""
-    from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import ColumnSchema, Schema
 
-    from twotower.models.objective.outputs import SampledOutput
+    from twotower.models.objective.outputs import objective_output
 
-    return SampledOutput(
-        DotProduct(),
-        negative_samplers=["in-batch"],
+    return objective_output(
+        objective,
         schema=Schema([ColumnSchema("film")]),
-        objective=objective,
         counts=np.append([0.5, 0.5, 0.5], positives),
         positives=positives,
         dim=3,
@@ -257,12 +255,12 @@ def test_inverse_propensity_by_hand():
 
     counts = np.array([100, 25, 1, 0])
     # propensities 1, 1/2, 1/10, 0: weights 1, 2 and, bounded, 4 and 4
-    weight = inverse_propensity(counts, 0.5, largest=4.0)
+    weight = inverse_propensity(counts, 0.5, max_weight=4.0)
     mean = (100 * 1 + 25 * 2 + 1 * 4) / 126
     np.testing.assert_allclose(weight, np.array([1, 2, 4, 4]) / mean, 1e-6)
     assert (weight * counts).sum() == pytest.approx(counts.sum())
     assert weight.dtype == np.float32
-    np.testing.assert_allclose(inverse_propensity(counts, 0.0, largest=4.0), np.ones(4))
+    np.testing.assert_allclose(inverse_propensity(counts, 0.0, max_weight=4.0), np.ones(4))
     # unbounded, power 1: every item has the same part in the loss
-    part = inverse_propensity(counts[:3], 1.0, largest=1e9) * counts[:3]
+    part = inverse_propensity(counts[:3], 1.0, max_weight=1e9) * counts[:3]
     np.testing.assert_allclose(part, np.full(3, 42), 1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.models.training.test_fit import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
-from twotower.models.objective.build import ObjectiveConfig
+from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.training.fit import create, fit
 
 ITEMS, BATCH = 6, 9
@@ -21,8 +21,8 @@ def batch():
     """(query [4, 3], item rows [c], candidates [c, 3], features) of a step, by an objective."""
     import tensorflow as tf
 
-    from twotower.models.objective.negatives import known_pairs
-    from twotower.models.towers.layers import FeatureLookup
+    from twotower.models.objective.sampling import known_pairs
+    from twotower.models.training.feature_lookup import FeatureLookup
 
     draw = np.random.default_rng(0)
     vectors = {
@@ -36,8 +36,7 @@ def batch():
             {"user": np.arange(3, 7, dtype=np.int32)[:, None]},
             {"film": np.arange(3, ITEMS + 3, dtype=np.int32)[:, None]},
             *("film", np.zeros(ITEMS, np.float32), 0.0, 3, lambda: tf.constant(0)),
-            draw=objective.sampler(COUNTS[3:]),
-            in_batch=objective.negatives in ("in_batch", "mixed"),
+            sampler=objective.sampler(COUNTS[3:]),
             known=known_pairs(*np.array(known).T, ITEMS) if len(known) else None,
             positives_per_user=np.bincount(users, minlength=4) * 2,
         )
@@ -50,17 +49,18 @@ def batch():
 
 
 def output_of(objective, logq=0.0, positives=COUNTS[3:], **settings):
-    from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import ColumnSchema, Schema
 
-    from twotower.models.objective.outputs import SampledOutput
+    from twotower.models.objective.outputs import objective_output
 
-    return SampledOutput(
-        DotProduct(),
-        negative_samplers=["in-batch"],
+    return objective_output(
+        objective,
         schema=Schema([ColumnSchema("film")]),
-        **{"temperature": 0.5, "objective": objective, "counts": COUNTS, "logq": logq, "dim": 3},
+        temperature=0.5,
+        counts=COUNTS,
         positives=positives,
+        logq=logq,
+        dim=3,
         **settings,
     )
 
@@ -271,15 +271,30 @@ def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"loss": "squared"}, "need each other"),
-        ({"loss": "bpr", "negatives": "all"}, "need each other"),
-        ({"loss": "bpr", "label_smoothing": 0.1}, "label_smoothing is of the softmax"),
-        ({"hard": 2}, "hard is of losses with a few negatives"),
-        ({"negatives": "mined"}, "a few a positive's own"),
-        ({"loss": "gbce", "negatives": "popularity"}, "calibrated for uniform"),
-        ({"loss": "bpr", "negatives": "mined", "mined_ranks": [9, 9]}, "below the last"),
-        ({"loss": "bpr", "negatives": "cross_batch"}, "cross_batch are of the softmax"),
-        ({"negatives": "cross_batch", "mask_known": True}, "mask_known is of the batch's"),
+        ({"loss": "squared"}, "squared cannot be used with negatives in_batch; .*all$"),
+        ({"loss": "bpr", "negatives": "all"}, "bpr cannot be used with negatives all"),
+        (
+            {"loss": "bpr", "label_smoothing": 0.1},
+            "label_smoothing is 0.1, but loss bpr does not use it; .* softmax$",
+        ),
+        ({"hard": 2}, "hard is 2, but loss softmax does not use it"),
+        ({"negatives": "mined"}, "softmax cannot be used with negatives mined"),
+        (
+            {"loss": "gbce", "negatives": "popularity"},
+            "gbce cannot be used with negatives popularity; .* uniform$",
+        ),
+        (
+            {"loss": "bpr", "negatives": "mined", "mined_ranks": [9, 9]},
+            "the first rank, 9, must be below",
+        ),
+        (
+            {"loss": "bpr", "negatives": "cross_batch"},
+            "bpr cannot be used with negatives cross_batch",
+        ),
+        (
+            {"negatives": "cross_batch", "mask_known": True},
+            "mask_known cannot be used with negatives cross_batch",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(values, message):
@@ -290,11 +305,14 @@ def test_what_does_not_fit_together_is_refused(values, message):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"learn_temperature": True, "objective": {"loss": "hinge"}}, "hinge has none"),
+        ({"learn_temperature": True, "objective": {"loss": "hinge"}}, "hinge has no temperature"),
         ({"logq_estimate": "streaming", "objective": {"negatives": "mixed"}}, "in_batch or"),
         ({"logq_estimate": "streaming", "logq": 0}, "logq above 0"),
         ({"learn_temperature": True, "temperature": 0.005}, "0.01 or more"),
-        ({"softmax_precision": "bfloat16", "objective": {"loss": "bce"}}, "of the default"),
+        (
+            {"softmax_precision": "bfloat16", "objective": {"loss": "bce"}},
+            "the default objective only",
+        ),
     ],
 )
 def test_what_the_objective_has_no_use_for_is_refused(values, message):
@@ -303,5 +321,5 @@ def test_what_the_objective_has_no_use_for_is_refused(values, message):
 
 
 def test_half_of_the_correction_of_2025_is_refused():
-    with pytest.raises(ValueError, match="logq is to be 1"):
+    with pytest.raises(ValueError, match=r"logq is 0\.5, .* needs logq to be 1"):
         TwoTowerConfig(objective={"corrected_logq": True}, logq=0.5)

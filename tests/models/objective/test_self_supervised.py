@@ -76,10 +76,12 @@ def test_something_is_left_to_either_view(k, hidden):
 
 
 def test_one_feature_is_an_error():
-    from twotower.models.objective.self_supervised import correlated_masks
+    from twotower.models.errors import ModelError
+    from twotower.models.objective.config import SelfSupervisedConfig
+    from twotower.models.objective.self_supervised import item_views
 
-    with pytest.raises(ValueError, match="2 item features"):
-        correlated_masks(np.ones((1, 1)))
+    with pytest.raises(ModelError, match="there is only film; add one to"):
+        item_views(SelfSupervisedConfig(), {"film": np.ones((1, 1), np.int32)})
 
 
 def features(n=6):

@@ -39,14 +39,10 @@ def stock_output(counts, log_q_weight, samplers="in-batch"):
     )
 
 
-def our_output(counts, log_q_weight, samplers="in-batch"):
-    from merlin.models.tf.outputs.base import DotProduct
-
-    from twotower.models.objective.softmax import InBatchSoftmax
+def our_output(counts, log_q_weight):
+    from twotower.models.objective.outputs import InBatchSoftmax
 
     return InBatchSoftmax(
-        DotProduct(),
-        negative_samplers=samplers,
         schema=schema(),
         temperature=TEMPERATURE,
         log_q=np.log(counts / counts.sum()),
@@ -73,14 +69,16 @@ def groups():
 
 
 @pytest.mark.parametrize("log_q_weight", [0.0, 1.0, 0.5])
-@pytest.mark.parametrize(("at_once", "least"), [(1 << 20, 64), (1, 7), (1, 5), (1, 1)])
-def test_a_grouped_batch_equals_merlins_output(log_q_weight, at_once, least, groups, monkeypatch):
+@pytest.mark.parametrize(("scores_in_memory", "min_rows"), [(1 << 20, 64), (1, 7), (1, 5), (1, 1)])
+def test_a_grouped_batch_equals_merlins_output(
+    log_q_weight, scores_in_memory, min_rows, groups, monkeypatch
+):
     import tensorflow as tf
 
-    from twotower.models.objective.softmax import COUNT, POSITIVE_OF, QUERY_OF
+    from twotower.models.batch_keys import COUNT, POSITIVE_OF, QUERY_OF
 
-    monkeypatch.setattr("twotower.models.objective.softmax.SCORES_AT_ONCE", at_once)
-    monkeypatch.setattr("twotower.models.objective.softmax.LEAST_ROWS", least)
+    monkeypatch.setattr("twotower.models.objective.softmax.MAX_SCORES_IN_MEMORY", scores_in_memory)
+    monkeypatch.setattr("twotower.models.objective.softmax.MIN_ROWS", min_rows)
     query, candidate, query_of, positive_of = groups
     counts = np.random.default_rng(6).integers(1, 90, CARDINALITY).astype(np.float32)
     codes = np.arange(10, 19)[:, None]
@@ -147,8 +145,8 @@ def test_equals_the_formula_and_its_differences(size, groups, monkeypatch):
 
     from twotower.models.objective.softmax import grouped_softmax
 
-    monkeypatch.setattr("twotower.models.objective.softmax.SCORES_AT_ONCE", 1)
-    monkeypatch.setattr("twotower.models.objective.softmax.LEAST_ROWS", 3)
+    monkeypatch.setattr("twotower.models.objective.softmax.MAX_SCORES_IN_MEMORY", 1)
+    monkeypatch.setattr("twotower.models.objective.softmax.MIN_ROWS", 3)
     variables, rest = everything(groups)
     variables[0].assign(size * variables[0])
     with tf.GradientTape() as tape:
@@ -221,8 +219,8 @@ def test_equal_in_a_graph_of_unknown_sizes(groups, monkeypatch):
 
     from twotower.models.objective.softmax import grouped_softmax
 
-    monkeypatch.setattr("twotower.models.objective.softmax.SCORES_AT_ONCE", 1)
-    monkeypatch.setattr("twotower.models.objective.softmax.LEAST_ROWS", 3)
+    monkeypatch.setattr("twotower.models.objective.softmax.MAX_SCORES_IN_MEMORY", 1)
+    monkeypatch.setattr("twotower.models.objective.softmax.MIN_ROWS", 3)
 
     def loss_and_gradients(query, candidate, query_of, positive_of, count):
         with tf.GradientTape() as tape:
@@ -246,12 +244,12 @@ def test_never_makes_a_square(monkeypatch):
 
     sizes, product = [], softmax._product
 
-    def told(*args, **transposed):
+    def recorded(*args, **transposed):
         out = product(*args, **transposed)
         sizes.append(tuple(out.shape))
         return out
 
-    monkeypatch.setattr("twotower.models.objective.softmax._product", told)
+    monkeypatch.setattr("twotower.models.objective.softmax._product", recorded)
     vectors, rows = tf.Variable(tf.ones([4096, 8])), tf.range(4096)
     with tf.GradientTape() as tape:
         loss = softmax.grouped_softmax(vectors, vectors, rows, rows, tf.ones([4096]))
@@ -266,7 +264,7 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     from merlin.schema import ColumnSchema, Tags
 
     from twotower.models.config import TwoTowerConfig
-    from twotower.models.towers.layers import FeatureLookup
+    from twotower.models.training.feature_lookup import FeatureLookup
     from twotower.models.two_tower import build_two_tower
 
     draw = np.random.default_rng(9)
@@ -306,7 +304,7 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     ours, kind = curve(of_rows, pre=lookup)
     assert kind is not mm.ContrastiveOutput
     monkeypatch.setattr(
-        "twotower.models.objective.softmax.InBatchSoftmax",
+        "twotower.models.objective.outputs.InBatchSoftmax",
         lambda *_, **__: stock_output(counts, 1.0, ["in-batch"]),
     )
     stock, kind = curve(of_codes)

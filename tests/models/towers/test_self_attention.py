@@ -42,11 +42,11 @@ def attended(rows=20, drawn=True):
     """A table of `rows` values pooled by self-attention, its weights drawn; these."""
     import tensorflow as tf
 
-    from twotower.models.towers.build import pooling
-    from twotower.models.towers.layers import MultiHotEmbedding
+    from twotower.models.towers.embeddings import MultiHotEmbedding
+    from twotower.models.towers.options import POOLINGS
 
     seen = column(LENGTH, rows)
-    layer = MultiHotEmbedding(DIM, seen, sequence_combiner=pooling("self_attention", seen))
+    layer = MultiHotEmbedding(DIM, seen, sequence_combiner=POOLINGS["self_attention"].make(seen))
     layer(tf.zeros([1, 2, 1], tf.int32))
     if drawn:
         draw = np.random.default_rng(1)
