@@ -188,7 +188,7 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         objective = values["objective"]
         if values["logq_estimate"] == "streaming" and (
             not SAMPLERS[objective.negatives].only_positives
-            or objective.loss != "softmax"
+            or LOSSES[objective.loss].kind != "softmax"
             or not values["logq"]
         ):
             names = [name for name, sampler in SAMPLERS.items() if sampler.only_positives]

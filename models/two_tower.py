@@ -55,10 +55,9 @@ def build_two_tower(
 
     Notes
     -----
-    logQ correction (Yi et al., "Sampling-bias-corrected neural modeling for large corpus item
-    recommendations", RecSys 2019): an in-batch negative is sampled in proportion to its share p of
-    the interactions, so log p is subtracted from the logit cos / T of every candidate, the positive
-    included. Serving uses plain cosines.
+    logQ correction (Yi et al., RecSys 2019): an in-batch negative is sampled in proportion to its
+    share p of the interactions, so log p is subtracted from the logit cos / T of every candidate,
+    the positive included. Serving uses plain cosines.
     """
     from merlin.models.tf.models.retrieval import TwoTowerModelV2
     from merlin.schema import Tags
@@ -86,12 +85,7 @@ def build_two_tower(
             weight=config.mimic_weight,
         )
     output = _output(
-        item_id,
-        item_counts=item_counts,
-        positives=item_counts if positives is None else positives,
-        config=config,
-        candidate_tower=candidate,
-        pre=mimic,
+        item_id, item_counts, positives, config=config, candidate_tower=candidate, pre=mimic
     )
     return TwoTowerModelV2(
         query_tower=query, candidate_tower=candidate, outputs=output, schema=schema
@@ -100,9 +94,9 @@ def build_two_tower(
 
 def _output(
     item_id: Schema,
-    *,
     item_counts: np.ndarray,
-    positives: np.ndarray,
+    positives: np.ndarray | None,
+    *,
     config: TwoTowerConfig,
     candidate_tower: mm.Encoder,
     pre: tf.keras.layers.Layer | None,
@@ -116,6 +110,7 @@ def _output(
 
     # An id that is never a positive (padding, null) is never sampled; 0.5 keeps its log finite.
     counts = np.maximum(item_counts, 0.5)
+    positives = item_counts if positives is None else positives
     settings: dict[str, Any] = {
         "schema": item_id,
         "temperature": config.temperature,

@@ -40,8 +40,7 @@ def grouped_softmax(
     query_of, positive_of : Tensor of int, shape (n,)
         The rows of `query` and `candidate` of each interaction.
     count : Tensor of int or float, shape (c,)
-        Number of negatives that a candidate stands for, 0 or more. For in-batch negatives this is
-        how often it is a positive in the batch.
+        Number of negatives that a candidate stands for: in-batch, how often it is a positive.
     temperature : float or scalar Tensor
         Above 0; may be learned.
     bias : Tensor of float32, shape (c,), optional

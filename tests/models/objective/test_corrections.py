@@ -21,8 +21,8 @@ def test_log_q_is_the_log_of_the_share():
     np.testing.assert_allclose(np.exp(log_q(counts, 0.5, counts)), root / root.sum(), 1e-6)
 
 
-def test_log_q_by_id_is_over_the_rows_that_are_drawn():
-    """Two items share the id that counts 1; of five rows one is never taken."""
+def test_log_q_by_id_is_normalised_over_rows():
+    """Two items share the id that counts 1; one of five rows has no positives."""
     from twotower.models.objective.corrections import log_q
 
     counts, rows = np.array([1.0, 6.0, 2.0]), np.array([6, 2, 1, 1, 0])
@@ -33,7 +33,7 @@ def test_log_q_by_id_is_over_the_rows_that_are_drawn():
 
 
 class Planted:
-    """12 items, the first ones far more popular, and 5 users, with a gradient that is known."""
+    """12 items, the first ones far more popular, and 5 users: the exact gradient is known."""
 
     def __init__(self):
         draw = np.random.default_rng(0)
@@ -59,7 +59,11 @@ class Planted:
         lookup = FeatureLookup(
             {"user": np.arange(3, 8, dtype=np.int32)[:, None]},
             {"film": np.arange(3, 15, dtype=np.int32)[:, None]},
-            *("film", np.zeros(12, np.float32), 0.0, 3, lambda: tf.constant(0)),
+            item_id="film",
+            hide_item_id=np.zeros(12, np.float32),
+            dropout=0.0,
+            seed=3,
+            step=lambda: tf.constant(0),
         )
 
         def gradient(batch):
@@ -88,7 +92,7 @@ class Planted:
 
 
 def output_of(objective, positives, **settings):
-    """The model's output, of items whose codes are 3 and more; `positives` of each."""
+    """The model's output for items with codes from 3 on, and the `positives` of each."""
     from merlin.schema import ColumnSchema, Schema
 
     from twotower.models.objective.outputs import objective_output
@@ -104,7 +108,7 @@ def output_of(objective, positives, **settings):
 
 
 def candidate_of(features, items):
-    """The candidates of a batch, with rows of `items` for vectors."""
+    """The candidates of a batch; their vectors are rows of `items`."""
     import tensorflow as tf
     from merlin.models.tf.outputs.sampling.base import Candidate
 
@@ -112,7 +116,7 @@ def candidate_of(features, items):
     return Candidate(features["film"], dict(features)).with_embedding(vectors)
 
 
-def test_only_the_corrected_gradient_is_the_full_softmax_s():
+def test_only_the_corrected_gradient_equals_that_of_the_full_softmax():
     """Means over 160 batches of 512: relative errors of 0.01 with the correction, 0.45 without."""
     planted = Planted()
     assert planted.error(ObjectiveConfig(), logq=0.0) > 0.2
@@ -121,7 +125,7 @@ def test_only_the_corrected_gradient_is_the_full_softmax_s():
     assert planted.error(ObjectiveConfig()) > 0.03
 
 
-def test_the_corrected_loss_is_the_paper_s_weighted_one():
+def test_the_corrected_loss_equals_the_weighted_loss_of_the_paper():
     """The gradient of sg(1 - P) * log(sum of exp(s - log Q') / exp s+), the value of -log P."""
     import tensorflow as tf
 
@@ -165,7 +169,7 @@ def test_the_corrected_loss_is_the_paper_s_weighted_one():
         np.testing.assert_allclose(tf.convert_to_tensor(ours), slopes, 1e-4, 1e-5)
 
 
-def test_corrected_log_q_tiny_answers():
+def test_corrected_log_q_by_hand():
     from twotower.models.objective.corrections import corrected_log_q
 
     ours = corrected_log_q(np.log(np.float32([0.5, 0.2, 0.9])), np.float32([3, 3, 2]))
@@ -176,7 +180,7 @@ def test_corrected_log_q_tiny_answers():
 
 
 class Loop:
-    """Algorithm 2, an item of a batch at a time."""
+    """Algorithm 2, one item at a time."""
 
     def __init__(self, items, alpha):
         self.last, self.distance = [0] * items, [items] * items
@@ -215,8 +219,8 @@ def test_streaming_frequency_equals_the_loop(tmp_path):
     np.testing.assert_array_equal(resumed.log_q(rows), ours.log_q(rows))
 
 
-def test_what_stands_for_each_item_now_and_then_is_as_likely_as_one_of_them():
-    """Id 2 has a third of the stream, in the place of four items."""
+def test_the_shared_id_has_the_probability_of_one_of_its_items():
+    """Id 2 is a third of the stream and stands for four items."""
     from twotower.models.objective.corrections import StreamingFrequency
 
     plain, shared = StreamingFrequency(9), StreamingFrequency(9, shared=2, sharing=4)
@@ -229,10 +233,10 @@ def test_what_stands_for_each_item_now_and_then_is_as_likely_as_one_of_them():
 
 
 @pytest.mark.parametrize("batch", [1, 7, 400])
-def test_streaming_frequency_learns_how_often_items_come(batch):
-    """10, 6, 3 and 1 of 20 interactions; what it has learnt is then turned upside down.
+def test_streaming_frequency_estimates_the_shares_of_items(batch):
+    """10, 6, 3 and 1 of 20 interactions; then the shares are reversed.
 
-    A batch of 400 has every item, as a batch that is larger than the catalogue does.
+    A batch of 400 contains every item, like a batch larger than the catalogue.
     """
     import tensorflow as tf
 

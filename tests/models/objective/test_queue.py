@@ -6,13 +6,13 @@ import numpy as np
 
 
 def candidates(start, n):
-    """n candidates numbered from `start`: each one's embedding, row and log_q say which it is."""
+    """n candidates numbered from `start`; embedding, row and log_q all encode the number."""
     number = np.arange(start, start + n)
     embeddings, log_q = np.stack([number, -number], 1), number / 8
     return embeddings.astype(np.float32), number, log_q.astype(np.float32)
 
 
-def test_queue_holds_the_last_ones_first_in_first_out():
+def test_the_queue_keeps_the_latest_candidates():
     from twotower.models.objective.queue import CrossBatchQueue
 
     queue = CrossBatchQueue(size=5, dim=2)
@@ -33,7 +33,7 @@ def test_queue_holds_the_last_ones_first_in_first_out():
         np.testing.assert_array_equal(log_q, np.where(valid, rows / 8, np.inf))
 
 
-def test_queue_goes_on_from_a_checkpoint(tmp_path):
+def test_the_queue_is_restored_from_a_checkpoint(tmp_path):
     import tensorflow as tf
 
     from twotower.models.objective.queue import CrossBatchQueue

@@ -35,7 +35,7 @@ every_kind = pytest.mark.parametrize("kind", ["uniform", 0.0, 0.5, 1.0])
 
 
 @every_kind
-def test_drawn_as_often_as_log_q_says(kind):
+def test_items_are_drawn_with_the_probabilities_of_log_q(kind):
     from twotower.models.objective.corrections import log_q
 
     rows = draw(kind, 40_000, [3, 1])
@@ -47,7 +47,7 @@ def test_drawn_as_often_as_log_q_says(kind):
 
 
 @every_kind
-def test_what_is_drawn_follows_from_the_seed(kind):
+def test_draws_depend_on_the_seed_alone(kind):
     import tensorflow as tf
 
     graph = tf.function(lambda n, seed: draw(kind, n, seed))
@@ -58,7 +58,7 @@ def test_what_is_drawn_follows_from_the_seed(kind):
 
 
 def test_a_row_in_ten_million_is_drawn():
-    """Rows one count wide behind a count of ten million: in float32 they would be one."""
+    """Rows with a count of 1 after a row with ten million: float32 could not separate them."""
     from twotower.models.objective.sampling import sample_popularity
 
     counts = np.ones(500_000)
@@ -69,7 +69,7 @@ def test_a_row_in_ten_million_is_drawn():
     assert len(np.unique(rare)) > 0.95 * len(rare)
 
 
-def test_mixture_is_the_expected_share_of_the_pool():
+def test_mixture_log_q_is_the_expected_share_of_all_negatives():
     from twotower.models.objective.corrections import log_q, mixture_log_q
     from twotower.models.objective.sampling import sample_popularity, sample_uniform
 
@@ -99,7 +99,7 @@ def test_hard_negatives_are_the_highest_valid_ones():
         np.testing.assert_array_equal(hard[row], np.arange(4) < len(expected))
 
 
-def test_hard_negatives_whatever_the_scores_are():
+def test_hard_negatives_with_infinite_and_nan_scores():
     from twotower.models.objective.sampling import hard_negatives
 
     scores = np.float32([[np.nan, -np.inf, -1e38, np.inf]])
@@ -132,7 +132,7 @@ def test_every_false_negative_is_found(interactions):
 
 
 def test_false_negatives_of_large_catalogues():
-    """Users times items is beyond 32 bits."""
+    """Users times items does not fit into 32 bits."""
     from twotower.models.objective.sampling import false_negatives, known_pairs
 
     items = 3_000_000_000

@@ -52,7 +52,7 @@ def our_output(counts, log_q_weight):
 
 @pytest.fixture
 def groups():
-    """8 queries and 9 candidates, of which 40 interactions name some often and some never."""
+    """8 queries, 9 candidates and 40 interactions; some candidates occur often."""
     import tensorflow as tf
 
     draw = np.random.default_rng(11)
@@ -110,7 +110,7 @@ def test_a_grouped_batch_equals_merlins_output(
 
 
 def everything(groups):
-    """Arguments of `grouped_softmax`: weights, biases, and a candidate that is no negative."""
+    """All arguments of `grouped_softmax`; candidate 8 is not a negative."""
     import tensorflow as tf
 
     query, candidate, query_of, positive_of = groups
@@ -127,7 +127,7 @@ def everything(groups):
 
 
 def by_hand(query, candidate, temperature, query_of, positive_of, count, bias, weight):
-    """The formula in float64, one interaction after the other."""
+    """The formula in float64, one interaction at a time."""
     losses = []
     for user, own in zip(query_of, positive_of, strict=True):
         scores = candidate @ query[user] / temperature + bias
@@ -163,8 +163,8 @@ def test_equals_the_formula_and_its_differences(size, groups, monkeypatch):
         np.testing.assert_allclose(gradient, slopes, 1e-3, 1e-4 * np.abs(slopes).max())
 
 
-def test_a_positive_that_is_nearly_everything_keeps_its_precision():
-    """A hundred times in the batch, it is taken out of its query's sum all but once."""
+def test_a_positive_that_dominates_the_sum_keeps_its_precision():
+    """It occurs a hundred times in the batch, and 99 of them are subtracted from the sum."""
     import tensorflow as tf
 
     from twotower.models.objective.softmax import grouped_softmax
@@ -178,8 +178,8 @@ def test_a_positive_that_is_nearly_everything_keeps_its_precision():
     assert float(loss) == pytest.approx((100 * first + last) / 101, abs=100 * 2**-22)
 
 
-def test_a_positive_that_is_no_negative_may_score_far_above_all_of_them():
-    """By 200, whose exponential is no float32; it is the whole sum, and the loss 0."""
+def test_a_positive_that_is_not_a_negative_may_score_far_above_all_negatives():
+    """By 200, whose exponential overflows float32; the loss is 0."""
     import tensorflow as tf
 
     from twotower.models.objective.softmax import grouped_softmax
@@ -191,7 +191,7 @@ def test_a_positive_that_is_no_negative_may_score_far_above_all_of_them():
     np.testing.assert_allclose(tape.gradient(loss, query), [[0.0]], atol=1e-6)
 
 
-def test_half_precision_is_near_the_full_one(groups):
+def test_bfloat16_is_close_to_float32(groups):
     import tensorflow as tf
 
     from twotower.models.objective.softmax import grouped_softmax
@@ -236,8 +236,8 @@ def test_equal_in_a_graph_of_unknown_sizes(groups, monkeypatch):
         np.testing.assert_allclose(ours, eager, rtol=1e-5, atol=1e-7)
 
 
-def test_never_makes_a_square(monkeypatch):
-    """Of 4,096 users and items 512 rows are scored at a time, gradients included."""
+def test_no_square_matrix_is_computed(monkeypatch):
+    """For 4,096 users and items, 512 rows are scored at a time, gradients included."""
     import tensorflow as tf
 
     from twotower.models.objective import softmax
@@ -282,7 +282,11 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     lookup = FeatureLookup(
         {"user": np.arange(30)[:, None]},
         {"item": np.arange(CARDINALITY)[:, None]},
-        *("item", np.zeros(CARDINALITY, np.float32), 0.0, 3, lambda: tf.constant(0)),
+        item_id="item",
+        hide_item_id=np.zeros(CARDINALITY, np.float32),
+        dropout=0.0,
+        seed=3,
+        step=lambda: tf.constant(0),
     )
 
     def curve(batches, **settings):

@@ -9,7 +9,7 @@ X = np.array([[1.0, -2, 3], [0, 4, -1]], np.float32)
 
 
 def filled(layer):
-    """The layer after a call, with small whole numbers for weights; these."""
+    """The layer with small whole numbers as weights, and these weights."""
     import tensorflow as tf
 
     layer(tf.constant(X))
@@ -37,7 +37,7 @@ def test_cross_layers_multiply_by_the_first_input():
     np.testing.assert_allclose(layer(X), X * (once @ u @ v + c) + once, rtol=1e-6)
 
 
-def test_dropout_is_of_what_is_added():
+def test_dropout_applies_to_what_is_added():
     import tensorflow as tf
 
     from twotower.models.towers.blocks import CrossLayers, ResidualLayer
@@ -55,7 +55,7 @@ def test_dropout_is_of_what_is_added():
         np.testing.assert_array_equal(kept.numpy()[~whole], 0)
 
 
-def test_layers_come_back_from_their_config():
+def test_layers_are_restored_from_their_config():
     import tensorflow as tf
 
     from twotower.models.towers.blocks import CrossLayers, ResidualLayer, SharedLayers
@@ -70,7 +70,7 @@ def test_layers_come_back_from_their_config():
         np.testing.assert_array_equal(again(X), layer(X))
 
 
-def test_dropout_goes_on_where_its_state_was_kept():
+def test_dropout_continues_from_a_saved_state():
     import tensorflow as tf
 
     from twotower.models.towers.blocks import ResumableDropout

@@ -48,7 +48,7 @@ USERS = {
 
 
 def build(schema, config):
-    """The model, its weights drawn."""
+    """The model with random weights."""
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(1)
@@ -60,7 +60,7 @@ def build(schema, config):
     return model
 
 
-def test_a_tower_passes_its_layers_and_a_projection(schema):
+def test_a_tower_applies_its_layers_and_a_projection(schema):
     hidden = {"dim": 4, "feature_dim": 2, "hidden": [5, 6], "normalize": False, "dropout": 0.5}
     for layers in ("residual", "cross"):
         model = build(schema, TwoTowerConfig(layers=layers, **hidden))
@@ -87,7 +87,7 @@ def test_a_tower_passes_its_layers_and_a_projection(schema):
         {"history_pooling": "self_attention", "hidden": [8], "shared": [6], "mimic_weight": 0.5},
     ],
 )
-def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, settings, tmp_path):
+def test_a_saved_tower_and_its_onnx_model_return_the_same_vectors(schema, settings, tmp_path):
     import tensorflow as tf
 
     from twotower.serving.operators import QueryTower
@@ -104,8 +104,8 @@ def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, settings, tmp_p
     QueryTower(tmp_path / "tower").compile(tmp_path / "onnx", schema)
 
 
-def test_what_is_fitted_with_attention_and_layers_learns_and_comes_back(schema, tmp_path):
-    """40 users of one half of the films each, known by their histories alone."""
+def test_a_tower_with_attention_and_layers_learns_and_is_restored(schema, tmp_path):
+    """40 users, each of whom likes one half of the films; only their histories differ."""
     hidden = {"layers": "cross", "hidden": [8, 99], "feature_dim": 8, "dropout": 0.05}
     config = TwoTowerConfig(dim=8, history_pooling="attention", **hidden)
     rows = np.argwhere(np.add.outer(np.arange(40), np.arange(297)) % 2 == 0)

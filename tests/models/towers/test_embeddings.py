@@ -24,7 +24,7 @@ def table(rows, pooling=None):
 
 
 @pytest.mark.parametrize("rows", [20, 2000])
-def test_a_small_table_and_a_large_one_answer_and_learn_alike(rows):
+def test_small_and_large_tables_have_equal_outputs_and_gradients(rows):
     import tensorflow as tf
 
     layer, weights = table(rows)
@@ -47,7 +47,7 @@ def test_a_small_table_and_a_large_one_answer_and_learn_alike(rows):
 
 @pytest.mark.parametrize("rows", [20, 2000])
 @pytest.mark.parametrize("pooling, divisor", [("sum", 1), ("mean", 3), ("sqrtn", 3**0.5)])
-def test_a_list_is_pooled_as_asked_in_training_and_after(rows, pooling, divisor):
+def test_pooling_is_the_same_in_training_and_inference(rows, pooling, divisor):
     import tensorflow as tf
 
     layer, weights = table(rows, pooling)

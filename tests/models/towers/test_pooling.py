@@ -7,7 +7,7 @@ import pytest
 
 
 def attended(rows):
-    """A table of `rows` values pooled by attention; embeddings, W and w."""
+    """A table of `rows` values with attention pooling; its embeddings, W and w."""
     import tensorflow as tf
     from merlin.schema import ColumnSchema, Tags
 
@@ -47,7 +47,7 @@ def test_attention_is_the_softmax_over_the_known_values(rows, training):
     assert layer(tf.zeros([2, 0, 1], tf.int32), training=training).numpy().tolist() == [[0] * 3] * 2
 
 
-def test_attention_learns_the_same_from_small_and_large_tables():
+def test_attention_has_equal_gradients_for_small_and_large_tables():
     import tensorflow as tf
 
     (small, weights), (large, _) = attended(20), attended(2000)

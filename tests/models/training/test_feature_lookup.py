@@ -46,7 +46,7 @@ def at(lookup, step, rows):
     return {name: v.numpy() for name, v in lookup(rows, training=True).items()}
 
 
-def test_training_gives_every_user_and_item_once(lookup):
+def test_training_features_have_distinct_users_and_items(lookup):
     import tensorflow as tf
 
     rows = {"user_row": tf.constant([7, 1, 7, 7]), "item_row": tf.constant([2, 3, 3, 0])}
@@ -59,7 +59,7 @@ def test_training_gives_every_user_and_item_once(lookup):
     np.testing.assert_array_equal(out["genres"], [[6, 7], [0, 0], [3, 4]])
 
 
-def test_training_hides_ids_at_their_own_rate_and_values_at_the_common_one(lookup):
+def test_training_hides_item_ids_at_their_own_rates_and_other_codes_at_one_rate(lookup):
     import tensorflow as tf
 
     rows = {"user_row": tf.range(40) % 10, "item_row": tf.range(40) % 4}
@@ -72,7 +72,7 @@ def test_training_hides_ids_at_their_own_rate_and_values_at_the_common_one(looku
         assert (out["height"][:, 0] == steps[0]["height"][:, 0]).all(), "nor are numbers"
 
 
-def test_what_is_hidden_follows_from_the_step(lookup):
+def test_hidden_values_depend_on_the_step_alone(lookup):
     import tensorflow as tf
 
     lookup.hide_item_id = tf.fill([4, 1], 0.5)
@@ -102,12 +102,18 @@ def with_history():
     items = {"film": np.arange(3, 8, dtype=np.int32)[:, None]}
     hide = np.zeros(5, np.float32)
     return FeatureLookup(
-        *(users, items, "film", hide, 0.0),
-        **{"seed": 3, "step": lambda: tf.constant(0), "history": "seen"},
+        users,
+        items,
+        item_id="film",
+        hide_item_id=hide,
+        dropout=0.0,
+        seed=3,
+        step=lambda: tf.constant(0),
+        history="seen",
     )
 
 
-def test_a_history_lacks_the_positives_of_the_batch_in_training_only(with_history):
+def test_positives_are_removed_from_histories_in_training_only(with_history):
     import tensorflow as tf
 
     # User 2 with the items of the codes 6 and 4, user 0 with 5; the items of one are in the
@@ -120,7 +126,7 @@ def test_a_history_lacks_the_positives_of_the_batch_in_training_only(with_histor
     np.testing.assert_array_equal(whole, [[7, 6, 5, 4, 0], [3, 4, 5, 0, 0], [7, 6, 5, 4, 0]])
 
 
-def test_the_answer_is_in_the_history_even_if_the_item_id_is_hidden(with_history):
+def test_a_positive_is_removed_even_if_its_item_id_is_hidden(with_history):
     import tensorflow as tf
 
     with_history.hide_item_id = tf.ones([5, 1])
@@ -130,7 +136,7 @@ def test_the_answer_is_in_the_history_even_if_the_item_id_is_hidden(with_history
     np.testing.assert_array_equal(out["seen"], [[0, 3]])
 
 
-def test_others_of_a_history_are_left_out_at_the_rate_asked_for(with_history):
+def test_other_items_of_a_history_are_hidden_at_history_dropout(with_history):
     import tensorflow as tf
 
     with_history.history_dropout = 0.25
