@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
@@ -10,10 +11,11 @@ from twotower.models.objective.config import (
     MIN_LEARNED_TEMPERATURE,
     ObjectiveConfig,
     SelfSupervisedConfig,
+    describe_choices,
 )
 from twotower.models.objective.losses import LOSSES
 from twotower.models.objective.negatives import SAMPLERS
-from twotower.models.towers.options import HIDDEN_LAYERS, POOLINGS
+from twotower.models.towers.options import HIDDEN_LAYERS, POOLINGS, Option
 
 if TYPE_CHECKING:  # mypy cannot read a type that is computed
     LayersName = str
@@ -25,8 +27,8 @@ else:
     Width = conint(gt=0, le=65_536)
 
 
-def _summaries(options: dict) -> str:
-    return "; ".join(f"{name}: {option.summary}" for name, option in options.items())
+def _summaries(options: Mapping[str, Option]) -> str:
+    return describe_choices({name: option.summary for name, option in options.items()})
 
 
 class TwoTowerConfig(BaseModel, extra=Extra.forbid):

@@ -123,7 +123,7 @@ def _output(
             len(counts), shared=OUT_OF_VOCABULARY, sharing=np.count_nonzero(positives)
         )
     if config.self_supervised is not None:
-        # As an argument of a function, Keras does not track the tower a second time.
+        # A partial hides the tower from Keras, which would otherwise track it a second time.
         settings["added"] = partial(views_loss, config.self_supervised, candidate_tower)
     if config.objective.is_default:
         return outputs.InBatchSoftmax(

@@ -31,7 +31,8 @@ KINDS_OF_SETTING = {
 }
 
 
-def _choices(summaries: Mapping[str, str]) -> str:
+def describe_choices(summaries: Mapping[str, str]) -> str:
+    """Join the summaries of a setting's values for its description."""
     return "; ".join(f"{name}: {summary}" for name, summary in summaries.items())
 
 
@@ -46,14 +47,14 @@ class ObjectiveConfig(BaseModel, extra=Extra.forbid):
     loss: LossName = Field(
         "softmax",
         description="training loss. "
-        + _choices({name: loss.summary for name, loss in LOSSES.items()})
+        + describe_choices({name: loss.summary for name, loss in LOSSES.items()})
         + ". softmax and squared use all negatives of a step, the other losses `per_positive` of "
         "them for each positive",
     )
     negatives: NegativesName = Field(
         "in_batch",
         description="where the negatives of a step come from. "
-        + _choices({name: _first_line(sampler) for name, sampler in SAMPLERS.items()}),
+        + describe_choices({name: _first_line(sampler) for name, sampler in SAMPLERS.items()}),
     )
     drawn: int = Field(
         1024,

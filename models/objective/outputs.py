@@ -93,7 +93,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
             **kwargs,
         )
         self.precision, self.logq, self.frequency = precision, logq, frequency
-        self.start, self.log_temperature, self.added = temperature, None, added
+        self.initial_temperature, self.log_temperature, self.added = temperature, None, added
         if learn_temperature:
             self.log_temperature = self.add_weight(
                 "log_temperature",
@@ -106,7 +106,9 @@ class InBatchSoftmax(mm.ContrastiveOutput):
     @property
     def temperature(self) -> tf.Tensor | float:
         """What scores are divided by."""
-        return self.start if self.log_temperature is None else tf.exp(self.log_temperature)
+        if self.log_temperature is None:
+            return self.initial_temperature
+        return tf.exp(self.log_temperature)
 
     def outputs(self, query_embedding, positive: Candidate, negative: Candidate) -> Prediction:
         """Return the loss of the batch, as one row: all batches have equal weight in Keras's mean.

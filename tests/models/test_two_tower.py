@@ -216,7 +216,7 @@ def test_the_l2_penalty_sums_the_squares_of_all_embeddings_in_the_batch(schema):
     import tensorflow as tf
 
     model = build(schema, TwoTowerConfig(dim=4, embedding_l2=0.5))
-    values = {10: 1.0, 5: 2.0, 7: 3.0, 8: np.arange(8.0)[:, None]}  # by rows of the table
+    values = {10: 1.0, 5: 2.0, 7: 3.0, 8: np.arange(8.0)[:, None]}  # by number of rows of the table
     for encoder in (model.query_encoder, model.candidate_encoder):
         for weight in encoder.weights:
             weight.assign(np.broadcast_to(values[weight.shape[0]], weight.shape))
@@ -284,7 +284,7 @@ def test_every_known_item_is_hidden_equally_often():
     positives = np.array([100, 10, 1, 0])
     probability, counts = hide_item_ids(codes, positives, 1.0, 6, OOV)
     np.testing.assert_allclose(probability, [0.01, 0.1, 0.5, 0.0])
-    # what is left of each item, and the mean of what was hidden: (1 + 1 + .5) / 3
+    # each item's count without hidden ids, and the mean hidden count: (1 + 1 + .5) / 3
     np.testing.assert_allclose(counts, [0, 0, 2.5 / 3, 99, 9, 0.5])
 
 

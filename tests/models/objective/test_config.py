@@ -108,7 +108,7 @@ class Step:
         hidden = np.where(np.arange(ITEMS) < KNOWN, np.minimum(1.5, positives / 2), positives)
         counts = np.zeros(KNOWN + 3)
         counts[3:] = (positives - hidden)[:KNOWN]
-        counts[OOV] = hidden.sum() / (hidden > 0).sum()  # of one of those that share the id
+        counts[OOV] = hidden.sum() / (hidden > 0).sum()  # of one of the items that share the id
         in_batch, uniform = counts[codes] / positives.sum(), np.full(len(codes), 1 / ITEMS)
         if given.negatives == "mixed":
             return (BATCH * in_batch + given.drawn * uniform) / (BATCH + given.drawn)
@@ -250,7 +250,7 @@ OBJECTIVES = [
 def test_a_step_has_the_loss_and_the_gradient_of_its_formula(objective, data):
     step = Step(data, {"objective": objective})
     hidden = step.features["film"][step.features["_row"] < KNOWN] == OOV
-    assert hidden.any() and not hidden.all(), "ids of known items, too, are out of vocabulary"
+    assert hidden.any() and not hidden.all(), "some ids of known items are hidden"
     step.expect({"softmax": softmax, "squared": squared}.get(step.config.objective.loss, few))
 
 
@@ -287,7 +287,7 @@ def test_queued_items_are_compared_with_the_positive_by_row(data):
     assert step.loss == pytest.approx(both(step, at[0][users], at[1][films]), rel=1e-4)
 
 
-MANY, VOCABULARY, RARE = 240, 30, 80  # rows; of them in the vocabulary; and with few positives
+MANY, VOCABULARY, RARE = 240, 30, 80  # rows, rows in the vocabulary, rows with few positives
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,7 @@ def test_log_q_equals_the_frequency_of_a_row_among_the_negatives(objective, esti
         tower.model(features, training=True)
         return {name: features[name] for name in ("_row", "film", "_count")}
 
-    drawn = np.zeros((MANY, VOCABULARY + 3))  # by row and by code, which is hidden now and then
+    drawn = np.zeros((MANY, VOCABULARY + 3))  # by row and by code, as codes are sometimes hidden
     for number in range(steps):
         tower.model.optimizer.iterations.assign(number)
         places = draw.integers(0, len(wide.user_rows), size)
@@ -351,7 +351,7 @@ def test_log_q_equals_the_frequency_of_a_row_among_the_negatives(objective, esti
     tolerance = 0.7 if estimate == "streaming" else 0.35  # of a single row, in nats
     np.testing.assert_allclose(log_q[3:], np.log(known), atol=tolerance)
     assert np.mean(log_q[3:] - np.log(known)) == pytest.approx(0, abs=tolerance / 3)
-    # Of the items that share the id and can be drawn at all.
+    # Averaged over the items that share the id and can be drawn.
     rows = MANY - VOCABULARY if objective.get("negatives") in ("uniform", "mixed", "all") else None
     shared = drawn[:, OOV].sum() / (rows or VOCABULARY + RARE)
     assert log_q[OOV] == pytest.approx(np.log(shared), abs=tolerance)

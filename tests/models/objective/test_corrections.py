@@ -121,7 +121,7 @@ def test_only_the_corrected_gradient_equals_that_of_the_full_softmax():
     planted = Planted()
     assert planted.error(ObjectiveConfig(), logq=0.0) > 0.2
     assert planted.error(ObjectiveConfig(corrected_logq=True)) < 0.02
-    # With false negatives left out, log_q taken off the positive holds it for a drawn one.
+    # The usual correction subtracts log_q from the positive as if it had been drawn.
     assert planted.error(ObjectiveConfig()) > 0.03
 
 
@@ -174,7 +174,7 @@ def test_corrected_log_q_by_hand():
 
     ours = corrected_log_q(np.log(np.float32([0.5, 0.2, 0.9])), np.float32([3, 3, 2]))
     np.testing.assert_allclose(np.exp(ours), [0.5 / 3, 0.8 / 3, 0.1 / 2], 1e-6)
-    # no other negative
+    # without another negative
     alone = corrected_log_q(np.log(np.float32([0.5])), np.float32([0]))
     np.testing.assert_allclose(np.exp(alone), [0.5], 1e-6)
 
@@ -258,13 +258,13 @@ def test_inverse_propensity_by_hand():
     from twotower.models.objective.corrections import inverse_propensity
 
     counts = np.array([100, 25, 1, 0])
-    # propensities 1, 1/2, 1/10, 0: weights 1, 2 and, bounded, 4 and 4
+    # propensities 1, 1/2, 1/10, 0 give the weights 1, 2, and, limited, 4 and 4
     weight = inverse_propensity(counts, 0.5, max_weight=4.0)
     mean = (100 * 1 + 25 * 2 + 1 * 4) / 126
     np.testing.assert_allclose(weight, np.array([1, 2, 4, 4]) / mean, 1e-6)
     assert (weight * counts).sum() == pytest.approx(counts.sum())
     assert weight.dtype == np.float32
     np.testing.assert_allclose(inverse_propensity(counts, 0.0, max_weight=4.0), np.ones(4))
-    # unbounded, power 1: every item has the same part in the loss
+    # without a limit and with power 1, all items have the same total weight
     part = inverse_propensity(counts[:3], 1.0, max_weight=1e9) * counts[:3]
     np.testing.assert_allclose(part, np.full(3, 42), 1e-6)

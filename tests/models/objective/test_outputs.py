@@ -92,7 +92,7 @@ def softmax_loss(scores, items):
 
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_the_full_softmax_is_over_the_whole_catalogue(batch, by_rows):
-    # A weight of the logQ correction changes nothing where all are alike.
+    # The logQ correction changes nothing if all items are equally likely.
     objective = ObjectiveConfig(negatives="all", label_smoothing=1e-9 if by_rows else 0.0)
     users, items, vectors, query, features = batch(objective)
     scores = vectors["user"][users] @ vectors["item"].T / 0.5
@@ -108,7 +108,7 @@ def test_the_softmax_over_drawn_items_equals_the_formula(batch, negatives, by_ro
         negatives=negatives, drawn=50, label_smoothing=1e-9 if by_rows else 0.0
     )
     users, items, vectors, query, features = batch(objective)
-    # Of the rows, whose codes are 3 to 8; no item has another code.
+    # Shares of the rows, which have the codes 3 to 8.
     share = COUNTS[3:] / COUNTS[3:].sum()
     q = {
         "in_batch": share,
@@ -149,7 +149,7 @@ def test_the_squared_loss_is_over_the_whole_matrix(batch):
     there = np.zeros((4, ITEMS), bool)
     there[users, items] = True
     fitted = ((1 - scores[users, items]) ** 2).sum()
-    # Half of each user's positives are in the batch, and with them half of what is not there.
+    # The batch has half of each user's positives, so missing pairs are weighted by a half.
     here = np.isin(np.arange(4), users)[:, None]
     missing = (scores**2 * ~there * here).sum() / 2
     found = loss_of(objective, query, features, vectors)
@@ -218,7 +218,7 @@ def test_the_correction_uses_frequencies_estimated_from_batches(batch, by_rows):
         others = np.exp(row) * np.bincount(items, minlength=ITEMS) * (np.arange(ITEMS) != item)
         total += np.log(others.sum() + np.exp(row[item])) - row[item]
     assert float(prediction.outputs) == pytest.approx(total / BATCH, rel=1e-5)
-    assert len(output.non_trainable_weights) == 3  # so that they are in checkpoints
+    assert len(output.non_trainable_weights) == 3  # checkpoints contain weights
 
 
 @pytest.mark.parametrize("objective", [{}, {"loss": "bpr"}])

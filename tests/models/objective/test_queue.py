@@ -17,7 +17,7 @@ def test_the_queue_keeps_the_latest_candidates():
 
     queue = CrossBatchQueue(size=5, dim=2)
     assert not queue.trainable_weights
-    # slots after each push, by hand: 3 fit; 3 more go round; 7 are more than there are slots
+    # The slots after each push: 3 fit, 3 more wrap around, 7 are more than the queue holds.
     for start, n, slots in (
         (10, 0, [-1, -1, -1, -1, -1]),
         (10, 3, [10, 11, 12, -1, -1]),

@@ -60,7 +60,7 @@ def test_a_set_has_the_features_most_correlated_with_its_seed():
         [0.1, 3.0, 0.5, 0.0, 6.0],
         [0.2, 2.0, 0.4, 6.0, 9.0],
     ]
-    # by hand: the seed and the two that share most with it
+    # by hand: the seed and the two features that share most information with it
     expected = [{0, 1, 2}, {1, 0, 3}, {2, 0, 3}, {3, 4, 1}, {4, 3, 1}]
     masks = correlated_masks(np.array(shared))
     assert [set(np.flatnonzero(mask)) for mask in masks] == expected

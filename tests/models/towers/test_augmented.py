@@ -86,7 +86,7 @@ def test_shared_layers_have_one_set_of_weights_that_both_towers_train(schema, hi
 
 QUERY_OF, POSITIVE_OF = np.array([0, 1, 1, 2, 0]), np.array([0, 0, 2, 1, 2])
 USER = {"user": np.int32([[3], [OOV], [4]]), "age": np.int32([[3], [4], [3]])}
-ITEM = {  # the last one is no positive
+ITEM = {  # the last item is not a positive
     "film": np.int32([[3], [OOV], [5], [4]]),
     "genres": np.int32([[5, 0, 0], [3, 4, 0], [0, 0, 0], [7, 0, 0]]),
 }
@@ -152,7 +152,7 @@ def test_all_trainable_parts_are_in_checkpoints_and_saved_models(seeing, tmp_pat
     tower = create(larger(), seeing, config, seed=1)
     history = fit(tower, seeing, TRAINING, own_colour(seeing), tmp_path / "state")
     assert max(history["val_ndcg@10"]) > 0.95
-    # Of a finished fit all is read, and nothing done.
+    # A finished training is restored, and no step is done.
     again = create(larger(), seeing, config, seed=2)
     assert fit(again, seeing, TRAINING, lambda model: 1 / 0, tmp_path / "state") == history
     for weight, other in zip(again.model.weights, tower.model.weights, strict=True):

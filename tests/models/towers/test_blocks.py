@@ -45,7 +45,7 @@ def test_dropout_applies_to_what_is_added():
     ones = tf.ones([2000, 3])
     for layer in (ResidualLayer(4, 0.25), CrossLayers([3], 0.25)):
         layer(ones)
-        # Not random ones: all four ReLUs may be dead, and nothing is added that could be dropped.
+        # With random weights all four ReLUs may be 0, so that nothing could be dropped.
         for weight in layer.trainable_weights:
             weight.assign(tf.ones_like(weight))
         added = layer(ones) - 1

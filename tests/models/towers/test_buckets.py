@@ -41,7 +41,7 @@ def test_quarters_of_the_normal_distribution():
     edge = np.float32(QUARTILE)
     below = np.nextafter(edge, np.float32(0))
     numbers = [-9, -0.7, -edge, -below, -1e-9, 0, 0.6, below, edge, 0.7, 9]
-    # A number at an edge is above it: so is a null, which is 0.
+    # A number at an edge belongs to the upper bucket, as does null, which is 0.
     assert buckets_of(numbers, 4).tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 

@@ -100,7 +100,7 @@ def test_a_saved_tower_and_its_onnx_model_return_the_same_vectors(schema, settin
     (vectors,) = signature(**{name: tf.constant(v) for name, v in USERS.items()}).values()
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     (tmp_path / "onnx").mkdir()
-    # Compiling compares the two, on lists of any codes.
+    # `compile` compares the two on random lists.
     QueryTower(tmp_path / "tower").compile(tmp_path / "onnx", schema)
 
 

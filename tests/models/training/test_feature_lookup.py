@@ -69,7 +69,7 @@ def test_training_hides_item_ids_at_their_own_rates_and_other_codes_at_one_rate(
     assert np.mean([out["user"] == 2 for out in steps]) == pytest.approx(0.1, abs=0.01)
     for out in steps[:9]:
         assert not (out["genres"] == 2).any(), "multi-hot values are never hidden"
-        assert (out["height"][:, 0] == steps[0]["height"][:, 0]).all(), "nor are numbers"
+        assert (out["height"][:, 0] == steps[0]["height"][:, 0]).all(), "numbers are never hidden"
 
 
 def test_hidden_values_depend_on_the_step_alone(lookup):
@@ -116,8 +116,8 @@ def with_history():
 def test_positives_are_removed_from_histories_in_training_only(with_history):
     import tensorflow as tf
 
-    # User 2 with the items of the codes 6 and 4, user 0 with 5; the items of one are in the
-    # history of the other too.
+    # User 2 with the codes 6 and 4, user 0 with 5. Each has the other's items in the
+    # history, too.
     rows = {"user_row": tf.constant([2, 0, 2]), "item_row": tf.constant([3, 2, 1])}
     np.testing.assert_array_equal(
         at(with_history, 0, rows)["seen"], [[7, 0, 5, 0], [3, 4, 0, 0]], "as long as the longest"
