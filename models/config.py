@@ -1,180 +1,220 @@
-"""The settings of the towers and of the loss between them."""
+"""The settings of the towers, and of the loss that trains them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
 
-from twotower.models.objective.build import (
-    LEAST_TEMPERATURE,
-    OF_COSINES,
+from twotower.models.objective.config import (
+    MIN_LEARNED_TEMPERATURE,
     ObjectiveConfig,
     SelfSupervisedConfig,
+    describe_choices,
 )
+from twotower.models.objective.losses import LOSSES
+from twotower.models.objective.negatives import SAMPLERS
+from twotower.models.towers.options import HIDDEN_LAYERS, POOLINGS, Option
 
-MOST_COMPARED = 200  # values of a list that attend to each other
-Width = conint(gt=0, le=65_536)
+if TYPE_CHECKING:  # mypy cannot read a type that is computed
+    LayersName = str
+    PoolingName = str
+    Width = int
+else:
+    LayersName = Literal[tuple(HIDDEN_LAYERS)]
+    PoolingName = Literal[tuple(POOLINGS)]
+    Width = conint(gt=0, le=65_536)
+
+
+def _summaries(options: Mapping[str, Option]) -> str:
+    return describe_choices({name: option.summary for name, option in options.items()})
 
 
 class TwoTowerConfig(BaseModel, extra=Extra.forbid):
-    """Shape of the towers and of the softmax between them."""
+    """The shape of both towers, and how they are trained against each other."""
 
-    dim: Width = Field(64, description="output dimension of both towers")
+    dim: Width = Field(64, description="size of the vectors that both towers compute")
     hidden: list[Width] = Field(
         [],
         max_items=100,
-        description="none: a tower is the sum of its embeddings, each of size dim, and of each "
-        "number times a vector; otherwise embeddings and numbers are concatenated and pass these "
-        "layers and a projection to dim",
+        description="sizes of the hidden layers of each tower. If empty, a tower is the sum of its "
+        "embeddings, each of size `dim`, and of each number times a learned vector. Otherwise "
+        "embeddings and numbers are concatenated, and the last layer is projected to `dim`",
     )
-    layers: Literal["mlp", "residual", "cross"] = Field(
-        "mlp",
-        description="what the hidden layers are: ReLU layers of these widths; residual layers, "
-        "which add to their input a ReLU layer of this width, projected back; DCN-v2's cross "
-        "layers, which multiply the input with products of it by matrices of these ranks",
+    layers: LayersName = Field(
+        "mlp", description=f"kind of the hidden layers. {_summaries(HIDDEN_LAYERS)}"
     )
     shared: list[Width] = Field(
         [],
         max_items=100,
-        description="widths of ReLU layers that follow in both towers with the same weights, and "
-        "then a projection to dim, the same too; none: the towers have nothing in common",
+        description="widths of ReLU layers, followed by a projection to `dim`, at the end of both "
+        "towers and with the same weights in both. If empty, the towers share no weights",
     )
     mimic_weight: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="weight of the loss by which a second vector of every user and item, an input "
-        "of its tower, learns to be like what the other tower answers: models/augmented.py; 0: no "
-        "such vectors. Needs hidden layers",
+        description="weight of the mimic loss of the dual augmented two-tower model. Each user and "
+        "item gets an additional input vector, which learns to imitate the other tower's output "
+        "(models/towers/augmented.py). 0: no such vectors. Needs hidden layers",
     )
     feature_dim: Width = Field(
-        16, description="size of the embeddings beside the id's, when there are hidden layers"
+        16,
+        description="size of the embeddings other than the user's and item's id; used only with "
+        "hidden layers",
     )
     buckets: int = Field(
         0,
         ge=0,
         le=65_536,
         description="also bin each number into this many buckets, equally likely under a normal "
-        "distribution, each with its own embedding; 2 or more, 0: none",
+        "distribution, each with its own embedding. 2 or more; 0: numbers are not binned",
     )
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="dropout after each hidden layer; of residual and cross layers what they add "
-        "to their input is dropped",
+        description="dropout rate after each hidden layer; residual and cross layers drop out what "
+        "they add to their input",
     )
     feature_dropout: float = Field(
         0.02,
         ge=0,
         lt=1,
-        description="share of training values (but item ids) replaced by out-of-vocabulary, so "
-        "that unknown users and unseen values meet a trained embedding",
+        description="fraction of categorical values, except item ids and lists, that are replaced "
+        "by the out-of-vocabulary code in training, to train its embedding for unknown users and "
+        "values",
     )
     cold_count: float = Field(
         1.0,
         gt=0,
         le=1e6,
-        description="every item's id is hidden about this often an epoch, so that an item without "
-        "positives is scored by its features, as if it had this many",
+        description="item ids are randomly replaced by the out-of-vocabulary id in training, about "
+        "this often per item and epoch. An item without positives is then scored by its features, "
+        "as if it had this many positives",
     )
-    history_pooling: Literal["sum", "mean", "sqrtn", "attention", "self_attention"] = Field(
+    history_pooling: PoolingName = Field(
         "mean",
-        description="what the embeddings of a user's items are added up to, where there is "
-        "features.history: divided by nothing, their number, or its square root; or a mean "
-        "weighted by the softmax of what a learned query makes of each; or, in their order, a mean "
-        "after each has attended to all of them, which needs features.history to be short, like 50",
+        description="how the embeddings of the items in a user's history (features.history) are "
+        f"combined. {_summaries(POOLINGS)}",
     )
     history_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of a history's items left out in a training step"
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the items in each history that is left out at a training step",
     )
     normalize: bool = Field(
         True,
-        description="L2-normalise what the towers answer, so that scores are cosines; else they "
-        "are inner products",
+        description="scale the towers' vectors to length 1, so that scores are cosines; otherwise "
+        "scores are inner products",
     )
     embedding_l2: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="added to the loss times the sum of the squares of a batch's embeddings: of "
-        "every different user and item of it once, however many interactions it has, and of every "
-        "categorical column of theirs the embedding that is looked up (of a list what its known "
-        "values' are pooled to). Summed, not averaged as the rest of the loss; vectors and buckets "
-        "of numbers, augmented vectors and hidden layers are left out",
+        description="L2 penalty: this times the sum of the squared embeddings of a batch is added "
+        "to the loss. Each distinct user and item counts once, and a list counts as its pooled "
+        "vector. Embeddings of numbers, augmented vectors and hidden layers are not penalised",
     )
-    temperature: float = Field(0.2, ge=1e-4, le=1e4, description="logits are score / temperature")
+    temperature: float = Field(
+        0.2,
+        ge=1e-4,
+        le=1e4,
+        description="scores are divided by it to give logits; a lower value puts more weight on "
+        "the negatives with the highest scores",
+    )
     learn_temperature: bool = Field(
-        False, description="begin with that temperature and learn it with the towers"
+        False, description="train the temperature with the towers, starting from `temperature`"
     )
     softmax_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the factors of the softmax's matrix products in training"
+        "float32",
+        description="precision of the softmax's matrix products in training; bfloat16 changes "
+        "scores by up to 1/256 of their size",
     )
     logq: float = Field(
         1.0,
         ge=0,
         le=100,
-        description="weight of the logQ correction; 1 is the textbook one, 0 none",
+        description="weight of the logQ correction for how often items are sampled as negatives: 1 "
+        "is the textbook's, 0 is none",
     )
     logq_estimate: Literal["counts", "streaming"] = Field(
         "counts",
-        description="where it knows from how often an item is a negative: the positives of the "
-        "training part, counted beforehand; or the batches, from which it learns that as they "
-        "come. An update counts",
+        description="how sampling probabilities are estimated for the logQ correction. counts: "
+        "from the number of positives in the training part; streaming: from the batches, during "
+        "training. `twotower update` always uses counts",
     )
     objective: ObjectiveConfig = Field(
-        ObjectiveConfig(), description="the loss and its negatives: models/objective.py"
+        ObjectiveConfig(), description="the loss, its negatives and corrections"
     )
     self_supervised: SelfSupervisedConfig | None = Field(
         None,
-        description="a second task, which also teaches items without positives: to know an item by "
-        "a part of its features; by default none",
+        description="an additional task, which also trains items without positives: to recognise "
+        "an item by a part of its features. By default none",
     )
 
     @validator("buckets")
-    def _tell_numbers_apart(cls, value: int) -> int:
+    def _check_buckets(cls, value: int) -> int:
         if value == 1:
-            raise ValueError("one bucket has all numbers: set 2 or more, or 0 for none")
+            raise ValueError("1 bucket would hold all numbers; set 2 or more, or 0 for none")
         return value
 
     @root_validator(skip_on_failure=True)
-    def _fits_the_objective(cls, values: dict) -> dict:
+    def _check_objective(cls, values: dict[str, Any]) -> dict[str, Any]:
         objective = values["objective"]
         if objective.corrected_logq and values["logq"] != 1:
-            raise ValueError("objective.corrected_logq is a whole correction: logq is to be 1")
-        if values["learn_temperature"] and objective.loss in OF_COSINES:
-            raise ValueError(f"learn_temperature: objective.loss {objective.loss} has none")
-        if values["learn_temperature"] and values["temperature"] < LEAST_TEMPERATURE:
-            raise ValueError(f"learn_temperature: temperature is {LEAST_TEMPERATURE} or more")
+            raise ValueError(
+                f"logq is {values['logq']}, but objective.corrected_logq needs logq to be 1"
+            )
+        if values["learn_temperature"] and not LOSSES[objective.loss].uses_temperature:
+            raise ValueError(
+                f"learn_temperature: objective.loss {objective.loss} has no temperature; set "
+                "learn_temperature to false"
+            )
+        if values["learn_temperature"] and values["temperature"] < MIN_LEARNED_TEMPERATURE:
+            raise ValueError(
+                f"temperature is {values['temperature']}; with learn_temperature it must be "
+                f"{MIN_LEARNED_TEMPERATURE} or more"
+            )
         if values["softmax_precision"] != "float32" and not objective.is_default:
-            raise ValueError("softmax_precision is of the default objective")
+            raise ValueError(
+                "softmax_precision applies to the default objective only; set it to float32, or "
+                "remove the settings of objective"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _check_streaming(cls, values: dict[str, Any]) -> dict[str, Any]:
+        objective = values["objective"]
         if values["logq_estimate"] == "streaming" and (
-            objective.negatives not in ("in_batch", "cross_batch")
-            or objective.loss != "softmax"
+            not SAMPLERS[objective.negatives].only_positives
+            or LOSSES[objective.loss].kind != "softmax"
             or not values["logq"]
         ):
+            names = [name for name, sampler in SAMPLERS.items() if sampler.only_positives]
             raise ValueError(
-                "logq_estimate: streaming is of items that are negatives as positives of batches: "
-                "of the softmax with negatives in_batch or cross_batch, and logq above 0"
+                "logq_estimate: streaming needs objective.loss softmax, objective.negatives "
+                f"{' or '.join(names)}, and logq above 0"
             )
         return values
 
     @root_validator(skip_on_failure=True)
-    def _penalty_of_the_batch(cls, values: dict) -> dict:
-        # The towers add it to the loss wherever they look an embedding up.
+    def _check_self_supervised(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # The towers add the penalty wherever they look up an embedding.
         if values["self_supervised"] and values["embedding_l2"]:
             raise ValueError(
-                "embedding_l2 would count the embeddings of self_supervised's views with those of "
-                "the batch: one of them is to be left out"
+                "embedding_l2 cannot be used with self_supervised, whose views' embeddings it "
+                "would penalise too; set embedding_l2 to 0 or remove self_supervised"
             )
         return values
 
     @root_validator(skip_on_failure=True)
-    def _augmented_beside_others(cls, values: dict) -> dict:
+    def _check_mimic_weight(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values["mimic_weight"] and not values["hidden"]:
             raise ValueError(
-                "mimic_weight needs hidden layers: in a sum of embeddings the augmented vector "
-                "would be nothing but a second embedding of the id"
+                "mimic_weight needs hidden layers: without them the augmented vector would only be "
+                "a second embedding of the id"
             )
         return values

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, root_validator
 
-from twotower.models.config import MOST_COMPARED, TwoTowerConfig
+from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.metrics import METRICS, EvaluationConfig
+from twotower.models.towers.options import MAX_ATTENTION_LENGTH
 from twotower.models.training.closed_form import unmet
 from twotower.models.training.fit import TrainingConfig
 from twotower.models.training.growth import UpdateConfig
@@ -117,10 +118,10 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _self_attention_is_short(cls, values: dict) -> dict:
         history = values["features"].history or 0
-        if values["model"].history_pooling == "self_attention" and history > MOST_COMPARED:
+        if values["model"].history_pooling == "self_attention" and history > MAX_ATTENTION_LENGTH:
             raise ValueError(
                 "model.history_pooling: self_attention compares all items of a history with each "
-                f"other; set features.history to {MOST_COMPARED} or less"
+                f"other; set features.history to {MAX_ATTENTION_LENGTH} or less"
             )
         return values
 

@@ -226,7 +226,7 @@ def count_changed_rows(old: list[EncodedTable], new: list[EncodedTable]) -> int:
 
     A code that was out of vocabulary may change.
     """
-    from twotower.models.towers.layers import OUT_OF_VOCABULARY
+    from twotower.models.batch_keys import OUT_OF_VOCABULARY
 
     changed = 0
     for (old_ids, before), (new_ids, after) in zip(old, new, strict=True):

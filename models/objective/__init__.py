@@ -1,1 +1,1 @@
-"""What training minimises: softmax, losses, negatives, corrections."""
+"""What training minimises: losses, their negatives and corrections, and additional tasks."""

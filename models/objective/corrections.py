@@ -1,9 +1,10 @@
-"""Corrections for how candidates come to be seen: sampled often as negatives, shown often at all.
+"""Corrections for how items are sampled as negatives (logQ), and for how they are exposed to users.
 
-A softmax over samples estimates the softmax over all rows of the item table, so Q always means the
-sampling probability of one row. Vectors of Q are indexed by id, because candidates have ids. A
-known id has one row. All ids that are not in the vocabulary share the out-of-vocabulary id; its Q
-is the probability of one of these rows, not their sum. log Q is subtracted from the scores.
+A softmax over sampled negatives estimates the softmax over all rows of the item table, so Q is
+always the sampling probability of one row. Vectors of log Q are indexed by id, because candidates
+have ids. A known id belongs to one row. All items outside the vocabulary share the
+out-of-vocabulary id, whose Q is the probability of one of their rows, not the sum. log Q is
+subtracted from the scores.
 """
 
 from __future__ import annotations
@@ -12,32 +13,53 @@ import numpy as np
 import tensorflow as tf
 
 
-def log_q(counts: tf.Tensor, power: float = 1.0, rows: tf.Tensor | None = None) -> tf.Tensor:
-    """Logarithm of counts ** power over the sum of rows ** power, float32, as long as `counts`.
-
-    In-batch negatives are drawn with power 1, uniform ones with power 0, which is -log(number of
-    rows) for all; in between are word2vec's (Mikolov et al., NIPS 2013: 0.75). -inf where nothing
-    is drawn: for power > 0 at a count of 0.
+def log_q(counts: tf.Tensor, power: float, rows: tf.Tensor) -> tf.Tensor:
+    """Logarithm of counts ** power / sum of rows ** power.
 
     Parameters
     ----------
-    counts : int or float [cardinality], 0 or more: by id, how often one row of it counts
-    rows : int or float [n_items], 0 or more, some above 0: how often each row counts, by default
-        `counts`, one row per id
+    counts : Tensor of int or float, shape (cardinality,)
+        Number of positives of one row of each id, 0 or more.
+    power : float
+        1 for in-batch negatives, 0 for uniform ones, which gives -log(number of rows) for all; in
+        between for negatives by popularity (word2vec: Mikolov et al., NIPS 2013, uses 0.75).
+    rows : Tensor of int or float, shape (n_items,)
+        Number of positives of each row, 0 or more, at least one above 0.
+
+    Returns
+    -------
+    Tensor of float32, shape (cardinality,)
+        -inf for an id that is never drawn: a count of 0, if the power is above 0.
     """
     share = tf.pow(tf.cast(counts, tf.float64), power)
-    every = share if rows is None else tf.pow(tf.cast(rows, tf.float64), power)
+    every = tf.pow(tf.cast(rows, tf.float64), power)
     return tf.cast(tf.math.log(share / tf.reduce_sum(every)), tf.float32)
 
 
 def mixture_log_q(
     log_q: tf.Tensor, in_batch: int | tf.Tensor, uniform: int | tf.Tensor, n_items: int
 ) -> tf.Tensor:
-    """Logarithm of the expected share of a pool of mixed negatives, float32 [n].
+    """Logarithm of the expected share of an item among in-batch and uniform negatives together.
 
-    log((B * Q + U / n_items) / (B + U)), of B = `in_batch` negatives that come as positives do,
-    with the probability Q, and U = `uniform` rows of the item table (mixed negative sampling: Yang
-    et al., WWW 2020). log_q : float32 [n], log Q of some rows; B + U above 0.
+    Parameters
+    ----------
+    log_q : Tensor of float32, shape (n,)
+        Logarithm of the probability Q that an in-batch negative is each of n rows.
+    in_batch : int or scalar Tensor of int
+        Number B of in-batch negatives.
+    uniform : int or scalar Tensor of int
+        Number U of uniform negatives; B + U is above 0.
+    n_items : int
+        Number of rows of the item table.
+
+    Returns
+    -------
+    Tensor of float32, shape (n,)
+        log((B * Q + U / n_items) / (B + U)).
+
+    Notes
+    -----
+    Mixed negative sampling: Yang et al., WWW 2020.
     """
     in_batch, uniform = tf.cast(in_batch, tf.float32), tf.cast(uniform, tf.float32)
     mixed = in_batch * tf.exp(log_q) + uniform / n_items
@@ -45,25 +67,31 @@ def mixture_log_q(
 
 
 class StreamingFrequency(tf.Module):
-    """How often items are interacted with, learnt from the stream of interactions itself.
-
-    Algorithm 2 of Yi et al. (RecSys 2019): for each item the place A in the stream where it was
-    last, and the estimated distance between two of its places, B = (1 - alpha) * B + alpha *
-    (place - A). An interaction is of the item with the probability 1 / B. It follows a distribution
-    that drifts, and needs no counts beforehand.
-
-    The paper counts in steps. With batches as large as the catalogue every step would contain all
-    popular items, which would then be equally likely, so places are counted in interactions here. k
-    interactions of one item in a batch enter with their mean distance and the weight of k single
-    ones, 1 - (1 - alpha)^k. Ids are not hashed.
+    """Sampling probabilities of items, estimated from the batches during training.
 
     Parameters
     ----------
-    cardinality : above 0, of the item ids
-    alpha : above 0 to 1, the weight of the latest distance; 0.05 averages over about twenty
-    shared : the id that stands for many items: for items whose id is hidden at random in training,
-        and for items that are not in the vocabulary
-    sharing : number of these items; the probability of `shared` is that of one of them
+    cardinality : int
+        Number of item ids, above 0.
+    alpha : float
+        Weight of the latest distance, above 0 and up to 1; 0.05 averages over about twenty.
+    shared : int
+        The id that stands for several items: those whose id is hidden at random in training, and
+        those that are not in the vocabulary.
+    sharing : int
+        Number of these items. The probability of `shared` is that of one of them.
+
+    Notes
+    -----
+    Algorithm 2 of Yi et al. (RecSys 2019) keeps for each item the place A in the stream of
+    interactions where it was last, and the average distance between its places, B = (1 - alpha) * B
+    + alpha * (place - A). The next interaction is with the item with the probability 1 / B. The
+    estimate follows a distribution that changes, and needs no counts beforehand.
+
+    The paper counts places in steps. With batches as large as the catalogue, every step would
+    contain all popular items, which would then seem equally likely, so here places are counted in
+    interactions. If an item occurs k times in a batch, its mean distance has the weight of k single
+    occurrences, 1 - (1 - alpha)^k. Ids are not hashed.
     """
 
     def __init__(
@@ -79,11 +107,17 @@ class StreamingFrequency(tf.Module):
         self.alpha, self.shared, self.sharing = alpha, shared, float(max(sharing, 1))
         self.place = tf.Variable(tf.constant(0, tf.int64), trainable=False)
         self.last = tf.Variable(tf.zeros([cardinality], tf.int64), trainable=False)
-        # Until they are seen, all ids are equally likely.
+        # All ids are equally likely until they are seen.
         self.distance = tf.Variable(tf.fill([cardinality], float(cardinality)), trainable=False)
 
     def update(self, ids: tf.Tensor) -> None:
-        """Learn from the next interactions, of the item ids int [n], in their order."""
+        """Update the estimates with the next interactions.
+
+        Parameters
+        ----------
+        ids : Tensor of int, shape (n,)
+            Their item ids, in order.
+        """
         hit, at, times = tf.unique_with_counts(tf.cast(ids, tf.int64))
         n = tf.size(ids, tf.int64)
         places = self.place + tf.range(1, n + 1)
@@ -97,55 +131,66 @@ class StreamingFrequency(tf.Module):
         self.place.assign_add(n)
 
     def log_q(self, ids: tf.Tensor) -> tf.Tensor:
-        """Logarithm of the probability of each of the item ids int [n], float32 [n]."""
+        """Return the logarithms of the probabilities of item ids int [n], float32 [n]."""
         items = tf.where(tf.cast(ids, tf.int64) == self.shared, self.sharing, 1.0)
         return -tf.math.log(tf.gather(self.distance, ids) * items)
 
 
 def corrected_log_q(positive_log_q: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """What to subtract from the scores of positives when log_q is subtracted from negatives.
+    """What the corrected logQ correction subtracts from the score of a positive.
 
-    The logQ correction subtracts the positive's own log_q as if it had been drawn like the
-    negatives, but it is always there. Khrylchenko et al. (RecSys 2025, "Correcting the LogQ
-    Correction") let the sampled sum be over negatives only, drawn from Q' = Q / (1 - Q(positive)),
-    and weigh each row's loss by how unlikely the model holds its positive,
+    Parameters
+    ----------
+    positive_log_q : Tensor of float32, shape (n,)
+        Logarithm of the probability Q, below 1, that a negative is the positive's item.
+    others : Tensor of float32, shape (n,)
+        Number m of negatives that are another item.
+
+    Returns
+    -------
+    Tensor of float32, shape (n,)
+        log((1 - Q) / m).
+
+    Notes
+    -----
+    The logQ correction subtracts log Q from the positive's score as if the positive had been drawn
+    like the negatives, but it is always present. Khrylchenko et al. (RecSys 2025, "Correcting the
+    LogQ Correction") sum over negatives only, drawn from Q' = Q / (1 - Q(positive)), and weight the
+    loss of each row by the model's probability of not choosing its positive:
 
         sg(1 - P) * log(sum over j of exp(s(j) - log Q'(j)) / exp s(+)),
         P = exp s(+) / (exp s(+) + sum over j of exp(s(j) - log Q'(j)) / m),
 
-    of m negatives other than the positive, where sg stops the gradient. The gradient is that of
-    -log P, a softmax in which log(Q'(j) * m) is subtracted from the negatives and nothing from the
-    positive. If only log Q is subtracted from the negatives, the same softmax results when
-    log((1 - Q(positive)) / m) is subtracted from the positive (which must be no negative of
-    itself). The value is then -log P, an estimate of the full softmax's loss.
-
-    Parameters
-    ----------
-    positive_log_q : float32 [n], log of the probability that a negative that is drawn is this one,
-        below 0
-    others : float32 [n], m: number of negatives that are another item
-
-    Returns
-    -------
-    float32 [n], log((1 - Q(positive)) / m).
+    with m negatives other than the positive, where sg stops the gradient. Its gradient is that of
+    -log P: a softmax in which log(Q'(j) * m) is subtracted from the negatives, and nothing from the
+    positive. Subtracting only log Q from the negatives and log((1 - Q(positive)) / m) from the
+    positive gives the same softmax, if the positive is not its own negative. The value of the loss
+    is then -log P, an estimate of the full softmax's loss.
     """
-    # Without any other negative the loss is 0, whatever is taken off.
+    # Without another negative the loss is 0, whatever is subtracted.
     return tf.math.log1p(-tf.exp(positive_log_q)) - tf.math.log(tf.maximum(others, 1.0))
 
 
-def inverse_propensity(counts: np.ndarray, power: float, largest: float) -> np.ndarray:
-    """Weights of interactions by their item, float32 [n_items], of mean 1 over interactions.
-
-    An item is taken to be seen with the propensity (n / max n) ** power (Saito et al., WSDM 2020:
-    power 0.5), so that an interaction stands for one over it; power 0 weighs all the same.
+def inverse_propensity(counts: np.ndarray, power: float, max_weight: float) -> np.ndarray:
+    """Weights of interactions by item that compensate for how often items are exposed to users.
 
     Parameters
     ----------
-    counts : int or float [n_items], the interactions n of each item, some above 0
-    largest : 1 or more, bounds a weight before all are divided by their mean: few interactions
-        would outweigh all others
+    counts : ndarray of int or float, shape (n_items,)
+        Number of interactions of each item, at least one above 0.
+    power : float
+        An item is assumed to be exposed with the propensity (n / max n) ** power (Saito et al.,
+        WSDM 2020, use 0.5), and an interaction weighs 1 / propensity. 0 weights all alike.
+    max_weight : float
+        Upper limit of a weight before normalisation, 1 or more, so that a few interactions do not
+        outweigh all others.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_items,)
+        Normalised to a mean of 1 over all interactions.
     """
     counts = np.asarray(counts, np.float64)
     propensity = (counts / counts.max()) ** power
-    weight = 1.0 / np.maximum(propensity, 1.0 / largest)
+    weight = 1.0 / np.maximum(propensity, 1.0 / max_weight)
     return (weight * (counts.sum() / (weight @ counts))).astype(np.float32)

@@ -1,8 +1,8 @@
-"""A task beside retrieval, for items with few interactions: know an item by half of its features.
+"""A self-supervised task for items with few interactions: recognise an item by half its features.
 
 Self-supervised learning for large-scale item recommendations (Yao et al., CIKM 2021,
-arXiv 2007.12865). Items are drawn uniformly and not by popularity, two views of each hide features
-that complement each other, and the item tower's vectors of both are to be closest to one another.
+arXiv 2007.12865). Items are drawn uniformly, not by popularity. Two views of each item hide
+complementary features, and the item tower learns to give both views similar vectors.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.random.experimental import stateless_split
 
+from twotower.models.batch_keys import OUT_OF_VOCABULARY, VIEW, VIEWED
 from twotower.models.errors import ModelError
-from twotower.models.objective.build import SelfSupervisedConfig
+from twotower.models.objective.config import SelfSupervisedConfig
 from twotower.models.objective.losses import sampled_softmax
-from twotower.models.objective.negatives import sample_uniform
-from twotower.models.towers.layers import OUT_OF_VOCABULARY
+from twotower.models.objective.sampling import sample_uniform
 
 Features = dict[str, tf.Tensor]
-MOST_COUNTED = 100_000
+MAX_COUNTED_ITEMS = 100_000
 """Maximum number of items used to estimate the mutual information of features. More items change
 the shares of values by about a thousandth, and sorting a large catalogue takes minutes."""
-# Features of a batch: the rows of the items drawn, and both views of them under a column's name.
-VIEWED, VIEW = "_viewed", "_view:"
 
 
 def mutual_information(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Of every two feature columns, in nats: float64 [k, k]; on the diagonal are the entropies.
-
-    The sum over pairs of values of p(a, b) * log(p(a, b) / (p(a) * p(b))), 0 or more, where p are
-    shares of the items.
+    """Mutual information of every two feature columns, in nats.
 
     Parameters
     ----------
-    columns : k of [items] or [items, width]; a multi-hot row is one value. Numbers should be in
-        buckets, a column without repeats tells all of every other one
+    columns : sequence of k ndarrays, shape (items,) or (items, width)
+        A row of a multi-hot column is one value. Numbers should be binned: a column without
+        repeated values determines every other column.
+
+    Returns
+    -------
+    ndarray of float64, shape (k, k)
+        The sum over pairs of values of p(a, b) * log(p(a, b) / (p(a) * p(b))), 0 or more, where p
+        are shares of the items. The diagonal has the entropies.
     """
     flat = [np.reshape(column, (len(column), -1)) for column in columns]
     values = [np.unique(column, axis=0, return_inverse=True)[1] for column in flat]
@@ -46,7 +48,7 @@ def mutual_information(columns: Sequence[np.ndarray]) -> np.ndarray:
     for a, one in enumerate(values):
         for b, other in enumerate(values[:a]):
             both = _entropy(one.astype(np.int64) * (other.max() + 1) + other)
-            # Rounding may take it below 0.
+            # Rounding errors may make it negative.
             shared = max(entropy[a] + entropy[b] - both, 0.0)
             information[a, b] = information[b, a] = shared
     return information
@@ -58,22 +60,22 @@ def _entropy(values: np.ndarray) -> float:
 
 
 def correlated_masks(information: np.ndarray) -> np.ndarray:
-    """The sets of correlated feature masking, bool [k, k]: row f hides what its seed f does.
+    """The feature sets of correlated feature masking.
 
-    The seed and the k // 2 features that share most information with it, of which one view must
-    not be told what the other one hides. One feature at least is left.
+    Set f has the feature f and the k // 2 features that share most information with it, so that one
+    view does not show what the other view hides. At least one feature is not in the set.
 
     Parameters
     ----------
-    information : float [k, k], `mutual_information`; k is 2 or more
+    information : ndarray of float, shape (k, k)
+        From `mutual_information`; k is 2 or more.
 
-    Raises
-    ------
-    ValueError : of a single feature there are no two views
+    Returns
+    -------
+    ndarray of bool, shape (k, k)
+        Row f is set f.
     """
     k = len(information)
-    if k < 2:
-        raise ValueError(f"two views need 2 item features or more, here are {k}")
     others = np.array(information, np.float64)
     np.fill_diagonal(others, np.inf)
     order = np.argsort(-others, axis=1, kind="stable")[:, : 1 + min(k // 2, k - 2)]
@@ -83,26 +85,34 @@ def correlated_masks(information: np.ndarray) -> np.ndarray:
 
 
 def correlated_sets(items: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`correlated_masks` of an item table's columns, bool [k, k].
+    """Compute `correlated_masks` of the columns of an item table.
 
-    Numbers count as the tenth of the items they belong to. An id tells all of every other column:
-    where there are three or more it is in every set.
+    Numbers are binned into tenths of the items. An id determines every other column, so with three
+    columns or more it is in every set.
 
     Parameters
     ----------
-    items : k of int or float [n_items, width], by name
+    items : mapping of str to ndarray of int or float, shape (n_items, width)
+        k columns.
+
+    Returns
+    -------
+    ndarray of bool, shape (k, k)
     """
     n_items = len(next(iter(items.values())))
-    rows = np.random.default_rng(0).permutation(n_items)[:MOST_COUNTED]
-    return correlated_masks(mutual_information([_buckets(v[rows]) for v in items.values()]))
+    rows = np.random.default_rng(0).permutation(n_items)[:MAX_COUNTED_ITEMS]
+    return correlated_masks(mutual_information([_binned(v[rows]) for v in items.values()]))
 
 
-def _buckets(values: np.ndarray) -> np.ndarray:
-    """Codes as they are, of numbers [n, width] the tenths 0 to 9 of their column."""
+def _binned(values: np.ndarray) -> np.ndarray:
+    """Replace numbers [n, width] by the tenth of their column, 0 to 9; leave codes unchanged."""
     if values.dtype.kind != "f":
         return values
     bounds = np.quantile(values, np.arange(1, 10) / 10, axis=0)
-    return sum((values > bound).astype(np.int8) for bound in bounds)
+    tenths = np.zeros(values.shape, np.int8)
+    for bound in bounds:
+        tenths += values > bound
+    return tenths
 
 
 def two_views(
@@ -113,22 +123,31 @@ def two_views(
     dropout: float = 0.0,
     lists: Collection[str] = (),
 ) -> tuple[Features, Features]:
-    """The features of a batch of items twice, each feature hidden in one of the two views.
+    """Create two views of a batch of items; each feature is hidden in one of them.
 
-    One set is drawn for the whole batch; otherwise the hidden features alone would tell items
-    apart. Hidden codes become out-of-vocabulary, as unknown values are, and hidden numbers 0, the
-    mean.
+    All items of the batch hide the same features; otherwise the hidden features alone would
+    distinguish items. Hidden codes become out-of-vocabulary, like unknown values, and hidden
+    numbers become 0, the mean.
 
     Parameters
     ----------
-    features : int or float [n, width], by name
-    mask_sets : bool [sets, k], in the order of `features`; the first view hides a set that is
-        drawn uniformly, the second one all others. `correlated_masks`, or None for a random half
-        (random feature masking)
-    seed : int32 [2]
-    dropout : 0 to below 1, the probability with which each value of a list is hidden as well, in
-        each view by itself
-    lists : the features that are lists, of any width
+    features : mapping of str to Tensor of int or float, shape (n, width)
+        k features.
+    mask_sets : ndarray of bool, shape (sets, k), or None
+        Sets of features, in the order of `features`, from `correlated_masks`. The first view hides
+        a random set, the second view all other features. None: a random half (random feature
+        masking).
+    seed : Tensor of int32, shape (2,)
+    dropout : float
+        The probability, 0 to below 1, of also hiding each value of a list, independently in both
+        views.
+    lists : collection of str
+        The features that are lists, of any width.
+
+    Returns
+    -------
+    tuple of two dicts of str to Tensor
+        The shapes and types of `features`.
     """
     seeds = tf.unstack(stateless_split(seed, 3))
     k = len(features)
@@ -151,7 +170,7 @@ def _view(
     dropout: float,
     lists: Collection[str],
 ) -> Features:
-    """`features` without those that are `hidden`, bool [k], and without what is dropped out."""
+    """Return `features` without those that are `hidden`, bool [k], and without dropped values."""
     view = {}
     seeds = tf.unstack(stateless_split(seed, len(features)))
     for place, (name, values) in enumerate(features.items()):
@@ -167,17 +186,26 @@ def _view(
 def contrastive_loss(
     first: tf.Tensor, second: tf.Tensor, temperature: float, rows: tf.Tensor
 ) -> tf.Tensor:
-    """Mean over a batch's items of -log softmax of an item's two views among all second views.
-
-    With s(i, j) the cosine of the first view of i and the second one of j, over the temperature, it
-    is the mean over i of log(sum over j of exp s(i, j)) - s(i, i) (InfoNCE: van den Oord et al.,
-    2018), float32 scalar.
+    """Mean over the items of -log softmax of an item's two views among all second views.
 
     Parameters
     ----------
-    first, second : float32 [n, D], the item tower's vectors of `two_views`
-    temperature : above 0
-    rows : int [n], the item of each row; an item that is drawn twice is no negative of itself
+    first, second : Tensor of float32, shape (n, dim)
+        The item tower's vectors of both views.
+    temperature : float
+        Above 0.
+    rows : Tensor of int, shape (n,)
+        The row of each item. An item that is drawn twice is not its own negative.
+
+    Returns
+    -------
+    Tensor of float32, shape ()
+
+    Notes
+    -----
+    With s(i, j) the cosine of the first view of i and the second view of j, divided by the
+    temperature, it is the mean over i of log(sum over j of exp s(i, j)) - s(i, i) (InfoNCE: van den
+    Oord et al., 2018).
     """
     first, second = (tf.math.l2_normalize(each, axis=1) for each in (first, second))
     scores = tf.matmul(first, second, transpose_b=True) / temperature
@@ -190,20 +218,28 @@ def item_views(
     items: Mapping[str, np.ndarray],
     lists: Collection[str] = (),
 ) -> Callable[[Mapping[str, tf.Tensor], tf.Tensor], Features] | None:
-    """A function from the item table and a seed to what `views_loss` needs of a step.
-
-    Its features are the rows drawn, int32 [n], and of every column both views, one after the
-    other, [2 n, width]. All rows are as likely, with or without positives.
+    """Create the function that adds two views of random items to a batch.
 
     Parameters
     ----------
-    config : None for no such function
-    items : the item table's columns, int or float [n_items, width]
-    lists : the columns that are lists
+    config : SelfSupervisedConfig or None
+        None for no such function.
+    items : mapping of str to ndarray of int or float, shape (n_items, width)
+        The columns of the item table.
+    lists : collection of str
+        The columns that are lists.
+
+    Returns
+    -------
+    callable or None
+        From the item table and a seed int32 [2] to the features that `views_loss` needs: the rows
+        drawn, int32 [n], and for every column the first views and then the second views,
+        [2 n, width]. All rows are equally likely, with or without positives.
 
     Raises
     ------
-    ModelError : the table has a single column, of which there are no two views
+    ModelError
+        If the table has a single column, which cannot be split into two views.
     """
     if config is None:
         return None
@@ -215,12 +251,13 @@ def item_views(
         )
     sets = correlated_sets(items) if config.masking == "correlated" else None
     n_items = len(next(iter(items.values())))
+    n_drawn, dropout = config.items, config.dropout
 
     def views(table: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Features:
         of_rows, of_views = tf.unstack(stateless_split(seed, 2))
-        rows = sample_uniform(config.items, n_items, of_rows)
+        rows = sample_uniform(n_drawn, n_items, of_rows)
         features = {name: tf.gather(values, rows) for name, values in table.items()}
-        both = two_views(features, sets, of_views, dropout=config.dropout, lists=lists)
+        both = two_views(features, sets, of_views, dropout=dropout, lists=lists)
         views = {VIEW + name: tf.concat([view[name] for view in both], 0) for name in features}
         return {VIEWED: rows, **views}
 
@@ -232,12 +269,19 @@ def views_loss(
     encoder: Callable[..., tf.Tensor],
     batch: Mapping[str, tf.Tensor],
 ) -> tf.Tensor:
-    """The weight times the `contrastive_loss` of a step, float32 scalar.
+    """Compute the weighted `contrastive_loss` of a batch.
 
     Parameters
     ----------
-    encoder : the item tower, from columns [n, width] to float32 [n, D]
-    batch : has the features of `item_views`
+    config : SelfSupervisedConfig
+    encoder : callable
+        The item tower, from columns [n, width] to float32 [n, dim].
+    batch : mapping of str to Tensor
+        Has the features of `item_views`.
+
+    Returns
+    -------
+    Tensor of float32, shape ()
     """
     views = {
         name.removeprefix(VIEW): values for name, values in batch.items() if name.startswith(VIEW)

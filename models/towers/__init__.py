@@ -1,1 +1,1 @@
-"""Query and candidate tower: embeddings, pooling, blocks."""
+"""The query tower and the candidate tower: embeddings, list pooling, hidden layers."""

@@ -1,9 +1,9 @@
-"""The dual augmented two-tower: what a user's tower knows of items, and an item's of users.
+"""The dual augmented two-tower model: an additional vector that imitates the other tower.
 
 Yu et al., "A Dual Augmented Two-tower Model for Online Large-scale Recommendation" (DLP-KDD 2021).
-Towers meet only in their last product. Here every user and every item has one more vector by its
-id, which is an input of its own tower and learns to be like what the other tower answers for the
-positives. Serving needs nothing for it: it is looked up within the tower.
+Plain towers meet only in their final product. Here each user and each item has one more vector,
+looked up by its id. It is an input of its own tower, and learns to resemble the other tower's
+output for the positives. Serving does not change, as the look-up is a part of the tower.
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ from __future__ import annotations
 import tensorflow as tf
 from merlin.schema import ColumnSchema
 
-from twotower.models.objective.softmax import POSITIVE_OF, QUERY_OF
+from twotower.models.batch_keys import POSITIVE_OF, QUERY_OF
 
-AUGMENTED = "_augmented"  # what a tower has it as among its inputs, beside columns of other names
+AUGMENTED = "_augmented"  # the name of the vector among the inputs of a tower; not a column's name
 
 
 class AugmentedVector(tf.keras.layers.Layer):
-    """Features by name -> float32 [n, dim], the augmented vector of each id int [n, 1] in `column`.
+    """The augmented vectors of ids: features by name -> float32 [n, dim].
 
-    Unknown ids have that of the out-of-vocabulary one.
+    Unknown ids have the vector of the out-of-vocabulary id.
+
+    Parameters
+    ----------
+    column : ColumnSchema
+        The id column, int [n, 1] among the features.
+    dim : int
     """
 
     def __init__(self, column: ColumnSchema, dim: int, **kwargs):
@@ -31,19 +37,28 @@ class AugmentedVector(tf.keras.layers.Layer):
         return self.vectors(tf.reshape(inputs[self.column], [-1]))
 
     def compute_output_shape(self, input_shape):
-        """One vector a row."""
+        """Return [n, dim]."""
         return tf.TensorShape([input_shape[self.column][0], self.vectors.output_dim])
 
 
 class MimicLoss(tf.keras.layers.Layer):
-    """Hands on both towers' vectors; in training it adds the adaptive mimic loss, times `weight`.
+    """Returns both towers' vectors unchanged; in training it adds the adaptive mimic loss.
 
-    The mean of |a_u - p_v|^2 + |a_v - p_u|^2 over the interactions of user u and item v, where a
-    are augmented vectors and p what the towers answer, held fixed. (The paper's mean is over
-    negatives too, which add nothing to it.) Its category alignment loss, for catalogues where one
-    category outnumbers the others, is left out.
+    As the `pre` of a Merlin output, it adds to whatever loss that output has.
 
-    As the `pre` of one of Merlin's outputs it adds to whatever loss that has.
+    Parameters
+    ----------
+    query, candidate : AugmentedVector
+        The augmented vectors of users and of items.
+    weight : float
+        Factor of the loss.
+
+    Notes
+    -----
+    The loss is the mean of |a_u - p_v|^2 + |a_v - p_u|^2 over the interactions of user u and item
+    v, where a are augmented vectors and p are the towers' outputs, without a gradient. (The paper's
+    mean also runs over negatives, which add nothing to it.) The paper's category alignment loss,
+    for catalogues that one category dominates, is left out.
     """
 
     def __init__(self, query: AugmentedVector, candidate: AugmentedVector, weight: float, **kwargs):
@@ -53,20 +68,21 @@ class MimicLoss(tf.keras.layers.Layer):
     def call(self, inputs, features, training=False):
         if training:
             users, items = inputs["query"], inputs["candidate"]
-            own, others = self.query(features), self.candidate(features)
-            # Distinct users and items; the batch has the rows of each interaction.
+            of_users, of_items = self.query(features), self.candidate(features)
+            # The batch has distinct users and items; these are the rows of each interaction.
             query_of, positive_of = features[QUERY_OF], features[POSITIVE_OF]
-            users, own = tf.gather(users, query_of), tf.gather(own, query_of)
-            items, others = tf.gather(items, positive_of), tf.gather(others, positive_of)
-            self.add_loss(self.weight * (_distance(own, items) + _distance(others, users)))
+            users, of_users = tf.gather(users, query_of), tf.gather(of_users, query_of)
+            items, of_items = tf.gather(items, positive_of), tf.gather(of_items, positive_of)
+            distance = _distance(of_users, items) + _distance(of_items, users)
+            self.add_loss(self.weight * distance)
         return inputs
 
     def compute_output_shape(self, input_shape):
-        """As the input's."""
+        """Return the shape of the input."""
         return input_shape
 
 
-def _distance(augmented: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
-    """Mean over the rows of [n, dim] of the squared distance; `answered` learns nothing by it."""
-    difference = augmented - tf.stop_gradient(answered)
+def _distance(augmented: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Mean squared distance of the rows of [n, dim]; no gradient flows into `target`."""
+    difference = augmented - tf.stop_gradient(target)
     return tf.reduce_mean(tf.reduce_sum(tf.square(difference), axis=1))

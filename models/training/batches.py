@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from twotower.models.towers.layers import ITEM_ROW, USER_ROW
+from twotower.models.batch_keys import ITEM_ROW, USER_ROW
 
 
 def shuffled_batches(

@@ -134,7 +134,7 @@ def start(
     """
     from merlin.schema import Tags
 
-    from twotower.models.towers.layers import OUT_OF_VOCABULARY
+    from twotower.models.batch_keys import OUT_OF_VOCABULARY
     from twotower.models.two_tower import embedding_tables, history_column
 
     seen = history_column(tower.schema)

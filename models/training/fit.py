@@ -14,7 +14,7 @@ from pydantic import BaseModel, Extra, Field
 
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
-from twotower.models.objective.build import IN_BATCH, ObjectiveConfig
+from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.training.closed_form import ClosedFormConfig
 from twotower.models.two_tower import build_two_tower, example_input, hide_item_ids, history_column
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from merlin.schema import Schema
 
-    from twotower.models.towers.layers import FeatureLookup
     from twotower.models.training.callbacks import Progress
+    from twotower.models.training.feature_lookup import FeatureLookup
     from twotower.models.training.mining import MinedNegatives
 
 WEIGHTS, QUERY_TOWER, CANDIDATE_TOWER = "weights", "query_tower", "candidate_tower"
@@ -240,7 +240,7 @@ def feature_lookup(
     The model must have an optimizer, which counts the steps.
     """
     from twotower.models.objective.self_supervised import item_views
-    from twotower.models.towers.layers import FeatureLookup
+    from twotower.models.training.feature_lookup import FeatureLookup
 
     item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
     lists = [column.name for column in tower.schema if column.is_list]
@@ -277,14 +277,13 @@ def _for_objective(
     mined: MinedNegatives | None,
 ) -> dict[str, Any]:
     """What `FeatureLookup` needs to know for the loss."""
-    from twotower.models.objective.negatives import known_pairs
+    from twotower.models.objective.sampling import known_pairs
 
     positives, settings = data.positives_per_item, {}
     if mined:
         n = objective.per_positive * objective.hard
         settings["draw_own"] = lambda users, seed: mined.draw(users, n, seed)
-    settings["draw"] = objective.sampler(positives)
-    settings["in_batch"] = objective.negatives in IN_BATCH
+    settings["sampler"] = objective.sampler(positives)
     if objective.mask_known:
         settings["known"] = known_pairs(known.user_rows, known.item_rows, len(positives))
     if objective.loss == "squared":
@@ -307,7 +306,7 @@ def _hidden_item_ids(
     """(item id column, probability of hiding each row's id, counts for logQ)."""
     from merlin.schema import Tags
 
-    from twotower.models.towers.layers import OUT_OF_VOCABULARY
+    from twotower.models.batch_keys import OUT_OF_VOCABULARY
 
     item_id = schema.select_by_tag(Tags.ITEM_ID).first
     return item_id.name, *hide_item_ids(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from merlin.schema import Schema
 
-    from twotower.models.towers.layers import MultiHotEmbedding
+    from twotower.models.towers.embeddings import MultiHotEmbedding
     from twotower.models.training.fit import TrainingData, TwoTower
 
 
@@ -141,7 +141,7 @@ def known_items(tower: TwoTower, items: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     from merlin.schema import Tags
 
-    from twotower.models.towers.layers import OUT_OF_VOCABULARY
+    from twotower.models.batch_keys import OUT_OF_VOCABULARY
 
     item_id = tower.schema.select_by_tag(Tags.ITEM_ID).first
     codes = items[item_id.name][:, 0]
@@ -170,7 +170,7 @@ def _rest(model, tables: dict[str, MultiHotEmbedding]) -> list[tf.Variable]:
 
 def _longer(table: np.ndarray, more: int, is_list: bool) -> np.ndarray:
     """`table` [n, dim] with `more` rows, the new ones as `grow` says."""
-    from twotower.models.towers.layers import OUT_OF_VOCABULARY
+    from twotower.models.batch_keys import OUT_OF_VOCABULARY
 
     if not more:
         return table

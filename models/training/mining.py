@@ -16,7 +16,7 @@ import tensorflow as tf
 from scipy.sparse import csr_matrix
 
 from twotower.models.evaluation.metrics import binary, rankings
-from twotower.models.objective.negatives import sample_uniform
+from twotower.models.objective.sampling import sample_uniform
 from twotower.models.two_tower import TowerScorer
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The towers: what they compute, what hiding ids does, logQ against NumPy."""
+"""The two-tower model: vectors, hidden ids and the logQ correction against NumPy."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def only(columns, batch):
 
 
 def tables(encoder) -> dict[str, np.ndarray]:
-    """Weights of a tower by column, told apart by their rows: cardinality, count of numbers."""
+    """Weights of a tower by column; each has another number of rows."""
     columns = {10: "user", 5: "age", 7: "film", 8: "genres", 6: "likes", 2: "numbers", 1: "price"}
     return {columns[w.shape[0]]: w.numpy() for w in encoder.weights}
 
@@ -109,7 +109,7 @@ def test_a_tower_without_hidden_layers_is_the_normalised_sum_of_its_embeddings(s
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
-def test_multi_hot_is_the_mean_of_the_known_values_that_are_there(schema):
+def test_a_multi_hot_column_is_the_mean_of_its_known_values(schema):
     model = build(schema, TwoTowerConfig(dim=4))
     batch = {
         "film": np.full((4, 1), 4, np.int32),
@@ -158,7 +158,7 @@ def test_a_number_of_0_changes_nothing(wide_schema):
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
-def test_with_hidden_layers_numbers_stand_beside_the_embeddings(wide_schema):
+def test_with_hidden_layers_numbers_are_concatenated_with_embeddings(wide_schema):
     model = build(wide_schema, TwoTowerConfig(dim=6, hidden=[8], feature_dim=3))
     first = next(w for w in model.query_encoder.weights if w.shape[-1] == 8 and w.shape.rank == 2)
     assert first.shape[0] == 6 + 3 + 3 + 1 + 1, "user, age, likes, height, weight"
@@ -168,7 +168,7 @@ def test_with_hidden_layers_numbers_stand_beside_the_embeddings(wide_schema):
 
 
 @pytest.mark.parametrize("hidden", [[], [8]])
-def test_a_saved_query_tower_names_its_inputs_and_answers_the_same(wide_schema, hidden, tmp_path):
+def test_a_saved_query_tower_has_named_inputs_and_equal_outputs(wide_schema, hidden, tmp_path):
     import tensorflow as tf
 
     model = build(wide_schema, TwoTowerConfig(dim=4, hidden=hidden))
@@ -212,11 +212,11 @@ def test_embed_does_not_depend_on_the_batch_size(schema):
     np.testing.assert_allclose(embed(model.query_encoder, batch, batch_size=4), whole, atol=1e-6)
 
 
-def test_the_l2_penalty_sums_the_squares_of_every_embedding_that_is_looked_up(schema):
+def test_the_l2_penalty_sums_the_squares_of_all_embeddings_in_the_batch(schema):
     import tensorflow as tf
 
     model = build(schema, TwoTowerConfig(dim=4, embedding_l2=0.5))
-    values = {10: 1.0, 5: 2.0, 7: 3.0, 8: np.arange(8.0)[:, None]}  # by rows of the table
+    values = {10: 1.0, 5: 2.0, 7: 3.0, 8: np.arange(8.0)[:, None]}  # by number of rows of the table
     for encoder in (model.query_encoder, model.candidate_encoder):
         for weight in encoder.weights:
             weight.assign(np.broadcast_to(values[weight.shape[0]], weight.shape))
@@ -237,7 +237,7 @@ def test_in_batch_loss_equals_the_formula(schema, logq):
     """Softmax over cos / T - logq * log p, the positive included, other rows of its id left out."""
     import tensorflow as tf
 
-    from twotower.models.towers.layers import FeatureLookup
+    from twotower.models.training.feature_lookup import FeatureLookup
 
     counts = np.array([0, 0, 1, 50, 20, 10, 19], float)
     config = TwoTowerConfig(dim=4, temperature=0.2, logq=logq)
@@ -284,11 +284,11 @@ def test_every_known_item_is_hidden_equally_often():
     positives = np.array([100, 10, 1, 0])
     probability, counts = hide_item_ids(codes, positives, 1.0, 6, OOV)
     np.testing.assert_allclose(probability, [0.01, 0.1, 0.5, 0.0])
-    # what is left of each item, and the mean of what was hidden: (1 + 1 + .5) / 3
+    # each item's count without hidden ids, and the mean hidden count: (1 + 1 + .5) / 3
     np.testing.assert_allclose(counts, [0, 0, 2.5 / 3, 99, 9, 0.5])
 
 
-def test_items_below_the_frequency_threshold_count_as_themselves_not_as_their_sum():
+def test_items_outside_the_vocabulary_count_one_by_one_not_as_their_sum():
     codes = np.array([3, OOV, OOV])
     probability, counts = hide_item_ids(codes, np.array([50, 2, 2]), 2.0, 4, OOV)
     np.testing.assert_allclose(probability, [0.04, 0.0, 0.0])

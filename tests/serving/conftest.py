@@ -239,7 +239,7 @@ def make_encoder(world: World) -> Any:
     from merlin.models.tf.transforms.regularization import L2Norm
     from merlin.schema import Schema, Tags
 
-    from twotower.models.towers.layers import MultiHotEmbedding
+    from twotower.models.towers.embeddings import MultiHotEmbedding
 
     tf.keras.utils.set_random_seed(3)
     schema = Schema([dense(column) for column in world.workflow.output_schema])

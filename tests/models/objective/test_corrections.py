@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 
 from tests.models.conftest import differences
-from twotower.models.objective.build import ObjectiveConfig
+from twotower.models.objective.config import ObjectiveConfig
 
 
 def test_log_q_is_the_log_of_the_share():
     from twotower.models.objective.corrections import log_q
 
     counts = np.array([3, 0, 1, 4])
-    assert log_q(counts).dtype == "float32"
-    np.testing.assert_allclose(np.exp(log_q(counts)), [3 / 8, 0, 1 / 8, 4 / 8], 1e-6)
-    np.testing.assert_allclose(log_q(counts[[0, 2, 3]], 0.0), np.full(3, -np.log(3)), 1e-6)
+    assert log_q(counts, 1.0, counts).dtype == "float32"
+    np.testing.assert_allclose(np.exp(log_q(counts, 1.0, counts)), [3 / 8, 0, 1 / 8, 4 / 8], 1e-6)
+    some = counts[[0, 2, 3]]
+    np.testing.assert_allclose(log_q(some, 0.0, some), np.full(3, -np.log(3)), 1e-6)
     root = np.sqrt([3, 0, 1, 4])
-    np.testing.assert_allclose(np.exp(log_q(counts, 0.5)), root / root.sum(), 1e-6)
+    np.testing.assert_allclose(np.exp(log_q(counts, 0.5, counts)), root / root.sum(), 1e-6)
 
 
-def test_log_q_by_id_is_over_the_rows_that_are_drawn():
-    """Two items share the id that counts 1; of five rows one is never taken."""
+def test_log_q_by_id_is_normalised_over_rows():
+    """Two items share the id that counts 1; one of five rows has no positives."""
     from twotower.models.objective.corrections import log_q
 
     counts, rows = np.array([1.0, 6.0, 2.0]), np.array([6, 2, 1, 1, 0])
@@ -32,7 +33,7 @@ def test_log_q_by_id_is_over_the_rows_that_are_drawn():
 
 
 class Planted:
-    """12 items, the first ones far more popular, and 5 users, with a gradient that is known."""
+    """12 items, the first ones far more popular, and 5 users: the exact gradient is known."""
 
     def __init__(self):
         draw = np.random.default_rng(0)
@@ -51,14 +52,18 @@ class Planted:
         """The mean over batches of n of the loss that `output` has of them."""
         import tensorflow as tf
 
-        from twotower.models.towers.layers import FeatureLookup
+        from twotower.models.training.feature_lookup import FeatureLookup
 
         tables = tf.constant(self.users), tf.constant(self.items)
         upper = tf.constant(np.cumsum(self.joint))
         lookup = FeatureLookup(
             {"user": np.arange(3, 8, dtype=np.int32)[:, None]},
             {"film": np.arange(3, 15, dtype=np.int32)[:, None]},
-            *("film", np.zeros(12, np.float32), 0.0, 3, lambda: tf.constant(0)),
+            item_id="film",
+            hide_item_id=np.zeros(12, np.float32),
+            dropout=0.0,
+            seed=3,
+            step=lambda: tf.constant(0),
         )
 
         def gradient(batch):
@@ -87,17 +92,14 @@ class Planted:
 
 
 def output_of(objective, positives, **settings):
-    """The model's output, of items whose codes are 3 and more; `positives` of each."""
-    from merlin.models.tf.outputs.base import DotProduct
+    """The model's output for items with codes from 3 on, and the `positives` of each."""
     from merlin.schema import ColumnSchema, Schema
 
-    from twotower.models.objective.outputs import SampledOutput
+    from twotower.models.objective.outputs import objective_output
 
-    return SampledOutput(
-        DotProduct(),
-        negative_samplers=["in-batch"],
+    return objective_output(
+        objective,
         schema=Schema([ColumnSchema("film")]),
-        objective=objective,
         counts=np.append([0.5, 0.5, 0.5], positives),
         positives=positives,
         dim=3,
@@ -106,7 +108,7 @@ def output_of(objective, positives, **settings):
 
 
 def candidate_of(features, items):
-    """The candidates of a batch, with rows of `items` for vectors."""
+    """The candidates of a batch; their vectors are rows of `items`."""
     import tensorflow as tf
     from merlin.models.tf.outputs.sampling.base import Candidate
 
@@ -114,16 +116,16 @@ def candidate_of(features, items):
     return Candidate(features["film"], dict(features)).with_embedding(vectors)
 
 
-def test_only_the_corrected_gradient_is_the_full_softmax_s():
+def test_only_the_corrected_gradient_equals_that_of_the_full_softmax():
     """Means over 160 batches of 512: relative errors of 0.01 with the correction, 0.45 without."""
     planted = Planted()
     assert planted.error(ObjectiveConfig(), logq=0.0) > 0.2
     assert planted.error(ObjectiveConfig(corrected_logq=True)) < 0.02
-    # With false negatives left out, log_q taken off the positive holds it for a drawn one.
+    # The usual correction subtracts log_q from the positive as if it had been drawn.
     assert planted.error(ObjectiveConfig()) > 0.03
 
 
-def test_the_corrected_loss_is_the_paper_s_weighted_one():
+def test_the_corrected_loss_equals_the_weighted_loss_of_the_paper():
     """The gradient of sg(1 - P) * log(sum of exp(s - log Q') / exp s+), the value of -log P."""
     import tensorflow as tf
 
@@ -167,18 +169,18 @@ def test_the_corrected_loss_is_the_paper_s_weighted_one():
         np.testing.assert_allclose(tf.convert_to_tensor(ours), slopes, 1e-4, 1e-5)
 
 
-def test_corrected_log_q_tiny_answers():
+def test_corrected_log_q_by_hand():
     from twotower.models.objective.corrections import corrected_log_q
 
     ours = corrected_log_q(np.log(np.float32([0.5, 0.2, 0.9])), np.float32([3, 3, 2]))
     np.testing.assert_allclose(np.exp(ours), [0.5 / 3, 0.8 / 3, 0.1 / 2], 1e-6)
-    # no other negative
+    # without another negative
     alone = corrected_log_q(np.log(np.float32([0.5])), np.float32([0]))
     np.testing.assert_allclose(np.exp(alone), [0.5], 1e-6)
 
 
 class Loop:
-    """Algorithm 2, an item of a batch at a time."""
+    """Algorithm 2, one item at a time."""
 
     def __init__(self, items, alpha):
         self.last, self.distance = [0] * items, [items] * items
@@ -217,8 +219,8 @@ def test_streaming_frequency_equals_the_loop(tmp_path):
     np.testing.assert_array_equal(resumed.log_q(rows), ours.log_q(rows))
 
 
-def test_what_stands_for_each_item_now_and_then_is_as_likely_as_one_of_them():
-    """Id 2 has a third of the stream, in the place of four items."""
+def test_the_shared_id_has_the_probability_of_one_of_its_items():
+    """Id 2 is a third of the stream and stands for four items."""
     from twotower.models.objective.corrections import StreamingFrequency
 
     plain, shared = StreamingFrequency(9), StreamingFrequency(9, shared=2, sharing=4)
@@ -231,10 +233,10 @@ def test_what_stands_for_each_item_now_and_then_is_as_likely_as_one_of_them():
 
 
 @pytest.mark.parametrize("batch", [1, 7, 400])
-def test_streaming_frequency_learns_how_often_items_come(batch):
-    """10, 6, 3 and 1 of 20 interactions; what it has learnt is then turned upside down.
+def test_streaming_frequency_estimates_the_shares_of_items(batch):
+    """10, 6, 3 and 1 of 20 interactions; then the shares are reversed.
 
-    A batch of 400 has every item, as a batch that is larger than the catalogue does.
+    A batch of 400 contains every item, like a batch larger than the catalogue.
     """
     import tensorflow as tf
 
@@ -256,13 +258,13 @@ def test_inverse_propensity_by_hand():
     from twotower.models.objective.corrections import inverse_propensity
 
     counts = np.array([100, 25, 1, 0])
-    # propensities 1, 1/2, 1/10, 0: weights 1, 2 and, bounded, 4 and 4
-    weight = inverse_propensity(counts, 0.5, largest=4.0)
+    # propensities 1, 1/2, 1/10, 0 give the weights 1, 2, and, limited, 4 and 4
+    weight = inverse_propensity(counts, 0.5, max_weight=4.0)
     mean = (100 * 1 + 25 * 2 + 1 * 4) / 126
     np.testing.assert_allclose(weight, np.array([1, 2, 4, 4]) / mean, 1e-6)
     assert (weight * counts).sum() == pytest.approx(counts.sum())
     assert weight.dtype == np.float32
-    np.testing.assert_allclose(inverse_propensity(counts, 0.0, largest=4.0), np.ones(4))
-    # unbounded, power 1: every item has the same part in the loss
-    part = inverse_propensity(counts[:3], 1.0, largest=1e9) * counts[:3]
+    np.testing.assert_allclose(inverse_propensity(counts, 0.0, max_weight=4.0), np.ones(4))
+    # without a limit and with power 1, all items have the same total weight
+    part = inverse_propensity(counts[:3], 1.0, max_weight=1e9) * counts[:3]
     np.testing.assert_allclose(part, np.full(3, 42), 1e-6)

@@ -100,8 +100,8 @@ def test_equals_the_formula_and_its_differences(name, scale):
 
 
 @every_loss
-def test_what_is_not_valid_has_no_part(name):
-    """Whatever its score: neither in the value nor in a gradient, which for it is exactly 0."""
+def test_invalid_negatives_are_ignored(name):
+    """Whatever their scores are: the loss does not change, and their gradient is exactly 0."""
     positive, negative, valid = batch()
     known = loss_and_gradients(name, positive, negative, valid)
     for score in (-50.0, 1e4, np.inf, -np.inf, np.nan):
@@ -159,7 +159,7 @@ def test_equal_in_a_graph_of_unknown_sizes(name):
         ("sampled_softmax", 0.0, {"smoothing": 0.3}, math.log(2 + math.e) - 0.1),
     ],
 )
-def test_tiny_answers(name, positive, options, answer):
+def test_small_examples_by_hand(name, positive, options, answer):
     from twotower.models.objective import losses
 
     valid = [[True, True, False]]
@@ -192,7 +192,7 @@ def matrix():
 
 
 def dense(query, candidates, batch, share, unobserved_weight):
-    """The sum over every pair, one by one."""
+    """The sum over all pairs, one at a time."""
     pairs = list(zip(*batch, strict=True))
     scores = query @ candidates.T
     total = sum((1 - scores[u, i]) ** 2 for u, i in pairs)
@@ -235,7 +235,7 @@ def test_whole_data_equals_the_dense_sum(matrix):
     np.testing.assert_allclose(by_candidates, slopes, 1e-4, 1e-5)
 
 
-def test_whole_data_tiny_answer():
+def test_whole_data_by_hand():
     """One user (2, 1), items (1, 0), (0, 1), (1, 1): scores 2, 1, 3; the second one is positive."""
     import tensorflow as tf
 

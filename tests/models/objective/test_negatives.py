@@ -1,185 +1,53 @@
-"""Negatives: drawn as often as log_q says, queued in order, and every false one is found."""
+"""Strategies for negatives: which losses they can be used with, and what they draw."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-COUNTS = np.array([0, 7, 1, 0, 3, 12, 1, 0])
+from twotower.models.objective.config import ObjectiveConfig
+from twotower.models.objective.losses import LOSSES
+from twotower.models.objective.negatives import SAMPLERS
+
+PAIRWISE = {"bce", "bpr", "hinge", "cosine_regression", "cosine_contrastive"}
+USABLE = {
+    "in_batch": {"softmax", *PAIRWISE},
+    "uniform": {"softmax", "gbce", *PAIRWISE},
+    "popularity": {"softmax", *PAIRWISE},
+    "mixed": {"softmax", *PAIRWISE},
+    "all": {"softmax", "squared"},
+    "cross_batch": {"softmax"},
+    "mined": PAIRWISE,
+}
 
 
-def share(counts, power):
-    weights = np.where(counts > 0, counts.astype(float) ** power, float(power == 0))
-    return weights / weights.sum()
+@pytest.mark.parametrize("negatives", SAMPLERS)
+def test_a_strategy_is_accepted_with_its_losses_only(negatives):
+    accepted = set()
+    for loss in LOSSES:
+        try:
+            ObjectiveConfig(loss=loss, negatives=negatives)
+        except ValueError as error:
+            assert f"loss {loss} cannot be used with negatives {negatives}" in str(error)
+        else:
+            accepted.add(loss)
+    assert accepted == USABLE[negatives]
 
 
-def assert_drawn_as(rows, probability):
-    """Chi-square of the drawn rows' counts: 4 standard deviations above what is expected."""
-    drawn = np.bincount(rows, minlength=len(probability))
-    assert not drawn[probability == 0].any()
-    expected = len(rows) * probability[probability > 0]
-    freedom = len(expected) - 1
-    chi_square = ((drawn[probability > 0] - expected) ** 2 / expected).sum()
-    assert chi_square < freedom + 4 * np.sqrt(2 * freedom)
+@pytest.mark.parametrize("negatives", SAMPLERS)
+def test_a_strategy_draws_rows_of_the_catalogue(negatives):
+    loss = "bpr" if negatives == "mined" else "softmax"
+    sampler = ObjectiveConfig(loss=loss, negatives=negatives, drawn=500).sampler(np.arange(9))
+    drawn = sampler.draw([1, 2])
+    if negatives in ("in_batch", "cross_batch", "mined"):
+        assert drawn is None
+    else:
+        expected = range(9)[1:] if negatives == "popularity" else range(9)
+        assert drawn.dtype == "int32" and set(drawn.numpy()) == set(expected)
 
 
-def draw(kind, n, seed):
-    from twotower.models.objective.negatives import sample_popularity, sample_uniform
-
-    if kind == "uniform":
-        return sample_uniform(n, len(COUNTS), seed)
-    return sample_popularity(n, COUNTS, kind, seed)
-
-
-every_kind = pytest.mark.parametrize("kind", ["uniform", 0.0, 0.5, 1.0])
-
-
-@every_kind
-def test_drawn_as_often_as_log_q_says(kind):
-    from twotower.models.objective.corrections import log_q
-
-    rows = draw(kind, 40_000, [3, 1])
-    assert rows.dtype == "int32"
-    power = 0.0 if kind == "uniform" else kind
-    probability = np.exp(log_q(COUNTS, power).numpy().astype(np.float64))
-    np.testing.assert_allclose(probability, share(COUNTS, power), 1e-6)
-    assert_drawn_as(rows.numpy(), probability)
-
-
-@every_kind
-def test_what_is_drawn_follows_from_the_seed(kind):
-    import tensorflow as tf
-
-    graph = tf.function(lambda n, seed: draw(kind, n, seed))
-    first = draw(kind, 200, [5, 6])
-    np.testing.assert_array_equal(first, draw(kind, 200, tf.constant([5, 6])))
-    np.testing.assert_array_equal(first, graph(tf.constant(200), tf.constant([5, 6])))
-    assert (first != draw(kind, 200, [5, 7])).numpy().any()
-
-
-def test_a_row_in_ten_million_is_drawn():
-    """Rows one count wide behind a count of ten million: in float32 they would be one."""
-    from twotower.models.objective.negatives import sample_popularity
-
-    counts = np.ones(500_000)
-    counts[0] = 1e7
-    rows = sample_popularity(400_000, counts, 1.0, [0, 0]).numpy()
-    rare = rows[rows > 0]
-    assert len(rare) == pytest.approx(400_000 / 21, rel=0.05)
-    assert len(np.unique(rare)) > 0.95 * len(rare)
-
-
-def test_mixture_is_the_expected_share_of_the_pool():
-    from twotower.models.objective.corrections import log_q, mixture_log_q
-    from twotower.models.objective.negatives import sample_popularity, sample_uniform
-
-    in_batch, uniform = 24_000, 8_000
-    mixed = mixture_log_q(log_q(COUNTS), in_batch, uniform, 8)
-    probability = np.exp(mixed.numpy().astype(np.float64))
-    np.testing.assert_allclose(probability, 0.75 * share(COUNTS, 1) + 0.25 / 8, 1e-6)
-    pool = [sample_popularity(in_batch, COUNTS, 1.0, [1, 2]), sample_uniform(uniform, 8, [3, 4])]
-    assert_drawn_as(np.concatenate(pool), probability)
-    only = mixture_log_q(log_q(COUNTS), 0, 5, 8)
-    np.testing.assert_allclose(only, np.full(8, -np.log(8)), 1e-6)
-
-
-def candidates(start, n):
-    """n candidates numbered from `start`: each one's embedding, row and log_q say which it is."""
-    number = np.arange(start, start + n)
-    embeddings, log_q = np.stack([number, -number], 1), number / 8
-    return embeddings.astype(np.float32), number, log_q.astype(np.float32)
-
-
-def test_queue_holds_the_last_ones_first_in_first_out():
-    from twotower.models.objective.negatives import CrossBatchQueue
-
-    queue = CrossBatchQueue(size=5, dim=2)
-    assert not queue.trainable_weights
-    # slots after each push, by hand: 3 fit; 3 more go round; 7 are more than there are slots
-    for start, n, slots in (
-        (10, 0, [-1, -1, -1, -1, -1]),
-        (10, 3, [10, 11, 12, -1, -1]),
-        (13, 3, [15, 11, 12, 13, 14]),
-        (16, 7, [20, 21, 22, 18, 19]),
-        (23, 5, [25, 26, 27, 23, 24]),
-    ):
-        queue.push(*candidates(start, n))
-        embeddings, rows, log_q, valid = (each.numpy() for each in queue.read())
-        np.testing.assert_array_equal(rows, slots)
-        np.testing.assert_array_equal(valid, rows >= 0)
-        np.testing.assert_array_equal(embeddings, np.where(valid, [rows, -rows], 0).T)
-        np.testing.assert_array_equal(log_q, np.where(valid, rows / 8, np.inf))
-
-
-def test_queue_goes_on_from_a_checkpoint(tmp_path):
-    import tensorflow as tf
-
-    from twotower.models.objective.negatives import CrossBatchQueue
-
-    queue, other = CrossBatchQueue(5, 2), CrossBatchQueue(5, 2)
-    push = tf.function(queue.push)
-    push(*candidates(0, 4))
-    path = tf.train.Checkpoint(queue=queue).save(str(tmp_path / "queue"))
-    tf.train.Checkpoint(queue=other).restore(path).assert_consumed()
-    push(*candidates(4, 3))
-    other.push(*candidates(4, 3))
-    for one, same in zip(queue.read(), other.read(), strict=True):
-        np.testing.assert_array_equal(one, same)
-
-
-def test_hard_negatives_are_the_highest_valid_ones():
-    from twotower.models.objective.negatives import hard_negatives
-
-    random = np.random.default_rng(2)
-    scores = random.normal(size=(30, 9)).astype(np.float32)
-    valid = random.random((30, 9)) < 0.5
-    valid[0], valid[1] = False, True
-    columns, hard = hard_negatives(np.where(valid, scores, 99), valid, 4)
-    assert hard.numpy().sum() == np.minimum(valid.sum(1), 4).sum()
-    for row in range(30):
-        order = np.argsort(-scores[row])
-        expected = order[valid[row][order]][:4]
-        np.testing.assert_array_equal(columns[row][: len(expected)], expected)
-        np.testing.assert_array_equal(hard[row], np.arange(4) < len(expected))
-
-
-def test_hard_negatives_whatever_the_scores_are():
-    from twotower.models.objective.negatives import hard_negatives
-
-    scores = np.float32([[np.nan, -np.inf, -1e38, np.inf]])
-    columns, hard = hard_negatives(scores, [[False, True, True, False]], 3)
-    np.testing.assert_array_equal(columns[0][:2], [2, 1])
-    np.testing.assert_array_equal(hard, [[True, True, False]])
-
-
-@pytest.mark.parametrize("interactions", [0, 1, 60, 400])
-def test_every_false_negative_is_found(interactions):
-    import tensorflow as tf
-
-    from twotower.models.objective.negatives import false_negatives, known_pairs
-
-    random = np.random.default_rng(interactions)
-    users, items = 20, 15
-    known = random.integers(0, users, interactions), random.integers(0, items, interactions)
-    dense = np.zeros((users, items), bool)
-    dense[known] = True
-    user_rows, candidate_rows = random.integers(0, users, 40), random.integers(0, items, 25)
-    pairs = known_pairs(*known, items)
-    mask = false_negatives(user_rows, candidate_rows, pairs, items)
-    np.testing.assert_array_equal(mask, dense[user_rows][:, candidate_rows])
-    graph = tf.function(
-        lambda *rows: false_negatives(*rows, pairs, items),
-        input_signature=[tf.TensorSpec([None], tf.int32)] * 2,
-    )
-    np.testing.assert_array_equal(graph(user_rows, candidate_rows), mask)
-    assert graph([3], np.zeros(0, np.int32)).shape == (1, 0)
-
-
-def test_false_negatives_of_large_catalogues():
-    """Users times items is beyond 32 bits."""
-    from twotower.models.objective.negatives import false_negatives, known_pairs
-
-    items = 3_000_000_000
-    known = known_pairs(np.array([5, 2_000_000]), np.array([items - 1, 7]), items)
-    mask = false_negatives(np.array([2_000_000, 5]), np.array([7, items - 1]), known, items)
-    np.testing.assert_array_equal(mask, np.eye(2, dtype=bool))
+@pytest.mark.parametrize("setting", ["loss", "negatives"])
+def test_the_description_of_a_setting_names_all_its_values(setting):
+    description = ObjectiveConfig.__fields__[setting].field_info.description
+    for name in {"loss": LOSSES, "negatives": SAMPLERS}[setting]:
+        assert f"{name}: " in description

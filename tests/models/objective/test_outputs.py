@@ -7,7 +7,7 @@ import pytest
 
 from tests.models.training.test_fit import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
-from twotower.models.objective.build import ObjectiveConfig
+from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.training.fit import create, fit
 
 ITEMS, BATCH = 6, 9
@@ -18,11 +18,11 @@ COUNTS = np.array(
 
 @pytest.fixture
 def batch():
-    """(query [4, 3], item rows [c], candidates [c, 3], features) of a step, by an objective."""
+    """A function from an objective to users, items, vectors, queries and features of a batch."""
     import tensorflow as tf
 
-    from twotower.models.objective.negatives import known_pairs
-    from twotower.models.towers.layers import FeatureLookup
+    from twotower.models.objective.sampling import known_pairs
+    from twotower.models.training.feature_lookup import FeatureLookup
 
     draw = np.random.default_rng(0)
     vectors = {
@@ -35,9 +35,12 @@ def batch():
         lookup = FeatureLookup(
             {"user": np.arange(3, 7, dtype=np.int32)[:, None]},
             {"film": np.arange(3, ITEMS + 3, dtype=np.int32)[:, None]},
-            *("film", np.zeros(ITEMS, np.float32), 0.0, 3, lambda: tf.constant(0)),
-            draw=objective.sampler(COUNTS[3:]),
-            in_batch=objective.negatives in ("in_batch", "mixed"),
+            item_id="film",
+            hide_item_id=np.zeros(ITEMS, np.float32),
+            dropout=0.0,
+            seed=3,
+            step=lambda: tf.constant(0),
+            sampler=objective.sampler(COUNTS[3:]),
             known=known_pairs(*np.array(known).T, ITEMS) if len(known) else None,
             positives_per_user=np.bincount(users, minlength=4) * 2,
         )
@@ -50,17 +53,18 @@ def batch():
 
 
 def output_of(objective, logq=0.0, positives=COUNTS[3:], **settings):
-    from merlin.models.tf.outputs.base import DotProduct
     from merlin.schema import ColumnSchema, Schema
 
-    from twotower.models.objective.outputs import SampledOutput
+    from twotower.models.objective.outputs import objective_output
 
-    return SampledOutput(
-        DotProduct(),
-        negative_samplers=["in-batch"],
+    return objective_output(
+        objective,
         schema=Schema([ColumnSchema("film")]),
-        **{"temperature": 0.5, "objective": objective, "counts": COUNTS, "logq": logq, "dim": 3},
+        temperature=0.5,
+        counts=COUNTS,
         positives=positives,
+        logq=logq,
+        dim=3,
         **settings,
     )
 
@@ -88,7 +92,7 @@ def softmax_loss(scores, items):
 
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_the_full_softmax_is_over_the_whole_catalogue(batch, by_rows):
-    # A weight of the logQ correction changes nothing where all are alike.
+    # The logQ correction changes nothing if all items are equally likely.
     objective = ObjectiveConfig(negatives="all", label_smoothing=1e-9 if by_rows else 0.0)
     users, items, vectors, query, features = batch(objective)
     scores = vectors["user"][users] @ vectors["item"].T / 0.5
@@ -99,12 +103,12 @@ def test_the_full_softmax_is_over_the_whole_catalogue(batch, by_rows):
 
 @pytest.mark.parametrize("negatives", ["in_batch", "uniform", "popularity", "mixed"])
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_the_softmax_over_drawn_items_by_the_formula(batch, negatives, by_rows):
+def test_the_softmax_over_drawn_items_equals_the_formula(batch, negatives, by_rows):
     objective = ObjectiveConfig(
         negatives=negatives, drawn=50, label_smoothing=1e-9 if by_rows else 0.0
     )
     users, items, vectors, query, features = batch(objective)
-    # Of the rows, whose codes are 3 to 8; no item has another code.
+    # Shares of the rows, which have the codes 3 to 8.
     share = COUNTS[3:] / COUNTS[3:].sum()
     q = {
         "in_batch": share,
@@ -123,7 +127,7 @@ def test_the_softmax_over_drawn_items_by_the_formula(batch, negatives, by_rows):
     assert loss_of(objective, query, features, vectors, 1.0) == pytest.approx(total / BATCH, 1e-4)
 
 
-def test_no_known_positive_is_a_negative(batch):
+def test_known_positives_are_masked(batch):
     objective = ObjectiveConfig(negatives="all", mask_known=True)
     known = [(user, item) for user in range(4) for item in range(ITEMS) if (user + item) % 2]
     users, items, vectors, query, features = batch(objective, known)
@@ -145,15 +149,15 @@ def test_the_squared_loss_is_over_the_whole_matrix(batch):
     there = np.zeros((4, ITEMS), bool)
     there[users, items] = True
     fitted = ((1 - scores[users, items]) ** 2).sum()
-    # Half of each user's positives are in the batch, and with them half of what is not there.
+    # The batch has half of each user's positives, so missing pairs are weighted by a half.
     here = np.isin(np.arange(4), users)[:, None]
     missing = (scores**2 * ~there * here).sum() / 2
     found = loss_of(objective, query, features, vectors)
     assert found == pytest.approx((fitted + 0.3 * missing) / BATCH, rel=1e-5)
 
 
-def test_the_positives_of_batches_before_are_negatives(batch):
-    """In the second step those of the first are, corrected as they were, in the third of both."""
+def test_positives_of_earlier_batches_are_negatives(batch):
+    """Step 2 has those of step 1, with their logQ correction; step 3 has those of both."""
     import tensorflow as tf
 
     objective = ObjectiveConfig(negatives="cross_batch", drawn=2 * BATCH)
@@ -171,8 +175,8 @@ def test_the_positives_of_batches_before_are_negatives(batch):
         assert float(found) == pytest.approx(total / BATCH, rel=1e-5)
 
 
-def test_items_of_the_batch_are_pushed_for_those_of_the_queue(batch):
-    """With the batch itself in the queue, as if the queue's copies had gradients as well."""
+def test_the_gradient_of_the_batchs_items_makes_up_for_the_queues(batch):
+    """With the batch itself in the queue, it is as if the queued copies had gradients too."""
     import tensorflow as tf
 
     queued = ObjectiveConfig(negatives="cross_batch", drawn=2 * BATCH)
@@ -194,7 +198,7 @@ def test_items_of_the_batch_are_pushed_for_those_of_the_queue(batch):
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_frequencies_learnt_from_batches_are_what_is_corrected_for(batch, by_rows):
+def test_the_correction_uses_frequencies_estimated_from_batches(batch, by_rows):
     import tensorflow as tf
 
     from twotower.models.objective.corrections import StreamingFrequency
@@ -214,11 +218,11 @@ def test_frequencies_learnt_from_batches_are_what_is_corrected_for(batch, by_row
         others = np.exp(row) * np.bincount(items, minlength=ITEMS) * (np.arange(ITEMS) != item)
         total += np.log(others.sum() + np.exp(row[item])) - row[item]
     assert float(prediction.outputs) == pytest.approx(total / BATCH, rel=1e-5)
-    assert len(output.non_trainable_weights) == 3  # so that they are in checkpoints
+    assert len(output.non_trainable_weights) == 3  # checkpoints contain weights
 
 
 @pytest.mark.parametrize("objective", [{}, {"loss": "bpr"}])
-def test_a_learnt_temperature_goes_down_its_slope(batch, objective):
+def test_the_gradient_of_a_learned_temperature(batch, objective):
     import tensorflow as tf
 
     objective = ObjectiveConfig(**objective)
@@ -271,18 +275,36 @@ def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"loss": "squared"}, "need each other"),
-        ({"loss": "bpr", "negatives": "all"}, "need each other"),
-        ({"loss": "bpr", "label_smoothing": 0.1}, "label_smoothing is of the softmax"),
-        ({"hard": 2}, "hard is of losses with a few negatives"),
-        ({"negatives": "mined"}, "a few a positive's own"),
-        ({"loss": "gbce", "negatives": "popularity"}, "calibrated for uniform"),
-        ({"loss": "bpr", "negatives": "mined", "mined_ranks": [9, 9]}, "below the last"),
-        ({"loss": "bpr", "negatives": "cross_batch"}, "cross_batch are of the softmax"),
-        ({"negatives": "cross_batch", "mask_known": True}, "mask_known is of the batch's"),
+        (
+            {"loss": "squared"},
+            "squared cannot be used with negatives in_batch; set negatives to all",
+        ),
+        ({"loss": "bpr", "negatives": "all"}, "bpr cannot be used with negatives all"),
+        (
+            {"loss": "bpr", "label_smoothing": 0.1},
+            "label_smoothing is 0.1, but loss bpr does not use it",
+        ),
+        ({"hard": 2}, "hard is 2, but loss softmax does not use it"),
+        ({"negatives": "mined"}, "softmax cannot be used with negatives mined"),
+        (
+            {"loss": "gbce", "negatives": "popularity"},
+            "gbce cannot be used with negatives popularity; set",
+        ),
+        (
+            {"loss": "bpr", "negatives": "mined", "mined_ranks": [9, 9]},
+            "the first rank, 9, must be below",
+        ),
+        (
+            {"loss": "bpr", "negatives": "cross_batch"},
+            "bpr cannot be used with negatives cross_batch",
+        ),
+        (
+            {"negatives": "cross_batch", "mask_known": True},
+            "mask_known cannot be used with negatives cross_batch",
+        ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(values, message):
+def test_settings_that_contradict_each_other_are_errors(values, message):
     with pytest.raises(ValueError, match=message):
         TwoTowerConfig(objective=values)
 
@@ -290,18 +312,21 @@ def test_what_does_not_fit_together_is_refused(values, message):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"learn_temperature": True, "objective": {"loss": "hinge"}}, "hinge has none"),
+        ({"learn_temperature": True, "objective": {"loss": "hinge"}}, "hinge has no temperature"),
         ({"logq_estimate": "streaming", "objective": {"negatives": "mixed"}}, "in_batch or"),
         ({"logq_estimate": "streaming", "logq": 0}, "logq above 0"),
         ({"learn_temperature": True, "temperature": 0.005}, "0.01 or more"),
-        ({"softmax_precision": "bfloat16", "objective": {"loss": "bce"}}, "of the default"),
+        (
+            {"softmax_precision": "bfloat16", "objective": {"loss": "bce"}},
+            "the default objective only",
+        ),
     ],
 )
-def test_what_the_objective_has_no_use_for_is_refused(values, message):
+def test_settings_that_the_objective_does_not_use_are_errors(values, message):
     with pytest.raises(ValueError, match=message):
         TwoTowerConfig(**values)
 
 
-def test_half_of_the_correction_of_2025_is_refused():
-    with pytest.raises(ValueError, match="logq is to be 1"):
+def test_corrected_logq_with_a_weight_other_than_1_is_an_error():
+    with pytest.raises(ValueError, match=r"logq is 0\.5, .* needs logq to be 1"):
         TwoTowerConfig(objective={"corrected_logq": True}, logq=0.5)

@@ -17,7 +17,7 @@ def information(*columns):
 
 
 def test_mutual_information_by_hand():
-    """4 items: a and b are one another's names, c is independent of both, d tells half of a."""
+    """4 items: a and b determine each other, c is independent of both, d determines half of a."""
     a, b, c, d = [3, 3, 4, 4], [9, 9, 5, 5], [0, 1, 0, 1], [0, 0, 0, 1]
     log2 = math.log(2)
     # p(a, d) = 1/2, 1/4, 1/4; p(d) = 3/4, 1/4
@@ -34,7 +34,7 @@ def test_mutual_information_by_hand():
 
 
 def test_mutual_information_equals_the_double_sum():
-    """A column of one value tells nothing; a multi-hot row is one value."""
+    """A column of one value has no information; a multi-hot row is one value."""
     draw = np.random.default_rng(0)
     pairs = draw.integers(0, 3, (50, 2))
     columns = [draw.integers(0, 4, 50), pairs, draw.integers(0, 2, (50, 1)), np.ones(50, int)]
@@ -50,7 +50,7 @@ def test_mutual_information_equals_the_double_sum():
     assert (information(*columns) >= 0).all()
 
 
-def test_a_seed_hides_what_is_most_correlated_with_it():
+def test_a_set_has_the_features_most_correlated_with_its_seed():
     from twotower.models.objective.self_supervised import correlated_masks
 
     shared = [
@@ -60,14 +60,14 @@ def test_a_seed_hides_what_is_most_correlated_with_it():
         [0.1, 3.0, 0.5, 0.0, 6.0],
         [0.2, 2.0, 0.4, 6.0, 9.0],
     ]
-    # by hand: the seed and the two that share most with it
+    # by hand: the seed and the two features that share most information with it
     expected = [{0, 1, 2}, {1, 0, 3}, {2, 0, 3}, {3, 4, 1}, {4, 3, 1}]
     masks = correlated_masks(np.array(shared))
     assert [set(np.flatnonzero(mask)) for mask in masks] == expected
 
 
 @pytest.mark.parametrize(("k", "hidden"), [(2, 1), (3, 2), (4, 3), (7, 4), (8, 5)])
-def test_something_is_left_to_either_view(k, hidden):
+def test_each_view_keeps_at_least_one_feature(k, hidden):
     from twotower.models.objective.self_supervised import correlated_masks
 
     masks = correlated_masks(np.ones((k, k)))
@@ -76,14 +76,16 @@ def test_something_is_left_to_either_view(k, hidden):
 
 
 def test_one_feature_is_an_error():
-    from twotower.models.objective.self_supervised import correlated_masks
+    from twotower.models.errors import ModelError
+    from twotower.models.objective.config import SelfSupervisedConfig
+    from twotower.models.objective.self_supervised import item_views
 
-    with pytest.raises(ValueError, match="2 item features"):
-        correlated_masks(np.ones((1, 1)))
+    with pytest.raises(ModelError, match="there is only film; add one to"):
+        item_views(SelfSupervisedConfig(), {"film": np.ones((1, 1), np.int32)})
 
 
 def features(n=6):
-    """Codes, numbers, a multi-hot feature, and codes of 64 bits; none looks hidden."""
+    """Codes, numbers, a multi-hot feature, and 64-bit codes; no value equals a hidden one."""
     import tensorflow as tf
 
     draw = np.random.default_rng(1)
@@ -96,7 +98,7 @@ def features(n=6):
 
 
 def hides(view, given):
-    """bool [k]: which features are hidden in all rows, the others being as given in all."""
+    """Whether each feature is hidden in all rows; asserts that the others are unchanged."""
     answer = []
     for name, values in given.items():
         unknown = HIDDEN if values.dtype.is_integer else 0
@@ -130,7 +132,7 @@ def test_views_complement_each_other(correlated):
         assert min(times) > 3  # of 10
 
 
-def test_views_follow_from_the_seed():
+def test_views_depend_on_the_seed_alone():
     from twotower.models.objective.self_supervised import two_views
 
     given = features()
@@ -174,7 +176,7 @@ def test_dropout_hides_the_value_of_a_list_of_one():
 
 
 def info_nce(first, second, temperature, rows):
-    """The loss in float64, one row after the other."""
+    """The loss in float64, one row at a time."""
     first, second = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (first, second))
     losses = []
     for i, row in enumerate(rows):
@@ -207,8 +209,8 @@ def test_loss_and_gradients_equal_numpy(rows):
         np.testing.assert_allclose(gradient, slopes, 1e-4, 1e-5)
 
 
-def test_loss_tiny_answer():
-    """Two items whose views are equal and at right angles: log(e^2 + 1) - 2 at temperature 1/2."""
+def test_loss_by_hand():
+    """Two items with equal views, orthogonal to each other: log(e^2 + 1) - 2 at temperature 1/2."""
     from twotower.models.objective.self_supervised import contrastive_loss
 
     views = np.eye(2, dtype=np.float32)

@@ -39,14 +39,10 @@ def stock_output(counts, log_q_weight, samplers="in-batch"):
     )
 
 
-def our_output(counts, log_q_weight, samplers="in-batch"):
-    from merlin.models.tf.outputs.base import DotProduct
-
-    from twotower.models.objective.softmax import InBatchSoftmax
+def our_output(counts, log_q_weight):
+    from twotower.models.objective.outputs import InBatchSoftmax
 
     return InBatchSoftmax(
-        DotProduct(),
-        negative_samplers=samplers,
         schema=schema(),
         temperature=TEMPERATURE,
         log_q=np.log(counts / counts.sum()),
@@ -56,7 +52,7 @@ def our_output(counts, log_q_weight, samplers="in-batch"):
 
 @pytest.fixture
 def groups():
-    """8 queries and 9 candidates, of which 40 interactions name some often and some never."""
+    """8 queries, 9 candidates and 40 interactions; some candidates occur often."""
     import tensorflow as tf
 
     draw = np.random.default_rng(11)
@@ -73,14 +69,16 @@ def groups():
 
 
 @pytest.mark.parametrize("log_q_weight", [0.0, 1.0, 0.5])
-@pytest.mark.parametrize(("at_once", "least"), [(1 << 20, 64), (1, 7), (1, 5), (1, 1)])
-def test_a_grouped_batch_equals_merlins_output(log_q_weight, at_once, least, groups, monkeypatch):
+@pytest.mark.parametrize(("scores_in_memory", "min_rows"), [(1 << 20, 64), (1, 7), (1, 5), (1, 1)])
+def test_a_grouped_batch_equals_merlins_output(
+    log_q_weight, scores_in_memory, min_rows, groups, monkeypatch
+):
     import tensorflow as tf
 
-    from twotower.models.objective.softmax import COUNT, POSITIVE_OF, QUERY_OF
+    from twotower.models.batch_keys import COUNT, POSITIVE_OF, QUERY_OF
 
-    monkeypatch.setattr("twotower.models.objective.softmax.SCORES_AT_ONCE", at_once)
-    monkeypatch.setattr("twotower.models.objective.softmax.LEAST_ROWS", least)
+    monkeypatch.setattr("twotower.models.objective.softmax.MAX_SCORES_IN_MEMORY", scores_in_memory)
+    monkeypatch.setattr("twotower.models.objective.softmax.MIN_ROWS", min_rows)
     query, candidate, query_of, positive_of = groups
     counts = np.random.default_rng(6).integers(1, 90, CARDINALITY).astype(np.float32)
     codes = np.arange(10, 19)[:, None]
@@ -112,7 +110,7 @@ def test_a_grouped_batch_equals_merlins_output(log_q_weight, at_once, least, gro
 
 
 def everything(groups):
-    """Arguments of `grouped_softmax`: weights, biases, and a candidate that is no negative."""
+    """All arguments of `grouped_softmax`; candidate 8 is not a negative."""
     import tensorflow as tf
 
     query, candidate, query_of, positive_of = groups
@@ -129,7 +127,7 @@ def everything(groups):
 
 
 def by_hand(query, candidate, temperature, query_of, positive_of, count, bias, weight):
-    """The formula in float64, one interaction after the other."""
+    """The formula in float64, one interaction at a time."""
     losses = []
     for user, own in zip(query_of, positive_of, strict=True):
         scores = candidate @ query[user] / temperature + bias
@@ -147,8 +145,8 @@ def test_equals_the_formula_and_its_differences(size, groups, monkeypatch):
 
     from twotower.models.objective.softmax import grouped_softmax
 
-    monkeypatch.setattr("twotower.models.objective.softmax.SCORES_AT_ONCE", 1)
-    monkeypatch.setattr("twotower.models.objective.softmax.LEAST_ROWS", 3)
+    monkeypatch.setattr("twotower.models.objective.softmax.MAX_SCORES_IN_MEMORY", 1)
+    monkeypatch.setattr("twotower.models.objective.softmax.MIN_ROWS", 3)
     variables, rest = everything(groups)
     variables[0].assign(size * variables[0])
     with tf.GradientTape() as tape:
@@ -165,8 +163,8 @@ def test_equals_the_formula_and_its_differences(size, groups, monkeypatch):
         np.testing.assert_allclose(gradient, slopes, 1e-3, 1e-4 * np.abs(slopes).max())
 
 
-def test_a_positive_that_is_nearly_everything_keeps_its_precision():
-    """A hundred times in the batch, it is taken out of its query's sum all but once."""
+def test_a_positive_that_dominates_the_sum_keeps_its_precision():
+    """It occurs a hundred times in the batch, and 99 of them are subtracted from the sum."""
     import tensorflow as tf
 
     from twotower.models.objective.softmax import grouped_softmax
@@ -180,8 +178,8 @@ def test_a_positive_that_is_nearly_everything_keeps_its_precision():
     assert float(loss) == pytest.approx((100 * first + last) / 101, abs=100 * 2**-22)
 
 
-def test_a_positive_that_is_no_negative_may_score_far_above_all_of_them():
-    """By 200, whose exponential is no float32; it is the whole sum, and the loss 0."""
+def test_a_positive_that_is_not_a_negative_may_score_far_above_all_negatives():
+    """By 200, whose exponential overflows float32; the loss is 0."""
     import tensorflow as tf
 
     from twotower.models.objective.softmax import grouped_softmax
@@ -193,7 +191,7 @@ def test_a_positive_that_is_no_negative_may_score_far_above_all_of_them():
     np.testing.assert_allclose(tape.gradient(loss, query), [[0.0]], atol=1e-6)
 
 
-def test_half_precision_is_near_the_full_one(groups):
+def test_bfloat16_is_close_to_float32(groups):
     import tensorflow as tf
 
     from twotower.models.objective.softmax import grouped_softmax
@@ -221,8 +219,8 @@ def test_equal_in_a_graph_of_unknown_sizes(groups, monkeypatch):
 
     from twotower.models.objective.softmax import grouped_softmax
 
-    monkeypatch.setattr("twotower.models.objective.softmax.SCORES_AT_ONCE", 1)
-    monkeypatch.setattr("twotower.models.objective.softmax.LEAST_ROWS", 3)
+    monkeypatch.setattr("twotower.models.objective.softmax.MAX_SCORES_IN_MEMORY", 1)
+    monkeypatch.setattr("twotower.models.objective.softmax.MIN_ROWS", 3)
 
     def loss_and_gradients(query, candidate, query_of, positive_of, count):
         with tf.GradientTape() as tape:
@@ -238,20 +236,20 @@ def test_equal_in_a_graph_of_unknown_sizes(groups, monkeypatch):
         np.testing.assert_allclose(ours, eager, rtol=1e-5, atol=1e-7)
 
 
-def test_never_makes_a_square(monkeypatch):
-    """Of 4,096 users and items 512 rows are scored at a time, gradients included."""
+def test_no_square_matrix_is_computed(monkeypatch):
+    """For 4,096 users and items, 512 rows are scored at a time, gradients included."""
     import tensorflow as tf
 
     from twotower.models.objective import softmax
 
     sizes, product = [], softmax._product
 
-    def told(*args, **transposed):
+    def recorded(*args, **transposed):
         out = product(*args, **transposed)
         sizes.append(tuple(out.shape))
         return out
 
-    monkeypatch.setattr("twotower.models.objective.softmax._product", told)
+    monkeypatch.setattr("twotower.models.objective.softmax._product", recorded)
     vectors, rows = tf.Variable(tf.ones([4096, 8])), tf.range(4096)
     with tf.GradientTape() as tape:
         loss = softmax.grouped_softmax(vectors, vectors, rows, rows, tf.ones([4096]))
@@ -266,7 +264,7 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     from merlin.schema import ColumnSchema, Tags
 
     from twotower.models.config import TwoTowerConfig
-    from twotower.models.towers.layers import FeatureLookup
+    from twotower.models.training.feature_lookup import FeatureLookup
     from twotower.models.two_tower import build_two_tower
 
     draw = np.random.default_rng(9)
@@ -284,7 +282,11 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     lookup = FeatureLookup(
         {"user": np.arange(30)[:, None]},
         {"item": np.arange(CARDINALITY)[:, None]},
-        *("item", np.zeros(CARDINALITY, np.float32), 0.0, 3, lambda: tf.constant(0)),
+        item_id="item",
+        hide_item_id=np.zeros(CARDINALITY, np.float32),
+        dropout=0.0,
+        seed=3,
+        step=lambda: tf.constant(0),
     )
 
     def curve(batches, **settings):
@@ -306,7 +308,7 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     ours, kind = curve(of_rows, pre=lookup)
     assert kind is not mm.ContrastiveOutput
     monkeypatch.setattr(
-        "twotower.models.objective.softmax.InBatchSoftmax",
+        "twotower.models.objective.outputs.InBatchSoftmax",
         lambda *_, **__: stock_output(counts, 1.0, ["in-batch"]),
     )
     stock, kind = curve(of_codes)

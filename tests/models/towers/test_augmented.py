@@ -1,4 +1,4 @@
-"""What the towers have of each other: layers in common, vectors that mimic the other's answers."""
+"""What the towers share: layers, and vectors that imitate the other tower's outputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def larger(more=0):
 
 @pytest.fixture
 def seeing(data):  # noqa: F811
-    """test_training's checkerboard, and with each user up to 6 of the items the user takes."""
+    """The checkerboard of test_fit, and a history of up to 6 positives of each user."""
     seen = np.zeros((USERS, 6), np.int32)
     for user in range(USERS):
         own = data.item_rows[data.user_rows == user][:6] + 3
@@ -49,7 +49,7 @@ def encoders(model):
 
 
 def augmented(encoder):
-    """A tower's augmented vectors, the variable."""
+    """The variable with a tower's augmented vectors."""
     return encoder.first["_augmented"].vectors.embeddings
 
 
@@ -86,14 +86,14 @@ def test_shared_layers_have_one_set_of_weights_that_both_towers_train(schema, hi
 
 QUERY_OF, POSITIVE_OF = np.array([0, 1, 1, 2, 0]), np.array([0, 0, 2, 1, 2])
 USER = {"user": np.int32([[3], [OOV], [4]]), "age": np.int32([[3], [4], [3]])}
-ITEM = {  # the last one is no positive
+ITEM = {  # the last item is not a positive
     "film": np.int32([[3], [OOV], [5], [4]]),
     "genres": np.int32([[5, 0, 0], [3, 4, 0], [0, 0, 0], [7, 0, 0]]),
 }
 
 
 @pytest.mark.parametrize("objective", [{}, {"propensity_power": 0.5}])
-def test_augmented_vectors_mimic_what_the_other_tower_answers(schema, objective):  # noqa: F811
+def test_augmented_vectors_imitate_the_other_tower(schema, objective):  # noqa: F811
     import tensorflow as tf
 
     model = build(schema, TwoTowerConfig(**DUAL, objective=objective))
@@ -122,7 +122,7 @@ def test_augmented_vectors_mimic_what_the_other_tower_answers(schema, objective)
         np.add.at(slopes, codes, 0.3 * 2 / 5 * off)
         found = tf.convert_to_tensor(gradients.pop(id(table)))
         np.testing.assert_allclose(found, slopes, rtol=1e-4, atol=1e-6)
-    assert set(gradients.values()) == {None}, "what the towers answer is held fixed"
+    assert set(gradients.values()) == {None}, "no gradient flows into the towers' outputs"
     model({name: tf.constant(values[:3]) for name, values in {**USER, **ITEM}.items()})
     assert not model.losses
 
@@ -140,19 +140,19 @@ def test_an_augmented_vector_is_an_input_of_its_tower(schema):  # noqa: F811
         np.testing.assert_array_equal(moved, given[columns[0]][:, 0] == OOV)
 
 
-def test_there_is_none_in_a_sum_of_embeddings():
+def test_mimic_weight_without_hidden_layers_is_an_error():
     with pytest.raises(ValueError, match="mimic_weight needs hidden layers"):
         TwoTowerConfig(mimic_weight=0.5)
 
 
-def test_a_tower_of_all_that_learns_goes_on_from_a_checkpoint_and_comes_back(seeing, tmp_path):
+def test_all_trainable_parts_are_in_checkpoints_and_saved_models(seeing, tmp_path):
     layers = {"hidden": [16], "layers": "residual", "shared": [16], "dropout": 0.1}
     mutual = {"mimic_weight": 0.1, "history_pooling": "self_attention"}
     config = TwoTowerConfig(dim=8, **layers, **mutual)
     tower = create(larger(), seeing, config, seed=1)
     history = fit(tower, seeing, TRAINING, own_colour(seeing), tmp_path / "state")
     assert max(history["val_ndcg@10"]) > 0.95
-    # Of a finished fit all is read, and nothing done.
+    # A finished training is restored, and no step is done.
     again = create(larger(), seeing, config, seed=2)
     assert fit(again, seeing, TRAINING, lambda model: 1 / 0, tmp_path / "state") == history
     for weight, other in zip(again.model.weights, tower.model.weights, strict=True):

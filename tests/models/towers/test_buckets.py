@@ -1,4 +1,4 @@
-"""Buckets of numbers: which one a number falls in, and its embedding in a tower, saved, fitted."""
+"""Buckets of numbers: their edges, and their embeddings in a tower, saved and trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUARTILE = 0.67448975  # of the normal distribution, above 0
 
 
 def buckets_of(numbers, buckets: int) -> np.ndarray:
-    """The bucket of each number: the embedding of bucket i is made to be [i, 1]."""
+    """The bucket of each number, from a layer in which bucket i has the embedding [i, 1]."""
     import tensorflow as tf
 
     from twotower.models.towers.buckets import BucketEmbedding
@@ -41,7 +41,7 @@ def test_quarters_of_the_normal_distribution():
     edge = np.float32(QUARTILE)
     below = np.nextafter(edge, np.float32(0))
     numbers = [-9, -0.7, -edge, -below, -1e-9, 0, 0.6, below, edge, 0.7, 9]
-    # A number at an edge is above it: so is a null, which is 0.
+    # A number at an edge belongs to the upper bucket, as does null, which is 0.
     assert buckets_of(numbers, 4).tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
@@ -51,7 +51,7 @@ def test_buckets_are_equally_likely(buckets):
     assert np.bincount(buckets_of(numbers, buckets)).tolist() == [100] * buckets
 
 
-def test_the_layer_comes_back_from_its_config():
+def test_the_layer_is_restored_from_its_config():
     import tensorflow as tf
 
     from twotower.models.towers.buckets import BucketEmbedding
@@ -66,7 +66,7 @@ def test_the_layer_comes_back_from_its_config():
 
 
 @pytest.mark.parametrize("buckets", [1, -1])
-def test_less_than_two_buckets_are_refused(buckets):
+def test_one_bucket_is_an_error(buckets):
     with pytest.raises(ValueError, match="buckets"):
         TwoTowerConfig(buckets=buckets)
 
@@ -104,7 +104,7 @@ AGE_BUCKETS, HEIGHT_BUCKETS = [0, 2, 2, 3], [2, 0, 1, 3]
 
 
 def build(schema, config):
-    """The model, its weights drawn."""
+    """The model with random weights."""
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(1)
@@ -135,7 +135,7 @@ def test_the_embeddings_of_buckets_add_to_the_sum(schema):
     assert bucket_table(model.candidate_encoder, "price").shape == (4, 3)
 
 
-def test_with_hidden_layers_they_stand_beside_the_numbers(schema):
+def test_with_hidden_layers_bucket_embeddings_are_concatenated(schema):
     config = TwoTowerConfig(dim=3, feature_dim=2, hidden=[5], normalize=False, buckets=4)
     encoder = build(schema, config).query_encoder
     kernel, bias, out, out_bias = (weight.numpy() for weight in encoder.trainable_variables[-4:])
@@ -150,7 +150,7 @@ def test_with_hidden_layers_they_stand_beside_the_numbers(schema):
 
 
 @pytest.mark.parametrize("hidden", [[], [5]])
-def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, hidden, tmp_path):
+def test_a_saved_tower_and_its_onnx_model_return_the_same_vectors(schema, hidden, tmp_path):
     import tensorflow as tf
 
     from twotower.serving.operators.query_tower import QueryTower
@@ -171,8 +171,8 @@ def test_a_saved_tower_answers_the_same_as_does_its_onnx(schema, hidden, tmp_pat
     np.testing.assert_allclose(served.run(columns)[operator.vector], expected, atol=1e-5)
 
 
-def test_what_is_liked_about_the_mean_and_not_beside_it_is_learnt(schema, tmp_path):
-    """40 unknown users: those with an age about the mean take odd films, all others even ones."""
+def test_a_preference_for_numbers_near_the_mean_is_learnt(schema, tmp_path):
+    """40 unknown users: those with an age near the mean like odd films, the others even ones."""
     age = np.linspace(-2, 2, 40, dtype=np.float32)[:, None]
     colour = np.abs(age) < QUARTILE
     own = (np.arange(40) % 2 == 1) == colour

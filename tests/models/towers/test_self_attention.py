@@ -1,4 +1,4 @@
-"""Self-attention over a history against NumPy: what has a part, what learns, that order counts."""
+"""Self-attention over a history against NumPy: masking, gradients, and the order of values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTH, DIM = 5, 3
 LISTS = np.array(
     [
         [3, 7, 2, 3, 0],  # 2 is unknown
-        [0, 9, 0, 4, 5],  # with what training takes out of it
+        [0, 9, 0, 4, 5],  # with gaps, where training removes values
         [0, 0, 0, 0, 0],
         [2, 0, 0, 0, 0],
         [5, 0, 0, 0, 0],
@@ -39,14 +39,14 @@ def column(length, rows=20):
 
 
 def attended(rows=20, drawn=True):
-    """A table of `rows` values pooled by self-attention, its weights drawn; these."""
+    """A table of `rows` values with self-attention, and its weights, random if `drawn`."""
     import tensorflow as tf
 
-    from twotower.models.towers.build import pooling
-    from twotower.models.towers.layers import MultiHotEmbedding
+    from twotower.models.towers.embeddings import MultiHotEmbedding
+    from twotower.models.towers.options import POOLINGS
 
     seen = column(LENGTH, rows)
-    layer = MultiHotEmbedding(DIM, seen, sequence_combiner=pooling("self_attention", seen))
+    layer = MultiHotEmbedding(DIM, seen, sequence_combiner=POOLINGS["self_attention"].make(seen))
     layer(tf.zeros([1, 2, 1], tf.int32))
     if drawn:
         draw = np.random.default_rng(1)
@@ -55,7 +55,7 @@ def attended(rows=20, drawn=True):
 
 
 def pooled(values, table, positions, queries, keys, matrix):
-    """The vector of one list by the formula."""
+    """The vector of one list, from the formula."""
     known = [place for place, value in enumerate(values) if value not in (0, 2)]
     if not known:
         return np.zeros(DIM)
@@ -79,7 +79,7 @@ def test_every_known_value_attends_to_the_known_ones(rows):
     assert layer(np.zeros([2, 0, 1], np.int32)).numpy().tolist() == [[0] * DIM] * 2
 
 
-def test_it_starts_as_the_mean_and_then_the_order_counts():
+def test_it_starts_as_the_mean_and_later_depends_on_the_order():
     there, turned = np.array([[3, 7, 4]]), np.array([[4, 7, 3]])
     layer, (table, *_) = attended(drawn=False)
     for lists in (there, turned):
@@ -89,7 +89,7 @@ def test_it_starts_as_the_mean_and_then_the_order_counts():
 
 
 @pytest.mark.parametrize("rows", [20, 2000])
-def test_neither_padding_nor_unknown_values_learn(rows):
+def test_padding_and_unknown_values_have_no_gradient(rows):
     import tensorflow as tf
 
     layer, weights = attended(rows)
@@ -109,7 +109,7 @@ def test_neither_padding_nor_unknown_values_learn(rows):
     assert of_table[7, 1] == pytest.approx((at(step) - at(-step)) / (2 * step), rel=1e-3)
 
 
-def test_it_comes_back_from_its_config():
+def test_it_is_restored_from_its_config():
     import tensorflow as tf
 
     layer, _ = attended()
@@ -121,7 +121,7 @@ def test_it_comes_back_from_its_config():
     np.testing.assert_array_equal(again(embeddings, known), combiner(embeddings, known))
 
 
-def test_a_history_too_long_to_compare_is_refused():
+def test_a_history_too_long_for_self_attention_is_an_error():
     from merlin.schema import ColumnSchema, Schema, Tags
 
     def one(name, *tags):

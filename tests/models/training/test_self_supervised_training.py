@@ -11,7 +11,7 @@ from tests.models.objective.test_self_supervised import hides, info_nce
 from tests.models.training.test_fit import CONFIG, ITEMS, TRAINING, data, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
-from twotower.models.objective.build import ObjectiveConfig, SelfSupervisedConfig
+from twotower.models.objective.config import ObjectiveConfig, SelfSupervisedConfig
 from twotower.models.training.fit import create, fit
 from twotower.models.two_tower import embedding_tables
 
@@ -61,13 +61,12 @@ def lookup_of(data, views, step, objective=None):  # noqa: F811
     """The features of a training batch in step `step`."""
     import tensorflow as tf
 
-    from twotower.models.objective.negatives import known_pairs
-    from twotower.models.towers.layers import FeatureLookup
+    from twotower.models.objective.sampling import known_pairs
+    from twotower.models.training.feature_lookup import FeatureLookup
 
     settings = {}
     if objective is not None:
-        settings["draw"] = objective.sampler(data.positives_per_item)
-        settings["in_batch"] = objective.negatives == "in_batch"
+        settings["sampler"] = objective.sampler(data.positives_per_item)
         settings["known"] = known_pairs(data.user_rows, data.item_rows, ITEMS)
     hide = np.full(ITEMS, 0.3, np.float32)
     lookup = FeatureLookup(
@@ -124,7 +123,7 @@ def test_a_number_tells_what_its_tenth_does(monkeypatch, most):
     """Of 4 eras the colour is a function; the length of an item is its own, and tells nothing."""
     from twotower.models.objective.self_supervised import correlated_sets
 
-    monkeypatch.setattr("twotower.models.objective.self_supervised.MOST_COUNTED", most)
+    monkeypatch.setattr("twotower.models.objective.self_supervised.MAX_COUNTED_ITEMS", most)
     draw = np.random.default_rng(2)
     era = draw.integers(3, 7, (5000, 1))
     length = draw.normal(size=(5000, 1)).astype(np.float32)
@@ -211,7 +210,10 @@ def test_a_table_of_ids_alone_is_refused(schema, data, tmp_path):  # noqa: F811
     [
         ({"self_supervised": {"weight": 0}}, "greater than 0"),
         ({"self_supervised": {"masking": "half"}}, "unexpected value"),
-        ({"self_supervised": {}, "embedding_l2": 1e-5}, "one of them is to be left out"),
+        (
+            {"self_supervised": {}, "embedding_l2": 1e-5},
+            "set embedding_l2 to 0 or remove self_supervised",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(values, message):

@@ -31,7 +31,7 @@ def schema_of(users: int, known: int):
 
 
 def data_of(users: int, items: int, known: int, pairs: np.ndarray) -> TrainingData:
-    """Items from row `known` on are not in the vocabulary."""
+    """Training data whose items from row `known` on are not in the vocabulary."""
     codes = np.arange(3, items + 3, dtype=np.int32)
     codes[known:] = OOV
     rows = pairs.astype(np.int32)
@@ -41,7 +41,7 @@ def data_of(users: int, items: int, known: int, pairs: np.ndarray) -> TrainingDa
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
-    """Some items far more popular; rows 5 to 8 are not in the vocabulary, of them two are taken."""
+    """Some items are much more popular. Rows 5 to 8 are not in the vocabulary; 2 have positives."""
     draw = np.random.default_rng(5)
     items = np.repeat(np.arange(7), [40, 9, 5, 3, 2, 2, 1])
     pairs = np.stack([draw.integers(0, USERS, len(items)), items], 1)
@@ -108,7 +108,7 @@ class Step:
         hidden = np.where(np.arange(ITEMS) < KNOWN, np.minimum(1.5, positives / 2), positives)
         counts = np.zeros(KNOWN + 3)
         counts[3:] = (positives - hidden)[:KNOWN]
-        counts[OOV] = hidden.sum() / (hidden > 0).sum()  # of one of those that share the id
+        counts[OOV] = hidden.sum() / (hidden > 0).sum()  # of one of the items that share the id
         in_batch, uniform = counts[codes] / positives.sum(), np.full(len(codes), 1 / ITEMS)
         if given.negatives == "mixed":
             return (BATCH * in_batch + given.drawn * uniform) / (BATCH + given.drawn)
@@ -126,7 +126,7 @@ class Step:
 
 
 def softmax(step: Step, users: np.ndarray, items: np.ndarray) -> float:
-    """Of all negatives of the step, one interaction after the other."""
+    """The softmax over all negatives of the step, computed one interaction at a time."""
     batch, given, config = step.features, step.config.objective, step.config
     log_q = np.log(step.q(batch["film"][:, 0]))
     taken = set(zip(step.data.user_rows, step.data.item_rows, strict=True))
@@ -180,7 +180,7 @@ SAMPLED = {
 
 
 def few(step: Step, users: np.ndarray, items: np.ndarray) -> float:
-    """Of a few negatives per positive, of them the hardest."""
+    """A pairwise loss of the hardest of a few negatives per positive."""
     import tensorflow as tf
 
     batch, given = step.features, step.config.objective
@@ -205,7 +205,7 @@ def few(step: Step, users: np.ndarray, items: np.ndarray) -> float:
 
 
 def squared(step: Step, users: np.ndarray, items: np.ndarray) -> float:
-    """Over the whole matrix of the batch's users, each in proportion to what the batch has."""
+    """The squared loss over all pairs; each user is weighted by the share of its positives here."""
     batch, scores = step.features, users @ items.T
     there = np.zeros(scores.shape, bool)
     there[batch["_query_of"], batch["_positive_of"]] = True
@@ -250,17 +250,17 @@ OBJECTIVES = [
 def test_a_step_has_the_loss_and_the_gradient_of_its_formula(objective, data):
     step = Step(data, {"objective": objective})
     hidden = step.features["film"][step.features["_row"] < KNOWN] == OOV
-    assert hidden.any() and not hidden.all(), "ids of known items, too, are out of vocabulary"
+    assert hidden.any() and not hidden.all(), "some ids of known items are hidden"
     step.expect({"softmax": softmax, "squared": squared}.get(step.config.objective.loss, few))
 
 
-def test_half_of_the_correction_takes_half_of_log_q_off(data):
+def test_a_weight_of_one_half_subtracts_half_of_log_q(data):
     Step(data, {"logq": 0.5, "objective": {"negatives": "mixed", "drawn": 20}}).expect(softmax)
     Step(data, {"logq": 0.0, "objective": {"label_smoothing": 0.1}}).expect(softmax)
 
 
-def test_what_was_queued_is_told_from_a_positive_by_its_row(data):
-    """Ids that are out of vocabulary are those of different items."""
+def test_queued_items_are_compared_with_the_positive_by_row(data):
+    """Different items share the out-of-vocabulary id, so ids cannot be compared."""
     settings = {"objective": {"negatives": "cross_batch", "drawn": 2 * BATCH}}
     step = Step(data, settings, steps=2)
     before = step.earlier[0]
@@ -287,12 +287,12 @@ def test_what_was_queued_is_told_from_a_positive_by_its_row(data):
     assert step.loss == pytest.approx(both(step, at[0][users], at[1][films]), rel=1e-4)
 
 
-MANY, VOCABULARY, RARE = 240, 30, 80  # rows; of them in the vocabulary; and with few positives
+MANY, VOCABULARY, RARE = 240, 30, 80  # rows, rows in the vocabulary, rows with few positives
 
 
 @pytest.fixture(scope="module")
 def wide() -> TrainingData:
-    """A table of items eight times as large as the vocabulary; most items are never taken."""
+    """A table of items eight times as large as the vocabulary; most items have no positives."""
     draw = np.random.default_rng(6)
     popular = np.repeat(np.arange(VOCABULARY), 1000 // np.arange(1, VOCABULARY + 1))
     rare = np.repeat(np.arange(VOCABULARY, VOCABULARY + RARE), 3)
@@ -314,8 +314,8 @@ def wide() -> TrainingData:
     ],
     ids=str,
 )
-def test_log_q_is_how_often_training_draws_a_row(objective, estimate, wide):
-    """Of a row in the vocabulary, and on average of one that is not, ids that are hidden included.
+def test_log_q_equals_the_frequency_of_a_row_among_the_negatives(objective, estimate, wide):
+    """For a row in the vocabulary, and on average for one that is not; hidden ids are counted.
 
     By the cardinality of the id log_q would be off by 2 for uniform negatives, and by 4 or more if
     the rows that share the out-of-vocabulary id counted together.
@@ -336,7 +336,7 @@ def test_log_q_is_how_often_training_draws_a_row(objective, estimate, wide):
         tower.model(features, training=True)
         return {name: features[name] for name in ("_row", "film", "_count")}
 
-    drawn = np.zeros((MANY, VOCABULARY + 3))  # by row and by code, which is hidden now and then
+    drawn = np.zeros((MANY, VOCABULARY + 3))  # by row and by code, as codes are sometimes hidden
     for number in range(steps):
         tower.model.optimizer.iterations.assign(number)
         places = draw.integers(0, len(wide.user_rows), size)
@@ -351,7 +351,7 @@ def test_log_q_is_how_often_training_draws_a_row(objective, estimate, wide):
     tolerance = 0.7 if estimate == "streaming" else 0.35  # of a single row, in nats
     np.testing.assert_allclose(log_q[3:], np.log(known), atol=tolerance)
     assert np.mean(log_q[3:] - np.log(known)) == pytest.approx(0, abs=tolerance / 3)
-    # Of the items that share the id and can be drawn at all.
+    # Averaged over the items that share the id and can be drawn.
     rows = MANY - VOCABULARY if objective.get("negatives") in ("uniform", "mixed", "all") else None
     shared = drawn[:, OOV].sum() / (rows or VOCABULARY + RARE)
     assert log_q[OOV] == pytest.approx(np.log(shared), abs=tolerance)
