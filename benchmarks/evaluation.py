@@ -27,7 +27,8 @@ from scipy.sparse import csr_matrix
 
 from benchmarks.report import Check
 from twotower.models.evaluation.baselines import fit_baseline
-from twotower.models.evaluation.metrics import evaluate, valid_users
+from twotower.models.evaluation.config import count_valid_users
+from twotower.models.evaluation.metrics import evaluate
 from twotower.models.two_tower import TowerScorer
 from twotower.pipelines.child import apart
 
@@ -167,7 +168,7 @@ def measure(world: World, tell: Tell) -> dict[str, Any]:
         tell(f"  {world.name}: {name} {row[name]['seconds']:.2f} s")
     row["towers"] = towers(test[timed], seen[timed])
     tell(f"  {world.name}: towers {row['towers']['seconds']:.2f} s")
-    validated = valid_users(None, users=world.users, items=world.items, rows=train.nnz)
+    validated = count_valid_users(None, users=world.users, items=world.items, rows=train.nnz)
     row["users of a validation by default"] = validated
     row["peak memory, GB"] = round(
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2

@@ -26,7 +26,7 @@ from twotower.pipelines.experiments.compare import compare
 from twotower.pipelines.experiments.report import rows as table
 from twotower.pipelines.job import main_job
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.preprocess import ITEMS, USERS
 from twotower.pipelines.steps.serve import ask, serving
 
@@ -83,7 +83,7 @@ def measured(run: Run) -> dict[str, dict[str, float]]:
         for name, each in run.notes("evaluate")["metrics"].items()
         if name not in ("two-tower", "random")
     }
-    values["two-tower, served"] = Judge(run, "test").judge(Served(run)).values
+    values["two-tower, served"] = Evaluator(run, "test").evaluate(Served(run)).values
     return {name: {key: each[key] for key in TOLD} for name, each in values.items()}
 
 
@@ -147,17 +147,17 @@ def tutorial(data: Path) -> tuple[dict, list[Check]]:
 
     overrides = ("positives.at_least=1", "split.ratios=[0.72,0.08,0.2]", "split.k_core=0")
     with ran("ml-100k-history", data / "ml-100k", *overrides) as run:
-        judge = Judge(run, "test")
+        evaluator = Evaluator(run, "test")
         models = {
             "two-tower, served": Served(run),
-            "ease": EASE().fit(judge.train),
-            "popularity": Popularity().fit(judge.train),
+            "ease": EASE().fit(evaluator.train),
+            "popularity": Popularity().fit(evaluator.train),
         }
-        nothing = csr_matrix(judge.train.shape, dtype=bool)
+        nothing = csr_matrix(evaluator.train.shape, dtype=bool)
         rows = {
             name: {
-                "train items not masked": accuracy(each, judge.relevant, nothing),
-                "train items masked": accuracy(each, judge.relevant, judge.train),
+                "train items not masked": accuracy(each, evaluator.relevant, nothing),
+                "train items masked": accuracy(each, evaluator.relevant, evaluator.train),
             }
             for name, each in models.items()
         }
@@ -174,13 +174,13 @@ def tutorial(data: Path) -> tuple[dict, list[Check]]:
 
 def accuracy(scorer: Any, relevant: csr_matrix, masked: csr_matrix, k: int = 100) -> float:
     """The share of the interactions `relevant` whose item is among the user's k best."""
-    from twotower.models.evaluation.metrics import binary, is_relevant, rankings
+    from twotower.models.evaluation.ranking import binary, is_relevant, rank_in_batches
 
     relevant, everything = binary(relevant), np.ones(relevant.shape[1], bool)
     users = np.flatnonzero(np.diff(relevant.indptr))
     hits = sum(
         int(is_relevant(relevant[batch], ranked).sum())
-        for batch, ranked in rankings(scorer, users, masked, k, everything, batch_size=1024)
+        for batch, ranked in rank_in_batches(scorer, users, masked, k, everything, batch_size=1024)
     )
     return hits / relevant.nnz
 

@@ -227,7 +227,7 @@ def _make(folder: Path, data: Path | None, seed: int, days: int) -> tuple[Path, 
 
 
 def _config(data: Path | None) -> Config:
-    from twotower.models.training.growth import UpdateConfig
+    from twotower.models.training.config import UpdateConfig
     from twotower.pipelines.config import CONFIGS, load_config
     from twotower.pipelines.job import choose
 

@@ -60,7 +60,7 @@ class World:
         That is user vectors float32 [users, D], in the order of `users`, and item vectors
         float32 [items, D].
         """
-        from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+        from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from twotower.models.two_tower import embed
 
         users, items = load_tables(self.run)
@@ -99,7 +99,7 @@ class World:
         return out
 
     def _write_stock(self, out: Path, write: Callable) -> None:
-        from twotower.models.training.fit import load
+        from twotower.models.training.saving import load
         from twotower.workflows.features import load_workflow
 
         workflow = load_workflow(self.run.path / "workflow").get_subworkflow("user")

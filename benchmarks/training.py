@@ -45,7 +45,7 @@ from benchmarks.training_process import (
     Trained,
     measure,
 )
-from twotower.models.training.fit import TrainingConfig
+from twotower.models.training.config import TrainingConfig
 from twotower.pipelines.cli import quiet
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,7 +22,7 @@ from benchmarks.child import child
 if TYPE_CHECKING:
     from merlin.schema import Schema
 
-    from twotower.models.training.fit import TrainingData
+    from twotower.models.training.data import TrainingData
     from twotower.pipelines.run import Run
 
 OURS, NO_LISTS, STOCK = "ours", "ours, without genres", "stock TwoTowerModelV2"
@@ -132,7 +132,7 @@ class Watch:
 
 def train(task: Task) -> Trained:
     """Train as the task says, in this process."""
-    from twotower.models.training.fit import TrainingConfig
+    from twotower.models.training.config import TrainingConfig
     from twotower.pipelines.run import Run
 
     run = None if task.vocabulary else Run(Path(task.run))
@@ -184,10 +184,15 @@ def _data(task: Task, run: Run | None) -> tuple[Schema, TrainingData]:
 def _test_score(run: Run, data: TrainingData) -> Callable[[Any], float]:
     """From a model to its NDCG@10 on test, train and valid masked."""
     from twotower.models.two_tower import TowerScorer
-    from twotower.pipelines.steps.evaluate import Judge
+    from twotower.pipelines.steps.evaluate import Evaluator
 
-    judge = Judge(run, "test")
-    return lambda model: judge.judge(TowerScorer.of(model, data.users, data.items)).values[METRIC]
+    evaluator = Evaluator(run, "test")
+
+    def score(model: Any) -> float:
+        scorer = TowerScorer.of(model, data.users, data.items)
+        return evaluator.evaluate(scorer).values[METRIC]
+
+    return score
 
 
 def _resident_gb(kind: str) -> float:

@@ -10,7 +10,8 @@ import tensorflow_recommenders as tfrs
 from merlin.schema import Schema, Tags
 
 from benchmarks.training_subjects import DIM, TEMPERATURE, Timed, expanded, item_counts
-from twotower.models.training.fit import TrainingConfig, TrainingData
+from twotower.models.training.config import TrainingConfig
+from twotower.models.training.data import TrainingData
 
 if TYPE_CHECKING:
     from benchmarks.training_process import Watch

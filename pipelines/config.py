@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, r
 from pydantic.fields import SHAPE_SINGLETON
 
 from twotower.models.config import MOST_COMPARED, TwoTowerConfig
-from twotower.models.evaluation.metrics import METRICS, EvaluationConfig
-from twotower.models.training.closed_form import unmet
-from twotower.models.training.fit import TrainingConfig
-from twotower.models.training.growth import UpdateConfig
+from twotower.models.evaluation.config import EvaluationConfig
+from twotower.models.evaluation.metrics import METRICS
+from twotower.models.training.config import TrainingConfig, UpdateConfig, unmet_requirements
 from twotower.pipelines.errors import ConfigError
 from twotower.serving.config import ServingConfig
 from twotower.workflows.features import FeaturesConfig, PositivesConfig
@@ -52,9 +51,11 @@ class Config(BaseModel, extra=Extra.forbid):
     split: SplitConfig = Field(SplitConfig(), description="workflows/split.py")
     features: FeaturesConfig = Field(FeaturesConfig(), description="workflows/features.py")
     model: TwoTowerConfig = Field(TwoTowerConfig(), description="models/config.py")
-    training: TrainingConfig = Field(TrainingConfig(), description="models/training.py")
-    update: UpdateConfig = Field(UpdateConfig(), description="models/growth.py")
-    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="models/evaluation.py")
+    training: TrainingConfig = Field(TrainingConfig(), description="models/training/config.py")
+    update: UpdateConfig = Field(UpdateConfig(), description="models/training/config.py")
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="models/evaluation/config.py"
+    )
     serving: ServingConfig = Field(ServingConfig(), description="serving/config.py")
     show: list[str] = Field([], description="item columns printed beside a recommendation")
 
@@ -113,7 +114,7 @@ class Config(BaseModel, extra=Extra.forbid):
     def _towers_that_can_be_solved(cls, values: dict) -> dict:
         if values["training"].start:
             has_history = values["features"].history is not None
-            if wrong := unmet(values["model"], has_history):
+            if wrong := unmet_requirements(values["model"], has_history):
                 raise ValueError(f"training.start solves for sums of embeddings; it needs {wrong}")
         return values
 

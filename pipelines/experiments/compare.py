@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, Extra, Field, conint
 from rich.markup import escape
 
-from twotower.models.evaluation.metrics import BaselineName
-from twotower.models.training.fit import MAX_INT
+from twotower.models.evaluation.config import BaselineName
+from twotower.models.training.config import MAX_INT
 from twotower.pipelines.config import CONFIGS, Config, Name, parse, read_tree
 from twotower.pipelines.console import console, say
 from twotower.pipelines.errors import ChildError, ConfigError, RunError

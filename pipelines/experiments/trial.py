@@ -133,20 +133,20 @@ def measure(trial: Trial, state: Path, tell: Tell = lambda metrics: None) -> dic
     training also `epochs`, `best_epoch` and `curve`, lists of the seconds after each epoch and of
     the monitored metric on valid.
     """
-    from twotower.pipelines.steps.evaluate import Judge
+    from twotower.pipelines.steps.evaluate import Evaluator
 
     run = Run(trial.data)
     run.config = trial.config
     run.verified("ingest", "preprocess")
-    judges = {part: Judge(run, part) for part in trial.parts}
+    evaluators = {part: Evaluator(run, part) for part in trial.parts}
     if trial.baseline:
-        scorer, result = _fit_baseline(trial, next(iter(judges.values())).train)
+        scorer, result = _fit_baseline(trial, next(iter(evaluators.values())).train)
     else:
         scorer, result = _fit_towers(run, state, tell)
     k = cutoff(trial.config.training.monitor)
-    for part, judge in judges.items():
-        metrics = judge.judge(scorer)
-        result[part] = {**metrics.to_dict(), **judge.judge_popularity(scorer, k)}
+    for part, evaluator in evaluators.items():
+        metrics = evaluator.evaluate(scorer)
+        result[part] = {**metrics.to_dict(), **evaluator.popularity_metrics(scorer, k)}
     return result
 
 
@@ -173,7 +173,7 @@ def _fit_towers(run: Run, state: Path, tell: Tell) -> tuple[Any, dict[str, Any]]
     from twotower.models.two_tower import TowerScorer
 
     state.mkdir(parents=True, exist_ok=True)
-    tower, data = fit_towers(run, state, heard=tell)
+    tower, data = fit_towers(run, state, on_metrics=tell)
     monitor = run.config.training.monitor
     notes = summary(tower.history, monitor, len(data.user_rows))
     result = {name: notes[name] for name in ("epochs", "best_epoch")}

@@ -18,7 +18,7 @@ def export(run: Run) -> dict:
     with stage("export") as (report, result), run.step("export") as (out, notes):
         report(0, 4, "import")
         load_libraries()
-        from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+        from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from twotower.models.two_tower import embed
         from twotower.serving.ensemble import build_ensemble
         from twotower.serving.repository import ModelRepository

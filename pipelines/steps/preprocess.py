@@ -19,7 +19,7 @@ from twotower.pipelines.run import Run, writes
 if TYPE_CHECKING:
     import nvtabular as nvt
 
-    from twotower.models.training.fit import TrainingData
+    from twotower.models.training.data import TrainingData
     from twotower.pipelines.config import Config
     from twotower.workflows.features import FeaturesConfig
     from twotower.workflows.split import SplitConfig
@@ -224,7 +224,6 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
 def load_training_data(run: Run) -> TrainingData:
     """The training part as rows of the encoded tables; the rows stay on disk."""
-    from twotower.models.training.batches import map_rows
-    from twotower.models.training.fit import TrainingData
+    from twotower.models.training.data import TrainingData, memory_map_rows
 
-    return TrainingData(*load_tables(run), *map_rows(run.path / "processed" / TRAIN_ROWS))
+    return TrainingData(*load_tables(run), *memory_map_rows(run.path / "processed" / TRAIN_ROWS))

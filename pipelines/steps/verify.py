@@ -123,7 +123,7 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     -------
     (raw item ids int64 [items], ascending; scores float32 [n, items], -inf for a seen item)
     """
-    from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+    from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
     from twotower.models.two_tower import embed
 
     names = run.config.features

@@ -146,7 +146,7 @@ def test_ease_is_the_regression_without_the_diagonal(noise):
 def test_blocks_of_items_change_nothing(noise, model, monkeypatch):
     whole = model.fit(noise).score(np.arange(50))
     monkeypatch.setattr(baselines, "BLOCK", 7)
-    monkeypatch.setattr(baselines, "NEIGHBOURS_AT_ONCE", 50)
+    monkeypatch.setattr(baselines, "MAX_BLOCK_NEIGHBOURS", 50)
     assert (model.fit(noise).score(np.arange(50)) == whole).all()
 
 

@@ -16,18 +16,11 @@ from scipy.sparse import csr_matrix
 
 from tests.models.conftest import Table, matrix
 from twotower.models.errors import ModelError
-from twotower.models.evaluation import metrics as evaluation
+from twotower.models.evaluation import ranking
 from twotower.models.evaluation.baselines import Popularity
-from twotower.models.evaluation.metrics import (
-    METRICS,
-    EvaluationConfig,
-    Metrics,
-    binary,
-    evaluate,
-    is_relevant,
-    metrics_table,
-    valid_users,
-)
+from twotower.models.evaluation.config import EvaluationConfig, count_valid_users
+from twotower.models.evaluation.metrics import METRICS, Metrics, evaluate, metrics_table
+from twotower.models.evaluation.ranking import binary, is_relevant
 
 
 def slow_reference(scores, relevant, seen, ks, candidates):
@@ -162,7 +155,7 @@ class Counting(Table):
 def test_blocks_of_scores_change_nothing_and_stay_small(monkeypatch):
     scores, relevant, seen, candidates = random_case(4)
     whole = evaluate(Table(scores), relevant, seen, [5, 20], candidates)
-    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 130)
+    monkeypatch.setattr(ranking, "MAX_SCORES", 130)
     counting = Counting(scores)
     assert evaluate(counting, relevant, seen, [5, 20], candidates) == whole
     assert counting.largest == 3 * 40
@@ -193,7 +186,7 @@ def test_a_ranker_gets_fewer_users_where_lists_are_long(monkeypatch):
     _, relevant, seen, candidates = random_case(6)
     ranker, asked = Popularity().fit(seen), []
     whole = evaluate(ranker, relevant, seen, [20], candidates)
-    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 130)
+    monkeypatch.setattr(ranking, "MAX_SCORES", 130)
     rank = ranker.rank
     ranker.rank = lambda users, *rest: asked.append(len(users)) or rank(users, *rest)
     assert evaluate(ranker, relevant, seen, [20], candidates) == whole
@@ -237,7 +230,7 @@ def test_relevant_places_are_those_of_the_dense_matrix():
     ],
 )
 def test_users_of_a_validation_by_the_sizes_alone(setting, users, items, rows, expected):
-    assert valid_users(setting, users=users, items=items, rows=rows) == expected
+    assert count_valid_users(setting, users=users, items=items, rows=rows) == expected
 
 
 def test_progress_counts_the_users_evaluated():
@@ -317,7 +310,7 @@ def test_table_shows_models_side_by_side_with_the_best_bold():
 
 def test_importing_the_metrics_does_not_import_tensorflow():
     code = (
-        "import sys, models.evaluation, models.baselines\n"
+        "import sys, twotower.models.evaluation.config, twotower.models.evaluation.metrics\n"
         "assert not {'tensorflow', 'merlin', 'nvtabular', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

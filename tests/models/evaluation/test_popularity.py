@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from tests.models.conftest import Table, matrix
 from twotower.models.errors import ModelError
 from twotower.models.evaluation.baselines import Popularity, Random
-from twotower.models.evaluation.popularity import by_popularity, percentiles, thirds
+from twotower.models.evaluation.popularity import percentiles, popularity_metrics, thirds
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_recall_by_third_and_popularity_by_hand():
     scores = Table([[9, 2, 1, 5, 3, 4], [6, 4, 5, 3, 2, 1], [1] * 6, [1] * 6])
     relevant = matrix([{3, 4}, {0, 1, 2}, set(), set()], 6)
     seen = matrix([{0}, set(), set(), set()], 6)
-    values = by_popularity(scores, relevant, seen, train, k=2)
+    values = popularity_metrics(scores, relevant, seen, train, k=2)
     assert values == pytest.approx(
         {
             "head_recall@2": 1,  # only user 1 has one: item 0, found
@@ -61,7 +61,7 @@ def test_recall_by_third_and_popularity_by_hand():
 def test_a_third_that_nobody_wants_is_left_out_and_short_lists_count_what_they_have():
     train = matrix([{0, 1, 2}, {0}], 3)
     relevant, seen = matrix([set(), {2}], 3), matrix([{0, 1, 2}, {0}], 3)
-    values = by_popularity(Table(np.ones((2, 3))), relevant, seen, train, k=10)
+    values = popularity_metrics(Table(np.ones((2, 3))), relevant, seen, train, k=10)
     assert set(values) == {"tail_recall@10", "popularity@10"}
     assert values["tail_recall@10"] == 1
     assert values["popularity@10"] == pytest.approx(1 / 3)  # items 1 and 2, equally rare
@@ -73,8 +73,8 @@ def test_random_is_at_a_half_and_popularity_near_the_top():
     relevant = csr_matrix((rng.random(train.shape) < 0.05) & ~train.toarray())
     popularity = {}
     for name, model in (("random", Random(0)), ("popularity", Popularity())):
-        one = by_popularity(model.fit(train), relevant, train, train, 10, batch_size=7)
-        assert one == pytest.approx(by_popularity(model, relevant, train, train, 10))
+        one = popularity_metrics(model.fit(train), relevant, train, train, 10, batch_size=7)
+        assert one == pytest.approx(popularity_metrics(model, relevant, train, train, 10))
         popularity[name] = one["popularity@10"]
     # A little below a half: what a user has seen is left out, and that is what is popular.
     assert popularity["random"] == pytest.approx(0.46, abs=0.04)

@@ -8,7 +8,8 @@ import pytest
 from tests.models.training.test_fit import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
 from twotower.models.objective.build import ObjectiveConfig
-from twotower.models.training.fit import create, fit
+from twotower.models.training.fit import fit
+from twotower.models.training.model import create
 
 ITEMS, BATCH = 6, 9
 COUNTS = np.array(

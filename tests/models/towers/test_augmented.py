@@ -17,8 +17,10 @@ from tests.models.training.test_fit import (  # noqa: F401
     vectors,
 )
 from twotower.models.config import TwoTowerConfig
-from twotower.models.training.fit import create, fit, load, load_tower, save
+from twotower.models.training.fit import fit
 from twotower.models.training.growth import grow
+from twotower.models.training.model import create
+from twotower.models.training.saving import load, load_tower, save
 from twotower.models.two_tower import embed
 
 DUAL = {"dim": 4, "hidden": [5], "feature_dim": 2, "mimic_weight": 0.3}

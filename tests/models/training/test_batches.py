@@ -41,10 +41,11 @@ def test_a_step_follows_from_its_number():
 
 
 def test_rows_of_a_file_are_those_in_memory(tmp_path):
-    from twotower.models.training.batches import map_rows, shuffled_batches
+    from twotower.models.training.batches import shuffled_batches
+    from twotower.models.training.data import memory_map_rows
 
     np.stack([USERS, USERS * 1000], axis=1).tofile(tmp_path / "rows")
-    batches = shuffled_batches(*map_rows(tmp_path / "rows"), 10, seed=7)
+    batches = shuffled_batches(*memory_map_rows(tmp_path / "rows"), 10, seed=7)
     for ours, known in zip(batches.take(12).as_numpy_iterator(), take(12), strict=True):
         np.testing.assert_array_equal(ours["user_row"], known)
         np.testing.assert_array_equal(ours["item_row"], known * 1000)
@@ -53,14 +54,15 @@ def test_rows_of_a_file_are_those_in_memory(tmp_path):
 def test_a_file_larger_than_the_memory_stays_on_disk(tmp_path):
     import psutil
 
-    from twotower.models.training.batches import map_rows, shuffled_batches
+    from twotower.models.training.batches import shuffled_batches
+    from twotower.models.training.data import memory_map_rows
 
     interactions = 2 * psutil.virtual_memory().total // 8  # of 8 bytes: twice what there is
     with (tmp_path / "rows").open("wb") as file:
         file.truncate((interactions - 1) * 8)  # a hole: takes no room, reads as zeros
         file.seek(0, 2)
         file.write(np.array([3, 5], np.int32).tobytes())
-    users, items = map_rows(tmp_path / "rows")
+    users, items = memory_map_rows(tmp_path / "rows")
     assert (len(users), users[-1], items[-1]) == (interactions, 3, 5)
     before = psutil.Process().memory_info().rss
     for batch in shuffled_batches(users, items, 4096, seed=1).take(10).as_numpy_iterator():

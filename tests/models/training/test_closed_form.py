@@ -9,8 +9,10 @@ from scipy.sparse import csr_matrix
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.evaluation.baselines import EASE
-from twotower.models.training.closed_form import ClosedFormConfig, _first_eigenvectors, solve, start
-from twotower.models.training.fit import TrainingData, create
+from twotower.models.training.closed_form import _first_eigenvectors, set_closed_form_weights, solve
+from twotower.models.training.config import ClosedFormConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.model import create
 from twotower.models.two_tower import TowerScorer, embed, embedding_tables
 
 PLAIN = ClosedFormConfig(l2=5, popularity_l2=0, user_power=0)
@@ -66,7 +68,7 @@ def test_dimensions_beyond_the_items_are_zero(train):
 
 
 def test_items_that_never_meet_are_refused():
-    with pytest.raises(ModelError, match="no two of the items have a user in common"):
+    with pytest.raises(ModelError, match="no two items have a user in common"):
         solve(csr_matrix(np.eye(5)), 2, PLAIN)
 
 
@@ -128,7 +130,7 @@ def scores(tower, data):
 
 def test_the_towers_answer_the_solution_and_strangers_what_people_like(train, data):
     tower = create(schema(), data, TOWERS, seed=1)
-    start(tower, data, PLAIN)
+    set_closed_form_weights(tower, data, PLAIN)
     history, candidates = solve(train, 6, PLAIN)
     expected = train @ history @ candidates.T
     found = scores(tower, data)
@@ -139,12 +141,12 @@ def test_the_towers_answer_the_solution_and_strangers_what_people_like(train, da
 
 def test_turned_to_what_was_there_it_answers_the_same(data):
     tower = create(schema(), data, TOWERS, seed=1)
-    start(tower, data, PLAIN)
+    set_closed_form_weights(tower, data, PLAIN)
     before, vectors = scores(tower, data), embed(tower.model.candidate_encoder, data.items)
     random = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype(np.float32)
     table = embedding_tables(tower.model)["film"].table.embeddings
     table.assign(table.numpy() @ random)
-    start(tower, data, PLAIN, turned=True)
+    set_closed_form_weights(tower, data, PLAIN, align=True)
     np.testing.assert_allclose(scores(tower, data), before, rtol=1e-3, atol=1e-4)
     turned = embed(tower.model.candidate_encoder, data.items)
     np.testing.assert_allclose(turned, vectors @ random, rtol=1e-3, atol=1e-4)
@@ -165,4 +167,4 @@ def test_towers_it_cannot_solve_for_are_refused_by_name(data, changes, history, 
     given = TrainingData(users, data.items, data.user_rows, data.item_rows)
     tower = create(schema(history=history), given, TOWERS.copy(update=changes), seed=1)
     with pytest.raises(ModelError, match=missing):
-        start(tower, given, PLAIN)
+        set_closed_form_weights(tower, given, PLAIN)

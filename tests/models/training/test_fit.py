@@ -12,15 +12,11 @@ from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.evaluation.baselines import Popularity
 from twotower.models.evaluation.metrics import evaluate
-from twotower.models.training.fit import (
-    TrainingConfig,
-    TrainingData,
-    create,
-    fit,
-    load,
-    load_tower,
-    save,
-)
+from twotower.models.training.config import TrainingConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.fit import fit
+from twotower.models.training.model import create
+from twotower.models.training.saving import load, load_tower, save
 from twotower.models.two_tower import TowerScorer, embed
 
 USERS, ITEMS = 60, 40
@@ -123,8 +119,8 @@ def interrupted(tower, data, config, folder, steps):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        # Every step is told, not four a second.
-        patch.setattr("twotower.models.training.callbacks.TOLD_EVERY", 0.0)
+        # Report every step, not four per second.
+        patch.setattr("twotower.models.training.callbacks.REPORT_SECONDS", 0.0)
         with pytest.raises(Killed):
             fit(tower, data, config, own_colour(data), folder, progress=kill_at)
     tf.keras.backend.clear_session()
@@ -237,16 +233,16 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_with_the_epochs():
 def test_what_a_sample_leaves_out_is_no_negative(schema, data, tmp_path, monkeypatch):
     seen = []
 
-    def told(users, items, user_rows, *more):
-        seen.append(len(user_rows))
+    def record(data, ranks, share):
+        seen.append(len(data.user_rows))
         raise Killed
 
-    monkeypatch.setattr("twotower.models.training.mining.MinedNegatives", told)
+    monkeypatch.setattr("twotower.models.training.fit.MinedNegatives", record)
     config = TwoTowerConfig(dim=8, objective={"loss": "bpr", "negatives": "mined"})
     sample = replace(data, user_rows=data.user_rows[:100], item_rows=data.item_rows[:100])
     tower = create(schema, data, config, seed=1)
     with pytest.raises(Killed):
-        fit(tower, sample, TRAINING, own_colour(data), tmp_path, known=data)
+        fit(tower, sample, TRAINING, own_colour(data), tmp_path, all_data=data)
     assert seen == [len(data.user_rows)]
 
 

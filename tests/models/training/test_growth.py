@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from twotower.models.config import TwoTowerConfig
-from twotower.models.training.fit import TrainingConfig, TrainingData, create, fit
-from twotower.models.training.growth import UpdateConfig, grow, hold, known_items, with_replay
+from twotower.models.training.config import TrainingConfig, UpdateConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.fit import fit
+from twotower.models.training.growth import grow, known_items, limit_change, with_replay
+from twotower.models.training.model import create
 from twotower.models.two_tower import embed
 
 OOV, OLD, NEW = 2, 40, 10
@@ -119,7 +122,7 @@ def test_new_users_are_learnt_and_old_ones_held(fitted, tmp_path):
     assert right(grown, data, new) < 0.7
 
     def validate(model):
-        hold(grown, tower, moving=0.0)
+        limit_change(grown, tower, fraction=0.0)
         return {"ndcg@10": right(grown, data, new)}
 
     sample = with_replay(data, NEW * OLD // 2, 1.0, 2, seed=3)
@@ -134,7 +137,7 @@ def test_held_rows_move_a_share_of_their_way(fitted):
     start = [variable.numpy() for variable in grown.model.trainable_variables]
     for variable in grown.model.trainable_variables:
         variable.assign_add(np.ones(variable.shape, np.float32))
-    hold(grown, tower, moving=0.25)
+    limit_change(grown, tower, fraction=0.25)
     for variable, before in zip(grown.model.trainable_variables, start, strict=True):
         moved = variable.numpy() - before
         rows = OLD + 3 if len(before) == OLD + NEW + 3 else len(before)
@@ -151,7 +154,7 @@ def test_a_learnt_temperature_grows_and_is_held_and_updates_count():
     output = grown.model._output
     assert float(output.temperature) == pytest.approx(0.4)
     output.log_temperature.assign(np.log(0.1))
-    hold(grown, tower, moving=0.5)
+    limit_change(grown, tower, fraction=0.5)
     assert float(output.temperature) == pytest.approx(0.2)
     # A sample's frequencies are not those of the stream.
     assert output.frequency is None and grown.config.logq_estimate == "counts"

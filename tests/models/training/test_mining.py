@@ -19,11 +19,17 @@ USERS = 4
 def mined(ranks, share=1.0, positives=POSITIVES):
     import tensorflow as tf
 
+    from twotower.models.training.data import TrainingData
     from twotower.models.training.mining import MinedNegatives
 
-    users, items = np.arange(USERS)[:, None], np.arange(6)[:, None]
-    rows = np.array(positives).T
-    negatives = MinedNegatives({"user": users}, {"item": items}, *rows, ranks, share)
+    user_rows, item_rows = np.array(positives).T
+    data = TrainingData(
+        users={"user": np.arange(USERS)[:, None]},
+        items={"item": np.arange(6)[:, None]},
+        user_rows=user_rows,
+        item_rows=item_rows,
+    )
+    negatives = MinedNegatives(data, ranks, share)
     model = SimpleNamespace(
         query_encoder=lambda features: tf.one_hot(features["user"][:, 0], 3),  # nothing: zeros
         candidate_encoder=lambda features: tf.gather(SCORES.T, features["item"][:, 0]),

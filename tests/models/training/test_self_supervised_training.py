@@ -12,7 +12,8 @@ from tests.models.training.test_fit import CONFIG, ITEMS, TRAINING, data, schema
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.objective.build import ObjectiveConfig, SelfSupervisedConfig
-from twotower.models.training.fit import create, fit
+from twotower.models.training.fit import fit
+from twotower.models.training.model import create
 from twotower.models.two_tower import embedding_tables
 
 POSITIVES = 20  # items before this row are the ones with positives

@@ -13,7 +13,7 @@ from twotower.models.evaluation.metrics import evaluate as measure
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps import evaluate as step
 from twotower.pipelines.steps import train
-from twotower.pipelines.steps.evaluate import Judge, evaluate
+from twotower.pipelines.steps.evaluate import Evaluator, evaluate
 from twotower.pipelines.steps.preprocess import load_training_data
 
 
@@ -25,7 +25,7 @@ def copy_of(run: Run, to: Path, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def scorer(small_run):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
     from twotower.models.two_tower import TowerScorer
 
     data = load_training_data(small_run)
@@ -33,7 +33,7 @@ def scorer(small_run):
 
 
 def test_a_validation_of_some_users_is_the_mean_of_those(small_run, scorer, tmp_path):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
 
     run = copy_of(small_run, tmp_path / "run", "evaluation.valid_users=37")
     model, calls = load(run.path / "model").model, []
@@ -41,7 +41,7 @@ def test_a_validation_of_some_users_is_the_mean_of_those(small_run, scorer, tmp_
     metrics = validate(model, lambda *call: calls.append(call))
     assert metrics["users"] == 37 and calls == [(37, 37)]
     # The same users, with their rows of the whole table.
-    whole, sampled = Judge(run, "valid"), Judge(run, "valid")
+    whole, sampled = Evaluator(run, "valid"), Evaluator(run, "valid")
     sampled.sample(37)
     alone = np.zeros(whole.relevant.shape[0], bool)
     alone[sampled.users] = True
@@ -55,10 +55,10 @@ def test_a_validation_of_some_users_is_the_mean_of_those(small_run, scorer, tmp_
 
 
 def test_by_default_a_small_catalogue_is_validated_on_all_users(small_run):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
 
     history = json.loads((small_run.path / "model" / "history.json").read_text())
-    judge = Judge(small_run, "valid")
+    judge = Evaluator(small_run, "valid")
     n_users = int(np.count_nonzero(np.diff(judge.relevant.indptr)))
     assert set(history["val_users"]) == {n_users}
     assert small_run.notes("train")["valid_users"] == n_users
@@ -77,11 +77,11 @@ def test_a_state_is_of_its_validation_users(small_run, tmp_path):
 
 
 def test_candidates_are_the_items_of_any_part(small_run, tmp_path):
-    judge = Judge(small_run, "test")
+    judge = Evaluator(small_run, "test")
     everything = judge.train + judge.seen + judge.relevant
     np.testing.assert_array_equal(judge.candidates, np.asarray(everything.sum(axis=0))[0] > 0)
     run = copy_of(small_run, tmp_path / "run", "evaluation.catalogue=items")
-    assert Judge(run, "test").candidates is None
+    assert Evaluator(run, "test").candidates is None
 
 
 def test_progress_names_what_is_done(small_run, tmp_path, monkeypatch):

@@ -93,6 +93,6 @@ def test_ctrl_c_in_the_last_second_leaves_it_to_be_gone_on_with(small_run, tmp_p
 def test_with_other_settings_there_is_nothing_to_go_on_with(small_run, tmp_path):
     run = copy_of(small_run, tmp_path / "run")
     run.override(("model.temperature=0.3",))
-    with pytest.raises(RunError, match=r"no training to go on with.*train without --resume"):
+    with pytest.raises(RunError, match=r"no training to resume.*train without --resume"):
         train(run, resume=True)
     assert list((run.path / "training").glob("*")), "what was there stays"

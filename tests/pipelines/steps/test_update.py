@@ -26,7 +26,7 @@ from twotower.pipelines.config import parse_config
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.lock import LOCK
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import load_split, load_tables, preprocess
@@ -178,7 +178,7 @@ def test_new_users_and_items_are_served_as_brute_force_has_them(base_run, update
 
 
 def test_new_users_are_answered_better_than_as_unknown_ones(base_run, updated):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
     from twotower.models.two_tower import embed
 
     new = np.isin(ids(updated, "user"), ids(updated, "user")[-NEW_USERS:])
@@ -217,7 +217,7 @@ def test_an_update_that_fails_leaves_the_run_and_again_finishes_it(
     def broken(run):
         raise RunError("no room")
 
-    monkeypatch.setattr("twotower.models.training.fit.save", broken)
+    monkeypatch.setattr("twotower.models.training.saving.save", broken)
     with pytest.raises(TypeError):
         update(run, folders[1])
     assert files(run.path) == before
@@ -353,15 +353,15 @@ def test_other_settings_for_the_towers_that_answer_are_published(updated, folder
 
 def judged(run: Run):
     """The metrics of the run's towers on its test part."""
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
     from twotower.models.two_tower import TowerScorer
 
     scorer = TowerScorer.of(load(run.path / "model").model, *load_tables(run))
-    return Judge(run, "test").judge(scorer)
+    return Evaluator(run, "test").evaluate(scorer)
 
 
 def test_a_version_is_measured_by_what_it_answers(base_run):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
 
     version = LocalVersion(ModelRepository(base_run.path / TRITON).model / "1")
     comparison, expected = Comparison(base_run, 0, version), judged(base_run)
