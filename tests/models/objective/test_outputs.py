@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.models.training.test_fit import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
+from tests.models.checkerboard import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
 from twotower.models.objective.build import ObjectiveConfig
 from twotower.models.training.fit import fit

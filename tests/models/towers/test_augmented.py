@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.models.test_two_tower import OOV, build, column, features, multi_hot, only, schema  # noqa: F401
-from tests.models.training.test_fit import (  # noqa: F401
+from tests.models.checkerboard import (  # noqa: F401
     ITEMS,
     TRAINING,
     USERS,
@@ -16,6 +15,7 @@ from tests.models.training.test_fit import (  # noqa: F401
     own_colour,
     vectors,
 )
+from tests.models.test_two_tower import OOV, build, column, features, multi_hot, only, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
 from twotower.models.training.fit import fit
 from twotower.models.training.growth import grow
