@@ -100,7 +100,7 @@ class Validation(tf.keras.callbacks.Callback):
         return results
 
     def _update_progress(self, steps: int, mean_loss: float) -> None:
-        """Set the progress to that before the epoch was resumed, plus the steps done since."""
+        """Add the steps of this fit to what was done of the epoch before the interruption."""
         progress, (steps_before, loss, seconds) = self.state.progress, self.before_resume
         progress.steps = steps_before + steps
         progress.loss = loss + float(mean_loss) * steps

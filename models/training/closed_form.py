@@ -1,8 +1,8 @@
 """Towers in closed form: a low-rank item-item regression that training can start from.
 
 The query tower sums embeddings of the user's items, and the candidate tower is an embedding of the
-item. Their inner product is a low-rank regression of a user's items on each other, whose best
-solution is known without gradient descent.
+item. Their inner product is a low-rank regression of a user's items on each other, and its best
+solution has a closed form.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def set_closed_form_weights(
     """Set the weights of the towers to the closed-form solution, and all others to 0.
 
     Unknown users get the mean of all users' vectors, scaled to weigh as much as one item of a
-    history: they are recommended what is popular, and their first item counts as much.
+    history. They are recommended popular items until their first own item, which weighs as much.
 
     Parameters
     ----------

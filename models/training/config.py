@@ -13,7 +13,7 @@ MAX_INT = 2**31 - 1  # TensorFlow's seeds are int32
 
 
 class ClosedFormConfig(BaseModel, extra=Extra.forbid):
-    """Regularization of the item-item regression; choose it on the valid part."""
+    """The item-item regression that training can start from; choose the values on valid."""
 
     l2: float = Field(
         300.0,

@@ -65,8 +65,8 @@ def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoT
     schema : Schema
         The vocabularies; the codes of known values must not have changed.
     data : TrainingData
-        All interactions, whose positives are counted for the logQ correction. A sample would not
-        do: new items are more frequent in it than among all interactions, so the model would rank
+        All interactions, whose positives are counted for the logQ correction. In a sample of
+        new and some earlier interactions, new items are too frequent, and the model would rank
         them too high. For the same reason the grown model uses counts, even if `tower` estimates
         frequencies from the batches.
     seed : int

@@ -1,4 +1,4 @@
-"""Optimizers whose step costs as much as the rows in the batch, not as the whole tables.
+"""Optimizers whose cost per step depends on the rows in the batch, not on the table sizes.
 
 Keras's Adam updates the moments and the values of every row in every step. These optimizers read
 and write only the rows that have a gradient.

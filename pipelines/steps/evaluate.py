@@ -115,7 +115,7 @@ class Evaluator:
         )
 
     def popularity_metrics(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
-        """Compute recall@k in head, middle and tail, and the popularity of what is recommended.
+        """Compute recall@k in head, middle and tail, and the popularity of recommended items.
 
         Parameters
         ----------

@@ -184,13 +184,13 @@ def test_cutoffs_beyond_the_catalogue_need_no_memory(baseline):
 
 def test_a_ranker_gets_smaller_batches_for_long_lists(monkeypatch):
     _, relevant, seen, candidates = random_case(6)
-    ranker, asked = Popularity().fit(seen), []
+    ranker, batch_sizes = Popularity().fit(seen), []
     whole = evaluate(ranker, relevant, seen, [20], candidates)
     monkeypatch.setattr(ranking, "MAX_SCORES", 130)
     rank = ranker.rank
-    ranker.rank = lambda users, *rest: asked.append(len(users)) or rank(users, *rest)
+    ranker.rank = lambda users, *rest: batch_sizes.append(len(users)) or rank(users, *rest)
     assert evaluate(ranker, relevant, seen, [20], candidates) == whole
-    assert max(asked) == 130 // 20
+    assert max(batch_sizes) == 130 // 20
 
 
 def test_scores_that_may_not_be_written_to_are_copied():
