@@ -26,7 +26,7 @@ PRELOADED = [
         "tf2onnx",
         "onnxruntime",
         "faiss",
-        "twotower.models.training.growth",
+        "twotower.models.training.config",
     ),
     *(
         "twotower.pipelines.steps.update",

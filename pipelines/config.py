@@ -13,11 +13,10 @@ import yaml
 from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, root_validator
 
 from twotower.models.config import TwoTowerConfig
-from twotower.models.evaluation.metrics import METRICS, EvaluationConfig
+from twotower.models.evaluation.config import EvaluationConfig
+from twotower.models.evaluation.metrics import METRICS
 from twotower.models.towers.options import MAX_ATTENTION_LENGTH
-from twotower.models.training.closed_form import unmet
-from twotower.models.training.fit import TrainingConfig
-from twotower.models.training.growth import UpdateConfig
+from twotower.models.training.config import TrainingConfig, UpdateConfig, unmet_requirements
 from twotower.pipelines.config_problems import converted, explained, keys_not_text
 from twotower.pipelines.errors import ConfigError
 from twotower.serving.config import ServingConfig
@@ -129,7 +128,7 @@ class Config(BaseModel, extra=Extra.forbid):
     def _closed_form_can_solve(cls, values: dict) -> dict:
         if values["training"].start:
             has_history = values["features"].history is not None
-            if wrong := unmet(values["model"], has_history):
+            if wrong := unmet_requirements(values["model"], has_history):
                 raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
         return values
 

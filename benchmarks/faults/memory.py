@@ -103,7 +103,7 @@ def _report(size: Size, files: float, resident: list[float]) -> tuple[Rows, list
 def write_version(repository: Path, size: Size, config: ServingConfig) -> pd.DataFrame:
     """Publish a version of synthetic data and untrained towers; return its users."""
     from twotower.models.config import TwoTowerConfig
-    from twotower.models.training.fit import QUERY_TOWER, save_tower
+    from twotower.models.training.saving import QUERY_TOWER, save_tower
     from twotower.models.two_tower import build_two_tower, example_input
     from twotower.serving.ensemble import build_ensemble
     from twotower.serving.runtime.index import build_index

@@ -24,7 +24,7 @@ from twotower.pipelines.experiments.compare import compare
 from twotower.pipelines.experiments.report import rows as report_rows
 from twotower.pipelines.job import main_job
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.preprocess import ITEMS, USERS
 from twotower.pipelines.steps.query import ask
 from twotower.pipelines.steps.serve import serving
@@ -82,7 +82,7 @@ def metrics_on_test(run: Run) -> dict[str, dict[str, float]]:
         for name, each in run.notes("evaluate")["metrics"].items()
         if name not in ("two-tower", "random")
     }
-    values["two-tower, served"] = Judge(run, "test").judge(ServedScores(run)).values
+    values["two-tower, served"] = Evaluator(run, "test").evaluate(ServedScores(run)).values
     return {name: {key: each[key] for key in METRICS} for name, each in values.items()}
 
 
@@ -145,17 +145,17 @@ def tutorial(data: Path) -> tuple[Rows, list[Check]]:
 
     overrides = ("positives.at_least=1", "split.ratios=[0.72,0.08,0.2]", "split.k_core=0")
     with finished_run("ml-100k-history", data / "ml-100k", overrides) as run:
-        judge = Judge(run, "test")
+        evaluator = Evaluator(run, "test")
         models: dict[str, Any] = {
             "two-tower, served": ServedScores(run),
-            "ease": EASE().fit(judge.train),
-            "popularity": Popularity().fit(judge.train),
+            "ease": EASE().fit(evaluator.train),
+            "popularity": Popularity().fit(evaluator.train),
         }
-        nothing = csr_matrix(judge.train.shape, dtype=bool)
+        nothing = csr_matrix(evaluator.train.shape, dtype=bool)
         rows = {
             name: {
-                "train items not masked": accuracy(each, judge.relevant, nothing),
-                "train items masked": accuracy(each, judge.relevant, judge.train),
+                "train items not masked": accuracy(each, evaluator.relevant, nothing),
+                "train items masked": accuracy(each, evaluator.relevant, evaluator.train),
             }
             for name, each in models.items()
         }
@@ -181,13 +181,13 @@ def accuracy(scorer: Any, relevant: csr_matrix, masked: csr_matrix, k: int = 100
         The interactions to find, and the items that are left out per user.
     k : int
     """
-    from twotower.models.evaluation.metrics import binary, is_relevant, rankings
+    from twotower.models.evaluation.ranking import binary, is_relevant, rank_in_batches
 
     relevant, everything = binary(relevant), np.ones(relevant.shape[1], bool)
     users = np.flatnonzero(np.diff(relevant.indptr))
     hits = sum(
         int(is_relevant(relevant[batch], ranked).sum())
-        for batch, ranked in rankings(scorer, users, masked, k, everything, batch_size=1024)
+        for batch, ranked in rank_in_batches(scorer, users, masked, k, everything, batch_size=1024)
     )
     return hits / relevant.nnz
 

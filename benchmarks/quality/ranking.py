@@ -27,7 +27,8 @@ from scipy.sparse import csr_matrix
 
 from benchmarks.report import Check, Rows
 from twotower.models.evaluation.baselines import fit_baseline
-from twotower.models.evaluation.metrics import BaselineName, evaluate, valid_users
+from twotower.models.evaluation.config import BaselineName
+from twotower.models.evaluation.metrics import count_valid_users, evaluate
 from twotower.models.two_tower import TowerScorer
 from twotower.pipelines.child import run_in_subprocess
 
@@ -173,7 +174,7 @@ def measure(data: SyntheticData, on_message: OnMessage) -> dict[str, Any]:
         on_message(f"  {data.name}: {name} {row[name]['seconds']:.2f} s")
     row["towers"] = measure_towers(test[ranked], seen[ranked])
     on_message(f"  {data.name}: towers {row['towers']['seconds']:.2f} s")
-    validated = valid_users(None, users=data.users, items=data.items, rows=train.nnz)
+    validated = count_valid_users(None, users=data.users, items=data.items, rows=train.nnz)
     row["users per validation by default"] = validated
     row["peak memory, GB"] = round(
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2

@@ -76,7 +76,7 @@ class ServedRun:
             In the order of `users`.
         item_vectors : ndarray of float32, shape (n_items, dim)
         """
-        from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+        from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from twotower.models.two_tower import embed
 
         users, items = load_tables(self.run)
@@ -126,7 +126,7 @@ class ServedRun:
 
     def _write_stock(self, out: Path) -> None:
         from benchmarks.serving.peers import write_stock
-        from twotower.models.training.fit import load
+        from twotower.models.training.saving import load
         from twotower.workflows.features.encode import load_workflow
 
         item_ids, _, vectors = self.vectors

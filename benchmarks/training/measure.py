@@ -31,7 +31,7 @@ from benchmarks.training.summary import (
     seconds_to_target,
     speed_checks,
 )
-from twotower.models.training.fit import TrainingConfig
+from twotower.models.training.config import TrainingConfig
 
 ROWS_PER_EPOCH = {1_024: 1 << 18, 4_096: 1 << 18, 16_384: 1 << 17, 65_536: 1 << 17}
 # Fast subjects train for more epochs, so that all are measured for about as long.

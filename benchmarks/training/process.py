@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from merlin.schema import Schema
 
     from benchmarks.training.subjects import Subject
-    from twotower.models.training.fit import TrainingData
+    from twotower.models.training.data import TrainingData
     from twotower.pipelines.run import Run
 
 OURS, NO_LISTS, STOCK = "ours", "ours, without genres", "stock TwoTowerModelV2"
@@ -183,7 +183,7 @@ class Monitor:
 
 def train(task: Task) -> TrainingResult:
     """Train in this process."""
-    from twotower.models.training.fit import TrainingConfig
+    from twotower.models.training.config import TrainingConfig
     from twotower.pipelines.run import Run
 
     score: Callable[[Any], float] | None = None
@@ -243,10 +243,12 @@ def _load_data(task: Task, run: Run) -> tuple[Schema, TrainingData]:
 def _test_score(run: Run, data: TrainingData) -> Callable[[Any], float]:
     """Return a function that computes a model's NDCG@10 on test, train and valid masked."""
     from twotower.models.two_tower import TowerScorer
-    from twotower.pipelines.steps.evaluate import Judge
+    from twotower.pipelines.steps.evaluate import Evaluator
 
-    judge = Judge(run, "test")
-    return lambda model: judge.judge(TowerScorer.of(model, data.users, data.items)).values[METRIC]
+    evaluator = Evaluator(run, "test")
+    return lambda model: evaluator.evaluate(TowerScorer.of(model, data.users, data.items)).values[
+        METRIC
+    ]
 
 
 def _resident_gb(kind: str) -> float:

@@ -25,7 +25,10 @@ from merlin.models.tf.transforms.regularization import L2Norm
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from twotower.models.config import TwoTowerConfig
-from twotower.models.training.fit import TrainingConfig, TrainingData, create, fit
+from twotower.models.training.config import TrainingConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.fit import fit
+from twotower.models.training.model import create
 
 if TYPE_CHECKING:
     from benchmarks.training.process import Monitor

@@ -16,7 +16,8 @@ from benchmarks.training.subjects import (
     item_counts,
     training_columns,
 )
-from twotower.models.training.fit import TrainingConfig, TrainingData
+from twotower.models.training.config import TrainingConfig
+from twotower.models.training.data import TrainingData
 
 if TYPE_CHECKING:
     from benchmarks.training.process import Monitor

@@ -1,1 +1,1 @@
-"""Metrics on the full catalogue, and baselines."""
+"""Evaluation on the full catalogue: ranking, metrics, popularity, and the baselines."""

@@ -1,28 +1,45 @@
 """Baselines without gradient descent: popularity, random, ItemKNN and EASE.
 
-Each is fitted on the training interactions, a matrix [n_users, n_items] whose nonzero entries
-count as 1, and is a `models.evaluation.metrics.Scorer` or `Ranker`.
+To add a baseline, write a class with `fit` that is a `Scorer` or a `Ranker` once fitted, and add it
+to `BASELINES`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg import inv
 from scipy.sparse import csr_matrix
 
 from twotower.models.errors import ModelError
-from twotower.models.evaluation.metrics import BaselineName, Ranker, Scorer, binary
+from twotower.models.evaluation.ranking import Ranker, Scorer, binary
 
-EASE_MAX_ITEMS = 20_000  # 4.8 GB and minutes of inversion; both grow steeply from there
-BLOCK = 1024  # items per block when common users of items are counted
-NEIGHBOURS_AT_ONCE = 1 << 23  # neighbours of the items of a block, 64 MB
+EASE_MAX_ITEMS = 20_000  # takes 4.8 GB and minutes to invert; both grow steeply beyond
+BLOCK = 1024  # items per block when counting the users that two items have in common
+MAX_BLOCK_NEIGHBOURS = 1 << 23  # neighbours of all items of a block: 64 MB
+
+
+class Baseline(Protocol):
+    """A model that is fitted on the training interactions alone."""
+
+    def fit(self, train: csr_matrix) -> Scorer | Ranker:
+        """Fit the model and return it.
+
+        Parameters
+        ----------
+        train : csr_matrix, shape (n_users, n_items)
+            Every nonzero entry counts as one interaction.
+        """
+        ...
 
 
 class Popularity:
-    """The number of users who interacted with the item, the same for everybody."""
+    """Rank items by the number of users who interacted with them, the same for every user."""
 
     def fit(self, train: csr_matrix) -> Popularity:
-        """Order the items by their users; equally popular ones by position."""
+        """Sort the items by their number of users; equally popular ones by row."""
         counts = np.bincount(binary(train).indices, minlength=train.shape[1])
         self.order = np.argsort(-counts, kind="stable")
         return self
@@ -30,35 +47,40 @@ class Popularity:
     def rank(
         self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
     ) -> np.ndarray:
-        """int64 [len(users), k], see `models.evaluation.metrics.Ranker`."""
+        """Return the k best candidates of each user; see `Ranker.rank`."""
         order = self.order[candidates[self.order]]
-        # Place of each item in the order; items that are no candidates come after it.
-        place = np.full(len(candidates), len(order))
-        place[order] = np.arange(len(order))
+        # Position of each item in the order; items that are not candidates come after it.
+        position = np.full(len(candidates), len(order))
+        position[order] = np.arange(len(order))
         rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
-        pairs = np.sort(rows * len(candidates) + place[seen.indices])  # each row's by place
-        places = pairs % len(candidates)
-        # Number of unseen items before each seen item; every later item moves up one place.
-        before = places - (np.arange(len(pairs)) - seen.indptr[rows])
-        moves = (places < len(order)) & (before < k)
+        pairs = np.sort(rows * len(candidates) + position[seen.indices])  # by position in each row
+        positions = pairs % len(candidates)
+        # Number of unseen items before each seen item; every later item moves up by one.
+        before = positions - (np.arange(len(pairs)) - seen.indptr[rows])
+        moves = (positions < len(order)) & (before < k)
         moved = np.bincount(rows[moves] * k + before[moves], minlength=len(users) * k)
         ranks = np.arange(k) + moved.reshape(-1, k).cumsum(axis=1)
         return np.append(order, -1)[np.minimum(ranks, len(order))]
 
 
 class Random:
-    """Uniform scores; a user's row depends on the seed and on the user alone."""
+    """Uniform random scores that depend only on the seed and the user.
+
+    Parameters
+    ----------
+    seed : int
+    """
 
     def __init__(self, seed: int = 0):
         self.seed = seed
 
     def fit(self, train: csr_matrix) -> Random:
-        """Learn the number of items."""
+        """Store the number of items."""
         self.n_items = train.shape[1]
         return self
 
     def score(self, users: np.ndarray) -> np.ndarray:
-        """float32 [len(users), n_items] in [0, 1)."""
+        """Return random scores in [0, 1), float32; see `Scorer.score`."""
         scores = np.empty((len(users), self.n_items), dtype=np.float32)
         for row, user in zip(scores, users, strict=True):
             np.random.default_rng((self.seed, user)).random(dtype=np.float32, out=row)
@@ -66,109 +88,165 @@ class Random:
 
 
 class ItemKNN:
-    """Nearest items by cosine (Sarwar et al. 2001; as RecBole's `ItemKNN` with shrink 0).
+    """Nearest neighbours of items by cosine similarity.
 
-    score(u, i) = sum of cos(i, j) over the user's items j that are among the `neighbours`
-    items nearest to the scored item i. An item is not its own neighbour.
+    Parameters
+    ----------
+    neighbours : int
+        Number of nearest items kept for each item.
+
+    Notes
+    -----
+    score(u, i) is the sum of cos(i, j) over those items j of user u that are among the
+    `neighbours` nearest items of i (Sarwar et al., 2001; RecBole's `ItemKNN` with shrink 0). An
+    item is not its own neighbour.
     """
 
     def __init__(self, neighbours: int = 250):
         self.neighbours = neighbours
 
     def fit(self, train: csr_matrix) -> ItemKNN:
-        """Keep each item's nearest items.
+        """Find each item's nearest items, in blocks of items to limit the memory.
 
-        A block takes NEIGHBOURS_AT_ONCE x 8 bytes, or a single item's neighbours if these are more;
-        the result takes items x neighbours.
+        A block takes `MAX_BLOCK_NEIGHBOURS` x 8 bytes (more if a single item has more neighbours);
+        the result takes items x neighbours entries.
         """
         self.train = binary(train).astype(np.float32)
         by_item = self.train.T.tocsr()
-        # Upper bound on the number of items that share a user with each item.
-        met = np.minimum(by_item @ np.diff(self.train.indptr), train.shape[1]).astype(np.int64)
-        order = np.argsort(met, kind="stable")
-        order = order[np.searchsorted(met[order], 1) :]  # the others have no users
+        # Upper bound on the number of items that have a user in common with each item.
+        bound = np.minimum(by_item @ np.diff(self.train.indptr), train.shape[1]).astype(np.int64)
+        order = np.argsort(bound, kind="stable")
+        order = order[np.searchsorted(bound[order], 1) :]  # the others have no users
         start, entries = 0, []
         while start < len(order):
-            widest = met[order[min(start + BLOCK, len(order)) - 1]]
-            items = order[start : start + max(1, min(BLOCK, NEIGHBOURS_AT_ONCE // widest))]
+            widest = bound[order[min(start + BLOCK, len(order)) - 1]]
+            items = order[start : start + max(1, min(BLOCK, MAX_BLOCK_NEIGHBOURS // widest))]
             entries.append(self._nearest(by_item, items))
             start += len(items)
         values, columns, rows = (np.concatenate(part) for part in zip(*entries, strict=True))
-        # Entry [j, i]: what the user's item j adds to item i.
+        # Entry [j, i] is what the user's item j adds to the score of item i.
         self.weights = csr_matrix((values, (columns, rows)), shape=(train.shape[1],) * 2)
         return self
 
     def _nearest(
         self, by_item: csr_matrix, items: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cosines, neighbours and the items they belong to, of `items`, each [entries]."""
+        """Return cosine, neighbour and item of each pair of one of `items` and a neighbour."""
         from twotower.models.evaluation.top_k import topk
 
-        users_of = np.diff(by_item.indptr).astype(float)
-        together = (by_item[items] @ self.train).tocsc().tocsr()  # sorts, in linear time
-        rows = np.repeat(np.arange(len(items)), np.diff(together.indptr))
-        cosine = together.data / np.sqrt(users_of[items[rows]] * users_of[together.indices])
-        cosine[together.indices == items[rows]] = -np.inf  # not its own neighbour
-        # Each row holds only the items with a common user: few rows are as wide as the catalogue.
-        side_by_side = np.full((len(items), np.diff(together.indptr).max()), -np.inf)
-        side_by_side[rows, np.arange(len(rows)) - together.indptr[rows]] = cosine
-        places, values = topk(side_by_side, min(self.neighbours, side_by_side.shape[1]))
-        rows, slots = np.nonzero(places >= 0)
-        neighbours = together.indices[together.indptr[rows] + places[rows, slots]]
+        n_users = np.diff(by_item.indptr).astype(float)
+        common = (by_item[items] @ self.train).tocsc().tocsr()  # sorts the columns in linear time
+        rows = np.repeat(np.arange(len(items)), np.diff(common.indptr))
+        cosine = common.data / np.sqrt(n_users[items[rows]] * n_users[common.indices])
+        cosine[common.indices == items[rows]] = -np.inf  # an item is not its own neighbour
+        # A dense row holds only the items with a common user, which are few of the catalogue.
+        dense = np.full((len(items), np.diff(common.indptr).max()), -np.inf)
+        dense[rows, np.arange(len(rows)) - common.indptr[rows]] = cosine
+        columns, values = topk(dense, min(self.neighbours, dense.shape[1]))
+        rows, slots = np.nonzero(columns >= 0)
+        neighbours = common.indices[common.indptr[rows] + columns[rows, slots]]
         return values[rows, slots].astype(np.float32), neighbours, items[rows]
 
     def score(self, users: np.ndarray) -> np.ndarray:
-        """float32 [len(users), n_items]; 0 where no neighbour of the item is the user's."""
+        """Return float32 scores, 0 where the user has no neighbour of the item."""
         return (self.train[users] @ self.weights).toarray()
 
 
 class EASE:
-    """Embarrassingly shallow autoencoder (Steck 2019, arXiv:1905.03375).
+    """Embarrassingly shallow autoencoder: an item-item regression in closed form.
 
-    P = (X'X + l2 I)^-1, B = -P / diag(P) column by column with a zero diagonal, scores X B.
-    Items without positives have no weights and score 0. Fitting needs 12 bytes x n^2 and time of
-    order n^3 for n items with positives; more than EASE_MAX_ITEMS are refused with a ModelError.
+    Items without positives have no weights and score 0. Fitting takes 12 n^2 bytes and time of
+    order n^3 for n items with positives.
+
+    Parameters
+    ----------
+    l2 : float
+        Regularization.
+
+    Notes
+    -----
+    With P = (X'X + l2 I)^-1 the item-item weights are B = -P / diag(P), column by column, with a
+    zero diagonal. The scores are X B (Steck, 2019, arXiv:1905.03375).
     """
 
     def __init__(self, l2: float = 1000.0):
         self.l2 = l2
 
     def fit(self, train: csr_matrix) -> EASE:
-        """Solve for the weights, float32 [n, n], of the n items that have positives."""
+        """Solve for the weights of the items that have positives.
+
+        Raises
+        ------
+        ModelError
+            If there are more than `EASE_MAX_ITEMS` such items.
+        """
         train = binary(train).astype(np.float32)
         self.n_items, self.items = train.shape[1], np.flatnonzero(train.getnnz(axis=0))
         n = len(self.items)
         if n > EASE_MAX_ITEMS:
             raise ModelError(
-                f"EASE on {n} items would need {12 * n**2 / 1e9:.0f} GB of memory; "
-                f"it is refused above {EASE_MAX_ITEMS} items: take 'ease' out of the baselines "
+                f"EASE on {n} items would need {12 * n**2 / 1e9:.0f} GB of memory; it is limited "
+                f"to {EASE_MAX_ITEMS} items: remove 'ease' from evaluation.baselines "
                 "(itemknn has no such limit)"
             )
         self.train = train[:, self.items]
-        weights = items_to_items(gram(self.train), self.l2)
+        weights = item_item_weights(gram_matrix(self.train), self.l2)
         self.weights = np.ascontiguousarray(weights, dtype=np.float32)
         return self
 
     def score(self, users: np.ndarray) -> np.ndarray:
-        """float32 [len(users), n_items]."""
+        """Return float32 scores; see `Scorer.score`."""
         scores = np.zeros((len(users), self.n_items), np.float32)
         scores[:, self.items] = self.train[users] @ self.weights
         return scores
 
 
-def fit_baseline(name: BaselineName, train: csr_matrix, seed: int) -> Scorer | Ranker:
-    """The baseline `name` with its default settings, fitted; `seed` is for `random` only."""
-    models = {"popularity": Popularity(), "random": Random(seed), "itemknn": ItemKNN()}
-    models["ease"] = EASE()
-    if name not in models:
-        raise ModelError(f"unknown baseline {name!r}; there are {', '.join(models)}")
-    return models[name].fit(train)
+BASELINES: dict[str, Callable[[int], Baseline]] = {
+    "popularity": lambda seed: Popularity(),
+    "random": Random,
+    "itemknn": lambda seed: ItemKNN(),
+    "ease": lambda seed: EASE(),
+}
+"""Name in the settings -> the unfitted baseline for a seed."""
 
 
-def gram(train: csr_matrix) -> np.ndarray:
-    """X'X, float64 [n_items, n_items] in Fortran order.
+def fit_baseline(name: str, train: csr_matrix, seed: int) -> Scorer | Ranker:
+    """Fit a baseline with its default settings.
 
-    Counts of float32 are exact up to 16.7 million users of one pair.
+    Parameters
+    ----------
+    name : str
+        A key of `BASELINES`.
+    train : csr_matrix, shape (n_users, n_items)
+        Every nonzero entry counts as one interaction.
+    seed : int
+        Random seed; only `random` uses it.
+
+    Returns
+    -------
+    Scorer or Ranker
+
+    Raises
+    ------
+    ModelError
+        If there is no such baseline.
+    """
+    if name not in BASELINES:
+        raise ModelError(f"unknown baseline {name!r}; choose from {', '.join(BASELINES)}")
+    return BASELINES[name](seed).fit(train)
+
+
+def gram_matrix(train: csr_matrix) -> np.ndarray:
+    """Compute X'X, block by block.
+
+    Parameters
+    ----------
+    train : csr_matrix of float, shape (n_users, n_items)
+        X. Counts in float32 are exact up to 16.7 million users per pair of items.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_items, n_items), in Fortran order
     """
     by_item = train.T.tocsr()
     product = np.empty((train.shape[1],) * 2, order="F")
@@ -178,11 +256,19 @@ def gram(train: csr_matrix) -> np.ndarray:
     return product
 
 
-def items_to_items(gram: np.ndarray, l2: float | np.ndarray) -> np.ndarray:
-    """EASE's weights -P / diag P, P = (gram + diag l2)^-1, with a zero diagonal.
+def item_item_weights(gram: np.ndarray, l2: float | np.ndarray) -> np.ndarray:
+    """Solve for EASE's item-item weights; the formula is in the notes of `EASE`.
 
-    gram : float64 [n, n] in Fortran order, which lets LAPACK invert it in place: it is overwritten
-    l2 : above 0, one for all or [n]
+    Parameters
+    ----------
+    gram : ndarray of float64, shape (n, n), in Fortran order
+        X'X. It is overwritten: the order lets LAPACK invert it in place.
+    l2 : float or ndarray of float, shape (n,)
+        Regularization, above 0, of all items or of each.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n)
     """
     gram[np.diag_indices(len(gram))] += l2
     weights = inv(gram, overwrite_a=True, check_finite=False)

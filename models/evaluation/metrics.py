@@ -1,101 +1,50 @@
-"""Ranking metrics over the full catalogue, the same code for the model and every baseline.
+"""Ranking metrics over the full catalogue, computed in the same way for every model.
 
-Users and items are positions (0-based rows) in the user and the item table; interactions are
-sparse matrices [n_users, n_items]. Per user the whole catalogue is ranked, items already seen
-are left out, and each metric is averaged over the users with at least one relevant item.
+For each user the whole catalogue is ranked without the items the user has already seen. Each
+metric is averaged over the users with at least one relevant item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, Field, conint
 from rich.table import Table
 from scipy.sparse import csr_matrix
 
 from twotower.models.errors import ModelError
+from twotower.models.evaluation.ranking import (
+    Ranker,
+    Scorer,
+    binary,
+    is_relevant,
+    rank_in_batches,
+)
 
-BaselineName = Literal["popularity", "random", "itemknn", "ease"]
 METRICS = ("recall", "ndcg", "mrr", "hit", "precision", "map", "coverage")
-# 128 MB; with smaller blocks BLAS repacks the item matrix too often.
-SCORES_AT_ONCE = 1 << 25
-SMALL_CATALOGUE, MIN_VALID_USERS = 10_000, 2048
-# Scores that can be ranked in a tenth of the time a training row takes.
-VALID_SCORES_PER_ROW = 100
-
-
-class EvaluationConfig(BaseModel, extra="forbid"):
-    """What is measured, over which catalogue, and beside which baselines."""
-
-    ks: list[conint(gt=0, le=1_000_000)] = Field(
-        [10, 20, 50, 100], min_items=1, unique_items=True, description="cutoffs of every metric@k"
-    )
-    batch_size: int = Field(
-        1024,
-        gt=0,
-        le=1_000_000,
-        description="users ranked at once; with more than 32,000 items fewer, so that their scores "
-        "take at most 128 MB",
-    )
-    valid_users: int | None = Field(
-        None,
-        gt=0,
-        le=1_000_000_000,
-        description="validation during training ranks the catalogue for this many users, always "
-        "the same random ones; by default all users up to 10,000 items, and for a larger catalogue "
-        "so many that a validation takes about a tenth of an epoch, but at least 2,048. The test "
-        "part is always measured on all users",
-    )
-    catalogue: Literal["interactions", "items"] = Field(
-        "interactions",
-        description="what is ranked: 'interactions', the items that occur in any part of the "
-        "split (the protocol of published tables), or 'items', the whole item table, also items "
-        "nobody interacted with (what the server answers from)",
-    )
-    baselines: list[BaselineName] = Field(
-        ["popularity", "random"], unique_items=True, description="models to compare with"
-    )
-
-
-class Scorer(Protocol):
-    """Anything that can rank the catalogue for users."""
-
-    def score(self, users: np.ndarray) -> np.ndarray:
-        """Scores float32 or float64 [len(users), n_items] of the user rows `users` (int [n]).
-
-        Higher is better, -inf is "never recommend", NaN is refused. A user's scores must not
-        depend on who else is in the batch. The caller overwrites the array.
-        """
-        ...
-
-
-class Ranker(Protocol):
-    """What ranks the catalogue without scoring all of it."""
-
-    def rank(
-        self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
-    ) -> np.ndarray:
-        """The k best candidates (bool [n_items]) of each of `users` (int [n]), int64 [n, k].
-
-        `seen` has a row for each of `users`, items to leave out. A list that is shorter than k
-        ends in -1.
-        """
-        ...
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Averages over users: `values` maps "ndcg@10" and the like to a number in [0, 1]."""
+    """Metrics averaged over users.
+
+    Attributes
+    ----------
+    values : dict of str to float
+        Metric and cutoff, such as "ndcg@10", to a number in [0, 1].
+    users : int
+        Number of users averaged over: those with a relevant item.
+    candidates : int
+        Number of items ranked, including those a user has already seen.
+    """
 
     values: dict[str, float]
-    users: int  # users averaged over: those with a relevant item
-    candidates: int  # items ranked, before each user's seen items are left out
+    users: int
+    candidates: int
 
     def to_dict(self) -> dict[str, float]:
-        """One flat record for a JSON report."""
+        """Return all numbers as one flat record for a JSON report."""
         return {"users": self.users, "candidates": self.candidates, **self.values}
 
 
@@ -112,58 +61,57 @@ def evaluate(
 
     Parameters
     ----------
-    relevant, seen
-        Nonzero entries of [n_users, n_items]: what should be found, and what is left out of a
-        user's ranking (testing: train and valid). They must not overlap.
-    candidates
-        bool [n_items], the items that may be recommended; all when None. A relevant item
-        outside them cannot be found but still counts as relevant.
-    batch_size
-        Users scored at once; the metrics do not depend on it.
-    progress
-        Called with (users done, users in all) after each batch.
+    scorer : Scorer or Ranker
+        The model. Items with equal scores are ranked by row, lower first.
+    relevant : csr_matrix, shape (n_users, n_items)
+        Nonzero where the item should be found.
+    seen : csr_matrix, shape (n_users, n_items)
+        Nonzero where the item is left out of the user's ranking; must not overlap `relevant`.
+    ks : sequence of int
+        Cutoffs.
+    candidates : ndarray of bool, shape (n_items,), optional
+        Items that may be recommended; all by default. A relevant item that is not a candidate
+        cannot be found but still counts as relevant.
+    batch_size : int
+        Maximum number of users ranked at once. The metrics do not depend on it.
+    progress : callable (done, total), optional
+        Called after each batch with the number of users done and the number of all users.
 
-    Equal scores rank by item position, lower first. A user with fewer candidates left than k
-    gets a shorter list: the missing places are neither hits nor coverage.
-
-    Per user, with `R` the relevant items and ranks from 1:
-
-    - recall: hits / |R|; precision: hits / k; hit: 1 if there is a hit;
-    - mrr: 1 / rank of the first hit in the top k, else 0;
-    - ndcg: sum over hits of 1/log2(rank + 1), over the same sum of an ideal list of
-      min(|R|, k) hits (binary gain; Järvelin and Kekäläinen 2002);
-    - map: sum over hits of precision@rank, over min(|R|, k), as RecBole's `MAP`;
-
-    and over all of them coverage: distinct items recommended / candidates.
+    Returns
+    -------
+    Metrics
+        See `_metrics_of_users` for the formulas. coverage@k is the number of distinct items
+        recommended to anyone, divided by the number of candidates. If a user has fewer than k
+        candidates, the missing places are neither hits nor covered items.
 
     Raises
     ------
     ModelError
-        On shapes that do not fit, a pair both relevant and seen, nothing to evaluate, or a
-        NaN score.
+        If shapes do not fit, a pair is both relevant and seen, there is nothing to evaluate, or a
+        score is NaN.
     """
     relevant, seen = binary(relevant), binary(seen)
     cutoffs = np.asarray(ks, dtype=np.int64)
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
-    _check(relevant, seen, cutoffs, candidates, batch_size)
+    _check_input(relevant, seen, cutoffs, candidates, batch_size)
     sizes = np.diff(relevant.indptr)
     users = np.flatnonzero(sizes)
-    # One row a user, averaged at the end: the sum is then the same for every batch size.
+    # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(METRICS) - 1, len(cutoffs)))
-    recommended = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
-    done = 0
-    for batch, ranked in rankings(scorer, users, seen, int(cutoffs.max()), candidates, batch_size):
-        listed = ranked >= 0
+    covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
+    k_max, done = int(cutoffs.max()), 0
+    for batch, ranked in rank_in_batches(scorer, users, seen, k_max, candidates, batch_size):
+        is_item = ranked >= 0
         hits = is_relevant(relevant[batch], ranked)
-        per_user[done : done + len(batch)] = _at_cutoffs(hits, sizes[batch], cutoffs)
-        for row, k in zip(recommended, cutoffs, strict=True):
-            row[ranked[:, :k][listed[:, :k]]] = True
+        per_user[done : done + len(batch)] = _metrics_of_users(hits, sizes[batch], cutoffs)
+        for row, k in zip(covered, cutoffs, strict=True):
+            row[ranked[:, :k][is_item[:, :k]]] = True
         done += len(batch)
         if progress is not None:
             progress(done, len(users))
     n_candidates = int(candidates.sum())
-    table = np.vstack([per_user.mean(axis=0), recommended.sum(axis=1) / n_candidates])
+    table = np.vstack([per_user.mean(axis=0), covered.sum(axis=1) / n_candidates])
     values = {
         f"{name}@{k}": float(table[row, column])
         for column, k in enumerate(cutoffs)
@@ -172,65 +120,23 @@ def evaluate(
     return Metrics(values, users=len(users), candidates=n_candidates)
 
 
-def rankings(
-    scorer: Scorer | Ranker,
-    users: np.ndarray,
-    seen: csr_matrix,
-    k: int,
-    candidates: np.ndarray,
-    batch_size: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (user rows int [b], their k best items int64 [b, k]) for batches of the rows `users`.
-
-    Items that are not `candidates` (bool [n_items]) or that the user has `seen` are left out; the
-    tail of a list that is shorter than k is -1. Where there are fewer candidates than k, the lists
-    are as long as there are candidates. A batch has at most `batch_size` users, and at most
-    SCORES_AT_ONCE scores or places in lists. Raises ModelError on a NaN score.
-    """
-    from twotower.models.evaluation.top_k import topk
-
-    k = min(k, int(candidates.sum()))
-    width = k if hasattr(scorer, "rank") else len(candidates)
-    batch_size = max(1, min(batch_size, SCORES_AT_ONCE // width))
-    others = np.flatnonzero(~candidates)
-    for start in range(0, len(users), batch_size):
-        batch = users[start : start + batch_size]
-        if hasattr(scorer, "rank"):
-            yield batch, scorer.rank(batch, seen[batch], k, candidates)
-        else:
-            yield batch, topk(_scores(scorer, batch, seen[batch], others), k)[0]
-
-
-def is_relevant(relevant: csr_matrix, ranked: np.ndarray) -> np.ndarray:
-    """Which of the items `ranked` (int [n, k], -1 for none) are `relevant` to their user.
-
-    `relevant` has the same n rows, one for each user, and is a `binary` matrix. Returns bool
-    [n, k].
-    """
-    n, n_items = relevant.shape
-    rows = np.repeat(np.arange(n), np.diff(relevant.indptr))
-    # Above all pairs there is one more, so that the place of each pair exists.
-    pairs = np.append(rows * n_items + relevant.indices, n * n_items)
-    asked = np.arange(n)[:, None] * n_items + ranked
-    return (pairs[np.searchsorted(pairs, asked)] == asked) & (ranked >= 0)
-
-
-def valid_users(setting: int | None, users: int, items: int, rows: int) -> int:
-    """How many of the `users` of the valid part a validation ranks `items` for.
-
-    `setting` is `EvaluationConfig.valid_users`, `rows` the number of training interactions. It
-    depends on nothing that is measured, so that a repeated training validates on the same users.
-    """
-    if setting is None:
-        affordable = max(MIN_VALID_USERS, VALID_SCORES_PER_ROW * rows // items)
-        setting = users if items <= SMALL_CATALOGUE else affordable
-    return min(setting, users)
-
-
 def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) -> Table:
-    """Models side by side, a line for each metric at each of `ks`, the best in bold.
+    """Show models side by side, one line per metric and cutoff.
 
-    Coverage has no best: random wins it.
+    The best value of a line is bold, except for coverage, which random ranking maximises.
+
+    Parameters
+    ----------
+    results : dict of str to Metrics
+        Name of each model to its metrics.
+    title : str
+        Title of the table.
+    ks : sequence of int
+        Cutoffs to show.
+
+    Returns
+    -------
+    rich.table.Table
     """
     table = Table(title=title)
     table.add_column("metric")
@@ -245,21 +151,14 @@ def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) ->
     return table
 
 
-def binary(matrix: csr_matrix) -> csr_matrix:
-    """A bool copy: duplicate entries merged, explicit zeros dropped, columns sorted."""
-    copy = csr_matrix(matrix, dtype=bool, copy=True)
-    copy.sum_duplicates()
-    copy.eliminate_zeros()
-    return copy
-
-
-def _check(
+def _check_input(
     relevant: csr_matrix,
     seen: csr_matrix,
     cutoffs: np.ndarray,
     candidates: np.ndarray,
     batch_size: int,
 ) -> None:
+    """Raise ModelError if the arguments of `evaluate` are invalid."""
     if relevant.shape != seen.shape:
         raise ModelError(
             f"relevant is {relevant.shape} and seen is {seen.shape}: "
@@ -284,43 +183,43 @@ def _check(
     if both.nnz:
         raise ModelError(
             f"{both.nnz} pairs are both relevant and seen, the first at user row {both.row[0]}, "
-            f"item row {both.col[0]}: a masked item can never be found; "
-            "take the pairs out of one of the two parts of the split"
+            f"item row {both.col[0]}: a seen item can never be found; "
+            "remove the pairs from one of the two parts of the split"
         )
 
 
-def _scores(scorer: Scorer, users: np.ndarray, seen: csr_matrix, others: np.ndarray) -> np.ndarray:
-    """The scorer's answer, checked, with -inf for what the users have `seen` and for `others`."""
-    answer = np.asarray(scorer.score(users))
-    if answer.shape != seen.shape:
-        raise ModelError(
-            f"{type(scorer).__name__}.score returned {answer.shape} for {len(users)} users "
-            f"and {seen.shape[1]} items"
-        )
-    scores = np.require(answer, np.result_type(answer, np.float32), ["C", "W"])
-    if np.isnan(scores.max()):  # which NaN is, whatever else there is
-        bad = np.argwhere(np.isnan(scores))
-        raise ModelError(
-            f"{type(scorer).__name__} scored NaN for user row {users[bad[0, 0]]}, item row "
-            f"{bad[0, 1]} (and {len(bad) - 1} more in this batch): did training diverge?"
-        )
-    scores[:, others] = -np.inf
-    scores[np.repeat(np.arange(len(users)), np.diff(seen.indptr)), seen.indices] = -np.inf
-    return scores
+def _metrics_of_users(hits: np.ndarray, sizes: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
+    """Compute every metric of every user, except coverage.
 
+    Parameters
+    ----------
+    hits : ndarray of bool, shape (n, width)
+        Whether the item at each rank is relevant; no item beyond `width` is.
+    sizes : ndarray of int, shape (n,)
+        Number of relevant items |R| of each user.
+    cutoffs : ndarray of int, shape (c,)
 
-def _at_cutoffs(hits: np.ndarray, sizes: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
-    """Per user metrics [n, 6, len(cutoffs)] in the order of METRICS, without coverage.
+    Returns
+    -------
+    ndarray of float64, shape (n, 6, c)
+        The metrics in the order of `METRICS`.
 
-    `hits` is bool [n, width] in rank order, with no hit after `width` places; `sizes` is the number
-    of relevant items [n].
+    Notes
+    -----
+    With ranks from 1:
+
+    - recall: hits / |R|; precision: hits / k; hit: 1 if there is a hit, else 0
+    - mrr: 1 / rank of the first hit in the top k, else 0
+    - ndcg: sum over the hits of 1 / log2(rank + 1), divided by the same sum for an ideal list of
+      min(|R|, k) hits (binary gain; Järvelin and Kekäläinen, 2002)
+    - map: sum over the hits of precision@rank, divided by min(|R|, k), as RecBole's `MAP`
     """
     ranks = np.arange(1, hits.shape[1] + 1)
     discount = 1 / np.log2(ranks + 1)
     found = hits.cumsum(axis=1)
     gain = (hits * discount).cumsum(axis=1)
     precisions = (hits * found / ranks).cumsum(axis=1)
-    # 1/rank falls with rank, so the largest so far is the first hit's.
+    # 1 / rank falls with the rank, so the maximum so far is that of the first hit.
     reciprocal = np.maximum.accumulate(hits / ranks, axis=1)
     at, size = np.minimum(cutoffs, hits.shape[1]) - 1, sizes[:, None]
     reachable = np.minimum(size, cutoffs)

@@ -1,4 +1,4 @@
-"""The k highest scores of each row, exactly: equal scores in the order of their columns."""
+"""Exact selection of the k highest scores of each row; equal scores are ordered by column."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import numpy as np
 
 
 def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns of each row, best first; equal scores by column, lower first.
+    """Return the k best columns of each row, best first; equal scores by column, lower first.
 
-    FAISS's heaps select from float32 at about the speed at which memory is read, on all threads;
-    the cost does not depend on how many scores are equal. Scores of float64 are selected in
-    float32 first; all that are not below the k-th of these are then sorted in float64, row by
-    row: the more scores are equal to the k-th, the longer it takes.
+    FAISS's heaps select from float32 at about the speed of reading memory, on all threads; equal
+    scores do not slow them down. Float64 scores are first selected in float32. All columns that
+    are not below the k-th of these are then sorted in float64, row by row, which takes longer the
+    more scores are equal to the k-th.
 
     Parameters
     ----------
     scores : ndarray of float32 or float64, shape (n, m)
-        Without NaN. -inf marks a column that must not be returned. The lowest finite float32 in
-        scores of float32 counts as -inf.
-    k : int, above 0
+        Without NaN. -inf marks a column that must not be returned. In float32 scores, the lowest
+        finite float32 counts as -inf.
+    k : int
+        At least 1.
 
     Returns
     -------
     columns : ndarray of int64, shape (n, k)
     values : ndarray, shape (n, k)
-        The scores of the columns. Where a row has fewer than k columns left, its tail is -1 and
-        -inf.
+        The scores of the columns. If a row has fewer than k columns, the rest is -1 and -inf.
     """
-    k = int(k)  # SWIG takes no NumPy integer
+    k = int(k)  # SWIG does not accept NumPy integers
     if scores.dtype == np.float32:
         return _select(np.ascontiguousarray(scores), k)
     bounds = np.finfo(np.float32)
     rounded = np.clip(scores, bounds.min, bounds.max).astype(np.float32)
-    least = _select(rounded, k)[1][:, -1]
+    lowest = _select(rounded, k)[1][:, -1]
     columns, values = np.full((len(scores), k), -1), np.full((len(scores), k), -np.inf)
     for row, own in enumerate(scores):
-        some = np.flatnonzero((rounded[row] >= least[row]) & (own > -np.inf))
+        some = np.flatnonzero((rounded[row] >= lowest[row]) & (own > -np.inf))
         best = some[np.argsort(-own[some], kind="stable")[:k]]
         columns[row, : len(best)], values[row, : len(best)] = best, own[best]
     return columns, values
@@ -46,8 +46,8 @@ def _select(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """`topk` of C-contiguous float32 scores.
 
     FAISS fills a row's heap from left to right, replaces the worst entry only by a higher score,
-    and of equal scores regards the lowest id as the worst. With ids that fall from left to right
-    the rightmost of equal columns is therefore the first to go.
+    and treats the lowest id as the worst of equal scores. Ids that fall from left to right
+    therefore make it drop the rightmost of equal columns first.
     """
     n, m = scores.shape
     values, ids = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)

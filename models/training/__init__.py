@@ -1,1 +1,1 @@
-"""Fitting a model: data, batches, optimizers, callbacks, saving."""
+"""Training a two-tower model, from data and batches to saved towers, and updating it."""

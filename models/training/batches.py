@@ -1,62 +1,129 @@
-"""Training batches: shuffled without a permutation in memory, the same after any interruption."""
+"""Training batches: shuffled rows of positives, and the layer that looks up their features."""
 
 from __future__ import annotations
 
-import mmap
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from merlin.schema import Tags
 
 from twotower.models.batch_keys import ITEM_ROW, USER_ROW
+from twotower.models.objective.config import ObjectiveConfig
+from twotower.models.objective.sampling import known_pairs
+from twotower.models.objective.self_supervised import item_views
+from twotower.models.training.data import TrainingData
+from twotower.models.training.feature_lookup import FeatureLookup
+from twotower.models.training.mining import MinedNegatives
+from twotower.models.training.model import TwoTower, item_id_hiding
+from twotower.models.two_tower import history_column
 
 
 def shuffled_batches(
     user_rows: np.ndarray, item_rows: np.ndarray, batch_size: int, seed: int, first_step: int = 0
 ) -> tf.data.Dataset:
-    """Endless batches {user_row, item_row} int32 [batch_size], one epoch after another.
+    """Create endless batches of shuffled positives, one epoch after another.
 
-    Every epoch has an order of its own over all interactions, and leaves out the last
-    `n % batch_size` of it. What a step holds follows from the seed and its number
-    alone, so training that goes on at `first_step` sees what it would have seen.
+    Every epoch has its own order of all positives and drops the last `n % batch_size`. A batch
+    depends only on the seed and the number of its step, so a resumed training continues with the
+    batches that it would have had without the interruption.
 
     Parameters
     ----------
-    user_rows, item_rows : int32 [n], the interactions as rows of the user and item table. Only
-        the batch's places are read, so they may be those of `map_rows`.
+    user_rows, item_rows : ndarray of int32, shape (n,)
+        Table rows of the positives. Only those of the batch are read, so the arrays may be
+        memory-mapped.
+    batch_size : int
+    seed : int
+    first_step : int
+        Number of the first step, counted from 0 over all epochs.
+
+    Returns
+    -------
+    tf.data.Dataset
+        Of dicts with `USER_ROW` and `ITEM_ROW`, int32 of shape (batch_size,).
     """
-    last, steps = len(user_rows) - 1, len(user_rows) // batch_size
+    last, steps_per_epoch = len(user_rows) - 1, len(user_rows) // batch_size
 
-    def rows(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return user_rows[places], item_rows[places]
+    def rows(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return user_rows[positions], item_rows[positions]
 
-    def batch(step):
-        positions = step % steps * batch_size + tf.range(batch_size, dtype=tf.int64)
-        # A permutation computed place by place, not stored.
-        order = tf.random.experimental.index_shuffle(
-            positions, [seed, step // steps], tf.constant(last, tf.int64)
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        positions = step % steps_per_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
+        # The permutation is computed for these positions only; it is never stored.
+        shuffled = tf.random.experimental.index_shuffle(
+            positions, [seed, step // steps_per_epoch], tf.constant(last, tf.int64)
         )
-        users, items = tf.numpy_function(rows, [order], [tf.int32, tf.int32], stateful=False)
+        users, items = tf.numpy_function(rows, [shuffled], [tf.int32, tf.int32], stateful=False)
         return {
             USER_ROW: tf.ensure_shape(users, [batch_size]),
             ITEM_ROW: tf.ensure_shape(items, [batch_size]),
         }
 
     options = tf.data.Options()
-    # Its thread wakes up once a minute at worst, and the end of training waits for it.
+    # The autotune thread wakes up only once a minute, and the end of training waits for it.
     options.autotune.enabled = False
     endless = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return endless.map(batch).prefetch(2).with_options(options)
 
 
-def map_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """User and item rows int32 [n] of a file of pairs, left on disk: for more than fits in memory.
+def feature_lookup(
+    tower: TwoTower,
+    data: TrainingData,
+    all_data: TrainingData,
+    seed: int,
+    mined: MinedNegatives | None = None,
+) -> FeatureLookup:
+    """Create the layer that looks up the features of a training batch.
 
-    The file holds int32 [n, 2] and nothing else, in the machine's byte order.
+    Parameters
+    ----------
+    tower : TwoTower
+        Its model must have an optimizer, which counts the steps.
+    data : TrainingData
+        The data to train on.
+    all_data : TrainingData
+        All interactions, if `data` is a sample of them; else `data`.
+    seed : int
+    mined : MinedNegatives, optional
+        For `objective.negatives: mined`.
+
+    Returns
+    -------
+    FeatureLookup
     """
-    with path.open("rb") as file:
-        pairs = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    # Read ahead, every batch would read some 30 times what it needs.
-    pairs.madvise(mmap.MADV_RANDOM)
-    rows = np.frombuffer(pairs, np.int32).reshape(-1, 2)
-    return rows[:, 0], rows[:, 1]
+    config, schema = tower.config, tower.schema
+    lists = [column.name for column in schema if column.is_list]
+    hide_probability, _ = item_id_hiding(schema, data, config)
+    return FeatureLookup(
+        users=data.users,
+        items=data.items,
+        item_id=schema.select_by_tag(Tags.ITEM_ID).first.name,
+        hide_item_id=hide_probability,
+        dropout=config.feature_dropout,
+        seed=seed,
+        step=lambda: tower.model.optimizer.iterations,
+        lists=lists,
+        history=history_column(schema),
+        history_dropout=config.history_dropout,
+        views=item_views(config.self_supervised, data.items, lists),
+        **_objective_inputs(config.objective, data, all_data, mined),
+    )
+
+
+def _objective_inputs(
+    objective: ObjectiveConfig,
+    data: TrainingData,
+    all_data: TrainingData,
+    mined: MinedNegatives | None,
+) -> dict[str, Any]:
+    """Arguments of `FeatureLookup` for what the loss needs: negatives and known positives."""
+    inputs: dict[str, Any] = {"sampler": objective.sampler(data.positives_per_item)}
+    if mined:
+        n = objective.per_positive * objective.hard
+        inputs["draw_own"] = lambda users, seed: mined.draw(users, n, seed)
+    if objective.mask_known:
+        inputs["known"] = known_pairs(all_data.user_rows, all_data.item_rows, data.n_items)
+    if objective.loss == "squared":
+        inputs["positives_per_user"] = np.bincount(data.user_rows, minlength=data.n_users)
+    return inputs

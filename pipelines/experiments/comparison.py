@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConstrainedInt, Extra, Field
 
-from twotower.models.evaluation.metrics import BaselineName
-from twotower.models.training.fit import MAX_INT
+from twotower.models.evaluation.config import BaselineName
+from twotower.models.training.config import MAX_INT
 from twotower.pipelines.config import Name
 from twotower.pipelines.experiments.experiment import ExperimentConfig
 

@@ -20,7 +20,7 @@ from twotower.pipelines.run import STEPS, Run, versions
 from twotower.serving.runtime.manifest import sha256
 
 if TYPE_CHECKING:
-    from twotower.models.evaluation.metrics import BaselineName
+    from twotower.models.evaluation.config import BaselineName
 
 DATA_SECTIONS = STEPS["ingest"].settings + STEPS["preprocess"].settings
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -167,21 +167,21 @@ def measure(trial: Trial, checkpoints: Path, on_metrics: OnMetrics = _ignore) ->
         of fitting without validation. For a training also "epochs", "best_epoch" and "curve", which
         has two lists with a value per epoch: "seconds" since the start, and the monitored metric.
     """
-    from twotower.pipelines.steps.evaluate import Judge
+    from twotower.pipelines.steps.evaluate import Evaluator
 
     run = Run(trial.data)
     run.config = trial.config
     run.verified("ingest", "preprocess")
-    judges = {part: Judge(run, part) for part in trial.parts}
+    evaluators = {part: Evaluator(run, part) for part in trial.parts}
     if trial.baseline:
-        train = next(iter(judges.values())).train
+        train = next(iter(evaluators.values())).train
         scorer, result = _fit_baseline(trial.baseline, train, trial.config.training.seed)
     else:
         scorer, result = _fit_towers(run, checkpoints, on_metrics)
     k = cutoff(trial.config.training.monitor)
-    for part, judge in judges.items():
-        metrics = judge.judge(scorer)
-        result[part] = {**metrics.to_dict(), **judge.judge_popularity(scorer, k)}
+    for part, evaluator in evaluators.items():
+        metrics = evaluator.evaluate(scorer)
+        result[part] = {**metrics.to_dict(), **evaluator.popularity_metrics(scorer, k)}
     return result
 
 
@@ -208,7 +208,7 @@ def _fit_towers(run: Run, checkpoints: Path, on_metrics: OnMetrics) -> tuple[Any
     from twotower.models.two_tower import TowerScorer
 
     checkpoints.mkdir(parents=True, exist_ok=True)
-    tower, data = fit_towers(run, checkpoints, heard=on_metrics)
+    tower, data = fit_towers(run, checkpoints, on_metrics=on_metrics)
     monitor = run.config.training.monitor
     notes = summary(tower.history, monitor, len(data.user_rows))
     result = {name: notes[name] for name in ("epochs", "best_epoch")}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, root_validator
 from rich.markup import escape
 
-from twotower.models.training.fit import MAX_INT
+from twotower.models.training.config import MAX_INT
 from twotower.pipelines.config import (
     CONFIGS,
     Config,

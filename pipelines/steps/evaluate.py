@@ -1,10 +1,10 @@
-"""The trained towers and the baselines on the test part, once."""
+"""The evaluation step: the trained towers and the baselines, measured on the test part."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from twotower.pipelines.run import Run, writes
 from twotower.pipelines.steps.preprocess import load_split, load_tables
 
 if TYPE_CHECKING:
-    from twotower.models.evaluation.metrics import Metrics, Ranker, Scorer
+    from twotower.models.evaluation.metrics import Metrics
+    from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.pipelines.config import Config
 
 MODEL = "two-tower"
@@ -25,16 +26,27 @@ SAMPLE_SEED = 0
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 
 
-class Judge:
-    """Metrics of any scorer on one part of a run's split, the same way for every model.
+class Evaluator:
+    """Measures any model on one part of a run's split, always in the same way.
 
-    Valid is ranked with the train items masked, test with train and valid masked. A positive
-    that is also in a masked part does not exist: a pair is in one part only.
+    On the valid part a user's train items are masked; on the test part train and valid items are.
+    A pair of user and item is in one part only, so that masking never hides a positive.
+
+    Parameters
+    ----------
+    run : Run
+        With the steps `ingest` and `preprocess` done.
+    part : str
+        "valid" or "test".
 
     Attributes
     ----------
+    train, relevant, seen : csr_matrix of bool, shape (n_users, n_items)
+        Interactions of the train part, of `part`, and those that are masked.
+    candidates : ndarray of bool, shape (n_items,), or None
+        Items that may be recommended; None for all.
     users : slice or ndarray of int
-        The rows of the user table that a scorer is asked for as 0, 1, ...; see `sample`.
+        Rows of the user table that a model scores as users 0, 1, ...; see `sample`.
     """
 
     def __init__(self, run: Run, part: str):
@@ -42,77 +54,119 @@ class Judge:
 
         self.config = run.config.evaluation
         parts = load_split(run.path / "processed")
-        rows = {
-            name: len(pd.read_parquet(run.path / "data" / f"{name}.parquet", columns=[id_]))
-            for name, id_ in (
-                ("users", run.config.features.user_id),
-                ("items", run.config.features.item_id),
-            )
-        }
-        shape = (rows["users"], rows["items"])
+        features = run.config.features
+        n_users = _count_rows(run, "users", features.user_id)
+        n_items = _count_rows(run, "items", features.item_id)
 
         def matrix(*names: str) -> csr_matrix:
             pairs = pd.concat([parts[name] for name in names])
             ones = np.ones(len(pairs), dtype=bool)
-            return csr_matrix((ones, (pairs["user_row"], pairs["item_row"])), shape=shape)
+            indices = (pairs["user_row"], pairs["item_row"])
+            return csr_matrix((ones, indices), shape=(n_users, n_items))
 
-        self.users = slice(None)
+        self.users: slice | np.ndarray = slice(None)
         self.train = matrix("train")
         self.relevant = matrix(part)
         self.seen = self.train if part == "valid" else matrix("train", "valid")
-        self.candidates = None
+        self.candidates: np.ndarray | None = None
         if self.config.catalogue == "interactions":
-            self.candidates = np.zeros(rows["items"], bool)
+            self.candidates = np.zeros(n_items, bool)
             for pairs in parts.values():
                 self.candidates[pairs["item_row"]] = True
 
     def sample(self, count: int) -> None:
-        """Judge only `count` of the users with something to find, always the same random ones."""
+        """Use only some of the users with relevant items, always the same random ones.
+
+        Parameters
+        ----------
+        count : int
+            Number of users to keep.
+        """
         users = np.flatnonzero(np.diff(self.relevant.indptr))
         chosen = np.random.default_rng(SAMPLE_SEED).choice(users, count, replace=False)
         self.users = np.sort(chosen)
         self.relevant, self.seen = self.relevant[self.users], self.seen[self.users]
 
-    def judge(
+    def evaluate(
         self, scorer: Scorer | Ranker, progress: Callable[[int, int], None] | None = None
     ) -> Metrics:
-        """Metrics at every cutoff of the config."""
-        from twotower.models.evaluation.metrics import evaluate as measure
+        """Compute the metrics at all cutoffs in the settings.
 
-        return measure(
-            scorer,
-            self.relevant,
-            self.seen,
-            self.config.ks,
-            self.candidates,
-            self.config.batch_size,
-            progress,
+        Parameters
+        ----------
+        scorer : Scorer or Ranker
+        progress : callable (done, total), optional
+            Called after each batch of users.
+
+        Returns
+        -------
+        Metrics
+        """
+        from twotower.models.evaluation.metrics import evaluate
+
+        return evaluate(
+            scorer=scorer,
+            relevant=self.relevant,
+            seen=self.seen,
+            ks=self.config.ks,
+            candidates=self.candidates,
+            batch_size=self.config.batch_size,
+            progress=progress,
         )
 
-    def judge_popularity(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
-        """Recall@k in head, middle and tail, and how popular what is recommended is."""
-        from twotower.models.evaluation.popularity import by_popularity
+    def popularity_metrics(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
+        """Compute recall@k in head, middle and tail, and the popularity of recommended items.
 
-        return by_popularity(
-            *(scorer, self.relevant, self.seen, self.train, k),
-            *(self.candidates, self.config.batch_size),
+        Parameters
+        ----------
+        scorer : Scorer or Ranker
+        k : int
+            Cutoff.
+
+        Returns
+        -------
+        dict of str to float
+        """
+        from twotower.models.evaluation.popularity import popularity_metrics
+
+        return popularity_metrics(
+            scorer=scorer,
+            relevant=self.relevant,
+            seen=self.seen,
+            train=self.train,
+            k=k,
+            candidates=self.candidates,
+            batch_size=self.config.batch_size,
         )
 
 
 @writes
 def evaluate(run: Run) -> dict[str, dict]:
-    """Measure model and baselines on test; write reports/metrics.json, print the table."""
+    """Measure the model and the baselines on the test part.
+
+    Writes reports/metrics.json and prints a table.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    dict of str to dict
+        Name of each model to its metrics.
+    """
     run.verified("ingest", "preprocess", "train")
     from twotower.models.evaluation.baselines import fit_baseline
     from twotower.models.evaluation.metrics import metrics_table
-    from twotower.models.training.fit import load
-    from twotower.models.two_tower import TowerScorer
 
     with stage("evaluate") as (report, result), run.step("evaluate") as (out, notes):
         report(0, 1, "import")
         load_libraries()
+        from twotower.models.training.saving import load
+        from twotower.models.two_tower import TowerScorer
+
         report(0, 1, "load the towers")
-        judge = Judge(run, "test")
+        evaluator = Evaluator(run, "test")
         tower = load(run.path / "model")
         metrics = {}
         for name in (MODEL, *run.config.evaluation.baselines):
@@ -120,22 +174,14 @@ def evaluate(run: Run) -> dict[str, dict]:
             scorer = (
                 TowerScorer.of(tower.model, *load_tables(run))
                 if name == MODEL
-                else fit_baseline(name, judge.train, run.config.training.seed)
+                else fit_baseline(name, evaluator.train, run.config.training.seed)
             )
 
             def ranked(done: int, total: int, name: str = name) -> None:
                 report(done, total, f"{name}: rank", f"{done:,} of {total:,} users")
 
-            metrics[name] = judge.judge(scorer, ranked)
-        measured = metrics[MODEL]
-        protocol = {
-            "part": "test",
-            "data": run.notes("ingest")["summary"],
-            "synthetic": run.notes("ingest")["synthetic"],
-            "split": run.notes("preprocess")["split"]["protocol"],
-            "ranking": PROTOCOL.format(candidates=measured.candidates, users=measured.users),
-            "chosen_on": chosen_on(run),
-        }
+            metrics[name] = evaluator.evaluate(scorer, ranked)
+        protocol = _protocol(run, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
         report_path = out / "reports" / "metrics.json"
         report_path.write_text(json.dumps({"protocol": protocol, "metrics": values}, indent=1))
@@ -148,13 +194,35 @@ def evaluate(run: Run) -> dict[str, dict]:
 
 
 def chosen_on(run: Run) -> str:
-    """The metric that chose the epoch, and of how many users."""
+    """Describe the metric that chose the epoch, and on how many users it was measured.
+
+    Parameters
+    ----------
+    run : Run
+        With the step `train` done.
+
+    Returns
+    -------
+    str
+    """
     users = run.notes("train").get("valid_users")
     return f"valid {run.config.training.monitor}" + (f" of {users:,} users" if users else "")
 
 
 def check_baselines(config: Config, train: pd.DataFrame) -> None:
-    """Refuse, before anything is trained, a baseline that the training part is too large for."""
+    """Check before training that no baseline is too expensive for the training part.
+
+    Parameters
+    ----------
+    config : Config
+    train : DataFrame
+        The training part of the split.
+
+    Raises
+    ------
+    ConfigError
+        If `ease` would have to invert too large a matrix.
+    """
     from twotower.models.evaluation.baselines import EASE_MAX_ITEMS
 
     items = train[config.features.item_id].nunique()
@@ -165,7 +233,23 @@ def check_baselines(config: Config, train: pd.DataFrame) -> None:
         )
 
 
-def _title(protocol: dict) -> str:
-    """The data set's line; synthetic data says so."""
+def _count_rows(run: Run, table: str, id_name: str) -> int:
+    return len(pd.read_parquet(run.path / "data" / f"{table}.parquet", columns=[id_name]))
+
+
+def _protocol(run: Run, metrics: Metrics) -> dict[str, Any]:
+    """How the metrics were measured, for the report."""
+    return {
+        "part": "test",
+        "data": run.notes("ingest")["summary"],
+        "synthetic": run.notes("ingest")["synthetic"],
+        "split": run.notes("preprocess")["split"]["protocol"],
+        "ranking": PROTOCOL.format(candidates=metrics.candidates, users=metrics.users),
+        "chosen_on": chosen_on(run),
+    }
+
+
+def _title(protocol: dict[str, Any]) -> str:
+    """The name of the data set, with a warning if it is synthetic."""
     label = "SYNTHETIC DATA: these numbers say nothing about real people\n"
     return (label if protocol["synthetic"] else "") + protocol["data"]

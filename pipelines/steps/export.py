@@ -33,7 +33,7 @@ def export(run: Run) -> dict[str, Any]:
     with stage("export") as (progress, result), run.step("export") as (out, notes):
         progress(0, 4, "import")
         load_libraries()
-        from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+        from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from twotower.models.two_tower import embed
         from twotower.serving.ensemble import build_ensemble
         from twotower.serving.repository import ModelRepository

@@ -19,7 +19,7 @@ from twotower.pipelines.run import Run, writes
 if TYPE_CHECKING:
     import nvtabular as nvt
 
-    from twotower.models.training.fit import TrainingData
+    from twotower.models.training.data import TrainingData
     from twotower.pipelines.config import Config
     from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.split import SplitConfig
@@ -276,9 +276,8 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
 def load_training_data(run: Run) -> TrainingData:
     """The training part as row numbers in the encoded tables; the numbers stay on the disk."""
-    from twotower.models.training.batches import map_rows
-    from twotower.models.training.fit import TrainingData
+    from twotower.models.training.data import TrainingData, memory_map_rows
 
     users, items = load_tables(run)
-    user_rows, item_rows = map_rows(run.path / "processed" / TRAIN_ROWS)
+    user_rows, item_rows = memory_map_rows(run.path / "processed" / TRAIN_ROWS)
     return TrainingData(users=users, items=items, user_rows=user_rows, item_rows=item_rows)

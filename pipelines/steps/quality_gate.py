@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.preprocess import SPLIT, load_ids, load_tables
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
@@ -19,7 +19,7 @@ from twotower.serving.repository import ModelRepository
 if TYPE_CHECKING:
     import merlin.models.tf as mm
 
-    from twotower.models.evaluation.metrics import Scorer
+    from twotower.models.evaluation.ranking import Scorer
 
 MAX_USERS = 2000
 """How many users are compared at most, drawn at random; more would hardly reduce the error."""
@@ -105,7 +105,7 @@ class Comparison:
         self.staged = staged
         metric, _, cutoff = staged.config.training.monitor.rpartition("@")
         self.metric, self.cutoff = metric, int(cutoff)
-        judges = {part: Judge(staged, part) for part in ("test", "valid")}
+        judges = {part: Evaluator(staged, part) for part in ("test", "valid")}
         older = _older_pairs(staged, new_pairs, (len(user_ids), len(self.item_ids)))
         for only_older, part in itertools.product((True, False), judges):
             judge = judges[part]

@@ -1,11 +1,11 @@
-"""Fit the two towers, choose the epoch on the full-catalogue validation metric."""
+"""The training step: fit the two towers and choose the epoch on the valid part."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,68 +15,52 @@ from twotower.pipelines.console import ShowProgress, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.preprocess import SCHEMA, load_split, load_training_data
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from twotower.models.training.fit import TrainingConfig, TrainingData, TwoTower
+    from twotower.models.training.config import TrainingConfig
+    from twotower.models.training.data import TrainingData
+    from twotower.models.training.model import History, TwoTower
     from twotower.pipelines.config import Config
 
 TRAINING, FINISHED = "training", "finished"
 
 
-def _ignore(*told: Any, **more: Any) -> None:
+def _no_op(*args: Any, **kwargs: Any) -> None:
     """No-op callback."""
-
-
-def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
-    """A function from a model to its full-catalogue metrics on the valid part.
-
-    They are of all users of the part or of a sample, see `evaluation.valid_users`; `users` among
-    them says of how many. Its second argument is the `progress` of
-    `models.evaluation.metrics.evaluate`.
-    """
-    from twotower.models.evaluation.metrics import valid_users
-    from twotower.models.two_tower import TowerScorer
-
-    judge = Judge(run, "valid")
-    n_users = np.count_nonzero(np.diff(judge.relevant.indptr))
-    count = valid_users(
-        run.config.evaluation.valid_users,
-        users=n_users,
-        items=judge.relevant.shape[1],
-        rows=len(data.user_rows),
-    )
-    if count < n_users:
-        judge.sample(count)
-    users = {name: column[judge.users] for name, column in data.users.items()}
-
-    def measure(model: Any, progress: Callable[[int, int], None] = _ignore) -> dict[str, float]:
-        metrics = judge.judge(TowerScorer.of(model, users, data.items), progress)
-        return {**metrics.values, "users": metrics.users}
-
-    return measure
 
 
 @writes
 def train(run: Run, resume: bool = False) -> dict:
-    """Fit, keep the best epoch, save both towers to model/.
+    """Fit the towers and save those of the best epoch to model/.
 
-    A training that was interrupted goes on by itself when data and settings are still the same.
-    With `resume` one that had come to its end does so, too, with other epochs or patience.
+    An interrupted training resumes if data and settings are unchanged.
+
+    Parameters
+    ----------
+    run : Run
+        With the steps `ingest` and `preprocess` done.
+    resume : bool
+        Also continue a finished training, with more epochs or patience.
+
+    Returns
+    -------
+    dict
+        The notes of the step; see `summary`.
     """
     run.verified("ingest", "preprocess")
     check_training(run.config, load_split(run.path / "processed")["train"])
     with stage("train") as (report, result), run.step("train") as (out, notes):
         report(0, 1, "import")
         load_libraries()
-        from twotower.models.training.fit import save
+        from twotower.models.training.saving import save
 
         monitor = run.config.training.monitor
         folder = state_folder(run, resume)
-        again = "went on from the saved state; " if any(folder.iterdir()) else ""
+        resumed = "resumed from the saved state; " if any(folder.iterdir()) else ""
         tower, data = fit_towers(run, folder, run.path / "logs" / "tensorboard", report)
         report(phase="save the towers")
         save(tower, out / "model")
@@ -84,19 +68,28 @@ def train(run: Run, resume: bool = False) -> dict:
         best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         result(
-            f"{again}{notes['epochs']} epochs, {best} {notes[f'valid_{monitor}']:.4f} of "
+            f"{resumed}{notes['epochs']} epochs, {best} {notes[f'valid_{monitor}']:.4f} of "
             f"{notes['valid_users']:,} users; {speed}, "
             f"validation {notes['validation_share']:.0%} of the time"
         )
-    # Only now: until the step is committed, a training that is interrupted must go on from here.
+    # Only now: until the step is committed, an interrupted training must resume from here.
     (folder / FINISHED).touch()
     return notes
 
 
 def check_training(config: Config, train: pd.DataFrame) -> None:
-    """Refuse, before the slow imports, settings that the rows of the training part do not allow.
+    """Check, before the slow imports, that the settings fit the training part.
 
-    Raises ConfigError naming the setting.
+    Parameters
+    ----------
+    config : Config
+    train : DataFrame
+        The training part of the split.
+
+    Raises
+    ------
+    ConfigError
+        Naming the setting.
     """
     training, rows = config.training, len(train)
     if rows < training.batch_size:
@@ -107,7 +100,7 @@ def check_training(config: Config, train: pd.DataFrame) -> None:
     if training.start and not train[config.features.user_id].duplicated().any():
         raise ConfigError(
             "training.start solves for items that have users in common, but no user has two items "
-            "in the training part; leave it out"
+            "in the training part; remove this setting"
         )
 
 
@@ -115,105 +108,206 @@ def fit_towers(
     run: Run,
     folder: Path,
     logs: Path | None = None,
-    report: ShowProgress = _ignore,
-    heard: Callable[[dict[str, float]], None] = _ignore,
+    report: ShowProgress = _no_op,
+    on_metrics: Callable[[dict[str, float]], None] = _no_op,
 ) -> tuple[TwoTower, TrainingData]:
-    """A model of the run's settings, fitted on its training part; and that part.
+    """Create a model with the run's settings and fit it on the training part.
 
     Parameters
     ----------
-    folder
-        For the state from which an interrupted training goes on.
-    logs
-        For TensorBoard.
-    heard
+    run : Run
+        With the steps `ingest` and `preprocess` done.
+    folder : Path
+        For the state from which an interrupted training resumes.
+    logs : Path, optional
+        Folder for TensorBoard's logs.
+    report : Report
+        Shows the progress.
+    on_metrics : callable (metrics)
         Called after each epoch with its metrics on the valid part.
+
+    Returns
+    -------
+    tower : TwoTower
+    data : TrainingData
+        The training part.
     """
     report(0, 1, "build the model")
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
-    from twotower.models.training.fit import create, fit
+    from twotower.models.training.fit import fit
+    from twotower.models.training.model import create
 
     data = load_training_data(run)
     config = run.config.training
-    schema = TensorflowMetadata.from_proto_text_file(
-        str(run.path / "processed"), SCHEMA
-    ).to_merlin_schema()
-    tower = create(schema, data, run.config.model, config.seed)
+    text = TensorflowMetadata.from_proto_text_file(str(run.path / "processed"), SCHEMA)
+    tower = create(text.to_merlin_schema(), data, run.config.model, config.seed)
     measure = validation(run, data)
 
-    def validate(model):
+    def validate(model: Any) -> dict[str, float]:
         report(phase="validation")
         metrics = measure(model, validated)
-        heard(metrics)
+        on_metrics(metrics)
         report(phase="training")
         return metrics
 
-    def validated(done, total):
+    def validated(done: int, total: int) -> None:
         report(phase="validation", detail=f"{done:,} of {total:,} users")
 
-    def progress(done, total, text):
+    def progress(done: int, total: int, text: str) -> None:
         report(done, total, "training", text)
 
     report(phase="training")
-    begin = starting(tower, data, config, report)
-    fit(tower, data, config, validate, folder, logs, progress, begin)
+    fit(
+        tower=tower,
+        data=data,
+        config=config,
+        validate=validate,
+        folder=folder,
+        tensorboard=logs,
+        progress=progress,
+        initialize=closed_form_start(tower, data, config, report),
+    )
     return tower, data
 
 
-def starting(
+def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
+    """Create the function that measures a model on the valid part.
+
+    Parameters
+    ----------
+    run : Run
+    data : TrainingData
+        The training part.
+
+    Returns
+    -------
+    callable (model, progress) -> dict of str to float
+        Computes the metrics of all users of the part, or of a sample of them (see
+        `evaluation.valid_users`); their number is the metric "users". `progress` is optional, as in
+        `twotower.models.evaluation.metrics.evaluate`.
+    """
+    from twotower.models.evaluation.config import count_valid_users
+    from twotower.models.two_tower import TowerScorer
+
+    evaluator = Evaluator(run, "valid")
+    n_users = np.count_nonzero(np.diff(evaluator.relevant.indptr))
+    count = count_valid_users(
+        setting=run.config.evaluation.valid_users,
+        users=n_users,
+        items=evaluator.relevant.shape[1],
+        rows=len(data.user_rows),
+    )
+    if count < n_users:
+        evaluator.sample(count)
+    users = {name: column[evaluator.users] for name, column in data.users.items()}
+
+    def measure(model: Any, progress: Callable[[int, int], None] = _no_op) -> dict[str, float]:
+        metrics = evaluator.evaluate(TowerScorer.of(model, users, data.items), progress)
+        return {**metrics.values, "users": metrics.users}
+
+    return measure
+
+
+def closed_form_start(
     tower: TwoTower,
     data: TrainingData,
     config: TrainingConfig,
     report: ShowProgress,
-    turned: bool = False,
+    align: bool = False,
 ) -> Callable[[], None] | None:
-    """What `fit` begins with by `config.start`, told to `report`; see `closed_form.start`."""
-    if config.start is None:
-        return None
-    from twotower.models.training.closed_form import start
+    """Create the `initialize` argument of `fit` that `training.start` asks for.
 
-    def begin() -> None:
+    Parameters
+    ----------
+    tower : TwoTower
+    data : TrainingData
+    config : TrainingConfig
+    report : Report
+        Shows the progress.
+    align : bool
+        See `set_closed_form_weights`.
+
+    Returns
+    -------
+    callable () or None
+        None if `training.start` is not set.
+    """
+    start = config.start
+    if start is None:
+        return None
+    from twotower.models.training.closed_form import set_closed_form_weights
+
+    def initialize() -> None:
         report(phase="closed form")
-        start(tower, data, config.start, turned)
+        set_closed_form_weights(tower, data, start, align)
         report(phase="training")
 
-    return begin
+    return initialize
 
 
-def summary(history: Mapping[str, list[float | None]], monitor: str, rows: int) -> dict[str, Any]:
-    """What the manifest notes of a training over `rows` interactions."""
-    scores = history[f"val_{monitor}"]
-    best = max(range(len(scores)), key=scores.__getitem__)
+def summary(history: History, monitor: str, rows: int) -> dict[str, Any]:
+    """Summarise a training for the manifest.
+
+    Parameters
+    ----------
+    history : History
+    monitor : str
+        The metric that chose the best epoch.
+    rows : int
+        Number of training interactions.
+
+    Returns
+    -------
+    dict of str to Any
+    """
+    from twotower.models.training.model import best_epoch
+
+    best = best_epoch(history, monitor)
     fitting, validating = sum(history["seconds"]), sum(history["validation_seconds"])
-    fitted = sum(loss is not None for loss in history["loss"])
+    trained_epochs = sum(loss is not None for loss in history["loss"])
     return {
-        "epochs": len(scores),
+        "epochs": len(history["loss"]),
         "best_epoch": best + 1,
-        f"valid_{monitor}": scores[best],
+        f"valid_{monitor}": history[f"val_{monitor}"][best],
         "valid_users": int(history["val_users"][best]),
-        "rows_per_second": round(rows * fitted / fitting),
+        "rows_per_second": round(rows * trained_epochs / fitting),
         "validation_share": round(validating / (fitting + validating), 3),
     }
 
 
 def state_folder(run: Run, resume: bool) -> Path:
-    """Where the state of this training is kept: training/<what it depends on>.
+    """Choose the folder for the state of this training: training/<hash of its data and settings>.
 
-    The folder of an interrupted training is taken up; one of a finished training only to
-    `resume`, else it is emptied. Those of other data or settings are removed.
+    The folder of an interrupted training is kept. That of a finished training is kept only if
+    `resume` is set, and emptied otherwise. Folders of other data or settings are removed.
+
+    Parameters
+    ----------
+    run : Run
+    resume : bool
+        Continue a finished training.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    RunError
+        If `resume` is set and there is no training with these data and settings.
     """
-    read = {"model": ..., "training": ..., "evaluation": {"valid_users"}}
-    settings = json.loads(run.config.json(include=read))
+    relevant: Any = {"model": ..., "training": ..., "evaluation": {"valid_users"}}
+    settings = json.loads(run.config.json(include=relevant))
     for key in ("epochs", "patience", "checkpoint_seconds"):
         del settings["training"][key]
-    depends = json.dumps([run.identity("preprocess"), settings], sort_keys=True)
-    folder = run.path / TRAINING / hashlib.sha256(depends.encode()).hexdigest()[:12]
+    identity = json.dumps([run.identity("preprocess"), settings], sort_keys=True)
+    folder = run.path / TRAINING / hashlib.sha256(identity.encode()).hexdigest()[:12]
     finished = folder / FINISHED
     if resume and not folder.is_dir():
         raise RunError(
-            f"{run.path}: there is no training to go on with: none has begun, or the data or the "
-            "settings (but training.epochs, patience) have changed; train without --resume"
+            f"{run.path}: there is no training to resume: none was started, or the data or the "
+            "settings (except training.epochs, patience) have changed; train without --resume"
         )
     for other in (run.path / TRAINING).glob("*"):
         if other != folder or (finished.exists() and not resume):

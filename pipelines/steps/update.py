@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twotower.models.training.fit import TrainingConfig
+from twotower.models.training.config import TrainingConfig
 from twotower.pipelines.console import ShowProgress, console, say, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
@@ -19,11 +19,12 @@ from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data, prep
 from twotower.pipelines.steps.publish import answering, publish
 from twotower.pipelines.steps.quality_gate import objection
 from twotower.pipelines.steps.serve import running_server
-from twotower.pipelines.steps.train import starting, summary, validation
+from twotower.pipelines.steps.train import closed_form_start, summary, validation
 from twotower.serving.repository import ModelRepository
 
 if TYPE_CHECKING:
-    from twotower.models.training.fit import TrainingData, TwoTower
+    from twotower.models.training.data import TrainingData
+    from twotower.models.training.model import TwoTower
     from twotower.workflows.day import Day
 
 
@@ -181,8 +182,8 @@ def _fit_further(run: Run, out: Path, new_rows: int, notes: dict[str, Any]) -> T
     with stage("train") as (progress, result):
         from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
-        from twotower.models.training.fit import load, save
         from twotower.models.training.growth import grow
+        from twotower.models.training.saving import load, save
 
         staged = run.within(out)
         data = load_training_data(staged)
@@ -212,7 +213,7 @@ def _fit_on_new(
 ) -> None:
     """Fit `tower`, which is `old` grown for new ids; the last `new_rows` of `data` are new."""
     from twotower.models.training.fit import fit
-    from twotower.models.training.growth import hold, known_items, with_replay
+    from twotower.models.training.growth import known_items, limit_change, with_replay
     from twotower.models.two_tower import embed
 
     config, training = run.config.update, run.config.training
@@ -229,7 +230,7 @@ def _fit_on_new(
 
     def validate(model: Any) -> dict[str, float]:
         if not solved:
-            hold(tower, old, config.moving)  # after every epoch, before it is evaluated
+            limit_change(tower, old, config.moving)  # at the end of every epoch
         return measure(model)
 
     history = fit(
@@ -239,8 +240,8 @@ def _fit_on_new(
         validate,
         staged.path / "state",
         progress=progress,
-        begin=starting(tower, data, training, progress, turned=True),
-        known=data,
+        initialize=closed_form_start(tower, data, training, progress, align=True),
+        all_data=data,
     )
     after = embed(tower.model.candidate_encoder, data.items)
     norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
@@ -260,8 +261,9 @@ def _is_solved(tower: TwoTower, training: TrainingConfig) -> bool:
     """Whether the best epoch of the model is the closed form `training.start` itself."""
     if training.start is None:
         return False
-    scores = tower.history[f"val_{training.monitor}"]
-    return tower.history["loss"][max(range(len(scores)), key=scores.__getitem__)] is None
+    from twotower.models.training.model import best_epoch
+
+    return tower.history["loss"][best_epoch(tower.history, training.monitor)] is None
 
 
 def _outcome(notes: dict[str, Any], monitor: str) -> str:

@@ -171,7 +171,7 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores : ndarray of float32, shape (n, items)
         The dot products; -inf for a seen item.
     """
-    from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+    from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
     from twotower.models.two_tower import embed
 
     user_ids, item_ids = load_ids(run)

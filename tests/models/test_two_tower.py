@@ -7,7 +7,7 @@ import pytest
 
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
-from twotower.models.training.fit import save_tower
+from twotower.models.training.saving import save_tower
 from twotower.models.two_tower import TowerScorer, build_two_tower, embed, hide_item_ids
 
 OOV = 2

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.training.process import Monitor, Task
-from twotower.models.training.fit import TrainingConfig, TrainingData
+from twotower.models.training.config import TrainingConfig
+from twotower.models.training.data import TrainingData
 
 USERS, ITEMS = 60, 40
 CONFIG = TrainingConfig(
@@ -71,7 +72,7 @@ def test_a_peer_stops_at_the_target(checkerboard):
 def test_the_loss_of_the_same_weights_is_the_same(checkerboard):
     from benchmarks.training.subjects import TEMPERATURE, Ours
     from twotower.models.config import TwoTowerConfig
-    from twotower.models.training.fit import create
+    from twotower.models.training.model import create
 
     schema, data = checkerboard
     # One batch of all rows and a tiny learning rate; Keras reports the loss before the step.

@@ -1,4 +1,4 @@
-"""Baselines on matrices whose best answer is known, and on MovieLens-1M's published split."""
+"""Baselines on matrices with a known best answer, and on a frozen split of MovieLens-1M."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from twotower.models.evaluation.top_k import topk
 
 @pytest.fixture
 def blocks():
-    """Users and items of three tastes, like a checkerboard: (train, held out, user's taste).
+    """Users and items in three groups: (train, held out, group of each user).
 
-    Every user has all items of the own block but one, and that one is held out.
+    Every user has all items of the same group except one, which is held out.
     """
     n_users, n_items = 90, 24
     taste = np.arange(n_users) % 3
@@ -39,13 +39,13 @@ def noise():
 
 
 @pytest.mark.parametrize("name", ["itemknn", "ease"])
-def test_a_user_is_recommended_the_own_block(blocks, name):
+def test_users_are_recommended_items_of_their_group(blocks, name):
     train, held_out, taste = blocks
     model = fit_baseline(name, train, seed=0)
-    # Seen items kept: all eight of the own block come before anything else.
+    # With seen items: all eight of the group come before all others.
     items, _ = topk(model.score(np.arange(len(taste))), 8)
     assert (items % 3 == taste[:, None]).all()
-    # Seen items masked: the held-out one is first for everybody.
+    # Without seen items: the held-out one is first for every user.
     assert evaluate(model, held_out, train, [1]).values["recall@1"] == 1
 
 
@@ -57,15 +57,15 @@ def test_popularity_orders_by_users():
     model, everything = Popularity().fit(train), np.ones(4, bool)
     users, nothing = np.array([2, 0]), csr_matrix((2, 4), dtype=bool)
     assert model.rank(users, nothing, 3, everything).tolist() == [[2, 0, 3]] * 2
-    # User 2 has seen 2 and 3, user 0 nothing; item 0 is no candidate.
+    # User 2 has seen items 2 and 3, user 0 none; item 0 is not a candidate.
     seen = csr_matrix(np.array([[0, 0, 1, 1], [0, 0, 0, 0]], bool))
     some = np.array([False, True, True, True])
     assert model.rank(users, seen, 5, some).tolist() == [[1, -1, -1, -1, -1], [2, 3, 1, -1, -1]]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_popularity_ranks_as_its_counts_do_when_they_are_sorted(seed):
-    # Few users, so that most items have the same count; some have seen nearly all.
+def test_popularity_ranks_like_sorted_counts(seed):
+    # Few interactions, so that many items have equal counts; some users have seen nearly all.
     rng = np.random.default_rng(seed)
     train = csr_matrix(rng.random((60, 40)) < 0.03)
     seen = csr_matrix(rng.random((60, 40)) < rng.choice([0, 0.1, 0.5, 0.98], (60, 1)))
@@ -79,7 +79,7 @@ def test_popularity_ranks_as_its_counts_do_when_they_are_sorted(seed):
 
 
 def test_popularity_needs_no_scores():
-    # 2,000 users and 40,000 items, nearly all of one count: the scores would take 320 MB.
+    # 2,000 users and 40,000 items, nearly all with the same count: scores would take 320 MB.
     rng = np.random.default_rng(1)
     train = sparse_random(2000, 40_000, density=1e-4, format="csr", random_state=rng) != 0
     relevant = csr_matrix((np.ones(2000, bool), (np.arange(2000), np.arange(2000))), train.shape)
@@ -94,7 +94,7 @@ def test_popularity_needs_no_scores():
     assert peak < 20e6
 
 
-def test_popularity_covers_k_items_where_nothing_is_masked(noise):
+def test_popularity_covers_k_items_without_masking(noise):
     nothing = csr_matrix(noise.shape, dtype=bool)
     values = evaluate(Popularity().fit(noise), noise, nothing, [1, 3, 10]).values
     assert [values[f"coverage@{k}"] for k in (1, 3, 10)] == pytest.approx([1 / 30, 0.1, 1 / 3])
@@ -119,19 +119,19 @@ def test_a_batch_scores_like_its_rows(noise, name):
 
 
 def test_itemknn_by_hand():
-    # Users of item 0: {0, 1}, of 1: {0, 1, 2}, of 2: {2}, of 3: nobody.
+    # Users of item 0: {0, 1}, of item 1: {0, 1, 2}, of item 2: {2}, of item 3: none.
     train = csr_matrix(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]]))
     near, far = 2 / np.sqrt(6), 1 / np.sqrt(3)  # cos(0, 1), cos(1, 2); cos(0, 2) is 0
     scores = ItemKNN().fit(train).score(np.array([0, 2]))
     assert scores == pytest.approx(np.array([[near, near, far, 0], [near, far, far, 0]]))
-    # With one neighbour item 1 keeps only item 0, while item 2 still keeps item 1.
+    # With one neighbour, item 1 keeps only item 0; item 2 still keeps item 1.
     scores = ItemKNN(neighbours=1).fit(train).score(np.array([0, 2]))
     assert scores == pytest.approx(np.array([[near, near, far, 0], [near, 0, far, 0]]))
 
 
 def test_ease_is_the_regression_without_the_diagonal(noise):
-    # The definition instead of the closed form: for each item a ridge regression of its column
-    # on all the others.
+    # The definition instead of the closed form: a ridge regression of each item's column on all
+    # the others.
     dense = noise.toarray().astype(float)
     expected = np.zeros((30, 30))
     for item in range(30):
@@ -146,12 +146,12 @@ def test_ease_is_the_regression_without_the_diagonal(noise):
 def test_blocks_of_items_change_nothing(noise, model, monkeypatch):
     whole = model.fit(noise).score(np.arange(50))
     monkeypatch.setattr(baselines, "BLOCK", 7)
-    monkeypatch.setattr(baselines, "NEIGHBOURS_AT_ONCE", 50)
+    monkeypatch.setattr(baselines, "MAX_BLOCK_NEIGHBOURS", 50)
     assert (model.fit(noise).score(np.arange(50)) == whole).all()
 
 
 def test_itemknn_keeps_the_first_of_equally_near_items():
-    # A dense reference with many equal cosines on both sides of the cut, and items nobody has.
+    # A dense reference with many equal cosines around the cutoff, and items without users.
     rng = np.random.default_rng(8)
     dense = rng.random((30, 60)) < rng.choice([0, 0.03, 0.1], 60)
     together, users_of = (dense.T.astype(float) @ dense), dense.sum(axis=0)
@@ -165,7 +165,7 @@ def test_itemknn_keeps_the_first_of_equally_near_items():
 
 
 @pytest.mark.parametrize("name", ["itemknn", "ease"])
-def test_items_without_positives_score_0_and_take_no_part(noise, name):
+def test_items_without_positives_score_0_and_change_nothing(noise, name):
     wide = np.zeros((50, 90), bool)
     wide[:, 1::3] = noise.toarray()
     scores = fit_baseline(name, csr_matrix(wide), seed=0).score(np.arange(50))
@@ -173,12 +173,12 @@ def test_items_without_positives_score_0_and_take_no_part(noise, name):
     assert not scores[:, 0::3].any() and not scores[:, 2::3].any()
 
 
-def test_ease_is_as_large_as_the_items_with_positives():
+def test_ease_has_weights_only_for_items_with_positives():
     train = csr_matrix((np.ones(3), ([0, 0, 1], [5, 99_999, 5])), (2, 100_000))
     assert EASE().fit(train).weights.shape == (2, 2)
 
 
-def test_ease_refuses_a_catalogue_it_cannot_invert():
+def test_ease_refuses_a_catalogue_that_is_too_large():
     with pytest.raises(ModelError, match=r"EASE on 100000 items would need 120 GB"):
         EASE().fit(csr_matrix(np.ones((1, 100_000), bool)))
 
@@ -190,7 +190,7 @@ def test_unknown_baseline_lists_the_known(noise):
 
 @pytest.fixture(scope="module")
 def movielens(data_dir):
-    """(train, seen in the test, test) of the frozen split, and what baselines score on it.
+    """(train, train and valid, test, reference results) of the frozen split.
 
     The catalogue is the 3,123 items of the split. Models are fitted on train alone and use only
     train as history; train and valid are masked when the test part is ranked.
@@ -231,7 +231,7 @@ def test_movielens_1m_reference(movielens, name, key, recall, ndcg, tolerance):
 
 
 def test_movielens_1m_random_finds_its_share(movielens):
-    # Ten of about 2,998 unseen items at random: recall .0033 or so for everybody.
+    # Ten of about 2,998 unseen items at random: the recall is about .0033 for every user.
     train, seen, test, _ = movielens
     values = evaluate(Random(0).fit(train), test, seen, [10]).values
     assert values["recall@10"] == pytest.approx(0.0034, abs=0.001)

@@ -1,4 +1,4 @@
-"""The metrics against hand-computed numbers and against a slow, plain reference."""
+"""Metrics and rankings compared with hand-computed numbers and a slow, simple reference."""
 
 from __future__ import annotations
 
@@ -16,22 +16,15 @@ from scipy.sparse import csr_matrix
 
 from tests.models.conftest import Table, matrix
 from twotower.models.errors import ModelError
-from twotower.models.evaluation import metrics as evaluation
+from twotower.models.evaluation import ranking
 from twotower.models.evaluation.baselines import Popularity
-from twotower.models.evaluation.metrics import (
-    METRICS,
-    EvaluationConfig,
-    Metrics,
-    binary,
-    evaluate,
-    is_relevant,
-    metrics_table,
-    valid_users,
-)
+from twotower.models.evaluation.config import EvaluationConfig, count_valid_users
+from twotower.models.evaluation.metrics import METRICS, Metrics, evaluate, metrics_table
+from twotower.models.evaluation.ranking import binary, is_relevant
 
 
 def slow_reference(scores, relevant, seen, ks, candidates):
-    """The definitions again: one user, one cutoff, one rank at a time, on Python sets."""
+    """The definitions with Python sets: one user, one cutoff, one rank at a time."""
     n_items = scores.shape[1]
     sums = dict.fromkeys([f"{m}@{k}" for k in ks for m in METRICS], 0.0)
     shown = {k: set() for k in ks}
@@ -64,7 +57,7 @@ def slow_reference(scores, relevant, seen, ks, candidates):
 
 
 def random_case(seed: int, n_users=60, n_items=40):
-    """Few distinct scores (ties), users who saw nearly all, users with nothing relevant."""
+    """Ties, users who have seen nearly all items, and users without relevant items."""
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 6, (n_users, n_items)).astype(np.float32)
     scores[rng.random(scores.shape) < 0.1] = -np.inf
@@ -76,7 +69,7 @@ def random_case(seed: int, n_users=60, n_items=40):
 
 def test_every_metric_by_hand():
     # User 0 ranks 1 2 3 4 5 (0 is seen), hits at ranks 1, 4, 5; user 1 ranks 5 4 3 2 1 0, hit at
-    # rank 3; user 2 has nothing to find and is left out.
+    # rank 3; user 2 has no relevant items and is left out.
     scores = Table([[6, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
     relevant = matrix([{1, 4, 5}, {3}, set()], 6)
     seen = matrix([{0}, set(), {1}], 6)
@@ -98,7 +91,7 @@ def test_every_metric_by_hand():
             "hit@4": 1,
             "precision@4": 3 / 8,
             "map@4": 5 / 12,  # (1/1 + 2/4) / 3 and 1/3
-            "coverage@4": 5 / 6,  # all but 0
+            "coverage@4": 5 / 6,  # all except 0
         },
         abs=1e-6,
     )
@@ -108,7 +101,7 @@ def test_every_metric_by_hand():
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_the_slow_reference(seed):
     scores, relevant, seen, candidates = random_case(seed)
-    ks = [1, 3, 10, 40, 100]  # also more than there are items
+    ks = [1, 3, 10, 40, 100]  # more than the number of items, too
     expected, users = slow_reference(scores, relevant, seen, ks, candidates)
     metrics = evaluate(Table(scores), relevant, seen, ks, candidates, batch_size=7)
     assert metrics.values == pytest.approx(expected, abs=1e-12)
@@ -134,8 +127,8 @@ def test_perfect_ranking_scores_one_and_leaves_the_scores_alone():
     assert (scores == before).all()
 
 
-def test_an_exhausted_user_recommends_nothing_more():
-    # One candidate is left for the only user: not a hit, and the sole item covered.
+def test_a_user_with_few_candidates_gets_a_short_list():
+    # One candidate is left for the only user: it is not a hit, and the only item covered.
     values = evaluate(Table(np.zeros((1, 4))), matrix([{3}], 4), matrix([{0, 1}], 4), [3],
                       candidates=np.array([True, True, True, False])).values  # fmt: skip
     assert values["recall@3"] == 0
@@ -144,7 +137,7 @@ def test_an_exhausted_user_recommends_nothing_more():
 
 def test_stored_zeros_and_duplicates_are_not_interactions():
     plain = matrix([{1}], 3)
-    # 1 twice, and an explicit zero at 2, which is therefore neither relevant nor a clash.
+    # Item 1 twice, and an explicit zero for item 2, which is therefore not relevant.
     messy = csr_matrix(([1, 1, 0], ([0, 0, 0], [1, 1, 2])), shape=(1, 3))
     seen = matrix([{2}], 3)
     scores = Table(np.array([[3.0, 2.0, 1.0]]))
@@ -152,7 +145,7 @@ def test_stored_zeros_and_duplicates_are_not_interactions():
 
 
 class Counting(Table):
-    """Notes how many scores it was asked for at once."""
+    """Records the largest number of scores requested at once."""
 
     def score(self, users):
         self.largest = max(getattr(self, "largest", 0), len(users) * self.scores.shape[1])
@@ -162,7 +155,7 @@ class Counting(Table):
 def test_blocks_of_scores_change_nothing_and_stay_small(monkeypatch):
     scores, relevant, seen, candidates = random_case(4)
     whole = evaluate(Table(scores), relevant, seen, [5, 20], candidates)
-    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 130)
+    monkeypatch.setattr(ranking, "MAX_SCORES", 130)
     counting = Counting(scores)
     assert evaluate(counting, relevant, seen, [5, 20], candidates) == whole
     assert counting.largest == 3 * 40
@@ -189,15 +182,15 @@ def test_cutoffs_beyond_the_catalogue_need_no_memory(baseline):
     assert found.values == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_ranker_gets_fewer_users_where_lists_are_long(monkeypatch):
+def test_a_ranker_gets_smaller_batches_for_long_lists(monkeypatch):
     _, relevant, seen, candidates = random_case(6)
-    ranker, asked = Popularity().fit(seen), []
+    ranker, batch_sizes = Popularity().fit(seen), []
     whole = evaluate(ranker, relevant, seen, [20], candidates)
-    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 130)
+    monkeypatch.setattr(ranking, "MAX_SCORES", 130)
     rank = ranker.rank
-    ranker.rank = lambda users, *rest: asked.append(len(users)) or rank(users, *rest)
+    ranker.rank = lambda users, *rest: batch_sizes.append(len(users)) or rank(users, *rest)
     assert evaluate(ranker, relevant, seen, [20], candidates) == whole
-    assert max(asked) == 130 // 20
+    assert max(batch_sizes) == 130 // 20
 
 
 def test_scores_that_may_not_be_written_to_are_copied():
@@ -215,7 +208,7 @@ def test_scores_that_may_not_be_written_to_are_copied():
     assert (scores == before).all()
 
 
-def test_relevant_places_are_those_of_the_dense_matrix():
+def test_is_relevant_equals_the_dense_matrix():
     rng = np.random.default_rng(2)
     relevant = csr_matrix(rng.random((30, 20)) < rng.choice([0, 0.2, 1], (30, 1)))
     ranked = rng.integers(-1, 20, (30, 8))
@@ -227,17 +220,17 @@ def test_relevant_places_are_those_of_the_dense_matrix():
     ("setting", "users", "items", "rows", "expected"),
     [
         (None, 6_000, 3_706, 100_000, 6_000),
-        (None, 6_000_000, 10_000, 100, 6_000_000),  # a small catalogue: always all
+        (None, 6_000_000, 10_000, 100, 6_000_000),  # a small catalogue: always all users
         (None, 1_892, 17_632, 74_000, 1_892),
-        (None, 29_858, 40_981, 821_000, 2_048),  # 2,003 would do: not fewer than the least
+        (None, 29_858, 40_981, 821_000, 2_048),  # 2,003 by the time, which is below the minimum
         (None, 137_000, 156_000, 10_000_000, 6_410),  # 100 * 10 M / 156,000
         (500, 137_000, 156_000, 10_000_000, 500),
         (500, 200, 5, 100, 200),
         (50, 200, 5, 100, 50),
     ],
 )
-def test_users_of_a_validation_by_the_sizes_alone(setting, users, items, rows, expected):
-    assert valid_users(setting, users=users, items=items, rows=rows) == expected
+def test_valid_users_depend_only_on_the_sizes(setting, users, items, rows, expected):
+    assert count_valid_users(setting, users=users, items=items, rows=rows) == expected
 
 
 def test_progress_counts_the_users_evaluated():
@@ -253,7 +246,7 @@ def test_nan_names_the_user_and_the_item():
     scores = np.ones((5, 3), dtype=np.float32)
     scores[3, 2] = np.nan
     with pytest.raises(ModelError, match="NaN for user row 3, item row 2"):
-        # User 0 has nothing relevant, so the row in the batch is not the user's row.
+        # User 0 has no relevant item, so the row in the batch differs from the row of the user.
         evaluate(Table(scores), matrix([set()] + [{0}] * 4, 3), matrix([set()] * 5, 3), [1])
 
 
@@ -317,8 +310,7 @@ def test_table_shows_models_side_by_side_with_the_best_bold():
 
 def test_importing_the_metrics_does_not_import_tensorflow():
     code = (
-        "import sys\n"
-        "from twotower.models.evaluation import baselines, metrics\n"
+        "import sys, twotower.models.evaluation.config, twotower.models.evaluation.metrics\n"
         "assert not {'tensorflow', 'merlin', 'nvtabular', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The selection against a stable full sort, above all where scores are equal."""
+"""Top-k selection compared with a stable full sort, especially for equal scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INF = np.inf
 
 
 def sorted_fully(scores, k):
-    """The definition: a stable sort of whole rows, cut off after k, without -inf."""
+    """The definition: a stable sort of each row, cut off after k, without -inf."""
     columns = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     values = np.take_along_axis(scores, columns, axis=1)
     missing = ((0, 0), (0, k - columns.shape[1]))
@@ -59,7 +59,7 @@ def test_equals_a_stable_full_sort(k, dtype):
         np.arange(5000),
         np.arange(5000)[::-1],
         np.arange(5000) // 40,  # equal scores on both sides of the cut
-        np.where(np.arange(5000) == 4999, 1, 0),  # the last column is the only one that differs
+        np.where(np.arange(5000) == 4999, 1, 0),  # only the last column differs
         np.array([0.0, -0.0] * 2500),
         np.array([INF, -INF, 0, INF, -1] * 1000),
     ],
@@ -70,17 +70,17 @@ def test_whole_rows_of_equal_or_ordered_scores(row):
             assert_is_the_full_sort(np.tile(row.astype(dtype), (3, 1)), k)
 
 
-def test_scores_that_only_float64_tells_apart():
+def test_scores_that_differ_only_in_float64():
     rng = np.random.default_rng(3)
     scores = 1 + rng.permutation(400).reshape(4, 100) * 1e-12
     assert len(np.unique(scores.astype(np.float32))) == 1
     assert_is_the_full_sort(scores, 10)
-    beyond = np.array([[1e300, -1e300, 2e300, -2e300, -INF, 0, -1e308]])  # of what float32 holds
+    beyond = np.array([[1e300, -1e300, 2e300, -2e300, -INF, 0, -1e308]])  # of the range of float32
     assert_is_the_full_sort(beyond, 7)
 
 
 def test_two_threads_answer_like_one():
-    # Large enough for FAISS to share the rows out.
+    # Large enough for FAISS to use several threads.
     scores = np.random.default_rng(5).integers(0, 50, (64, 5000)).astype(np.float32)
     threads = faiss.omp_get_max_threads()
     try:
@@ -95,7 +95,7 @@ def test_two_threads_answer_like_one():
     assert_is_the_full_sort(scores, 100)
 
 
-def test_rows_and_columns_of_a_larger_array():
+def test_scores_may_be_a_view_of_a_larger_array():
     scores = np.random.default_rng(6).random((40, 30), dtype=np.float32)
     assert_is_the_full_sort(scores[::2, 3:17], 4)
     assert_is_the_full_sort(scores.T, 4)

@@ -7,8 +7,10 @@ import pytest
 
 from tests.models.conftest import differences
 from twotower.models.config import TwoTowerConfig
-from twotower.models.training.fit import TrainingData, create, feature_lookup
+from twotower.models.training.batches import feature_lookup
+from twotower.models.training.data import TrainingData
 from twotower.models.training.mining import MinedNegatives
+from twotower.models.training.model import create
 
 USERS, ITEMS, KNOWN, BATCH, DIM = 5, 9, 5, 14, 3
 OOV = 2
@@ -66,9 +68,7 @@ class Step:
             table.assign(draw.normal(size=table.shape))
         mined = None
         if objective.negatives == "mined":
-            mined = MinedNegatives(
-                data.users, data.items, data.user_rows, data.item_rows, (0, 4), 0.5
-            )
+            mined = MinedNegatives(data, (0, 4), 0.5)
             mined.mine(model)
         lookup = feature_lookup(tower, data, data, seed=3, mined=mined)
         rows = {"user_row": data.user_rows[:BATCH], "item_row": data.item_rows[:BATCH]}

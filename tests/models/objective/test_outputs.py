@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.models.training.test_fit import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
+from tests.models.checkerboard import CONFIG, TRAINING, data, own_colour, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
 from twotower.models.objective.config import ObjectiveConfig
-from twotower.models.training.fit import create, fit
+from twotower.models.training.fit import fit
+from twotower.models.training.model import create
 
 ITEMS, BATCH = 6, 9
 COUNTS = np.array(

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.models.test_two_tower import OOV, build, column, features, multi_hot, only, schema  # noqa: F401
-from tests.models.training.test_fit import (  # noqa: F401
+from tests.models.checkerboard import (  # noqa: F401
     ITEMS,
     TRAINING,
     USERS,
@@ -16,9 +15,12 @@ from tests.models.training.test_fit import (  # noqa: F401
     own_colour,
     vectors,
 )
+from tests.models.test_two_tower import OOV, build, column, features, multi_hot, only, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
-from twotower.models.training.fit import create, fit, load, load_tower, save
+from twotower.models.training.fit import fit
 from twotower.models.training.growth import grow
+from twotower.models.training.model import create
+from twotower.models.training.saving import load, load_tower, save
 from twotower.models.two_tower import embed
 
 DUAL = {"dim": 4, "hidden": [5], "feature_dim": 2, "mimic_weight": 0.3}

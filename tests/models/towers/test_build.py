@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 
 from twotower.models.config import TwoTowerConfig
-from twotower.models.training.fit import (
-    TrainingConfig,
-    TrainingData,
-    create,
-    fit,
-    load,
-    save,
-    save_tower,
-)
+from twotower.models.training.config import TrainingConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.fit import fit
 from twotower.models.training.growth import grow
+from twotower.models.training.model import create
+from twotower.models.training.saving import load, save, save_tower
 from twotower.models.two_tower import build_two_tower, embed
 
 

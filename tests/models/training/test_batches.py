@@ -1,17 +1,25 @@
-"""Shuffled batches: each epoch is a permutation, and any step can be computed anew."""
+"""Batches: each epoch is a permutation, any step can be recomputed, lists are looked up."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-USERS = np.arange(103, dtype=np.int32)
+import numpy as np
+import pytest
+
+from tests.models.checkerboard import ITEMS, TRAINING, USERS
+from twotower.models.config import TwoTowerConfig
+from twotower.models.training.fit import fit
+from twotower.models.training.model import create
+
+ROWS = np.arange(103, dtype=np.int32)
 
 
 def take(steps, batch_size=10, seed=7, first_step=0):
-    """The user rows of some steps, whose item rows are to be their thousandfold."""
+    """The user rows of some steps; the item rows must be 1000 times as large."""
     from twotower.models.training.batches import shuffled_batches
 
-    batches = shuffled_batches(USERS, USERS * 1000, batch_size, seed, first_step)
+    batches = shuffled_batches(ROWS, ROWS * 1000, batch_size, seed, first_step)
     taken = list(batches.take(steps).as_numpy_iterator())
     for rows in taken:
         np.testing.assert_array_equal(rows["item_row"], rows["user_row"] * 1000)
@@ -26,7 +34,7 @@ def test_an_epoch_holds_every_row_at_most_once_and_drops_less_than_a_batch():
     assert {len(rows) for rows in steps} == {10}
 
 
-def test_epochs_and_seeds_have_their_own_order():
+def test_every_epoch_and_every_seed_has_its_own_order():
     orders = [np.concatenate(take(10, first_step=first)) for first in (0, 10)]
     orders.append(np.concatenate(take(10, seed=8)))
     for one, other in ((0, 1), (0, 2), (1, 2)):
@@ -34,35 +42,91 @@ def test_epochs_and_seeds_have_their_own_order():
     assert abs(np.corrcoef(orders[0], np.arange(100))[0, 1]) < 0.3
 
 
-def test_a_step_follows_from_its_number():
+def test_a_step_depends_only_on_its_number():
     whole = take(25)
     for ours, known in zip(take(8, first_step=17), whole[17:], strict=True):
         np.testing.assert_array_equal(ours, known)
 
 
 def test_rows_of_a_file_are_those_in_memory(tmp_path):
-    from twotower.models.training.batches import map_rows, shuffled_batches
+    from twotower.models.training.batches import shuffled_batches
+    from twotower.models.training.data import memory_map_rows
 
-    np.stack([USERS, USERS * 1000], axis=1).tofile(tmp_path / "rows")
-    batches = shuffled_batches(*map_rows(tmp_path / "rows"), 10, seed=7)
+    np.stack([ROWS, ROWS * 1000], axis=1).tofile(tmp_path / "rows")
+    batches = shuffled_batches(*memory_map_rows(tmp_path / "rows"), 10, seed=7)
     for ours, known in zip(batches.take(12).as_numpy_iterator(), take(12), strict=True):
         np.testing.assert_array_equal(ours["user_row"], known)
         np.testing.assert_array_equal(ours["item_row"], known * 1000)
 
 
-def test_a_file_larger_than_the_memory_stays_on_disk(tmp_path):
-    import psutil
+def with_lists_of_one(schema, data):
+    """Add lists with at most one value: each user's latest item, and one genre per item."""
+    from merlin.schema import ColumnSchema, Schema, Tags
 
-    from twotower.models.training.batches import map_rows, shuffled_batches
+    def column(name, cardinality, *tags):
+        return ColumnSchema(
+            name,
+            dtype=np.int32,
+            is_list=True,
+            is_ragged=False,
+            tags=[Tags.CATEGORICAL, *tags],
+            properties={
+                "domain": {"min": 0, "max": cardinality - 1, "name": name},
+                "value_count": {"min": 1, "max": 1},
+            },
+        )
 
-    interactions = 2 * psutil.virtual_memory().total // 8  # of 8 bytes: twice what there is
-    with (tmp_path / "rows").open("wb") as file:
-        file.truncate((interactions - 1) * 8)  # a hole: takes no room, reads as zeros
-        file.seek(0, 2)
-        file.write(np.array([3, 5], np.int32).tobytes())
-    users, items = map_rows(tmp_path / "rows")
-    assert (len(users), users[-1], items[-1]) == (interactions, 3, 5)
-    before = psutil.Process().memory_info().rss
-    for batch in shuffled_batches(users, items, 4096, seed=1).take(10).as_numpy_iterator():
-        assert batch["user_row"].shape == (4096,)
-    assert psutil.Process().memory_info().rss - before < 1 << 30
+    latest = np.zeros((USERS, 1), np.int32)
+    latest[data.user_rows, 0] = data.items["film"][data.item_rows, 0]
+    genres = np.random.default_rng(2).integers(3, 9, (ITEMS, 1)).astype(np.int32)
+    added = [column("seen", ITEMS + 3, Tags.USER, Tags.SEQUENCE), column("genres", 9, Tags.ITEM)]
+    return schema + Schema(added), replace(
+        data, users={**data.users, "seen": latest}, items={**data.items, "genres": genres}
+    )
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The columns that the towers get in each training step from now on."""
+    import tensorflow as tf
+
+    from twotower.models.training.feature_lookup import FeatureLookup
+
+    seen, call = [], FeatureLookup.call
+
+    def recorded(self, inputs, training=False):
+        features = call(self, inputs, training=training)
+
+        def record(*values):
+            seen.append(dict(zip(features, values, strict=True)))
+            return np.int32(0)
+
+        tf.numpy_function(record, list(features.values()), tf.int32)
+        return features
+
+    monkeypatch.setattr(FeatureLookup, "call", recorded)
+    return seen
+
+
+def test_a_list_of_one_value_is_a_list(schema, data, batches, tmp_path):
+    """No history contains the target; dropout hides other items at its own rate, genres never."""
+    schema, data = with_lists_of_one(schema, data)
+    settings = {"history_dropout": 0.4, "feature_dropout": 0.2, "cold_count": 1e-9}
+    views = {"self_supervised": {"dropout": 0.5, "items": 64, "masking": "random"}}
+    tower = create(schema, data, TwoTowerConfig(dim=8, **settings, **views), seed=1)
+    fit(tower, data, TRAINING, lambda model: {"ndcg@10": 0.0}, tmp_path)
+    histories, users, genres, viewed = [], [], [], []
+    for batch in batches:
+        history, films = batch["seen"][batch["_query_of"], 0], batch["film"][batch["_positive_of"]]
+        assert (history != films[:, 0]).all()
+        histories.append(batch["seen"])
+        users.append(batch["user"])
+        genres.append(batch["genres"])
+        viewed.append(batch["_view:genres"])
+    histories, users, genres, viewed = map(np.concatenate, (histories, users, genres, viewed))
+    assert (histories == 0).sum() > 50, "the target is removed"
+    assert (histories == 2).mean() == pytest.approx(0.4, abs=0.02)
+    assert (users == 2).mean() == pytest.approx(0.2, abs=0.02)
+    assert genres.min() == 3
+    # Half of the views hide the genres; the others drop half of the values.
+    assert (viewed == 2).mean() == pytest.approx(0.75, abs=0.03)

@@ -1,4 +1,4 @@
-"""Towers in closed form, against EASE, a truncated SVD and scores written out."""
+"""Towers in closed form, compared with EASE, a truncated SVD and the written-out formula."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from scipy.sparse import csr_matrix
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.evaluation.baselines import EASE
-from twotower.models.training.closed_form import ClosedFormConfig, _first_eigenvectors, solve, start
-from twotower.models.training.fit import TrainingData, create
+from twotower.models.training.closed_form import _first_eigenvectors, set_closed_form_weights, solve
+from twotower.models.training.config import ClosedFormConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.model import create
 from twotower.models.two_tower import TowerScorer, embed, embedding_tables
 
 PLAIN = ClosedFormConfig(l2=5, popularity_l2=0, user_power=0)
@@ -25,20 +27,20 @@ def train() -> csr_matrix:
     return csr_matrix(taste @ kind.T + draw.normal(size=(USERS, ITEMS)) > 0.7)
 
 
-def test_with_all_dimensions_it_is_ease(train):
+def test_all_dimensions_equal_ease(train):
     history, candidates = solve(train, ITEMS, PLAIN)
     expected = EASE(l2=5).fit(train).score(np.arange(USERS))
     np.testing.assert_allclose(train @ history @ candidates.T, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_with_fewer_it_is_the_best_of_that_rank(train):
+def test_fewer_dimensions_equal_the_truncated_svd(train):
     history, candidates = solve(train, 4, PLAIN)
     u, s, v = np.linalg.svd(EASE(l2=5).fit(train).score(np.arange(USERS)), full_matrices=False)
     expected = (u[:, :4] * s[:4]) @ v[:4]
     np.testing.assert_allclose(train @ history @ candidates.T, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_weights_and_denoising_by_the_formula(train):
+def test_user_weights_and_denoising_follow_the_formula(train):
     config = ClosedFormConfig(l2=2, popularity_l2=0.5, user_power=1)
     history, candidates = solve(train, ITEMS, config)
     x = train.toarray().astype(float)
@@ -65,13 +67,13 @@ def test_dimensions_beyond_the_items_are_zero(train):
     assert not history[:, ITEMS:].any() and not candidates[:, ITEMS:].any()
 
 
-def test_items_that_never_meet_are_refused():
-    with pytest.raises(ModelError, match="no two of the items have a user in common"):
+def test_items_without_common_users_are_refused():
+    with pytest.raises(ModelError, match="no two items have a user in common"):
         solve(csr_matrix(np.eye(5)), 2, PLAIN)
 
 
-def test_eigenvectors_that_the_fixed_start_does_not_reach_are_found():
-    one = np.array([[3.0, -3.0], [-3.0, 3.0]])  # times the start, ones, it is 0
+def test_eigenvectors_orthogonal_to_the_start_vector_are_found():
+    one = np.array([[3.0, -3.0], [-3.0, 3.0]])  # its product with the start vector of ones is 0
     matrix = np.block([[one, np.zeros((2, 2))], [np.zeros((2, 2)), one / 3]])
     found = _first_eigenvectors(matrix, 2)
     expected = np.array([[1, -1, 0, 0], [0, 0, 1, -1]]).T / np.sqrt(2)
@@ -79,7 +81,7 @@ def test_eigenvectors_that_the_fixed_start_does_not_reach_are_found():
 
 
 def schema(*, history: bool = True):
-    """A user with a history, an item and its kind."""
+    """Users with a history, items with a kind."""
     from merlin.schema import ColumnSchema, Schema, Tags
 
     def column(name, size, *tags, **properties):
@@ -104,7 +106,7 @@ def schema(*, history: bool = True):
 
 @pytest.fixture(scope="module")
 def data(train) -> TrainingData:
-    """Item row r has the code ITEMS + 2 - r; the last user is unknown and has nothing."""
+    """Item row r has the code ITEMS + 2 - r; the last user is unknown and has no items."""
     codes = np.arange(ITEMS + 2, 2, -1)
     users, items = train.nonzero()
     seen = np.zeros((USERS + 1, ITEMS), np.int32)
@@ -126,9 +128,9 @@ def scores(tower, data):
     return TowerScorer.of(tower.model, data.users, data.items).score(np.arange(USERS + 1))
 
 
-def test_the_towers_answer_the_solution_and_strangers_what_people_like(train, data):
+def test_towers_score_as_the_solution_and_unknown_users_get_the_mean(train, data):
     tower = create(schema(), data, TOWERS, seed=1)
-    start(tower, data, PLAIN)
+    set_closed_form_weights(tower, data, PLAIN)
     history, candidates = solve(train, 6, PLAIN)
     expected = train @ history @ candidates.T
     found = scores(tower, data)
@@ -137,14 +139,14 @@ def test_the_towers_answer_the_solution_and_strangers_what_people_like(train, da
     np.testing.assert_allclose(found[USERS], of_all, rtol=1e-4, atol=1e-5)
 
 
-def test_turned_to_what_was_there_it_answers_the_same(data):
+def test_aligned_to_existing_vectors_the_scores_are_the_same(data):
     tower = create(schema(), data, TOWERS, seed=1)
-    start(tower, data, PLAIN)
+    set_closed_form_weights(tower, data, PLAIN)
     before, vectors = scores(tower, data), embed(tower.model.candidate_encoder, data.items)
     random = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype(np.float32)
     table = embedding_tables(tower.model)["film"].table.embeddings
     table.assign(table.numpy() @ random)
-    start(tower, data, PLAIN, turned=True)
+    set_closed_form_weights(tower, data, PLAIN, align=True)
     np.testing.assert_allclose(scores(tower, data), before, rtol=1e-3, atol=1e-4)
     turned = embed(tower.model.candidate_encoder, data.items)
     np.testing.assert_allclose(turned, vectors @ random, rtol=1e-3, atol=1e-4)
@@ -160,9 +162,9 @@ def test_turned_to_what_was_there_it_answers_the_same(data):
         ({}, False, r"features\.history: a number"),
     ],
 )
-def test_towers_it_cannot_solve_for_are_refused_by_name(data, changes, history, missing):
+def test_unsuitable_towers_are_refused_naming_the_setting(data, changes, history, missing):
     users = {name: data.users[name] for name in ("user", "seen")[: 1 + history]}
     given = TrainingData(users, data.items, data.user_rows, data.item_rows)
     tower = create(schema(history=history), given, TOWERS.copy(update=changes), seed=1)
     with pytest.raises(ModelError, match=missing):
-        start(tower, given, PLAIN)
+        set_closed_form_weights(tower, given, PLAIN)

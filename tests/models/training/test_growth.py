@@ -1,4 +1,4 @@
-"""A model that grows: what was learnt stays, what is new starts as unknown and is learnt."""
+"""Updates: existing weights are kept, new values start as unknown ones and are learnt."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from twotower.models.config import TwoTowerConfig
-from twotower.models.training.fit import TrainingConfig, TrainingData, create, fit
-from twotower.models.training.growth import UpdateConfig, grow, hold, known_items, with_replay
+from twotower.models.training.config import TrainingConfig, UpdateConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.fit import fit
+from twotower.models.training.growth import grow, known_items, limit_change, with_replay
+from twotower.models.training.model import create
 from twotower.models.two_tower import embed
 
 OOV, OLD, NEW = 2, 40, 10
@@ -35,22 +38,23 @@ def schema(users: int, items: int, genres: int):
 
 
 def checkerboard(users: int, items: int) -> TrainingData:
-    """Even users take even items, odd users odd ones; rows by user, the new users' last."""
+    """Even users take even items, odd users odd ones; sorted by user, so new users are last."""
     random = np.random.default_rng(0)
     rows = np.argwhere(np.add.outer(np.arange(users), np.arange(items)) % 2 == 0)
     genres = random.integers(3, 6, (items, 2)).astype(np.int32)
     return TrainingData(
-        {
+        users={
             "user": np.arange(3, users + 3, dtype=np.int32)[:, None],
             "age": random.normal(size=(users, 1)).astype(np.float32),
         },
-        {"film": np.arange(3, items + 3, dtype=np.int32)[:, None], "genres": genres},
-        *(rows[:, side].astype(np.int32) for side in (0, 1)),
+        items={"film": np.arange(3, items + 3, dtype=np.int32)[:, None], "genres": genres},
+        user_rows=rows[:, 0].astype(np.int32),
+        item_rows=rows[:, 1].astype(np.int32),
     )
 
 
 def right(tower, data: TrainingData, users: slice) -> float:
-    """The share of the pairs of `users` whose score the colour explains."""
+    """Share of the pairs of `users` whose score is on the right side of the user's median."""
     queries = embed(tower.model.query_encoder, data.users)[users]
     scores = queries @ embed(tower.model.candidate_encoder, data.items).T
     colour = np.add.outer(np.arange(len(data.users["user"]))[users], np.arange(scores.shape[1]))
@@ -59,13 +63,16 @@ def right(tower, data: TrainingData, users: slice) -> float:
 
 @pytest.fixture(scope="module", params=[[], [16]], ids=["sum", "hidden"])
 def fitted(request, tmp_path_factory):
-    """(a model of 40 users and items, its data)"""
+    """A model of 40 users and items, and its data."""
     data = checkerboard(OLD, OLD)
     config = TwoTowerConfig(dim=8, hidden=request.param)
     tower = create(schema(OLD, OLD, 3), data, config, seed=1)
     fit(
-        *(tower, data, TRAINING, lambda model: {"ndcg@10": right(tower, data, slice(None))}),
-        tmp_path_factory.mktemp("state"),
+        tower=tower,
+        data=data,
+        config=TRAINING,
+        validate=lambda model: {"ndcg@10": right(tower, data, slice(None))},
+        folder=tmp_path_factory.mktemp("state"),
     )
     return tower, data
 
@@ -110,7 +117,7 @@ def test_a_new_value_of_a_list_starts_as_the_mean_of_the_known_ones(fitted):
     assert np.isfinite(vectors((6, 0), (6, 3), (3, 0))).all()
 
 
-def test_new_users_are_learnt_and_old_ones_held(fitted, tmp_path):
+def test_new_users_are_learnt_and_existing_ones_kept(fitted, tmp_path):
     tower, _ = fitted
     data = checkerboard(OLD + NEW, OLD)
     grown = grow(tower, schema(OLD + NEW, OLD, 3), data, seed=7)
@@ -119,7 +126,7 @@ def test_new_users_are_learnt_and_old_ones_held(fitted, tmp_path):
     assert right(grown, data, new) < 0.7
 
     def validate(model):
-        hold(grown, tower, moving=0.0)
+        limit_change(grown, tower, fraction=0.0)
         return {"ndcg@10": right(grown, data, new)}
 
     sample = with_replay(data, NEW * OLD // 2, 1.0, 2, seed=3)
@@ -128,13 +135,13 @@ def test_new_users_are_learnt_and_old_ones_held(fitted, tmp_path):
     np.testing.assert_array_equal(embed(grown.model.query_encoder, data.users)[old], before)
 
 
-def test_held_rows_move_a_share_of_their_way(fitted):
+def test_existing_rows_keep_a_fraction_of_their_change(fitted):
     tower, data = fitted
     grown = grow(tower, schema(OLD + NEW, OLD, 3), data, seed=7)
     start = [variable.numpy() for variable in grown.model.trainable_variables]
     for variable in grown.model.trainable_variables:
         variable.assign_add(np.ones(variable.shape, np.float32))
-    hold(grown, tower, moving=0.25)
+    limit_change(grown, tower, fraction=0.25)
     for variable, before in zip(grown.model.trainable_variables, start, strict=True):
         moved = variable.numpy() - before
         rows = OLD + 3 if len(before) == OLD + NEW + 3 else len(before)
@@ -142,7 +149,7 @@ def test_held_rows_move_a_share_of_their_way(fitted):
         np.testing.assert_allclose(moved[rows:], 1.0, atol=1e-6)
 
 
-def test_a_learnt_temperature_grows_and_is_held_and_updates_count():
+def test_updates_keep_a_learnt_temperature_and_use_counts():
     data = checkerboard(OLD, OLD)
     config = TwoTowerConfig(dim=8, learn_temperature=True, logq_estimate="streaming")
     tower = create(schema(OLD, OLD, 3), data, config, seed=1)
@@ -151,9 +158,9 @@ def test_a_learnt_temperature_grows_and_is_held_and_updates_count():
     output = grown.model._output
     assert float(output.temperature) == pytest.approx(0.4)
     output.log_temperature.assign(np.log(0.1))
-    hold(grown, tower, moving=0.5)
+    limit_change(grown, tower, fraction=0.5)
     assert float(output.temperature) == pytest.approx(0.2)
-    # A sample's frequencies are not those of the stream.
+    # The frequencies of a sample differ from those of the stream.
     assert output.frequency is None and grown.config.logq_estimate == "counts"
 
 
@@ -168,7 +175,7 @@ def test_replay_draws_old_interactions_once_each():
     assert sample.user_rows.dtype == np.int32
 
 
-def test_replay_makes_it_enough_batches_where_there_are_enough():
+def test_replay_fills_the_minimum_number_of_batches_if_it_can():
     data = checkerboard(40, 40)
     sizes = {
         (new, batch_size): len(with_replay(data, new, 1.0, batch_size, seed=0).user_rows)

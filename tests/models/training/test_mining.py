@@ -1,4 +1,4 @@
-"""Mined negatives: which items they are, and which of them are drawn."""
+"""Mined negatives: which items are mined, and which of them are drawn."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-# Scores of 3 users for 6 items: the vectors of users are rows of the identity.
+# Scores of 3 users for 6 items; the user vectors are rows of the identity matrix.
 SCORES = np.float32([[9, 8, 7, 6, 5, 4], [1, 2, 3, 4, 5, 6], [5, 5, 9, 0, 1, 2]])
 POSITIVES = [(0, 0), (0, 3), (1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]
 
 
-# A user more, who has nothing and asks for nothing.
+# One more user, without positives.
 USERS = 4
 
 
 def mined(ranks, share=1.0, positives=POSITIVES):
     import tensorflow as tf
 
+    from twotower.models.training.data import TrainingData
     from twotower.models.training.mining import MinedNegatives
 
-    users, items = np.arange(USERS)[:, None], np.arange(6)[:, None]
-    rows = np.array(positives).T
-    negatives = MinedNegatives({"user": users}, {"item": items}, *rows, ranks, share)
+    user_rows, item_rows = np.array(positives).T
+    data = TrainingData(
+        users={"user": np.arange(USERS)[:, None]},
+        items={"item": np.arange(6)[:, None]},
+        user_rows=user_rows,
+        item_rows=item_rows,
+    )
+    negatives = MinedNegatives(data, ranks, share)
     model = SimpleNamespace(
-        query_encoder=lambda features: tf.one_hot(features["user"][:, 0], 3),  # nothing: zeros
+        query_encoder=lambda features: tf.one_hot(
+            features["user"][:, 0], 3
+        ),  # zeros for the last user
         candidate_encoder=lambda features: tf.gather(SCORES.T, features["item"][:, 0]),
     )
     negatives.mine(model)
@@ -35,21 +43,21 @@ def mined(ranks, share=1.0, positives=POSITIVES):
 @pytest.mark.parametrize(
     ("ranks", "lists"),
     [
-        # User 2 has one item left, and has it several times.
+        # User 2 has one item left, which is repeated.
         ((0, 2), [[1, 2], [5, 4], [5, 5]]),
         ((1, 4), [[2, 4, 5], [4, 3, 2], [5, 5, 5]]),
-        # User 0 has four items that are no positives.
+        # User 0 has four items that are not positives.
         ((3, 6), [[5, 5, 5], [2, 1, 2], [5, 5, 5]]),
         ((50, 90), [[1], [5], [5]]),
     ],
 )
-def test_the_highest_ranked_ones_that_are_no_positives(ranks, lists):
+def test_mined_items_are_the_highest_ranked_without_positives(ranks, lists):
     found = mined(ranks).lists.numpy()
     np.testing.assert_array_equal(found[:3], lists)
     np.testing.assert_array_equal(found[3], 0)
 
 
-def test_who_has_taken_everything_gets_what_ranks_highest():
+def test_a_user_with_all_items_gets_the_highest_ranked():
     everything = [(1, item) for item in range(6)]
     np.testing.assert_array_equal(mined((0, 3), positives=everything).lists[1], [5, 4, 3])
 
@@ -74,7 +82,7 @@ def test_a_share_is_mined_and_the_rest_uniform():
     )
 
 
-def test_the_lookup_gives_each_interaction_its_own():
+def test_the_lookup_gives_each_interaction_its_own_negatives():
     import tensorflow as tf
 
     from twotower.models.training.feature_lookup import FeatureLookup

@@ -1,4 +1,4 @@
-"""Sparse optimizers beside a NumPy reference, and what they leave alone."""
+"""Sparse optimizers compared with references, and the rows that they do not change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 
 def steps(optimizer, gradients, start):
-    """Values of a variable after each gradient; a pair (rows, values) is a sparse one."""
+    """Values of a variable after each gradient; a pair (rows, values) is a sparse gradient."""
     import tensorflow as tf
 
     variable = tf.Variable(start)
@@ -43,7 +43,7 @@ def test_lazy_adam_is_adam_where_every_row_has_a_gradient(table):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_lazy_adam_leaves_the_rows_of_other_batches_alone(table):
+def test_lazy_adam_changes_only_the_rows_in_the_batch(table):
     from twotower.models.training.optimizers import LazyAdam
 
     one = np.ones((1, 3), np.float32)
@@ -53,8 +53,8 @@ def test_lazy_adam_leaves_the_rows_of_other_batches_alone(table):
     np.testing.assert_array_equal(second[[0, 1, 3]], table[[0, 1, 3]])
 
 
-def test_lazy_adam_makes_up_for_what_a_row_has_missed(table):
-    """Late in training, when the bias correction is 1, it is Adam in a row's next step."""
+def test_lazy_adam_catches_up_on_skipped_steps(table):
+    """When the bias correction is about 1, it equals Adam after a row's next gradient."""
     import tensorflow as tf
 
     from twotower.models.training.optimizers import LazyAdam
@@ -74,7 +74,9 @@ def test_lazy_adam_makes_up_for_what_a_row_has_missed(table):
         optimizer.iterations.assign(100_000)
     ours, theirs = steps(lazy, sparse, table), steps(adam, dense, table)
     np.testing.assert_allclose(ours[-1], theirs[-1], atol=1e-5)
-    assert np.abs(ours[-2] - theirs[-2]).max() > 0.01, "before that, a missed step is missing"
+    assert np.abs(ours[-2] - theirs[-2]).max() > 0.01, (
+        "before that gradient, the skipped steps are missing"
+    )
 
 
 def test_duplicate_rows_of_a_gradient_are_added_up(table):
@@ -103,10 +105,10 @@ def test_row_wise_adagrad_equals_numpy(table, sparse):
     optimizer = RowWiseAdagrad(0.2, initial_accumulator_value=0.5, epsilon=0.0)
     np.testing.assert_allclose(steps(optimizer, gradients, table)[-1], expected, rtol=1e-5)
     shapes = [tuple(v.shape) for v in optimizer.variables if v.shape.rank]
-    assert shapes == [(5, 1)], "one sum a row"
+    assert shapes == [(5, 1)], "one accumulator per row"
 
 
-def test_a_bias_has_a_sum_for_every_value():
+def test_a_bias_has_an_accumulator_for_every_value():
     from twotower.models.training.optimizers import RowWiseAdagrad
 
     bias = np.zeros(2, np.float32)
@@ -114,7 +116,7 @@ def test_a_bias_has_a_sum_for_every_value():
     np.testing.assert_allclose(moved[0], [-1, 1])
 
 
-def test_the_optimizers_can_be_made_again_from_their_config():
+def test_optimizers_can_be_recreated_from_their_config():
     from twotower.models.training.optimizers import OPTIMIZERS
 
     for kind in OPTIMIZERS.values():

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.models.checkerboard import CONFIG, ITEMS, TRAINING
 from tests.models.objective.test_self_supervised import hides, info_nce
-from tests.models.training.test_fit import CONFIG, ITEMS, TRAINING, data, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.objective.config import ObjectiveConfig, SelfSupervisedConfig
-from twotower.models.training.fit import create, fit
+from twotower.models.training.fit import fit
+from twotower.models.training.model import create
 from twotower.models.two_tower import embedding_tables
 
 POSITIVES = 20  # items before this row are the ones with positives
@@ -21,7 +22,7 @@ OWN_SEED = (1 << 20) + 2  # FeatureLookup's fold of a step's seed
 
 
 @pytest.fixture(scope="module")
-def catalogue(schema, data):  # noqa: F811
+def catalogue(schema, data):
     """(schema, data): half of the items without positives; a code, a list and a number of each."""
     from merlin.schema import ColumnSchema, Schema, Tags
 
@@ -57,7 +58,7 @@ def catalogue(schema, data):  # noqa: F811
     return schema + Schema(added), replace(data, items={**data.items, **columns}, **rows)
 
 
-def lookup_of(data, views, step, objective=None):  # noqa: F811
+def lookup_of(data, views, step, objective=None):
     """The features of a training batch in step `step`."""
     import tensorflow as tf
 
@@ -85,7 +86,7 @@ def test_the_views_of_a_step_never_show_the_same_feature(catalogue, masking):
 
     from twotower.models.objective.self_supervised import correlated_sets, item_views
 
-    data = catalogue[1]  # noqa: F811
+    data = catalogue[1]
     views, seen = item_views(SelfSupervisedConfig(masking=masking, items=30), data.items), []
     for step in range(12):
         features = lookup_of(data, views, step)
@@ -109,7 +110,7 @@ def test_the_views_of_a_step_never_show_the_same_feature(catalogue, masking):
 def test_the_batch_is_as_without_the_task(catalogue):
     from twotower.models.objective.self_supervised import item_views
 
-    data = catalogue[1]  # noqa: F811
+    data = catalogue[1]
     plain = lookup_of(data, None, 7)
     more = lookup_of(data, item_views(SelfSupervisedConfig(), data.items), 7)
     for name, values in plain.items():
@@ -152,7 +153,7 @@ def test_a_step_adds_the_weight_times_the_loss_of_its_views(
 
     from twotower.models.objective.self_supervised import correlated_sets, item_views, two_views
 
-    schema, data = catalogue  # noqa: F811
+    schema, data = catalogue
     task = SelfSupervisedConfig(items=24, **settings)
     config = CONFIG.copy(update={"self_supervised": task, "objective": objective})
     model = create(schema, data, config, seed=1).model
@@ -177,7 +178,7 @@ def test_a_step_adds_the_weight_times_the_loss_of_its_views(
 
 def fitted(catalogue, config, epochs, folder):
     """The item ids' embeddings [codes, dim] before and after."""
-    schema, data = catalogue  # noqa: F811
+    schema, data = catalogue
     tower = create(schema, data, config, seed=1)
     table = embedding_tables(tower.model)["film"].table.embeddings
     before = table.numpy()
@@ -199,7 +200,7 @@ def test_items_without_positives_learn_and_training_goes_on_as_if_not_stopped(ca
     np.testing.assert_array_equal(again, after)
 
 
-def test_a_table_of_ids_alone_is_refused(schema, data, tmp_path):  # noqa: F811
+def test_a_table_of_ids_alone_is_refused(schema, data, tmp_path):
     tower = create(schema, data, CONFIG.copy(update={"self_supervised": SelfSupervisedConfig()}), 1)
     with pytest.raises(ModelError, match=r"there is only film; add one to features\.item,"):
         fit(tower, data, TRAINING, lambda model: {}, tmp_path)

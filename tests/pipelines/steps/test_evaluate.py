@@ -1,4 +1,4 @@
-"""What validation and the test part are measured on, and what is said meanwhile."""
+"""The users and candidates of validation and test, and the progress that is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.models.evaluation.metrics import evaluate as measure
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps import evaluate as step
 from twotower.pipelines.steps import train
-from twotower.pipelines.steps.evaluate import Judge, evaluate
+from twotower.pipelines.steps.evaluate import Evaluator, evaluate
 from twotower.pipelines.steps.preprocess import load_training_data
 
 
@@ -25,23 +25,23 @@ def copy_of(run: Run, to: Path, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def scorer(small_run):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
     from twotower.models.two_tower import TowerScorer
 
     data = load_training_data(small_run)
     return TowerScorer.of(load(small_run.path / "model").model, data.users, data.items)
 
 
-def test_a_validation_of_some_users_is_the_mean_of_those(small_run, scorer, tmp_path):
-    from twotower.models.training.fit import load
+def test_a_sampled_validation_is_the_mean_of_the_sampled_users(small_run, scorer, tmp_path):
+    from twotower.models.training.saving import load
 
     run = copy_of(small_run, tmp_path / "run", "evaluation.valid_users=37")
     model, calls = load(run.path / "model").model, []
     validate = train.validation(run, load_training_data(run))
     metrics = validate(model, lambda *call: calls.append(call))
     assert metrics["users"] == 37 and calls == [(37, 37)]
-    # The same users, with their rows of the whole table.
-    whole, sampled = Judge(run, "valid"), Judge(run, "valid")
+    # The same users, as rows of the whole table.
+    whole, sampled = Evaluator(run, "valid"), Evaluator(run, "valid")
     sampled.sample(37)
     alone = np.zeros(whole.relevant.shape[0], bool)
     alone[sampled.users] = True
@@ -49,17 +49,17 @@ def test_a_validation_of_some_users_is_the_mean_of_those(small_run, scorer, tmp_
     expected = measure(scorer, relevant, whole.seen, [10, 20, 50, 100], whole.candidates)
     for name, value in expected.values.items():
         assert metrics[name] == pytest.approx(value, abs=1e-12), name
-    # Again, by whatever training: the same users.
+    # Every training validates on the same users.
     run.override(("training.seed=7",))
     assert train.validation(run, load_training_data(run))(model) == metrics
 
 
 def test_by_default_a_small_catalogue_is_validated_on_all_users(small_run):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
 
     history = json.loads((small_run.path / "model" / "history.json").read_text())
-    judge = Judge(small_run, "valid")
-    n_users = int(np.count_nonzero(np.diff(judge.relevant.indptr)))
+    evaluator = Evaluator(small_run, "valid")
+    n_users = int(np.count_nonzero(np.diff(evaluator.relevant.indptr)))
     assert set(history["val_users"]) == {n_users}
     assert small_run.notes("train")["valid_users"] == n_users
     model = load(small_run.path / "model").model
@@ -69,7 +69,7 @@ def test_by_default_a_small_catalogue_is_validated_on_all_users(small_run):
     assert report["protocol"]["chosen_on"] == f"valid ndcg@10 of {n_users:,} users"
 
 
-def test_a_state_is_of_its_validation_users(small_run, tmp_path):
+def test_the_saved_state_depends_on_the_validation_users(small_run, tmp_path):
     run = copy_of(small_run, tmp_path / "run")
     before = train.state_folder(run, resume=False)
     run.override(("evaluation.valid_users=37",))
@@ -77,16 +77,16 @@ def test_a_state_is_of_its_validation_users(small_run, tmp_path):
 
 
 def test_candidates_are_the_items_of_any_part(small_run, tmp_path):
-    judge = Judge(small_run, "test")
-    everything = judge.train + judge.seen + judge.relevant
-    np.testing.assert_array_equal(judge.candidates, np.asarray(everything.sum(axis=0))[0] > 0)
+    evaluator = Evaluator(small_run, "test")
+    everything = evaluator.train + evaluator.seen + evaluator.relevant
+    np.testing.assert_array_equal(evaluator.candidates, np.asarray(everything.sum(axis=0))[0] > 0)
     run = copy_of(small_run, tmp_path / "run", "evaluation.catalogue=items")
-    assert Judge(run, "test").candidates is None
+    assert Evaluator(run, "test").candidates is None
 
 
-def test_progress_names_what_is_done(small_run, tmp_path, monkeypatch):
+def test_progress_names_the_model_and_the_phase(small_run, tmp_path, monkeypatch):
     run = copy_of(small_run, tmp_path / "run", "evaluation.baselines=[popularity,itemknn]")
-    told = []
+    reported = []
     plain = step.stage
 
     def stage(name):
@@ -97,7 +97,7 @@ def test_progress_names_what_is_done(small_run, tmp_path, monkeypatch):
                 report, result = entered.__enter__()
 
                 def listen(done=None, total=None, phase="", detail=""):
-                    told.append((phase, detail))
+                    reported.append((phase, detail))
                     report(done, total, phase, detail)
 
                 return listen, result
@@ -110,7 +110,7 @@ def test_progress_names_what_is_done(small_run, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "stage", stage)
     users = evaluate(run)["popularity"]["users"]
     done = f"{users:,} of {users:,} users"
-    assert told[2:] == [
+    assert reported[2:] == [
         ("two-tower: vectors", ""),
         ("two-tower: rank", done),
         ("popularity: fit", ""),

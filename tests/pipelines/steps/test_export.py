@@ -82,7 +82,7 @@ def test_a_column_of_any_name_is_encoded(run, tables):
 
 
 def test_requests_name_features_as_the_data_does(run, tables):
-    from twotower.models.training.fit import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+    from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
     from twotower.models.two_tower import embed
 
     version = run.path / "triton" / "retrieval" / "1"

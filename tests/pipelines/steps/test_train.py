@@ -1,4 +1,4 @@
-"""The training step: killed and called again, called to go on, called anew."""
+"""The training step: resumed after a kill, continued with more epochs, repeated."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ TWOTOWER = str(Path(sys.executable).with_name("twotower"))
 
 
 def copy_of(run: Run, to: Path) -> Run:
-    """A run folder of its own, with all that `run` has."""
+    """A copy of the run folder."""
     return Run(Path(shutil.copytree(run.path, to)))
 
 
 def outcome(run: Run) -> tuple[dict, dict]:
-    """Test metrics, and the history but for its times and its loss, a sum of other parts."""
+    """Test metrics and validation history; a resumed epoch sums its loss in other parts."""
     evaluate(run)
     history = json.loads((run.path / "model" / "history.json").read_text())
     metrics = json.loads((run.path / "reports" / "metrics.json").read_text())["metrics"]
     return metrics, {name: v for name, v in history.items() if name.startswith("val_")}
 
 
-def test_killed_and_called_again_it_ends_as_if_it_had_not_been(small_run, tmp_path):
+def test_a_killed_training_that_is_repeated_ends_as_an_undisturbed_one(small_run, tmp_path):
     run = copy_of(small_run, tmp_path / "run")
     shutil.rmtree(run.path / "training")
     command = [TWOTOWER, "train", "--run", str(run.path), "--set", "training.checkpoint_seconds=.2"]
@@ -52,26 +52,26 @@ def test_killed_and_called_again_it_ends_as_if_it_had_not_been(small_run, tmp_pa
     assert outcome(run) == outcome(copy_of(small_run, tmp_path / "undisturbed"))
 
 
-def test_a_finished_training_goes_on_when_told_to_and_else_begins_anew(small_run, tmp_path):
+def test_a_finished_training_continues_with_resume_and_else_starts_again(small_run, tmp_path):
     run = copy_of(small_run, tmp_path / "run")
     history = json.loads((run.path / "model" / "history.json").read_text())
     run.override(("training.epochs=6", "training.patience=6"))
     train(run, resume=True)
     longer = json.loads((run.path / "model" / "history.json").read_text())
-    assert longer["seconds"][:4] == history["seconds"], "the first epochs are those from before"
+    assert longer["seconds"][:4] == history["seconds"], "the first epochs are not repeated"
     assert len(longer["seconds"]) == 6
     train(run)
     anew = json.loads((run.path / "model" / "history.json").read_text())
     assert anew["seconds"][:4] != history["seconds"]
-    assert anew["val_ndcg@10"] == longer["val_ndcg@10"], "6 at once are 4 and 2"
+    assert anew["val_ndcg@10"] == longer["val_ndcg@10"], "6 epochs at once equal 4 and then 2"
     assert len(list((run.path / "training").glob(f"*/{FINISHED}"))) == 1
 
 
-def test_ctrl_c_in_the_last_second_leaves_it_to_be_gone_on_with(small_run, tmp_path, monkeypatch):
-    """Its epochs are done and the towers saved; only the commit is missing."""
+def test_a_training_interrupted_before_the_commit_can_be_resumed(small_run, tmp_path, monkeypatch):
+    """All epochs are done and the towers are saved; only the commit is missing."""
     run = copy_of(small_run, tmp_path / "run")
     (finished,) = (run.path / "training").glob(f"*/{FINISHED}")
-    finished.unlink()  # as it is until the end
+    finished.unlink()  # the step creates it last
     write = write_atomically
 
     def interrupted(path, text):
@@ -86,13 +86,13 @@ def test_ctrl_c_in_the_last_second_leaves_it_to_be_gone_on_with(small_run, tmp_p
     monkeypatch.undo()
     before = (run.path / "model" / "history.json").read_bytes()
     train(Run(run.path))
-    assert (run.path / "model" / "history.json").read_bytes() == before, "nothing is done again"
+    assert (run.path / "model" / "history.json").read_bytes() == before, "nothing is repeated"
     assert finished.exists()
 
 
-def test_with_other_settings_there_is_nothing_to_go_on_with(small_run, tmp_path):
+def test_with_other_settings_there_is_nothing_to_resume(small_run, tmp_path):
     run = copy_of(small_run, tmp_path / "run")
     run.override(("model.temperature=0.3",))
-    with pytest.raises(RunError, match=r"no training to go on with.*train without --resume"):
+    with pytest.raises(RunError, match=r"no training to resume.*train without --resume"):
         train(run, resume=True)
-    assert list((run.path / "training").glob("*")), "what was there stays"
+    assert list((run.path / "training").glob("*")), "the earlier state is kept"

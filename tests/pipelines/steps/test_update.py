@@ -26,7 +26,7 @@ from twotower.pipelines.config import parse_config
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.lock import LOCK
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluate import Judge
+from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import load_split, load_tables, preprocess
@@ -179,7 +179,7 @@ def test_answers_for_new_users_and_items_equal_brute_force(base_run, updated):
 
 
 def test_answers_for_new_users_are_better_than_for_unknown_ones(base_run, updated):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
     from twotower.models.two_tower import embed
 
     new = np.isin(ids(updated, "user"), ids(updated, "user")[-NEW_USERS:])
@@ -218,7 +218,7 @@ def test_an_update_that_fails_keeps_the_run_and_can_be_completed(
     def broken(run):
         raise RunError("no room")
 
-    monkeypatch.setattr("twotower.models.training.fit.save", broken)
+    monkeypatch.setattr("twotower.models.training.saving.save", broken)
     with pytest.raises(TypeError):
         update(run, folders[1])
     assert files(run.path) == before
@@ -371,15 +371,15 @@ def test_published_towers_are_published_again_with_other_settings(updated, folde
 
 def judged(run: Run):
     """The metrics of the run's towers on its test part."""
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
     from twotower.models.two_tower import TowerScorer
 
     scorer = TowerScorer.of(load(run.path / "model").model, *load_tables(run))
-    return Judge(run, "test").judge(scorer)
+    return Evaluator(run, "test").evaluate(scorer)
 
 
 def test_a_version_is_measured_by_its_answers(base_run):
-    from twotower.models.training.fit import load
+    from twotower.models.training.saving import load
 
     version = LocalVersion(ModelRepository(base_run.path / TRITON).model / "1")
     comparison, expected = Comparison(base_run, 0, version), judged(base_run)

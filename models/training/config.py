@@ -1,0 +1,211 @@
+"""The settings of training: of a fit, of the closed-form start and of an update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Extra, Field
+
+if TYPE_CHECKING:
+    from twotower.models.config import TwoTowerConfig
+
+MAX_INT = 2**31 - 1  # TensorFlow's seeds are int32
+
+
+class ClosedFormConfig(BaseModel, extra=Extra.forbid):
+    """The item-item regression that training can start from; choose the values on valid."""
+
+    l2: float = Field(
+        300.0,
+        ge=1e-6,
+        le=1e12,
+        description="L2 regularization that is the same for all items, in units of users: it is "
+        "added to each item's number of users in the regression",
+    )
+    popularity_l2: float = Field(
+        0.3,
+        ge=0,
+        le=1e6,
+        description="L2 regularization proportional to each item's number of users: this fraction "
+        "of the number is added to it. Dropout of the histories with rate d corresponds to "
+        "d / (1 - d)",
+    )
+    user_power: float = Field(
+        0.5,
+        ge=-10,
+        le=10,
+        description="a user with n positives has the weight n ** -user_power, scaled to a mean of "
+        "1; 0: all interactions weigh the same, 1: all users do",
+    )
+    most_items: int = Field(
+        10_000,
+        gt=1,
+        le=1_000_000,
+        description="number of items to solve for, the most popular first; the others start with "
+        "zero vectors. Memory is 24 bytes times its square; time grows with its cube",
+    )
+
+
+class TrainingConfig(BaseModel, extra=Extra.forbid):
+    """How the towers are fitted."""
+
+    batch_size: int = Field(
+        1024,
+        gt=1,
+        le=1 << 24,
+        description="interactions per training step; with in-batch negatives, the negatives of "
+        "each are the items of the others",
+    )
+    epochs: int = Field(
+        20, gt=0, le=1_000_000, description="maximum number of passes over the training part"
+    )
+    patience: int = Field(
+        3,
+        gt=0,
+        le=1_000_000,
+        description="number of epochs without improvement of `monitor` after which training stops",
+    )
+    monitor: str = Field(
+        "ndcg@10",
+        description="full-catalogue metric on the valid part that chooses the best epoch; higher "
+        "is better",
+    )
+    optimizer: Literal["adam", "lazy_adam", "adagrad", "rowwise_adagrad"] = Field(
+        "lazy_adam",
+        description="adam updates every row of every embedding table in each step; the others "
+        "update only the rows in the batch, so that the cost of a step does not depend on the "
+        "vocabulary size",
+    )
+    learning_rate: float = Field(
+        0.005, gt=0, le=1000, description="learning rate of the first epoch"
+    )
+    learning_rate_decay: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="factor applied to the learning rate after every epoch; 1: it stays constant",
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        le=MAX_INT,
+        description="number of steps over which the learning rate rises linearly to its value; "
+        "0: no warm-up",
+    )
+    checkpoint_seconds: float = Field(
+        30,
+        gt=0,
+        le=1e9,
+        description="seconds between checkpoints; an interrupted training resumes from the last",
+    )
+    start: ClosedFormConfig | None = Field(
+        None,
+        description="start from towers solved in closed form, see models/training/closed_form.py. "
+        "They count as the first epoch and are kept if no later epoch is better. none: start from "
+        "random weights",
+    )
+    seed: int = Field(
+        42,
+        ge=0,
+        le=MAX_INT,
+        description="random seed of the initial weights, shuffling, sampling and dropout",
+    )
+    deterministic: bool = Field(
+        True,
+        description="use deterministic operations, so that the same seed gives the same metrics "
+        "on the same machine; costs a few percent of the speed",
+    )
+
+
+class UpdateConfig(BaseModel, extra=Extra.forbid):
+    """How an update continues to train the model; all other settings are those of `training`."""
+
+    replay: float = Field(
+        4.0,
+        ge=0,
+        le=1e6,
+        description="number of earlier interactions, drawn at random, to train on per new one. If "
+        "new and drawn ones fill fewer than 64 batches, more are drawn, up to all there are",
+    )
+    epochs: int = Field(
+        4,
+        gt=0,
+        le=1_000_000,
+        description="maximum number of passes over the new and the replayed interactions",
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        le=MAX_INT,
+        description="number of steps over which the learning rate rises linearly to its value; "
+        "0: no warm-up",
+    )
+    learning_rate: float = Field(
+        0.01, gt=0, le=1000, description="learning rate of the first epoch"
+    )
+    learning_rate_decay: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="factor applied to the learning rate after every epoch; 1: it stays constant",
+    )
+    moving: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="fraction of each epoch's change that existing weights keep. 0: they stay as "
+        "they are, and only new users and items are learnt; 1: they change freely, and the model "
+        "soon forgets interactions that are neither new nor replayed",
+    )
+    max_loss: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="largest accepted drop of training.monitor, relative to the published version "
+        "and measured on the test users and items that this version knows. After a larger drop the "
+        "update stops without changing anything; 1: no comparison",
+    )
+    max_changed: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="largest accepted fraction of known users or items with other values in at "
+        "least half of their columns, which suggests that ids were renumbered. It is measured on "
+        "those in the new interactions, or on all known ones if there are no new interactions. "
+        "Above it the update stops before training; 1: no check",
+    )
+    max_shift: float = Field(
+        3.0,
+        ge=0,
+        le=1e12,
+        description="largest accepted shift of a number (features.user_numeric, "
+        "features.item_numeric, positives.column), which suggests another unit: the distance of "
+        "the median of its new values from the range of 98 % of its earlier values, in widths of "
+        "that range. Above it the update stops before training; 0: any median outside the range "
+        "stops it, 1e12: no check",
+    )
+
+
+def unmet_requirements(config: TwoTowerConfig, has_history: bool) -> str:
+    """List the settings that `training.start` requires and the configuration does not have.
+
+    Parameters
+    ----------
+    config : TwoTowerConfig
+    has_history : bool
+        Whether there is a column with the user's items (`features.history`).
+
+    Returns
+    -------
+    str
+        "key: required value" of each, separated by commas; empty if all are met.
+    """
+    settings = {
+        "features.history": (has_history, "a number, the maximum items per user"),
+        "model.history_pooling": (config.history_pooling == "sum", "sum"),
+        "model.normalize": (not config.normalize, "false"),
+        "model.hidden": (not config.hidden, "[]"),
+        "model.shared": (not config.shared, "[]"),
+        "model.self_supervised": (config.self_supervised is None, "none"),
+    }
+    return ", ".join(f"{name}: {value}" for name, (met, value) in settings.items() if not met)

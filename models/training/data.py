@@ -1,0 +1,71 @@
+"""Training data: the encoded user and item tables, and the positives as rows of them."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+COUNT_BLOCK = 1 << 22  # rows counted at once: the rows of a mapped file may not fit in memory
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The tables and positives that a model is trained on.
+
+    Attributes
+    ----------
+    users, items : mapping of str to ndarray
+        Encoded columns of the user and the item table: int32 of shape (n, 1), int32 of shape
+        (n, length) for lists, float32 of shape (n, 1) for numbers.
+    user_rows, item_rows : ndarray of int32, shape (n_positives,)
+        Table rows of each positive, in memory or memory-mapped.
+    """
+
+    users: Mapping[str, np.ndarray]
+    items: Mapping[str, np.ndarray]
+    user_rows: np.ndarray
+    item_rows: np.ndarray
+
+    @property
+    def n_users(self) -> int:
+        """Number of rows of the user table."""
+        return len(next(iter(self.users.values())))
+
+    @property
+    def n_items(self) -> int:
+        """Number of rows of the item table."""
+        return len(next(iter(self.items.values())))
+
+    @cached_property
+    def positives_per_item(self) -> np.ndarray:
+        """Number of positives of each item row: int64 of shape (n_items,)."""
+        counts = np.zeros(self.n_items, np.int64)
+        for start in range(0, len(self.item_rows), COUNT_BLOCK):
+            rows = self.item_rows[start : start + COUNT_BLOCK]
+            counts += np.bincount(rows, minlength=len(counts))
+        return counts
+
+
+def memory_map_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Map a file of positives without reading it, for data larger than the memory.
+
+    Parameters
+    ----------
+    path : Path
+        File of nothing but int32 pairs (user row, item row), in the machine's byte order.
+
+    Returns
+    -------
+    user_rows, item_rows : ndarray of int32, shape (n_positives,)
+    """
+    with path.open("rb") as file:
+        pairs = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # With read-ahead, every batch would read some 30 times what it needs.
+    pairs.madvise(mmap.MADV_RANDOM)
+    rows = np.frombuffer(pairs, np.int32).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
