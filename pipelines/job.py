@@ -141,8 +141,11 @@ def fit_and_publish(run: Run) -> None:
     with stage("import") as (_, result):
         load_libraries()
         result("TensorFlow and Merlin")
-    for step in (preprocess, train, evaluate, export, publish):
-        step(run)
+    preprocess(run)
+    train(run)
+    evaluate(run)
+    export(run)
+    publish(run)
 
 
 def show_timeline(run: Run) -> Timeline:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,14 @@ import pandas as pd
 from twotower.pipelines.cli import quiet
 from twotower.pipelines.config import parse_config
 from twotower.pipelines.errors import ConfigError, RunError
-from twotower.pipelines.run import RUNS, TRITON, Run
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.run.layout import RUNS
 
 if TYPE_CHECKING:
     from twotower.serving.client import RetrievalClient
     from twotower.serving.local import LocalVersion
 
-Table = pd.DataFrame | str | Path
+Table: TypeAlias = pd.DataFrame | str | Path
 """A data frame, or the path of a parquet file or of a folder of parquet files."""
 
 NAME = "python"

@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix
 from benchmarks.report import Check, Rows
 from twotower.pipelines.config import CONFIGS, load_config
 from twotower.pipelines.experiments.compare import compare
-from twotower.pipelines.experiments.report import rows as report_rows
+from twotower.pipelines.experiments.rows import rows as report_rows
 from twotower.pipelines.job import main_job
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.evaluate import Evaluator

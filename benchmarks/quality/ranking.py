@@ -27,8 +27,8 @@ from scipy.sparse import csr_matrix
 
 from benchmarks.report import Check, Rows
 from twotower.models.evaluation.baselines import fit_baseline
-from twotower.models.evaluation.config import BaselineName
-from twotower.models.evaluation.metrics import count_valid_users, evaluate
+from twotower.models.evaluation.config import count_valid_users
+from twotower.models.evaluation.metrics import evaluate
 from twotower.models.two_tower import TowerScorer
 from twotower.pipelines.child import run_in_subprocess
 
@@ -59,7 +59,7 @@ class SyntheticData:
     users: int
     items: int
     interactions: int
-    baselines: tuple[BaselineName, ...]
+    baselines: tuple[str, ...]
     ranked_users: int
 
     def parts(self) -> tuple[csr_matrix, csr_matrix, csr_matrix]:

@@ -246,9 +246,12 @@ def _test_score(run: Run, data: TrainingData) -> Callable[[Any], float]:
     from twotower.pipelines.steps.evaluate import Evaluator
 
     evaluator = Evaluator(run, "test")
-    return lambda model: evaluator.evaluate(TowerScorer.of(model, data.users, data.items)).values[
-        METRIC
-    ]
+
+    def score(model: Any) -> float:
+        scorer = TowerScorer.of(model, data.users, data.items)
+        return evaluator.evaluate(scorer).values[METRIC]
+
+    return score
 
 
 def _resident_gb(kind: str) -> float:
