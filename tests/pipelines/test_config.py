@@ -168,7 +168,7 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
         (
             {"training": {"start": {}}},
             r"training\.start solves sums of .* only; it needs features\.history: a number, "
-            r"the most items of a user, model\.history_pooling: sum, model\.normalize: false",
+            r"the maximum items per user, model\.history_pooling: sum, model\.normalize: false",
         ),
         (
             {"model": {"self_supervised": {}}},
