@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from merlin.schema import Schema
 
+    from twotower.models.feature_lookup import FeatureLookup
     from twotower.models.training.callbacks import Progress
-    from twotower.models.training.feature_lookup import FeatureLookup
     from twotower.models.training.mining import MinedNegatives
 
 WEIGHTS, QUERY_TOWER, CANDIDATE_TOWER = "weights", "query_tower", "candidate_tower"
@@ -239,8 +239,8 @@ def feature_lookup(
 
     The model must have an optimizer, which counts the steps.
     """
+    from twotower.models.feature_lookup import FeatureLookup
     from twotower.models.objective.self_supervised import item_views
-    from twotower.models.training.feature_lookup import FeatureLookup
 
     item_id, hide, _ = _hidden_item_ids(tower.schema, data, tower.config)
     lists = [column.name for column in tower.schema if column.is_list]

@@ -350,7 +350,7 @@ def batches(monkeypatch):
     """What the towers see of each step of training from now on, by column."""
     import tensorflow as tf
 
-    from twotower.models.training.feature_lookup import FeatureLookup
+    from twotower.models.feature_lookup import FeatureLookup
 
     seen, call = [], FeatureLookup.call
 
