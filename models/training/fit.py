@@ -15,7 +15,7 @@ from twotower.models.training.callbacks import LearningRate, ReportProgress, Val
 from twotower.models.training.checkpoint import Progress, TrainingState
 from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
-from twotower.models.training.feature_lookup import FeatureLookup
+from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.training.mining import MinedNegatives, MineEveryEpoch
 from twotower.models.training.model import History, TwoTower, best_epoch
 from twotower.models.training.optimizers import OPTIMIZERS

@@ -237,7 +237,7 @@ def test_in_batch_loss_equals_the_formula(schema, logq):
     """Softmax over cos / T - logq * log p, the positive included, other rows of its id left out."""
     import tensorflow as tf
 
-    from twotower.models.training.feature_lookup import FeatureLookup
+    from twotower.models.feature_lookup import FeatureLookup
 
     counts = np.array([0, 0, 1, 50, 20, 10, 19], float)
     config = TwoTowerConfig(dim=4, temperature=0.2, logq=logq)

@@ -52,7 +52,7 @@ class Planted:
         """The mean over batches of n of the loss that `output` has of them."""
         import tensorflow as tf
 
-        from twotower.models.training.feature_lookup import FeatureLookup
+        from twotower.models.feature_lookup import FeatureLookup
 
         tables = tf.constant(self.users), tf.constant(self.items)
         upper = tf.constant(np.cumsum(self.joint))

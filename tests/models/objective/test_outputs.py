@@ -22,8 +22,8 @@ def batch():
     """A function from an objective to users, items, vectors, queries and features of a batch."""
     import tensorflow as tf
 
+    from twotower.models.feature_lookup import FeatureLookup
     from twotower.models.objective.sampling import known_pairs
-    from twotower.models.training.feature_lookup import FeatureLookup
 
     draw = np.random.default_rng(0)
     vectors = {

@@ -264,7 +264,7 @@ def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     from merlin.schema import ColumnSchema, Tags
 
     from twotower.models.config import TwoTowerConfig
-    from twotower.models.training.feature_lookup import FeatureLookup
+    from twotower.models.feature_lookup import FeatureLookup
     from twotower.models.two_tower import build_two_tower
 
     draw = np.random.default_rng(9)

@@ -90,7 +90,7 @@ def batches(monkeypatch):
     """The columns that the towers get in each training step from now on."""
     import tensorflow as tf
 
-    from twotower.models.training.feature_lookup import FeatureLookup
+    from twotower.models.feature_lookup import FeatureLookup
 
     seen, call = [], FeatureLookup.call
 

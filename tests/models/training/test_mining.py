@@ -85,7 +85,7 @@ def test_a_share_is_mined_and_the_rest_uniform():
 def test_the_lookup_gives_each_interaction_its_own_negatives():
     import tensorflow as tf
 
-    from twotower.models.training.feature_lookup import FeatureLookup
+    from twotower.models.feature_lookup import FeatureLookup
 
     own = np.int32([[4, 2], [2, 0], [5, 5]])
     lookup = FeatureLookup(

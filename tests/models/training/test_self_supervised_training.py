@@ -62,8 +62,8 @@ def lookup_of(data, views, step, objective=None):
     """The features of a training batch in step `step`."""
     import tensorflow as tf
 
+    from twotower.models.feature_lookup import FeatureLookup
     from twotower.models.objective.sampling import known_pairs
-    from twotower.models.training.feature_lookup import FeatureLookup
 
     settings = {}
     if objective is not None:

@@ -10,7 +10,7 @@ import pytest
 def lookup():
     import tensorflow as tf
 
-    from twotower.models.training.feature_lookup import FeatureLookup
+    from twotower.models.feature_lookup import FeatureLookup
 
     users = {
         "user": np.arange(3, 13, dtype=np.int32)[:, None],
@@ -93,7 +93,7 @@ def with_history():
     """Three users with the items 3 to 7 in their histories; item row r has the code r + 3."""
     import tensorflow as tf
 
-    from twotower.models.training.feature_lookup import FeatureLookup
+    from twotower.models.feature_lookup import FeatureLookup
 
     users = {
         "user": np.arange(3, 6, dtype=np.int32)[:, None],
