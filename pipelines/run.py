@@ -30,7 +30,6 @@ import hashlib
 import json
 import os
 import platform
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -56,6 +55,7 @@ from twotower.pipelines.config import (
     to_yaml,
 )
 from twotower.pipelines.errors import ConfigError, RunError
+from twotower.serving import files
 from twotower.serving.files import sync
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.errors import ServingError
@@ -459,24 +459,9 @@ def writes(
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write `text` so that a reader sees the old file or the new one, never a part.
-
-    The file has the permissions `mode`, less the umask, from its first byte on. Raises RunError
-    when the disk refuses.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Call `files.write_atomically`; raise RunError if the file cannot be written."""
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        try:
-            with open(descriptor, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+        files.write_atomically(path, text, mode)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}; make room or make it writable") from error
 

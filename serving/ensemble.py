@@ -196,7 +196,7 @@ def _check_numbers(users: pd.DataFrame, ranges: dict[str, tuple[float, float]]) 
 
 def _request_schema(users: UserFeatures) -> Schema:
     """Return the columns of a request, including the features' states and the parameters."""
-    dtypes: dict[str, type] = {users.user_id: np.int64}
+    dtypes: dict[str, Any] = {users.user_id: np.int64}
     for name, dtype in users.features.items():
         dtypes[name] = str if dtype == "BYTES" else NUMPY_DTYPES[dtype].type
         dtypes[state_of(name)] = np.int8
