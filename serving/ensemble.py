@@ -88,13 +88,7 @@ def build_ensemble(
     user_id = _user_id(workflow)
     features = [name for name in workflow.input_schema.column_names if name != user_id]
     tower = QueryTower(saved_model)
-    unknown = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
-    if unknown:
-        name = names.get(unknown[0], unknown[0])
-        raise ServingError(
-            f"{saved_model}: the tower reads '{name}', which the workflow does not produce; export "
-            "both from the same run"
-        )
+    _check_inputs(tower, workflow, names)
     numbers = [name for name in moments(workflow) if name in users]
     users = users.astype(dict.fromkeys(numbers, np.float64))
     completed = UserFeatures(users, user_id, features, list_lengths(workflow, names), names)
@@ -162,6 +156,17 @@ def _user_id(workflow: Any) -> str:
             f"the user workflow must tag exactly one column USER_ID, but it tags {tagged}"
         )
     return tagged[0]
+
+
+def _check_inputs(tower: QueryTower, workflow: Any, names: Mapping[str, str]) -> None:
+    """Check that the workflow produces the columns that the tower reads."""
+    missing = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
+    if missing:
+        name = names.get(missing[0], missing[0])
+        raise ServingError(
+            f"{tower.saved_model}: the tower reads '{name}', which the workflow does not produce; "
+            "export both from the same run"
+        )
 
 
 def _history(workflow: Any, users: UserFeatures) -> str | None:

@@ -82,7 +82,7 @@ def test_items_of_a_requests_history_are_hidden_beside_the_seen_ones(tmp_path):
         "k": np.full(5, 4),
         "filter_seen": np.array([True, True, False, True, True]),
         "liked": np.array([40, 10, 99, 20, 40, 20, 40, 40]),
-        "told__count": np.array([2, 2, 3, 0, 1]),
+        "liked__count": np.array([2, 2, 3, 0, 1]),
     }
     items, _ = step.best(np.ones((5, 1), np.float32), rows, table)
     assert items.tolist() == [
