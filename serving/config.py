@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, conint, root_validator
+from pydantic import BaseModel, ConstrainedInt, Field, root_validator
 
 MAX_NUMBER = 1_000_000
 """Upper limit of counts: more than anyone needs, and within the limits of Triton and FAISS."""
+
+
+class BatchSize(ConstrainedInt):
+    """A number of users in a batch."""
+
+    ge, le = 1, MAX_NUMBER
 
 
 class ServingConfig(BaseModel):
@@ -30,7 +36,7 @@ class ServingConfig(BaseModel):
     max_batch_size: int = Field(
         1024, ge=1, le=MAX_NUMBER, description="largest number of users in a request"
     )
-    preferred_batch_sizes: list[conint(ge=1, le=MAX_NUMBER)] = Field(
+    preferred_batch_sizes: list[BatchSize] = Field(
         [],
         description="batch sizes, in users, that Triton tries to reach by joining requests; if "
         "empty, it joins the requests that are waiting",

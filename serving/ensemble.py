@@ -88,13 +88,7 @@ def build_ensemble(
     user_id = _user_id(workflow)
     features = [name for name in workflow.input_schema.column_names if name != user_id]
     tower = QueryTower(saved_model)
-    unknown = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
-    if unknown:
-        name = names.get(unknown[0], unknown[0])
-        raise ServingError(
-            f"{saved_model}: the tower reads '{name}', which the workflow does not produce; export "
-            "both from the same run"
-        )
+    _check_inputs(tower, workflow, names)
     numbers = [name for name in moments(workflow) if name in users]
     users = users.astype(dict.fromkeys(numbers, np.float64))
     completed = UserFeatures(users, user_id, features, list_lengths(workflow, names), names)
@@ -164,6 +158,17 @@ def _user_id(workflow: Any) -> str:
     return tagged[0]
 
 
+def _check_inputs(tower: QueryTower, workflow: Any, names: Mapping[str, str]) -> None:
+    """Check that the workflow produces the columns that the tower reads."""
+    missing = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
+    if missing:
+        name = names.get(missing[0], missing[0])
+        raise ServingError(
+            f"{tower.saved_model}: the tower reads '{name}', which the workflow does not produce; "
+            "export both from the same run"
+        )
+
+
 def _history(workflow: Any, users: UserFeatures) -> str | None:
     """Return the feature tagged SEQUENCE, which lists a user's items; None if there is none."""
     tagged = workflow.output_schema.select_by_tag(Tags.SEQUENCE).column_names
@@ -196,7 +201,7 @@ def _check_numbers(users: pd.DataFrame, ranges: dict[str, tuple[float, float]]) 
 
 def _request_schema(users: UserFeatures) -> Schema:
     """Return the columns of a request, including the features' states and the parameters."""
-    dtypes: dict[str, type] = {users.user_id: np.int64}
+    dtypes: dict[str, Any] = {users.user_id: np.int64}
     for name, dtype in users.features.items():
         dtypes[name] = str if dtype == "BYTES" else NUMPY_DTYPES[dtype].type
         dtypes[state_of(name)] = np.int8

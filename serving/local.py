@@ -95,6 +95,7 @@ def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
     spec = importlib.util.spec_from_file_location(
         name, package / "__init__.py", submodule_search_locations=[str(package)]
     )
+    assert spec and spec.loader  # always set for a path that ends in .py
     sys.modules[name] = importlib.util.module_from_spec(spec)
     # Bytecode must not be written into the folder, because the manifest does not list it.
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped]  # has no types
 from merlin.dag import postorder_iter_nodes
 from merlin.systems.dag import Ensemble
 from tritonclient.grpc import model_config_pb2 as triton
 
 from twotower.serving.config import ServingConfig
+from twotower.serving.config_file import CONFIG_FILE
 from twotower.serving.ensemble import compile_ensemble, contract, operator
 from twotower.serving.operators.top_k import FaissTopK
-from twotower.serving.repository import CONFIG_FILE
 from twotower.serving.runtime.contract import SCORE, Contract
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest

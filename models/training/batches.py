@@ -9,11 +9,11 @@ import tensorflow as tf
 from merlin.schema import Tags
 
 from twotower.models.batch_keys import ITEM_ROW, USER_ROW
+from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.objective.sampling import known_pairs
 from twotower.models.objective.self_supervised import item_views
 from twotower.models.training.data import TrainingData
-from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.training.mining import MinedNegatives
 from twotower.models.training.model import TwoTower, item_id_hiding
 from twotower.models.two_tower import history_column

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from twotower.models.errors import ModelError
+from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.training.batches import feature_lookup, shuffled_batches
 from twotower.models.training.callbacks import LearningRate, ReportProgress, Validation
 from twotower.models.training.checkpoint import Progress, TrainingState
 from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
-from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.training.mining import MinedNegatives, MineEveryEpoch
 from twotower.models.training.model import History, TwoTower, best_epoch
 from twotower.models.training.optimizers import OPTIMIZERS

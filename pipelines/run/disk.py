@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from twotower.pipelines.errors import RunError
-from twotower.serving.files import sync
+from twotower.serving import files
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Error numbers of a disk that is full or read-only."""
@@ -36,19 +35,8 @@ def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
     RunError
         If the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        try:
-            with open(descriptor, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+        files.write_atomically(path, text, mode)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}; make room or make it writable") from error
 

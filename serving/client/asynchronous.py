@@ -56,7 +56,10 @@ class AsyncRetrievalClient:
         self.address, self.protocol, self.timeout = address, protocol, timeout
         self._conversation = Conversation(retries)
         self._service: _Http | _Grpc
-        self._service = (_Http if protocol == "http" else _Grpc)(address, timeout)
+        if protocol == "http":
+            self._service = _Http(address, timeout)
+        else:
+            self._service = _Grpc(address, timeout)
 
     async def ready(self) -> bool:
         """Return whether the model answers now; the connection is not retried."""

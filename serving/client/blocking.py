@@ -59,7 +59,10 @@ class RetrievalClient:
         self.address, self.protocol, self.timeout = address, protocol, timeout
         self._conversation = Conversation(retries)
         self._service: _Http | _Grpc
-        self._service = (_Http if protocol == "http" else _Grpc)(address, timeout)
+        if protocol == "http":
+            self._service = _Http(address, timeout)
+        else:
+            self._service = _Grpc(address, timeout)
 
     def ready(self) -> bool:
         """Return whether the model answers now; the connection is not retried."""
@@ -200,10 +203,18 @@ class _Grpc:
         return self._call(self.stub.ModelReady, request).ready
 
     def metadata(self) -> dict[str, Any]:
-        from google.protobuf.json_format import MessageToDict
-
         request = self.library.service_pb2.ModelMetadataRequest(name=MODEL_NAME)
-        return MessageToDict(self._call(self.stub.ModelMetadata, request))
+        answer = self._call(self.stub.ModelMetadata, request)
+        return {
+            "versions": answer.versions,
+            **{
+                name: [
+                    {"name": each.name, "datatype": each.datatype, "shape": each.shape}
+                    for each in getattr(answer, name)
+                ]
+                for name in ("inputs", "outputs")
+            },
+        }
 
     def infer(
         self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]

@@ -15,6 +15,7 @@ import numpy as np
 
 from twotower.serving.client.errors import ConnectionFailedError, RefusedError
 from twotower.serving.client.values import (
+    Values,
     column,
     padded_lists,
     read_features,
@@ -85,8 +86,8 @@ class Wait(NamedTuple):
 class Query(NamedTuple):
     """What a caller asks, before it is converted to the types of the model."""
 
-    users: Sequence
-    features: dict[str, Sequence]
+    users: Values
+    features: dict[str, Values]
     parameters: dict[str, Any]
 
 
@@ -156,7 +157,7 @@ class ModelInterface:
             if old.get(name) != new.get(name)
         )
 
-    def _tensor(self, name: str, values: Sequence) -> Tensor:
+    def _tensor(self, name: str, values: Values) -> Tensor:
         if name not in self.inputs:
             return Tensor(name, unknown_input(values), "BYTES")
         datatype = self.inputs[name]["datatype"]

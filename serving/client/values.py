@@ -21,6 +21,8 @@ EXACT: dict[str, set[type]] = {
 }
 """Types for which converting a whole list by NumPy gives the same as `_convert` for each value."""
 
+Values = Sequence | np.ndarray
+
 
 def read_parameters(k: Any, filter_seen: Any) -> dict[str, Any]:
     """Return the request parameters as types of Python, because Triton refuses those of NumPy.
@@ -54,7 +56,7 @@ def read_features(features: Any) -> Mapping[str, Iterable]:
     return features
 
 
-def read_values(name: str, values: Iterable) -> Sequence:
+def read_values(name: str, values: Iterable) -> Values:
     """Return the values of an input as a list or an array [n]; this consumes iterators."""
     is_array = isinstance(values, np.ndarray)
     if isinstance(values, (str, bytes)) or not (is_array or isinstance(values, Iterable)):
@@ -73,17 +75,17 @@ def no_value(datatype: str) -> Any:
     return value.encode() if isinstance(value, str) else value
 
 
-def unknown_input(values: Sequence) -> np.ndarray:
+def unknown_input(values: Values) -> np.ndarray:
     """Return values [n] for an input that the model does not have, which the server will refuse."""
     return np.array([[repr(value).encode()] for value in values], np.object_)
 
 
-def column(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndarray:
+def column(name: str, values: Values, datatype: str, nullable: bool) -> np.ndarray:
     """Return values as a tensor [n, 1]; null, if allowed, becomes `NO_VALUE`."""
     return _cast(name, values, datatype, nullable).reshape(-1, 1)
 
 
-def padded_lists(name: str, rows: Sequence, datatype: str) -> np.ndarray:
+def padded_lists(name: str, rows: Values, datatype: str) -> np.ndarray:
     """Return lists as a tensor [n, w], padded at the end with `NO_VALUE`; null is an empty list."""
     rows = [[] if _is_null(row) else row for row in rows]
     for row in rows:
@@ -101,7 +103,7 @@ def padded_lists(name: str, rows: Sequence, datatype: str) -> np.ndarray:
     return expand(flat, counts, max([1, *counts.tolist()]), filler)
 
 
-def _cast(name: str, values: Sequence, datatype: str, nullable: bool) -> np.ndarray:
+def _cast(name: str, values: Values, datatype: str, nullable: bool) -> np.ndarray:
     """Convert values [m] to a Triton data type: text to UTF-8, null to `NO_VALUE`.
 
     Raises

@@ -40,7 +40,12 @@ NUMPY_DTYPES = {name: np.dtype(each) for name, each in TYPES.items()}
 FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
 """The value of a feature's column in rows whose state says that there is no value."""
 
-NO_VALUE = {"INT64": np.int64(-(2**63)), "FP32": np.nan, "FP64": np.nan, "BYTES": "\uffff"}
+NO_VALUE: dict[str, Any] = {
+    "INT64": np.int64(-(2**63)),
+    "FP32": np.nan,
+    "FP64": np.nan,
+    "BYTES": "\uffff",
+}
 """Padding of list rows, which must not hold it as a value; in other features it means null.
 
 For text it is a code point that Unicode never assigns. "" would not do, because splitting a text
@@ -249,7 +254,7 @@ def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:
         raise RequestError(f"input '{name}', row {row}: infinite; use NaN for an unknown value")
 
 
-def _decode(name: str, values: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+def _decode(name: str, values: np.ndarray, rows: Sequence[int] | np.ndarray) -> np.ndarray:
     """Decode UTF-8 [m]; `rows` are the values' row numbers, for error messages."""
     decoded = np.empty(len(values), object)
     for position, value in enumerate(values):

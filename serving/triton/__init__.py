@@ -1,1 +1,1 @@
-"""A Triton server as a child process: start, guard, control, health."""
+"""Runs a Triton server as a child process, controls it and checks its health."""

@@ -1,4 +1,4 @@
-"""Asks a running Triton to load what the repository now holds."""
+"""Tells a running Triton to load the published version."""
 
 from __future__ import annotations
 
@@ -15,36 +15,41 @@ QUESTION_SECONDS = 5.0
 
 
 class NoAnswerError(ServingError):
-    """The server did not answer in time; the request may still take effect."""
+    """The server did not answer; the request may still take effect."""
 
 
 class ModelControl:
-    """The model control of the server at `address`.
+    """Controls which version a server loads.
 
     Parameters
     ----------
-    address : "host:port" of its HTTP service
-    key : what the server asks for (`TritonServer.key`)
-    timeout : seconds a load may take
+    address : str
+        "host:port" of the server's HTTP service.
+    key : str
+        The server's key (`TritonServer.key`).
+    timeout : float
+        Time limit in seconds for a load.
     """
 
     def __init__(self, address: str, key: str, timeout: float) -> None:
         self.address, self.key, self.timeout = address, key, timeout
 
     def load(self, model: str = MODEL_NAME, timeout: float | None = None) -> None:
-        """Load the version that config.pbtxt now names; return once it has taken over.
+        """Load the version that config.pbtxt names, and return once it answers.
 
         Parameters
         ----------
-        model : its name
-        timeout : seconds the load may take; None for those of this object
+        model : str
+            Name of the model.
+        timeout : float, optional
+            Time limit in seconds; by default that of this object.
 
         Raises
         ------
         NoAnswerError
-            when the server does not answer in time; it may still finish the load
+            If the server does not answer in time. It may still finish the load.
         ServingError
-            with the server's reason; the version loaded before goes on answering
+            If the load fails, with the server's reason. The previous version still answers.
         """
         status, text = self._ask(
             "POST", f"/v2/repository/models/{model}/load", timeout or self.timeout
@@ -53,15 +58,15 @@ class ModelControl:
             raise ServingError(f"{self.address}: {_reason(text)}")
 
     def version(self, model: str = MODEL_NAME) -> int:
-        """The version that answers now."""
+        """Return the version that answers now."""
         status, text = self._ask("GET", f"/v2/models/{model}", QUESTION_SECONDS)
         if status != 200:
             raise ServingError(f"{self.address}: {_reason(text)}")
         return max(map(int, json.loads(text)["versions"]))
 
     def _ask(self, method: str, path: str, timeout: float) -> tuple[int, str]:
-        """Status and text of the server's answer."""
-        # http.client asks no web proxy, whatever the environment names.
+        """Return status and text of the server's answer."""
+        # http.client ignores web proxies in the environment.
         connection = HTTPConnection(self.address, timeout=timeout)
         try:
             body = "{}" if method == "POST" else None
@@ -77,7 +82,7 @@ class ModelControl:
 
 
 def _reason(text: str) -> str:
-    """What Triton gives as the reason, without the states it went through and the traceback."""
+    """Return Triton's reason for an error, without model states and the traceback."""
     with contextlib.suppress(ValueError, LookupError, TypeError):
         text = json.loads(text)["error"]
     without_trace = text.split("\n\nAt:")[0]

@@ -1,16 +1,16 @@
-"""Starts a server for another process and cleans up after both, however either of them ends.
+"""Starts a server for another process, and cleans up when either of them ends.
 
-A script of the standard library alone, because it starts in milliseconds:
+A script that uses only the standard library, so that it starts in milliseconds:
 
     python -I -S guard.py <scratch folder> <stop seconds> <command> ...
 
-It writes the command's process id to its standard output, and the exit status when the command has
-ended and everything is cleaned up. A line on its standard input asks the command to end, with
-<stop seconds> of time for it. The end of its standard input ends the command at once: this is also
-what happens when the caller is killed.
+It writes the command's process id to its standard output. When the command has ended and everything
+is cleaned up, it writes the exit status. A line on its standard input stops the command, which then
+has <stop seconds> to end before it is killed. End of file on its standard input, which also occurs
+if the caller is killed, kills the command at once.
 
-The guard is the parent of the command and adopts what the command's process leaves behind, for
-example the stub of Triton's Python backend, which would otherwise load its model for ever.
+The guard is the parent of the command and adopts its orphaned descendants, for example the process
+of Triton's Python backend, which would otherwise never end.
 """
 
 from __future__ import annotations
@@ -30,53 +30,53 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 STACK_BYTES = 1 << 29
-"""Stack of each thread of Triton, whose JSON reader recurses at every bracket; memory is used only
-when it does."""
+"""Stack size of Triton's threads, because its JSON reader recurses at each bracket. The memory is
+only used when it does."""
 REAP_SECONDS = 5.0
 SHARED_MEMORY = Path("/dev/shm")
-LIBC = ctypes.CDLL(None)  # loaded here: a forked child should only call into it
+LIBC = ctypes.CDLL(None)  # loaded before the fork, after which a child should load nothing
 
 
 def main(scratch: Path, stop_seconds: float, command: list[str]) -> None:
-    """Run `command` until it ends or the caller wants it to end; then clean up."""
+    """Run `command` until it ends or the caller stops it; then clean up."""
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     woken = _wake_on_signals()
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
-        # Away from the caller's folder, which Python would import from.
+        # Not the caller's folder, because Python would import modules from it.
         cwd=scratch,
-        start_new_session=True,  # and so a process group of its own
+        start_new_session=True,  # and therefore a separate process group
         preexec_fn=partial(_prepare, os.getpid()),
     )
     try:
-        _tell(process.pid)
+        _report(process.pid)
         _await_end(process, woken, stop_seconds)
     finally:
         kill_group(process.pid)
         status = process.wait()
         _reap()
         remove(scratch)
-        _tell(status)
+        _report(status)
 
 
 def kill_group(group: int) -> None:
-    """Kill every process of a process group that is still there."""
+    """Kill all processes of a process group."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
 def remove(scratch: Path) -> None:
-    """Remove a scratch folder and the shared memory that is named after it."""
+    """Remove a scratch folder and the shared memory named after it."""
     shutil.rmtree(scratch, ignore_errors=True)
     for region in SHARED_MEMORY.glob(f"{scratch.name}*"):
         region.unlink(missing_ok=True)
 
 
 def _await_end(process: subprocess.Popen, woken: int, stop_seconds: float) -> None:
-    """Return when the command has ended or must be killed."""
-    deadline = None
+    """Wait until the command has ended or must be killed."""
+    deadline: float | None = None
     while not _ended(process.pid):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
@@ -92,24 +92,24 @@ def _await_end(process: subprocess.Popen, woken: int, stop_seconds: float) -> No
 
 
 def _ended(pid: int) -> bool:
-    """Whether a child has ended; it is not reaped, so its number belongs to nobody else."""
+    """Whether a child has ended. It is not reaped, so its process id is not reused."""
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, pid, options) is not None
 
 
 def _wake_on_signals() -> int:
-    """A file that becomes readable when a child ends; signals to end are left to the caller."""
+    """Return a file that becomes readable when a child ends; ignore signals to terminate."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
-    # By a handler each, because the command would inherit an ignored signal.
+    # By handlers, because the command would inherit ignored signals.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     return woken
 
 
 def _reap() -> None:
-    """Wait for the killed descendants, which have become children of this process."""
+    """Wait for the killed descendants, which are now children of this process."""
     deadline = time.monotonic() + REAP_SECONDS
     with suppress(ChildProcessError):
         while time.monotonic() < deadline:
@@ -117,18 +117,19 @@ def _reap() -> None:
                 time.sleep(0.005)
 
 
-def _tell(number: int) -> None:
+def _report(number: int) -> None:
+    """Write a number to standard output, for the caller."""
     with suppress(OSError):  # the caller may be gone
         os.write(1, b"%d\n" % number)
 
 
 def _prepare(parent: int) -> None:
-    """In the child: have the kernel end it with the guard, and give it large stacks."""
+    """In the child: have the kernel kill it if the guard ends, and enlarge its stacks."""
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    most = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
+    size = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (size, hard))
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
+    if os.getppid() != parent:  # the guard ended before the call
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""How a running server is: asked from outside, as an operator would."""
+"""Checks the health of a running server from outside."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ from twotower.serving.triton.control import MODEL_NAME
 from twotower.serving.triton.server import DIRECT, resolve_host
 
 PROCESSES = {"Triton": "tritonserver", "model": "triton_python_b"}
-"""What the kernel calls them, in 15 characters."""
-MENDED = (2, 60)
-"""Triton 25.08, the first number that is surely without CVE-2025-23310, -23311 and -23319."""
+"""Names of the processes, which the kernel cuts to 15 characters."""
+FIRST_FIXED = (2, 60)
+"""Version of Triton 25.08, the first that is certainly without CVE-2025-23310, -23311, -23319."""
 
 
 def check_server(http: str, metrics: str, pid: int) -> list[Check]:
-    """Ask a running server how it is.
+    """Check a running server.
 
     Parameters
     ----------
-    http, metrics : "host:port" of its services
-    pid : its process, or one that started it
+    http, metrics : str
+        "host:port" of its services.
+    pid : int
+        Id of its process, or of one that started it.
+
+    Returns
+    -------
+    list of Check
     """
     checks = [
         _reached("live", f"http://{http}/v2/health/live"),
@@ -59,7 +65,7 @@ def _reached(name: str, url: str) -> Check:
 
 
 def _answers(http: str, times: int = 20) -> Check:
-    """Whether a stranger is answered, by which version, and how fast."""
+    """Check that an unknown user gets an answer, by which version, and how fast."""
     try:
         with RetrievalClient(http) as client:
             seconds = []
@@ -76,36 +82,37 @@ def _answers(http: str, times: int = 20) -> Check:
 def _loopback(http: str) -> Check:
     host = http.rpartition(":")[0]
     if ipaddress.ip_address(resolve_host(host)).is_loopback:
-        return Check("reached from", True, f"this machine alone ({host})")
-    return Check("reached from", False, host, "Triton asks nobody who they are: use 127.0.0.1")
+        return Check("reached from", True, f"this machine only ({host})")
+    return Check("reached from", False, host, "Triton does not authenticate clients: use 127.0.0.1")
 
 
 def _model_control(http: str) -> Check:
-    """Whether somebody without the key could load a model. Asks for one that cannot exist."""
+    """Check that loading a model needs the key, by loading one that cannot exist."""
     status, text = _fetch(f"http://{http}/v2/repository/models/-/load", b"{}")
     if status == 403:
-        return Check("model control", True, "with the server's key alone")
+        return Check("model control", True, "only with the server's key")
     if "not allowed" in text:
         return Check("model control", True, "off")
-    return Check("model control", False, "open to everybody", "start it with `twotower serve`")
+    return Check("model control", False, "open to everyone", "start it with `twotower serve`")
 
 
 def _version(http: str) -> Check:
     version = json.loads(_fetch(f"http://{http}/v2")[1])["version"]
     advice = ""
-    if tuple(map(int, version.split(".")[:2])) < MENDED:
-        advice = "older than 25.07, with known holes (CVE-2025-23310): for loopback alone"
+    if tuple(map(int, version.split(".")[:2])) < FIRST_FIXED:
+        advice = "older than 25.07, with known vulnerabilities (CVE-2025-23310): use loopback only"
     return Check("Triton", True, version, advice)
 
 
 def _counted(metrics: str) -> list[Check]:
-    """What the model's own metrics say."""
-    counts: Counter[tuple[str, str]] = Counter()
+    """Check the model's own metrics."""
+    counts: dict[tuple[str, str], float] = {}
     _, text = _fetch(f"http://{metrics}/metrics")
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = [v for k, v in sample.labels.items() if k != "version"]
-            counts[sample.name, "".join(labels)] += sample.value
+            key = (sample.name, "".join(labels))
+            counts[key] = counts.get(key, 0) + sample.value
 
     def of(name: str) -> dict[str, float]:
         return {label: value for (metric, label), value in counts.items() if metric == name}
@@ -121,25 +128,25 @@ def _counted(metrics: str) -> list[Check]:
     )
     return [
         Check("requests", not failed, outcomes or "none", "see the server's log" if failed else ""),
-        Check("users", True, f"{asked:,.0f}, of them {unknown:,.0f} unknown"),
-        Check("ms a batch", True, stages or "none"),
+        Check("users", True, f"{asked:,.0f}, {unknown:,.0f} of them unknown"),
+        Check("ms per batch", True, stages or "none"),
     ]
 
 
 def _memory(pid: int) -> Check:
     resident: Counter[str] = Counter()
-    with suppress(psutil.NoSuchProcess):  # seen from another container
+    with suppress(psutil.NoSuchProcess):  # it runs in another container
         whole = psutil.Process(pid)
         for process in (whole, *whole.children(recursive=True)):
             resident[process.name()[:15]] += process.memory_info().rss
     if not resident[PROCESSES["Triton"]]:
-        return Check("memory", True, "not known: the server is no process of this container")
+        return Check("memory", True, "unknown: the server is not a process of this container")
     shown = [f"{name} {resident[process] / 1e6:.0f} MB" for name, process in PROCESSES.items()]
     return Check("memory", True, ", ".join(shown))
 
 
 def _fetch(url: str, body: bytes | None = None) -> tuple[int, str]:
-    """Status and text of an answer; status 0 and the reason when there is none."""
+    """Return status and text of an answer, or 0 and the reason if there is none."""
     try:
         with DIRECT.open(urllib.request.Request(url, body), timeout=5) as answer:
             return answer.status, answer.read().decode()

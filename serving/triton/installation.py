@@ -1,4 +1,4 @@
-"""Finds a Triton inference server that can run Python models with this interpreter."""
+"""Finds a Triton inference server that runs Python models with this interpreter."""
 
 from __future__ import annotations
 
@@ -21,8 +21,19 @@ FIRST_TO_RESTRICT_HTTP = (2, 40)
 
 @dataclass(frozen=True)
 class Triton:
-    """A server binary, the pieces of its Python backend (none: the server has its own), and the
-    folders its libraries lie in."""
+    """An installed Triton.
+
+    Attributes
+    ----------
+    binary : Path
+        The server.
+    version : str
+        Its version, or the wheel it comes from.
+    backend : list of Path
+        Files of its Python backend; empty if the server finds its own.
+    libraries : list of Path
+        Folders with its libraries.
+    """
 
     binary: Path
     version: str
@@ -31,22 +42,22 @@ class Triton:
 
     @property
     def restricts_http(self) -> bool:
-        """Whether it can keep protocols of its HTTP service to those who have a key."""
+        """Whether it can restrict protocols of its HTTP service to clients with a key."""
         if self.version.startswith(WHEEL):
             return True
         numbers = re.match(r"(\d+)\.(\d+)", self.version)
-        return bool(numbers) and tuple(map(int, numbers.groups())) >= FIRST_TO_RESTRICT_HTTP
+        return numbers is not None and tuple(map(int, numbers.groups())) >= FIRST_TO_RESTRICT_HTTP
 
     def assemble_backend(self, scratch: Scratch) -> list[str]:
-        """Link the Python backend together in `scratch`; return the server's arguments for it."""
+        """Link the Python backend into `scratch`; return the server's arguments for it."""
         for piece in self.backend:
             scratch.link(f"backends/python/{piece.name}", piece)
         return [f"--backend-directory={scratch.path / 'backends'}"] if self.backend else []
 
     def environment(self, scratch: Scratch) -> dict[str, str]:
-        """The environment the server and its models need; the libraries are linked in `scratch`."""
+        """Return the environment of the server and its models; link libraries into `scratch`."""
         inherited = os.environ.get("LD_LIBRARY_PATH")
-        # The loader would split a path at a colon or a semicolon and expand a dollar sign.
+        # By links, because the loader splits paths at colons and semicolons and expands "$".
         libraries = [
             str(scratch.link(f"libraries/{number}", folder))
             for number, folder in enumerate(self.libraries)
@@ -58,14 +69,15 @@ class Triton:
             "PATH": os.pathsep.join(
                 [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
             ),
-            # The model's NumPy: BLAS threads would only compete with the server's own.
+            # For the model's NumPy: BLAS threads would compete with the server's threads.
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
-            # glibc would keep what is left of large requests in an arena for each thread.
+            # Otherwise glibc keeps freed memory of large requests in an arena per thread.
             "MALLOC_ARENA_MAX": "1",
-            # gRPC reads a large request in pieces of 64 KiB with a header: mapped one by one, they
-            # all go back. The JSON reader's pieces of 64 KiB are a few bytes smaller and stay:
-            # mapping one for every request costs a fifth of the throughput.
+            # gRPC reads a large request in pieces of 64 KiB plus a header. They are above the
+            # threshold, so each is mapped and goes back to the system. The JSON reader's pieces of
+            # 64 KiB are a few bytes smaller and below it: mapping one per request costs a fifth of
+            # the throughput.
             "MALLOC_MMAP_THRESHOLD_": "65584",
             "MALLOC_TRIM_THRESHOLD_": str(1 << 24),
             "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -73,12 +85,12 @@ class Triton:
 
 
 def find_triton() -> Triton:
-    """The server of the container or the system, else the one in the wheel nvidia-pytriton.
+    """Find the server of the container or the system, else that of the wheel nvidia-pytriton.
 
     Raises
     ------
     ServingError
-        saying what is missing and how to get it
+        If there is none; the message says how to install it.
     """
     found = shutil.which("tritonserver") or (SYSTEM_TRITON if SYSTEM_TRITON.exists() else None)
     if found:
@@ -89,10 +101,10 @@ def find_triton() -> Triton:
 
 
 def find_libpython() -> Path:
-    """The shared library of this interpreter, which the Python backend links."""
+    """Find the shared library of this interpreter, which the Python backend needs."""
     name = sysconfig.get_config_var("INSTSONAME") or ""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if ".so" not in name:  # a static build: a package of the system may have the library
+    if ".so" not in name:  # a static build; a system package may have the library
         name = f"libpython{python}.so.1.0"
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     folders = [sysconfig.get_config_var("LIBDIR") or "", "/usr/lib", f"/usr/lib/{multiarch}"]
@@ -100,7 +112,7 @@ def find_libpython() -> Path:
         if folder and (Path(folder) / name).exists():
             return Path(folder) / name
     raise ServingError(
-        f"Triton's Python backend needs {name}, and {sys.executable} came without it: "
+        f"Triton's Python backend needs {name}, and {sys.executable} does not include it: "
         f"apt-get install libpython{python}, or use a Python of uv (uv python install {python})"
     )
 
@@ -118,7 +130,9 @@ def _wheel_triton() -> Triton:
     binary = root / "bin" / "tritonserver"
     for path in (binary, stub):
         if not path.exists():
-            raise ServingError(f"{WHEEL} lacks {path}; install version 0.7.0 for Python 3.8-3.13")
+            raise ServingError(
+                f"{WHEEL} does not contain {path}; install version 0.7.0 for Python 3.8-3.13"
+            )
     libraries = [find_libpython().parent, root.parents[1] / "nvidia_pytriton.libs"]
     backend = [*sorted((root / "backends" / "python").iterdir()), stub]
     return Triton(binary, f"{WHEEL} {metadata.version(WHEEL)}", backend, libraries)

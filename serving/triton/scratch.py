@@ -1,8 +1,8 @@
-"""A private folder for each running server, with a path that any shell leaves as it is.
+"""A temporary folder for each running server, whose path has no characters special to a shell.
 
-Triton hands the paths of the model and of its backend to a shell without quotes. It is therefore
-only given paths of this folder, in which links lead to the real ones. The shared memory that
-Triton's Python backend makes is named after the folder.
+Triton passes the paths of the model and of its backend to a shell without quotes. It therefore only
+gets paths in this folder, which has links to the real ones. The shared memory of Triton's Python
+backend is named after the folder.
 """
 
 from __future__ import annotations
@@ -22,57 +22,59 @@ from twotower.serving.triton.guard import remove
 
 PREFIX = "twotower-triton-"
 NAME = PREFIX + "[a-z0-9_]{8}"
-"""Pattern of the names that tempfile makes of the prefix."""
+"""Pattern of the names that tempfile creates with the prefix."""
 MARK = "twotower"
-"""An empty file in each folder of ours, made when its lock is held."""
+"""An empty file in each of these folders, created after its lock was taken."""
 REPOSITORY = "repository"
 
 
 class Scratch:
-    """A new folder and its lock, which is held as long as somebody uses the folder.
+    """A new folder and its lock, which is held while the folder is in use.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    lock : int
+        File descriptor that holds the lock. A process that inherits it holds the lock, too.
 
     Raises
     ------
     ServingError
-        when there is no place for it
-
-    Attributes
-    ----------
-    path : the folder
-    lock : file descriptor that holds the lock; a process that inherits it holds it, too
+        If no folder can be created.
     """
 
     def __init__(self) -> None:
         for place in places():
             with contextlib.suppress(OSError):
                 self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-                # The lock is on the folder itself: systemd-tmpfiles leaves a locked one alone.
+                # The folder itself is locked, because systemd-tmpfiles keeps locked folders.
                 self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(self.lock, fcntl.LOCK_EX)
                 (self.path / MARK).touch()
                 return
         raise ServingError(
-            f"no folder can be made in {', '.join(places())}: make room or make one of them "
-            "writable, or set TMPDIR to a folder whose path has only letters, digits and /._-"
+            f"no folder can be created in {', '.join(places())}: make room or make one of "
+            "them writable, or set TMPDIR to a folder whose path has only letters, digits and /._-"
         )
 
     def link(self, name: str, target: Path) -> Path:
-        """Make a link to `target` in the folder; return its path."""
+        """Create a link to `target` in the folder, and return its path."""
         link = self.path / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
         return link
 
     def remove(self) -> None:
-        """Remove the folder and its shared memory, and give up the lock."""
+        """Remove the folder and its shared memory, and release the lock."""
         remove(self.path)
         os.close(self.lock)
 
 
 def places() -> list[str]:
-    """Where a scratch folder may lie, TMPDIR first."""
+    """Return the folders that may contain a scratch folder, TMPDIR first."""
     wanted = os.environ.get("TMPDIR", "/tmp")
-    # Triton hands paths to a shell, which could change others or run them.
+    # A shell would interpret other characters.
     plain = [wanted] if re.fullmatch("/[A-Za-z0-9/._-]*", wanted) else []
     return list(dict.fromkeys([*plain, "/tmp", "/var/tmp", "/dev/shm"]))
 
@@ -80,7 +82,7 @@ def places() -> list[str]:
 def sweep() -> None:
     """Remove the folders of servers that were killed together with their guards.
 
-    Whether a folder is still used is decided by its lock alone: process ids repeat.
+    A folder is in use if its lock is held. Process ids are not a sign, because they are reused.
     """
     for place in places():
         for folder in Path(place).glob(f"{PREFIX}*"):
@@ -92,12 +94,12 @@ def sweep() -> None:
 
 
 def with_real_path(text: str, repository: Path) -> str:
-    """`text` of a server, with the repository's path in place of the link that Triton was given."""
+    """Replace, in a server's message, the link that Triton was given by the repository's path."""
     return re.sub(f"[A-Za-z0-9/._-]*/{NAME}/{REPOSITORY}", lambda _: str(repository), text)
 
 
 def _take_lock(folder: Path) -> int | None:
-    """The lock of one of our folders that nobody uses; None for any other."""
+    """Take the lock of an unused scratch folder of this user; return None for any other folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
@@ -112,7 +114,7 @@ def _take_lock(folder: Path) -> int | None:
 
 
 def _kill_stubs(folder: Path) -> None:
-    """Kill the processes of Triton that were started with paths of the folder."""
+    """Kill processes of Triton that were started with paths in the folder."""
     for process in psutil.process_iter(["name", "cmdline"]):
         arguments = process.info["cmdline"] or []
         paths = any(argument.startswith(f"{folder}/") for argument in arguments)

@@ -1,4 +1,4 @@
-"""Runs a real Triton on a model repository; no process of it outlives this one."""
+"""Runs Triton on a model repository; none of its processes outlives this one."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.triton import guard
 from twotower.serving.triton.control import KEY_HEADER, MODEL_NAME
+from twotower.serving.triton.guarded import STOP_SECONDS, GuardedProcess
 from twotower.serving.triton.installation import find_triton
 from twotower.serving.triton.scratch import REPOSITORY, Scratch, sweep, with_real_path
 
-STOP_SECONDS = 15.0
 STUB_SECONDS = 3.0
-"""Triton notices within this time that its stub has died, or not at all."""
-# Not through the web proxy that the environment may name: the server is on this machine.
+"""If Triton has not noticed after this time that its model's process died, it never will."""
+# Without a web proxy, which the environment may name: the server is on this machine.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 RESTRICTED = "model-repository,shared-memory,logging,trace"
 
-
+EXPORT = "run `twotower export` and `twotower publish`"
 REASONS = (
     r"failed to load '[^']+' version \d+: (?:Internal: )?(.*)",
     r"Poll failed for model directory '[^']+': (.*)",
@@ -43,30 +40,41 @@ NO_REASON = re.compile(
     r"[IWE]\d{4} \d\d:|[|+{]|error: |Error: Failed to initialize NVML|"
     r"Signal \(|\s*$"
 )
-"""How lines start that give no reason: Triton's log and tables, the model's log, and its end."""
+"""Beginnings of lines without a reason: Triton's log and tables, the model's log, empty lines."""
 
 
 class TritonServer:
-    """A Triton inference server; use it in a `with` statement, or `start` and `stop` it.
+    """A Triton inference server, used in a `with` statement or by `start` and `stop`.
 
     Parameters
     ----------
-    repository : the model repository; serves its model `retrieval`
-    log : file for what the server and its models print
-    http_port, grpc_port, metrics_port : 0 takes a free one
-    host : IPv4 address to listen on, or a name of one. Triton asks nobody who they are: only
-        loopback is safe.
-    timeout : seconds the models may take to load
-
-    Raises ServingError when a port that is asked for is in use or the host is not one of ours.
+    repository : Path
+        The model repository; its model `retrieval` is served.
+    log : Path
+        File for the output of the server and its models.
+    http_port, grpc_port, metrics_port : int
+        Ports of the services; 0 chooses a free one.
+    host : str
+        IPv4 address or host name to listen on. Triton does not authenticate clients, so only a
+        loopback address is safe.
+    timeout : float
+        Time limit in seconds for loading the models.
 
     Attributes
     ----------
-    http, grpc, metrics : "host:port" of each service
-    pid : process id of the running server, else None
-    key : made at each start. Whoever has it may have the server load another version
-        (`ModelControl`) and use its other protocols beside inference. None where Triton, before
-        2.40, cannot tell callers apart: then it never loads anything but what it started with.
+    http, grpc, metrics : str
+        "host:port" of each service.
+    pid : int or None
+        Process id of the running server.
+    key : str or None
+        Created at each start. Anyone with the key can load other versions (`ModelControl`) and use
+        Triton's other restricted protocols. None for Triton before 2.40, which has no keys: it then
+        serves only the version that it started with.
+
+    Raises
+    ------
+    ServingError
+        If a port is in use or the host is not an address of this machine.
     """
 
     def __init__(
@@ -89,42 +97,41 @@ class TritonServer:
         self.http, self.grpc, self.metrics = (f"{self.host}:{port}" for port in self._ports)
         self.key: str | None = None
         self._scratch: Scratch | None = None
-        self._guard: subprocess.Popen | None = None
-        self._triton = 0  # its process id
-        self._exit_status: int | None = None
+        self._process: GuardedProcess | None = None
         self._ready = False
-        self._stub_died: float | None = None  # since when
+        self._stub_died: float | None = None  # when its death was first seen
 
     @property
     def pid(self) -> int | None:
-        return self._triton if self._guard else None
+        """Process id of the running server, or None."""
+        return self._process.pid if self._process else None
 
     def start(self) -> TritonServer:
-        """Start the server; return when its models answer.
+        """Start the server, and return it once its models answer.
 
         Raises
         ------
         ServingError
-            with the reason the log gives, if the server ends or is not ready in time
+            If the server ends or is not ready in time; the message has the reason from its log.
         """
-        if self._guard:
-            raise ServingError(f"the server already runs (pid {self.pid})")
+        if self._process:
+            raise ServingError(f"the server is already running (pid {self.pid})")
         _check_repository(self.repository)
         triton = find_triton()
         self.key = secrets.token_hex(16) if triton.restricts_http else None
-        self._triton, self._exit_status, self._stub_died = 0, None, None
+        self._stub_died = None
         sweep()
-        self._scratch = Scratch()
+        self._scratch = scratch = Scratch()
         try:
-            arguments = [
-                f"--model-repository={self._scratch.link(REPOSITORY, self.repository)}",
-                *triton.assemble_backend(self._scratch),
-                f"--backend-config=python,shm-region-prefix-name={self._scratch.path.name}",
+            command = [
+                str(triton.binary),
+                f"--model-repository={scratch.link(REPOSITORY, self.repository)}",
+                *triton.assemble_backend(scratch),
+                f"--backend-config=python,shm-region-prefix-name={scratch.path.name}",
                 *self._arguments(),
             ]
-            self._start_guard(
-                [str(triton.binary), *arguments], environment=triton.environment(self._scratch)
-            )
+            environment = triton.environment(scratch)
+            self._process = GuardedProcess(command, environment, scratch, self.log)
             self._await_ready()
         except BaseException:
             self.stop()
@@ -132,43 +139,36 @@ class TritonServer:
         return self
 
     def stop(self) -> None:
-        """End the server and its models; does nothing when it does not run."""
-        process, self._guard = self._guard, None
+        """End the server and its models; do nothing if it is not running."""
+        process, self._process = self._process, None
         scratch, self._scratch = self._scratch, None
         ready, self._ready = self._ready, False
         try:
-            if process and ready:
-                with suppress(BrokenPipeError):  # it has ended by itself
-                    process.stdin.write(b"stop\n")
-                process.wait()
-        finally:
             if process:
-                process.stdin.close()  # what still runs is killed now
-                if process.wait() != 0 and self._triton:  # the guard was killed itself
-                    guard.kill_group(self._triton)
-                process.stdout.close()
+                process.end(gently=ready)
+        finally:
             if scratch:
                 scratch.remove()
 
     def ended(self) -> str | None:
-        """Why the server that was started runs no more; None while it runs."""
-        if self._guard is None:
+        """Return why the server has ended or lost its model; None if neither, or if not started."""
+        if self._process is None:
             return None
-        if self._guard.poll() is None:
-            if not self._has_lost_its_model():
+        if self._process.running:
+            if not self._has_lost_its_model(self._process.pid):
                 return None
-            when = "" if self._ready else " at its start"
+            when = "" if self._ready else " while the server started"
             return f"Triton's process for the model died{when}: {self._reason()}"
-        status = self._status()
+        status = self._process.status
         how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
         return f"Triton ended {how}: {self._reason()}"
 
-    def _has_lost_its_model(self) -> bool:
-        """Whether Triton has had a dead process of a model for STUB_SECONDS.
+    def _has_lost_its_model(self, pid: int) -> bool:
+        """Whether a model's process has been dead for STUB_SECONDS without Triton noticing it.
 
-        For a moment it has one whenever it unloads a version.
+        Each time Triton unloads a version, there is a dead process for a moment.
         """
-        if not _has_dead_child(self._triton):
+        if not _has_dead_child(pid):
             self._stub_died = None
             return False
         self._stub_died = self._stub_died or time.monotonic()
@@ -190,7 +190,7 @@ class TritonServer:
         return [
             *self._control(),
             "--disable-auto-complete-config",
-            # Triton would keep the largest requests it has seen over gRPC for reuse.
+            # Otherwise Triton keeps the memory of the largest gRPC requests for reuse.
             "--grpc-infer-allocation-pool-size=0",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 5}",
             *(
@@ -203,55 +203,25 @@ class TritonServer:
     def _control(self) -> list[str]:
         if self.key is None:
             return ["--model-control-mode=none"]
-        # The process list shows the key to everybody on this machine; Triton takes it in no
-        # other way.
-        guard = f"{RESTRICTED}:{KEY_HEADER}={self.key}"
+        # All users of this machine can see the key in the process list; Triton has no other way
+        # to receive it.
+        restriction = f"{RESTRICTED}:{KEY_HEADER}={self.key}"
         return [
             "--model-control-mode=explicit",
             f"--load-model={MODEL_NAME}",
-            f"--http-restricted-api={guard}",
-            f"--grpc-restricted-protocol={guard}",
+            f"--http-restricted-api={restriction}",
+            f"--grpc-restricted-protocol={restriction}",
         ]
 
-    def _start_guard(self, command: list[str], environment: dict[str, str]) -> None:
-        """Have the guard start Triton."""
-        script = [sys.executable, "-I", "-S", guard.__file__]
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            log = self.log.open("wb")
-        except OSError as error:
-            raise ServingError(
-                f"{error.filename}: {error.strerror}; the server's log is {self.log}"
-            ) from error
-        with log:
-            self._guard = subprocess.Popen(
-                [*script, str(self._scratch.path), str(STOP_SECONDS), *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                bufsize=0,
-                env=environment,
-                pass_fds=[self._scratch.lock],
-                # A session of its own: Ctrl-C reaches this process, which stops the server.
-                start_new_session=True,
-            )
-        self._triton = int(self._guard.stdout.readline() or 0)
-
-    def _status(self) -> int:
-        """The exit status of a Triton that has ended; the guard's where it was killed first."""
-        if self._exit_status is None:
-            self._exit_status = int(self._guard.stdout.readline() or self._guard.returncode)
-        return self._exit_status
-
     def _reason(self) -> str:
-        """What the log gives as the reason, and where the log is."""
+        """Return the reason that the log gives, and the path of the log."""
         return f"{with_real_path(failure(self.log), self.repository)} (log: {self.log})"
 
     def _await_ready(self) -> None:
         started = time.monotonic()
         while True:
             ready = _answers(f"http://{self.http}/v2/health/ready")
-            # Also when something answers: it may be somebody else's server.
+            # Checked even if something answers, which may be another server at the same port.
             if reason := self.ended():
                 raise ServingError(reason)
             if ready:
@@ -266,31 +236,32 @@ class TritonServer:
 
 
 def resolve_host(host: str) -> str:
-    """The IPv4 address of a host name, because Triton listens on nothing else.
+    """Return the IPv4 address of a host name, because Triton listens on IPv4 only.
 
     Raises
     ------
     ServingError
-        when there is none
+        If the name has none.
     """
     try:
-        return socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+        found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+        return str(found[0][4][0])
     except (OSError, UnicodeError) as error:
         raise ServingError(
-            f"serving.host: {host!r} is not an IPv4 address and no name of one "
+            f"serving.host: {host!r} is neither an IPv4 address nor the name of one "
             f"({getattr(error, 'strerror', error)}); use 127.0.0.1"
         ) from error
 
 
 def failure(log: Path) -> str:
-    """What a Triton log gives as the reason that it failed, else what was printed last."""
+    """Return the reason for a failure that Triton's log gives, else the last line printed."""
     lines = log.read_text(errors="replace").splitlines()
     printed = [line.strip() for line in lines if not NO_REASON.match(line)]
     last = printed[-1] if printed else "its log gives no reason"
     for pattern in REASONS:
         for line in lines:
             if match := re.search(pattern, line):
-                # After it, a line of the log holds the whole Python traceback.
+                # The rest of the line is a Python traceback.
                 reason = match.group(1).split(r"\n\nAt:")[0].strip('" ')
                 died = "is not healthy" in reason
                 return f"the model's process died while it loaded; {last}" if died else reason
@@ -298,13 +269,13 @@ def failure(log: Path) -> str:
 
 
 def _check_repository(repository: Path) -> None:
-    """Triton starts on an empty repository, and waits for ever for a model without code."""
+    """Refuse an empty repository and a model without code, for which Triton reports no error."""
     models = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
     if not models:
-        raise ServingError(f"{repository}: no model repository (no */config.pbtxt); export first")
+        raise ServingError(f"{repository}: not a model repository (no */config.pbtxt); {EXPORT}")
     for model in models:
         if not any(path.parent.name.isdigit() for path in model.glob("*/model.py")):
-            raise ServingError(f"{model}: no version with a model.py; export again")
+            raise ServingError(f"{model}: no version with a model.py; {EXPORT}")
 
 
 def _answers(url: str) -> bool:
@@ -316,7 +287,7 @@ def _answers(url: str) -> bool:
 
 
 def _has_dead_child(pid: int) -> bool:
-    """Whether a process has a child that has ended and that it has not noticed."""
+    """Whether a process has a child that has ended without the process noticing it."""
     try:
         children = psutil.Process(pid).children()
         return any(child.status() == psutil.STATUS_ZOMBIE for child in children)
@@ -325,16 +296,17 @@ def _has_dead_child(pid: int) -> bool:
 
 
 def _free_ports(host: str, ports: dict[str, int]) -> list[int]:
-    """The ports asked for, once each is seen to be free; in place of each 0 a free one."""
+    """Return the ports, with a free one in place of each 0; refuse those in use."""
     with ExitStack() as stack:
         taken = [_listen(stack, host, name, port) for name, port in ports.items()]
-        return [each.getsockname()[1] for each in taken]
+        free = [each.getsockname()[1] for each in taken]
+    return free
 
 
 def _listen(stack: ExitStack, host: str, name: str, port: int) -> socket.socket:
-    """A socket that listens on the port until the stack closes it."""
+    """Return a socket that listens on the port until the stack closes it."""
     listener = stack.enter_context(socket.socket())
-    # As Triton does: connections of a server that has just stopped do not hold the port.
+    # As Triton does, so that closed connections of a stopped server do not block the port.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

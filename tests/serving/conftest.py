@@ -63,8 +63,10 @@ class World:
     huge_user: ClassVar[int] = 2**62 + 1  # not representable as float64
     exhausted_user: ClassVar[int] = 31  # has seen all items but three
     sated_user: ClassVar[int] = 38  # has seen all items
-    cold_user: ClassVar[int] = 843  # in the user table, without a training row; has seen `told`
-    told: ClassVar[list] = [*range(1, 451, 45)]  # ten items
+    cold_user: ClassVar[int] = (
+        843  # in the user table, without a training row; has seen `cold_history`
+    )
+    cold_history: ClassVar[list] = [*range(1, 451, 45)]  # ten items
 
     # list feature -> values that are read; the history lists items
     lists: ClassVar[dict] = {"tags": 3, "visits": 2, "liked": 4}
@@ -103,10 +105,10 @@ class World:
         codes = self.encode(rows.assign(**(features or {})))
         scores = self.tower(codes) @ self.vectors.T
         items, top = np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf)
-        told = (features or {}).get(self.history) or [[]] * len(rows)
+        given = (features or {}).get(self.history) or [[]] * len(rows)
         for row, user in enumerate(user_ids):
             seen = self.seen_pairs["item_id"][self.seen_pairs["user_id"] == user]
-            seen = [*seen, *(told[row] or [])]
+            seen = [*seen, *(given[row] or [])]
             keep = ~np.isin(self.item_ids, seen if filter_seen else [])
             best = np.argsort(-scores[row][keep])[:k]
             items[row, : len(best)] = self.item_ids[keep][best]
@@ -131,7 +133,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     draw = np.random.default_rng(7)
     made = make_users(draw)
-    made.loc[made["user_id"] == World.cold_user, "liked"] = pd.Series([World.told] * 120)
+    made.loc[made["user_id"] == World.cold_user, "liked"] = pd.Series([World.cold_history] * 120)
     trained, users = made["user_id"][:100], made.sample(frac=1.0, random_state=1)
     users = users.reset_index(drop=True)
     item_ids = draw.permutation(300) * 3 + 1
@@ -147,7 +149,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     workflow = fit_workflow(pairs.merge(users, on="user_id"), folder / "workflow")
     vectors = draw.normal(size=(300, 8)).astype(np.float32)
     tower, index = folder / "query_tower", folder / "index"
-    cold = pd.DataFrame({"user_id": World.cold_user, "item_id": World.told})
+    cold = pd.DataFrame({"user_id": World.cold_user, "item_id": World.cold_history})
     pairs = pd.concat([pairs, cold], ignore_index=True)
     world = World(users, item_ids, vectors, pairs, workflow, None, tower, index, None)
     world = replace(world, encoder=make_encoder(world))
@@ -342,7 +344,7 @@ def copy(repositories: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def vouch():
-    """A function that writes the manifest of a version anew, after a change by the test."""
+    """A function that rewrites the manifest of a version after a change by the test."""
     return _vouch
 
 

@@ -116,9 +116,9 @@ def test_the_newest_that_was_ever_published_is_remembered(repository):
 
 
 def test_what_cannot_be_published_is_explained(repository, tmp_path):
-    with pytest.raises(ServingError, match="nothing to go back to; none is published"):
+    with pytest.raises(ServingError, match="nothing to roll back to; none is published"):
         repository.rollback()
-    with pytest.raises(ServingError, match="no version 7; there is 1, 2"):
+    with pytest.raises(ServingError, match="no version 7; there are 1, 2"):
         repository.publish(7)
     with pytest.raises(ServingError, match="no version to publish; run `twotower export`"):
         ModelRepository(tmp_path / "empty").publish()
@@ -267,7 +267,7 @@ def test_a_damaged_config_is_noticed_and_restored(damage, repository):
     damage(path)
     assert repository.published == 2  # by its copy
     (problem,) = repository.mend()
-    assert problem == f"{path}: not the file that was published"
+    assert problem == f"{path}: changed since a version was published"
     assert path.read_bytes() == whole
 
 
@@ -300,7 +300,8 @@ def die(line):
     left = line
     def trace(frame, event, _):
         nonlocal left
-        if not frame.f_code.co_filename.endswith(("serving/repository.py", "serving/files.py")):
+        names = ("repository.py", "files.py", "config_file.py")
+        if not frame.f_code.co_filename.endswith(tuple(f"serving/{name}" for name in names)):
             return None
         if event == "line":
             left -= 1
@@ -437,12 +438,12 @@ os.unlink("filler")
 print(repository.publish())
 """)
     assert done.returncode == 0, done.stderr
-    told, number = done.stdout.splitlines()
-    assert "No space left on device; the model repository is as it was. Make room" in told
+    message, number = done.stdout.splitlines()
+    assert "No space left on device; the model repository is unchanged. Make room" in message
     assert number == "2"
 
 
-def test_a_disk_that_is_read_only_is_told(disk):
+def test_a_disk_that_is_read_only_is_reported(disk):
     done = disk("""
 repository.add(stage(repository.root, "one"))
 repository.publish()

@@ -88,8 +88,8 @@ def test_without_a_server_the_next_one_serves_what_was_published(run, twotower):
         assert ask(addresses, example_users(run), 5, ["http"])["http"].version == 2
     assert "version 1: the next" in twotower("rollback")
     told = twotower("rollback", status=1)
-    assert "error: " in told and "nothing to go back to" in told and "Traceback" not in told
-    assert "no version 9; there is 1, 2" in twotower("publish", "--version", "9", status=1)
+    assert "error: " in told and "nothing to roll back to" in told and "Traceback" not in told
+    assert "no version 9; there are 1, 2" in twotower("publish", "--version", "9", status=1)
 
 
 def test_a_running_server_loads_what_is_published(run, twotower, serve):

@@ -45,12 +45,12 @@ def settled(server, least: float) -> dict[tuple[str, str], float]:
 
 @pytest.fixture(scope="module")
 def counted(servers, world) -> dict[tuple[str, str] | str, float]:
-    """What 12 users, two of them strangers, one asked for twice, and a bad request add up to.
+    """What 12 users, two of them unknown, one asked for twice, and a bad request add up to.
 
     And "took", the seconds until all three were answered.
     """
     server = servers("compiled")
-    time.sleep(2 * FLUSH_SECONDS)  # what earlier tests have asked is told by then
+    time.sleep(2 * FLUSH_SECONDS)  # until the requests of earlier tests are published
     before = metrics(server)
     asked = sum(v for (name, _), v in before.items() if name == "twotower_requests_total")
     users = world.users["user_id"].iloc[:10].tolist()
@@ -95,7 +95,7 @@ def test_the_version_says_what_it_is_made_of(servers, world):
     assert found["twotower_version_info", world.towers] == 1
 
 
-def test_a_version_loaded_anew_is_loaded_once(repositories, tmp_path, world):
+def test_a_version_loaded_again_is_counted_once(repositories, tmp_path, world):
     repository = shutil.copytree(repositories["compiled"], tmp_path / "repository")
     with TritonServer(repository, log=tmp_path / "log") as server:
         (repository / "retrieval" / "1" / "model.py").touch()  # so that Triton loads it again
@@ -105,7 +105,7 @@ def test_a_version_loaded_anew_is_loaded_once(repositories, tmp_path, world):
         assert server.log.read_text().count('"event": "loaded"') == 2
 
 
-def test_a_vector_at_hand_is_counted_and_answers_alike(servers, world):
+def test_a_cached_vector_is_counted_and_gives_the_same_answer(servers, world):
     server, user = servers("compiled"), int(world.users["user_id"].iloc[50])
     with RetrievalClient(server.http) as client:
         first, second = (client.recommend([user]) for _ in range(2))

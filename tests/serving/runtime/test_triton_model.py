@@ -113,24 +113,24 @@ def test_items_that_a_request_tells_are_not_recommended_back(stored, world, clie
     """Nor those beyond what the tower reads of a history; what was seen before stays hidden."""
     user = int(world.users["user_id"][0]) if stored else world.unknown_user
     tastes = {"city": ["Oslo"], "age": [30], "income": [25.0], "spend": [9.0], "visits": [[1.0]]}
-    features = {**tastes, "liked": [[*world.told, 2]]}  # 2 is no item
+    features = {**tastes, "liked": [[*world.cold_history, 2]]}  # 2 is no item
     answer = columns(client.recommend([user], k=400, features=features))
-    assert not np.isin(world.told, answer[0]).any()
+    assert not np.isin(world.cold_history, answer[0]).any()
     assert_same(answer, world.brute_force([user], 400, features=features))
     kept = columns(client.recommend([user], k=400, filter_seen=False, features=features))
-    assert np.isin(world.told, kept[0]).all()
+    assert np.isin(world.cold_history, kept[0]).all()
 
 
 def test_a_guest_gets_what_a_user_with_this_history_gets(world, client):
     """The cold user, unknown to the towers as well, has seen and liked what the guest tells."""
     tastes = {"city": ["Oslo"], "age": [30], "income": [25.0], "spend": [9.0]}
     tastes |= {"tags": [["Jazz"]], "visits": [[1.0]]}
-    told = {**tastes, "liked": [world.told]}
-    guest = client.recommend([world.unknown_user], k=300, features=told)
+    given = {**tastes, "liked": [world.cold_history]}
+    guest = client.recommend([world.unknown_user], k=300, features=given)
     user = client.recommend([world.cold_user], k=300, features=tastes)
     assert guest.item_ids.tolist() == user.item_ids.tolist()
     assert guest.scores.tolist() == user.scores.tolist()
-    assert not np.isin(guest.item_ids, world.told).any()
+    assert not np.isin(guest.item_ids, world.cold_history).any()
     assert (guest.item_ids >= 0).sum() == 290
 
 

@@ -81,9 +81,9 @@ def test_a_client_notices_that_the_inputs_have_changed(
     for protocol in ("http", "grpc"):
         with RetrievalClient(getattr(server, protocol), protocol) as client:
             ask(client, 25, world)
-            with pytest.raises(ServingError, match="INT64") as told:
+            with pytest.raises(ServingError, match="INT64") as error:
                 client.recommend([404], features={"age": [25.5]})
-            assert "have changed" not in str(told.value)
+            assert "have changed" not in str(error.value)
             ask(client, 25, world)
             repository.publish(2, control)  # ages are FP64
             ask(client, 25, other_world)  # refused as INT64, then sent again
@@ -98,22 +98,20 @@ def test_a_client_notices_that_the_inputs_have_changed(
             repository.publish(1, control)
             with pytest.raises(ServingError, match="'age' holds 'old'; the model takes a number"):
                 client.recommend([404], features={"age": ["old"]})
-            ask(client, 25, world)  # with the inputs read anew
+            ask(client, 25, world)  # with the inputs read again
 
 
 def break_code(folder, vouch) -> str:
     (folder / "model.py").write_text("raise ValueError('no such model in ' + __file__)\n")
     vouch(folder)
     code = re.escape(str(folder / "model.py"))
-    return (
-        rf"2: not loaded: .*ValueError: no such model in {code}; what was published before is still"
-    )
+    return rf"2: not loaded: .*ValueError: no such model in {code}; the version published before is"
 
 
 def break_config(folder, vouch) -> str:
     (folder / "config.pbtxt").write_text("no config {\n")
     vouch(folder)
-    return r"2: not loaded: .*failed to poll from model repository; what was published before is"
+    return r"2: not loaded: .*failed to poll from model repository; the version published before is"
 
 
 def damage(folder, vouch) -> str:
@@ -145,7 +143,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(
 
 
 def test_a_version_that_loads_after_it_was_undone_does_not_stay(repository, server, vouch):
-    """Triton loads one version after the other, also when nobody waits for it any more."""
+    """Triton loads one version after the other, even if no client waits for it any more."""
     folder = repository.root / "retrieval" / "2"
     code = (folder / "model.py").read_text()
     (folder / "model.py").write_text("import time\ntime.sleep(3)\n" + code)
@@ -160,7 +158,7 @@ def test_a_version_that_loads_after_it_was_undone_does_not_stay(repository, serv
         time.sleep(0.1)
     assert version(server) == 1
 
-    message = r"2: not loaded: .*limit 2 s\); what was published before is .* still answers"
+    message = r"2: not loaded: .*limit 2 s\); the version published before is .* still answers"
     with pytest.raises(ServingError, match=message):
         repository.publish(2, ModelControl(server.http, server.key, timeout=2))
     assert repository.published == version(server) == 1
@@ -251,7 +249,7 @@ def test_the_version_says_whether_keys_are_possible(found, restricts, tmp_path):
     assert Triton(tmp_path, "nvidia-pytriton 0.7.0").restricts_http
 
 
-def test_nobody_there_is_told():
+def test_nobody_there_is_reported():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

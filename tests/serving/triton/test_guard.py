@@ -90,8 +90,8 @@ def test_a_kill_while_the_model_loads_leaves_nothing(killed, loading):
     if killed != "Triton":
         caller.kill()
     until(lambda: over(triton) and over(stub) and not left(name), seconds=5)
-    told = caller.communicate(timeout=10)[1]
-    assert ("Triton ended by SIGKILL" in told) == (killed == "Triton")
+    output = caller.communicate(timeout=10)[1]
+    assert ("Triton ended by SIGKILL" in output) == (killed == "Triton")
 
 
 def test_what_is_left_when_the_guard_is_killed_too_goes_with_the_next_start(loading):

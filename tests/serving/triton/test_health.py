@@ -26,7 +26,7 @@ def own(repositories, tmp_path):
 
 def test_a_server_of_another_container_has_no_process_here():
     check = _memory(pid=2**22 + 1)  # larger than any process id
-    assert check.ok and check.value.startswith("not known")
+    assert check.ok and check.value.startswith("unknown")
 
 
 def test_a_sound_server(own, world):
@@ -34,14 +34,14 @@ def test_a_sound_server(own, world):
         client.recommend([*world.users["user_id"].iloc[:5].tolist(), world.unknown_user])
         with pytest.raises(ServingError):
             client.recommend([1], k=0)
-    time.sleep(1.5)  # counts are told once a second
+    time.sleep(1.5)  # counts are published once per second
     found = checks(own)
     assert all(check.ok for check in found.values()), found
     assert found["requests"].value == "1 answered, 1 refused"
-    assert found["users"].value == "6, of them 1 unknown"
-    assert "FaissTopK" in found["ms a batch"].value
+    assert found["users"].value == "6, 1 of them unknown"
+    assert "FaissTopK" in found["ms per batch"].value
     assert found["answers"].value.startswith("version 1, ")
-    assert found["model control"].value == "with the server's key alone"
+    assert found["model control"].value == "only with the server's key"
     assert "CVE" in found["Triton"].advice  # the wheel's
     megabytes = [int(number) for number in re.findall(r"(\d+) MB", found["memory"].value)]
     assert len(megabytes) == 2
@@ -51,7 +51,7 @@ def test_a_sound_server(own, world):
 @pytest.mark.parametrize(
     "arguments, ok, value",
     [
-        (["--model-control-mode=explicit", "--load-model=retrieval"], False, "open to everybody"),
+        (["--model-control-mode=explicit", "--load-model=retrieval"], False, "open to everyone"),
         (["--model-control-mode=none"], True, "off"),
     ],
 )
@@ -73,5 +73,5 @@ def test_a_server_that_is_gone(own):
 @pytest.mark.parametrize(
     "address, ok", [("localhost:1", True), ("127.0.0.2:1", True), ("0.0.0.0:1", False)]
 )
-def test_whether_others_reach_it_is_told_of_names_too(address, ok):
+def test_names_are_resolved_to_see_whether_others_reach_the_server(address, ok):
     assert _loopback(address).ok is ok

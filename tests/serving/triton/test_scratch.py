@@ -61,9 +61,9 @@ def test_a_place_that_a_shell_would_change_is_not_taken(name, monkeypatch, tmp_p
     assert places()[0] == str(tmp_path)
 
 
-def test_no_place_at_all_is_told(monkeypatch, tmp_path):
+def test_no_place_at_all_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(scratch, "places", lambda: [str(tmp_path / "missing")])
-    with pytest.raises(ServingError, match=r"no folder can be made in .*missing: .* set TMPDIR"):
+    with pytest.raises(ServingError, match=r"no folder can be created in .*missing: .* set TMPDIR"):
         Scratch()
 
 
@@ -71,6 +71,6 @@ def test_messages_name_the_real_path(place):
     folder = Scratch()
     link = folder.link("repository", place)
     real = Path(r"/home/a\1b")
-    told = with_real_path(f"ServingError: {link}/retrieval/1/plan.json: missing", real)
-    assert told == f"ServingError: {real}/retrieval/1/plan.json: missing"
+    text = with_real_path(f"ServingError: {link}/retrieval/1/plan.json: missing", real)
+    assert text == f"ServingError: {real}/retrieval/1/plan.json: missing"
     folder.remove()

@@ -113,7 +113,7 @@ def test_ends_with_the_process_that_started_it(name, repositories, tmp_path):
 def test_a_server_that_dies_says_so_and_can_start_again(repositories, tmp_path, world):
     server = TritonServer(repositories["compiled"], log=tmp_path / "log").start()
     try:
-        with pytest.raises(ServingError, match="already runs"):
+        with pytest.raises(ServingError, match="is already running"):
             server.start()
         assert server.ended() is None
         pids, shared = family(server.pid), shared_memory(server.pid)
@@ -175,7 +175,7 @@ def remove_model(repository: Path) -> None:
         (spoil_code, "ValueError: spoilt"),
         (remove_code, r"retrieval: no version with a model\.py"),
         (remove_manifest, r"manifest\.json: missing or unreadable"),
-        (remove_model, "no model repository"),
+        (remove_model, "not a model repository"),
     ],
 )
 def test_a_broken_repository_gives_a_readable_reason(spoil, reason, repositories, tmp_path):
@@ -273,18 +273,20 @@ def test_a_host_name_becomes_its_address(repositories, tmp_path):
 
 @pytest.mark.parametrize("host", ["::1", "nobody.invalid", "127.0.0.1.1", "", "a..b"])
 def test_a_host_without_an_ipv4_address_is_refused_at_once(host, repositories, tmp_path):
-    message = rf"serving\.host: {re.escape(repr(host))} is not an IPv4 address .*use 127\.0\.0\.1"
+    message = (
+        rf"serving\.host: {re.escape(repr(host))} is neither an IPv4 address .*use 127\.0\.0\.1"
+    )
     with pytest.raises(ServingError, match=message):
         TritonServer(repositories["compiled"], log=tmp_path / "log", host=host)
 
 
-def test_a_log_that_cannot_be_written_is_told(copy, tmp_path):
+def test_a_log_that_cannot_be_written_is_reported(copy, tmp_path):
     (tmp_path / "log").write_text("a file")
     with pytest.raises(ServingError, match=r"/log: File exists; the server's log is .*/log/log"):
         TritonServer(copy, log=tmp_path / "log" / "log").start()
 
 
-def test_a_stub_that_cannot_start_is_told_at_once(repositories, tmp_path, monkeypatch):
+def test_a_stub_that_cannot_start_is_reported_at_once(repositories, tmp_path, monkeypatch):
     """Triton itself would wait for it for ever."""
     found = triton.find_triton()
     stub = tmp_path / "triton_python_backend_stub"
@@ -297,14 +299,14 @@ def test_a_stub_that_cannot_start_is_told_at_once(repositories, tmp_path, monkey
         TritonServer(repositories["compiled"], log=tmp_path / "log", timeout=15).start()
 
 
-def test_a_model_that_ends_its_process_is_told_in_words(copy, tmp_path):
+def test_a_model_that_ends_its_process_is_reported_in_words(copy, tmp_path):
     code = "import os\nos.write(2, b'out of memory')\nos._exit(3)\n"
     (copy / "retrieval" / "1" / "model.py").write_text(code)
     with pytest.raises(ServingError, match="process died while it loaded; out of memory"):
         TritonServer(copy, log=tmp_path / "log", timeout=15).start()
 
 
-def test_a_time_out_is_told(repositories, tmp_path):
+def test_a_time_out_is_reported(repositories, tmp_path):
     with pytest.raises(ServingError, match=r"not ready within 0\.01 s"):
         TritonServer(repositories["compiled"], log=tmp_path / "log", timeout=0.01).start()
 

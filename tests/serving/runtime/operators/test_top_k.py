@@ -76,13 +76,13 @@ def test_counts_what_it_hides(catalogue, tmp_path):
 def test_items_of_a_requests_history_are_hidden_beside_the_seen_ones(tmp_path):
     seen = SeenItems.from_pairs([1, 1], [10, 30]).of(np.array([1]))
     item_ids, vectors = np.array([10, 20, 30, 40]), np.array([[1], [2], [3], [4]], np.float32)
-    step = make_step(tmp_path, item_ids, vectors, seen, history="told")
+    step = make_step(tmp_path, item_ids, vectors, seen, history="liked")
     rows = np.array([0, 1, 0, 1, 0])  # the second one: a user whom the table lacks
     table = {
         "k": np.full(5, 4),
         "filter_seen": np.array([True, True, False, True, True]),
-        "told": np.array([40, 10, 99, 20, 40, 20, 40, 40]),
-        "told__count": np.array([2, 2, 3, 0, 1]),
+        "liked": np.array([40, 10, 99, 20, 40, 20, 40, 40]),
+        "liked__count": np.array([2, 2, 3, 0, 1]),
     }
     items, _ = step.best(np.ones((5, 1), np.float32), rows, table)
     assert items.tolist() == [
