@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
-from google.protobuf import text_format  # type: ignore[import-untyped]  # has no types
+from google.protobuf import text_format
 from merlin.dag import postorder_iter_nodes
 from merlin.systems.dag import Ensemble
 from tritonclient.grpc import model_config_pb2 as triton
