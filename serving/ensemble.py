@@ -103,11 +103,7 @@ def build_ensemble(
         item_id=item_id,
         towers_sha256=towers_sha256,
     )
-    if tower.dim != top.index.metadata["dim"]:
-        raise ServingError(
-            f"{saved_model} has {tower.dim} dimensions, "
-            f"but the index {index_dir} has {top.index.metadata['dim']}; build the index again"
-        )
+    _check_dimensions(tower, top)
     request = _request_schema(completed)
     raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
     rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
@@ -166,6 +162,15 @@ def _check_inputs(tower: QueryTower, workflow: Any, names: Mapping[str, str]) ->
         raise ServingError(
             f"{tower.saved_model}: the tower reads '{name}', which the workflow does not produce; "
             "export both from the same run"
+        )
+
+
+def _check_dimensions(tower: QueryTower, top: FaissTopK) -> None:
+    dim = top.index.metadata["dim"]
+    if tower.dim != dim:
+        raise ServingError(
+            f"{tower.saved_model} has {tower.dim} dimensions, "
+            f"but the index {top.index_dir} has {dim}; build the index again"
         )
 
 

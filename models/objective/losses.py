@@ -22,12 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-    from twotower.models.objective.config import ObjectiveConfig
 
 
 def binary_cross_entropy(positive: tf.Tensor, negative: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
@@ -229,19 +227,27 @@ def _count(valid: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(valid, tf.float32), axis=1)
 
 
-def _no_parameters(config: ObjectiveConfig, n_items: int) -> dict[str, float]:
+class LossSettings(Protocol):
+    """The settings of the objective that losses read."""
+
+    margin: float | None
+    negative_weight: float
+    calibration: float
+
+
+def _no_parameters(config: LossSettings, n_items: int) -> dict[str, float]:
     return {}
 
 
-def _margin(config: ObjectiveConfig, n_items: int) -> dict[str, float]:
+def _margin(config: LossSettings, n_items: int) -> dict[str, float]:
     return {} if config.margin is None else {"margin": config.margin}
 
 
-def _contrast(config: ObjectiveConfig, n_items: int) -> dict[str, float]:
+def _contrast(config: LossSettings, n_items: int) -> dict[str, float]:
     return {**_margin(config, n_items), "weight": config.negative_weight}
 
 
-def _calibration(config: ObjectiveConfig, n_items: int) -> dict[str, float]:
+def _calibration(config: LossSettings, n_items: int) -> dict[str, float]:
     return {"candidates": max(n_items, 2), "t": config.calibration}
 
 
@@ -269,7 +275,7 @@ class Loss:
     summary: str
     kind: Literal["softmax", "pairwise", "whole_data"] = "pairwise"
     function: Callable[..., tf.Tensor] | None = None
-    parameters: Callable[[ObjectiveConfig, int], dict[str, float]] = _no_parameters
+    parameters: Callable[[LossSettings, int], dict[str, float]] = _no_parameters
     uses_temperature: bool = True
     negatives: tuple[str, ...] = ()
 

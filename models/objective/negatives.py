@@ -8,14 +8,19 @@ imported only when a sampler is used, because settings are checked without it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from twotower.models.objective.config import ObjectiveConfig
+
+class SamplerSettings(Protocol):
+    """The settings of the objective that samplers read."""
+
+    drawn: int
+    power: float
 
 
 class Sampler:
@@ -23,7 +28,7 @@ class Sampler:
 
     Parameters
     ----------
-    config : ObjectiveConfig
+    config : SamplerSettings
         The settings of the strategy.
     positives : ndarray of int, shape (n_items,)
         Number of training positives of each row of the item table.
@@ -46,7 +51,7 @@ class Sampler:
     loss_kinds: ClassVar[tuple[str, ...]] = ("softmax", "pairwise")
     queue_size: int = 0
 
-    def __init__(self, config: ObjectiveConfig, positives: np.ndarray):
+    def __init__(self, config: SamplerSettings, positives: np.ndarray):
         self.positives, self.n_items = positives, len(positives)
         self.drawn, self.power = config.drawn, 1.0
 
@@ -98,7 +103,7 @@ class InBatch(Sampler):
 class Uniform(Sampler):
     """`drawn` items from the catalogue, each equally likely."""
 
-    def __init__(self, config: ObjectiveConfig, positives: np.ndarray):
+    def __init__(self, config: SamplerSettings, positives: np.ndarray):
         super().__init__(config, positives)
         self.power = 0.0
 
@@ -111,7 +116,7 @@ class Uniform(Sampler):
 class Popularity(Sampler):
     """`drawn` items from the catalogue, in proportion to their number of positives ** `power`."""
 
-    def __init__(self, config: ObjectiveConfig, positives: np.ndarray):
+    def __init__(self, config: SamplerSettings, positives: np.ndarray):
         import tensorflow as tf
 
         super().__init__(config, positives)
@@ -147,7 +152,7 @@ class Everything(Sampler):
 
     loss_kinds = ("softmax", "whole_data")
 
-    def __init__(self, config: ObjectiveConfig, positives: np.ndarray):
+    def __init__(self, config: SamplerSettings, positives: np.ndarray):
         super().__init__(config, positives)
         self.power = 0.0
 
@@ -163,7 +168,7 @@ class CrossBatch(Sampler):
     in_batch = only_positives = True
     loss_kinds = ("softmax",)
 
-    def __init__(self, config: ObjectiveConfig, positives: np.ndarray):
+    def __init__(self, config: SamplerSettings, positives: np.ndarray):
         super().__init__(config, positives)
         self.queue_size = config.drawn
 
