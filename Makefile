@@ -49,7 +49,7 @@ env: $(READY) ## create the virtual environment
 run: $(READY) ## run all steps, from data to recommendations by Triton
 	@$(TWOTOWER) run $(if $(DATA),--data "$$DATA") $(if $(CONFIG),--config "$$CONFIG") $(AND_SET)
 
-lint: $(READY) ## check lint and format with ruff
+lint: types ## check lint and format with ruff, types with mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(READY) ## check types with mypy

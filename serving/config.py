@@ -11,7 +11,7 @@ MAX_NUMBER = 1_000_000
 
 
 class BatchSize(ConstrainedInt):
-    """A number of users in a batch."""
+    """The size of a batch: a number of users."""
 
     ge, le = 1, MAX_NUMBER
 

@@ -1,6 +1,6 @@
 """The model's own metrics, which Triton publishes for Prometheus, and its log lines.
 
-The README lists the metrics. Each metric has the version that counted as a label.
+docs/serving.md lists the metrics. Each metric has the version that counted as a label.
 """
 
 from __future__ import annotations
