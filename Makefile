@@ -144,7 +144,7 @@ bench-quality: $(READY) ## measure the most accurate towers against EASE, and th
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.quality --data "$$DATA" "$$@"
 
 bench-faults: $(READY) ## test kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
-	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.robustness "$$@"
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.faults "$$@"
 
 soak: $(READY) ## query with 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make soak DATA=<folder>"; exit 2; }

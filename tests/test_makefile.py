@@ -24,13 +24,18 @@ def project(tmp_path) -> Path:
     if shutil.which("make") is None:
         pytest.skip("needs make")
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements/make_env.sh", "requirements/a.txt", "pyproject.toml"):
+    for name in (
+        "requirements/make_env.sh",
+        "requirements/a.txt",
+        "pyproject.toml",
+        "twotower/a.py",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / "docker").mkdir()
     shutil.copy(ROOT / "docker" / "docker.mk", tmp_path / "docker")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("twotower", "python", "ruff"):
+    for name in ("twotower", "python", "ruff", "mypy"):
         script = tmp_path / ".venv" / "bin" / name
         script.write_text(PRINTS)
         script.chmod(0o755)
