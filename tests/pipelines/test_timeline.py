@@ -140,7 +140,7 @@ def test_the_main_job_records_every_step(small_run):
     assert (small_run.path / PLOT).is_file()
     assert 0 <= timeline.between < 0.2 * timeline.seconds
     serve = timeline.steps[-1]
-    assert [*serve.by_phase()] == ["start Triton", "ask over HTTP and gRPC", "stop Triton"]
+    assert [*serve.by_phase()] == ["start Triton", "query over HTTP and gRPC", "stop Triton"]
     for step in timeline.steps:
         if step.phases:
             assert sum(step.by_phase().values()) == pytest.approx(step.seconds)

@@ -118,7 +118,9 @@ def test_the_old_version_keeps_answering_if_a_new_one_does_not_load(run, serve):
     shutil.copytree(folder.with_name("1"), folder)
     (folder / "model.py").write_text("raise ValueError('spoilt')\n")
     write_manifest(folder, created="", towers_sha256="", runtime="")
-    with pytest.raises(ServingError, match=r"2: not loaded: .*spoilt; what was published before"):
+    with pytest.raises(
+        ServingError, match=r"2: not loaded: .*spoilt; the version published before"
+    ):
         publish(run)
     with RetrievalClient(running_server(run).http) as client:
         assert client.version() == 1
