@@ -19,6 +19,7 @@ from twotower.serving.client.requests import (
     Recommendations,
     Tensor,
     Wait,
+    metadata_of,
     read_answer,
     triton_inputs,
 )
@@ -173,7 +174,8 @@ class _Grpc:
         return await self.client.is_model_ready(MODEL_NAME)
 
     async def metadata(self) -> dict[str, Any]:
-        return await self.client.get_model_metadata(MODEL_NAME, as_json=True)
+        # Without as_json, which fails in tritonclient 2.35: it uses a module that it never imports.
+        return metadata_of(await self.client.get_model_metadata(MODEL_NAME))
 
     async def infer(
         self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]

@@ -18,6 +18,7 @@ from twotower.serving.client.requests import (
     Recommendations,
     Tensor,
     Wait,
+    metadata_of,
     read_answer,
     triton_inputs,
 )
@@ -204,17 +205,7 @@ class _Grpc:
 
     def metadata(self) -> dict[str, Any]:
         request = self.library.service_pb2.ModelMetadataRequest(name=MODEL_NAME)
-        answer = self._call(self.stub.ModelMetadata, request)
-        return {
-            "versions": answer.versions,
-            **{
-                name: [
-                    {"name": each.name, "datatype": each.datatype, "shape": each.shape}
-                    for each in getattr(answer, name)
-                ]
-                for name in ("inputs", "outputs")
-            },
-        }
+        return metadata_of(self._call(self.stub.ModelMetadata, request))
 
     def infer(
         self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]

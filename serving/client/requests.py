@@ -91,6 +91,18 @@ class Query(NamedTuple):
     parameters: dict[str, Any]
 
 
+def metadata_of(answer: Any) -> dict[str, Any]:
+    """Return a gRPC ModelMetadataResponse as the dict that the HTTP service answers."""
+    tensors = {
+        name: [
+            {"name": each.name, "datatype": each.datatype, "shape": each.shape}
+            for each in getattr(answer, name)
+        ]
+        for name in ("inputs", "outputs")
+    }
+    return {"versions": answer.versions, **tensors}
+
+
 class ModelInterface:
     """Inputs, outputs and loaded versions of the model.
 
