@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from twotower.pipelines.cli import quiet
-from twotower.pipelines.config import parse_config
+from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.run.layout import RUNS
@@ -118,8 +118,7 @@ def fit(
         "features": {"user": list(user_features), "item": list(item_features)},
         "serving": {"seen": "interactions"},
     }
-    for key, value in (settings or {}).items():
-        _set(tree, key, value)
+    tree = set_keys(tree, settings or {}, "settings")
     run = Run.create(parse_config(tree, "settings"), folder)
     with run.writing("fit"):
         source = folder / SOURCE
@@ -293,11 +292,3 @@ def _check_columns(name: str, frame: pd.DataFrame, wanted: Iterable[str]) -> Non
         raise ConfigError(
             f"{name}: no column {missing[0]!r}; the columns are {', '.join(map(str, frame))}"
         )
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set ``section.name`` of a nested dict."""
-    *sections, name = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-    tree[name] = value

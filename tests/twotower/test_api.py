@@ -119,6 +119,14 @@ def test_wrong_input_is_named_before_anything_is_trained(tmp_path):
     with pytest.raises(DataError, match="column viewer: 'x'"):
         strange = ratings.assign(viewer="x")
         twotower.fit(strange, user="viewer", item="movie_id", path=tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"settings: .*name"):
+        twotower.fit(
+            ratings,
+            user="viewer",
+            item="movie_id",
+            settings={"name.of": "x"},
+            path=tmp_path / "b",
+        )
     with pytest.raises(ConfigError, match=r"training\.epoch\b"):
         twotower.fit(
             ratings,
