@@ -1,0 +1,75 @@
+"""The command group `twotower`, and the options that several verbs share.
+
+Nothing heavy is imported at the top of these modules: each verb imports what it needs when it is
+called.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from twotower.pipelines.cli.group import Commands, quiet
+
+if TYPE_CHECKING:
+    from twotower.pipelines.run import Run
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+START, STEPS, SERVE, EXPERIMENT = "Start", "Steps", "Serve", "Experiment"
+EPILOG = """\
+`twotower VERB --help` lists the options of a verb and shows an example.
+
+Shell completion, for bash and for zsh:
+  eval "$(_TWOTOWER_COMPLETE=bash_source twotower)"
+  eval "$(_TWOTOWER_COMPLETE=zsh_source twotower)\""""
+
+
+@click.group(cls=Commands, context_settings=CONTEXT, epilog=EPILOG)
+@click.version_option(None, "--version", package_name="two-tower-on-merlin", prog_name="twotower")
+def main() -> None:
+    """Two-tower retrieval on NVIDIA Merlin: from interactions to answers of a Triton server."""
+    quiet()
+
+
+FILE = click.Path(path_type=Path)
+run_option = click.option(
+    "--run", "folder", type=FILE, help="Run folder. Default: the run that was used last."
+)
+new_run_option = click.option(
+    "--run", "folder", type=FILE, help="Run folder. Default for a new run: runs/<name>."
+)
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting. Repeatable; one option may hold several, separated by spaces.",
+)
+config_option = click.option(
+    "--config",
+    type=FILE,
+    metavar="NAME|FILE",
+    help="YAML file, or the name of one in configs/, such as ml-1m.",
+)
+data_option = click.option("--data", type=FILE, help="Folder or zip with the data.")
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the result as JSON on stdout, and all other output on stderr.",
+)
+k_option = partial(click.option, "-k", type=click.IntRange(min=1))
+
+
+def open_run(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = True) -> Run:
+    """Open the run in `folder`, or the last run, with overrides."""
+    from twotower.pipelines.run import Run
+
+    run = Run(folder) if folder else Run.last()
+    run.override(overrides, keep)
+    if folder:
+        run.remember()
+    return run

@@ -1,0 +1,116 @@
+"""The verbs of the section Serve."""
+
+from __future__ import annotations
+
+import click
+
+from twotower.pipelines.cli.options import (
+    FILE,
+    SERVE,
+    json_option,
+    k_option,
+    main,
+    open_run,
+    run_option,
+    set_option,
+)
+from twotower.pipelines.cli.output import output, plain_recommendations, plain_versions
+
+
+@main.verb(SERVE, "twotower serve --set serving.http_port=8000")
+@run_option
+@set_option
+def serve(folder, overrides) -> None:
+    """Serve the published version with Triton until Ctrl-C."""
+    from twotower.pipelines.steps.serve import serve as step
+
+    # Not kept: the address is a setting of this server, not of the run.
+    step(open_run(folder, overrides, keep=False))
+
+
+@main.verb(SERVE, "twotower query --user 42\ntwotower query --user 42 --user 7 -k 20 --json")
+@run_option
+@click.option(
+    "--user",
+    "users",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    multiple=True,
+    required=True,
+    help="User id. Repeatable.",
+)
+@k_option(help="Number of items per user. Default: serving.default_k.")
+@click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
+@click.option("--seen/--no-seen", default=False, help="Include items that the user has seen.")
+@json_option
+def query(folder, users, k, protocol, seen, as_json) -> None:
+    """Ask the server for recommendations.
+
+    If no server is running for this run, one is started for this query.
+    """
+    from twotower.pipelines.steps.query import query as step
+
+    opened = open_run(folder)
+    output(
+        as_json,
+        lambda: step(opened, users, k, protocol, filter_seen=not seen),
+        lambda answers: plain_recommendations(opened, users, answers),
+    )
+
+
+@main.verb(SERVE, "twotower versions\ntwotower versions --json")
+@run_option
+@json_option
+def versions(folder, as_json) -> None:
+    """List the versions: which is published, which the server uses."""
+    from twotower.pipelines.steps.publish import versions as step
+
+    opened = open_run(folder)
+    output(as_json, lambda: step(opened), lambda found: plain_versions(opened, found))
+
+
+@main.verb(SERVE, "twotower rollback")
+@run_option
+def rollback(folder) -> None:
+    """Publish the previously published version again."""
+    from twotower.pipelines.steps.publish import rollback as step
+
+    step(open_run(folder))
+
+
+@main.verb(SERVE, "twotower update --data new-interactions/")
+@click.option(
+    "--data",
+    type=FILE,
+    required=True,
+    help="Folder or zip with the new data, in the format of the run's data.",
+)
+@run_option
+@set_option
+@click.option(
+    "--anyway",
+    is_flag=True,
+    help="Accept the data and publish the result even if values or changed rows look like a "
+    "mistake, or the metrics drop by more than update.max_loss.",
+)
+def update(data, folder, overrides, anyway) -> None:
+    """Learn from new data and publish the updated model."""
+    from twotower.pipelines.steps.update import update as step
+
+    step(open_run(folder, overrides), data, anyway)
+
+
+@main.verb(SERVE, "twotower verify --users 1000 -k 50")
+@run_option
+@click.option(
+    "--users",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="Number of users to compare.",
+)
+@k_option(help="Number of items per user. Default: 100, or serving.max_k if that is lower.")
+def verify(folder, users, k) -> None:
+    """Compare the server's answers with a brute-force search."""
+    from twotower.pipelines.steps.verify import verify as step
+
+    step(open_run(folder), users, k)

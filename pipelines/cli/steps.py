@@ -1,0 +1,107 @@
+"""The verbs of the section Steps."""
+
+from __future__ import annotations
+
+import click
+
+from twotower.pipelines.cli.options import (
+    STEPS,
+    config_option,
+    data_option,
+    json_option,
+    main,
+    new_run_option,
+    open_run,
+    run_option,
+    set_option,
+)
+from twotower.pipelines.cli.output import output
+
+
+@main.verb(STEPS, "twotower ingest --config ml-1m --data ml-1m.zip")
+@config_option
+@data_option
+@new_run_option
+@set_option
+def ingest(config, data, folder, overrides) -> None:
+    """Read and check the data.
+
+    With --config or --data a new run folder is made; otherwise the data of --run, or of the last
+    run, is read again.
+    """
+    from twotower.pipelines.steps.ingest import ingest as step
+
+    if config is None and data is None:
+        step(open_run(folder, overrides))
+        return
+    from twotower.pipelines.job import choose
+    from twotower.pipelines.run import Run
+
+    chosen, line = choose(config, data, overrides)
+    click.echo(line)
+    step(Run.create(chosen, folder))
+
+
+@main.verb(STEPS, "twotower preprocess --set split.method=temporal")
+@run_option
+@set_option
+def preprocess(folder, overrides) -> None:
+    """Select positives, split them, and encode the features."""
+    from twotower.pipelines.steps.preprocess import preprocess as step
+
+    step(open_run(folder, overrides))
+
+
+@main.verb(
+    STEPS,
+    "twotower train --set 'model.hidden=[64]'\ntwotower train --resume --set training.epochs=40",
+)
+@run_option
+@set_option
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue a finished training with more epochs. An interrupted training always continues.",
+)
+def train(folder, overrides, resume) -> None:
+    """Train the two towers."""
+    from twotower.pipelines.steps.train import train as step
+
+    step(open_run(folder, overrides), resume)
+
+
+@main.verb(STEPS, "twotower evaluate --set 'evaluation.baselines=[popularity, ease]'")
+@run_option
+@set_option
+@json_option
+def evaluate(folder, overrides, as_json) -> None:
+    """Measure the towers and the baselines on the test part."""
+    from twotower.pipelines.steps.evaluate import evaluate as step
+
+    opened = open_run(folder, overrides)
+    output(as_json, lambda: step(opened), lambda _: opened.notes("evaluate"))
+
+
+@main.verb(STEPS, "twotower export --set serving.max_k=500")
+@run_option
+@set_option
+def export(folder, overrides) -> None:
+    """Index the items and write a new version of the Triton model."""
+    from twotower.pipelines.steps.export import export as step
+
+    step(open_run(folder, overrides))
+
+
+@main.verb(STEPS, "twotower publish\ntwotower publish --version 2")
+@run_option
+@click.option(
+    "--version",
+    "number",
+    type=click.IntRange(min=1),
+    help="Number of the version. Default: the newest.",
+)
+def publish(folder, number) -> None:
+    """Choose the version to serve; a running server loads it."""
+    from twotower.pipelines.steps.publish import publish as step
+
+    step(open_run(folder), number)
