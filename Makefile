@@ -34,7 +34,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-faults soak checks figures clean compare tune docs docs-reference
+.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults soak checks figures clean compare tune docs docs-reference
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,6 +142,9 @@ bench-train: $(READY) ## benchmark training against stock Merlin and TFRS (two h
 bench-quality: $(READY) ## measure the most accurate towers against EASE, and the grids (two hours): DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]
 	@test -n "$$DATA" || { echo "usage: make bench-quality DATA=<folder with ml-1m/ and ml-100k/> [PARTS=frozen]; PARTS=evaluation compares with ml-1m/recbole_split.parquet"; exit 2; }
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.quality --data "$$DATA" "$$@"
+
+bench-own-data: $(READY) ## measure what people do with their own data (20 minutes): [DATA=<folder with ml-1m/ and ml-100k/>] [PARTS=ids]
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.own_data $(if $(DATA),--data "$$DATA") "$$@"
 
 bench-faults: $(READY) ## test kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.faults "$$@"

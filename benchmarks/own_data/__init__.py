@@ -1,0 +1,1 @@
+"""Benchmarks of what people do with their own data."""

@@ -1,0 +1,1 @@
+"""Answers for many users or items at once, in this process: recommend, vectors, similar."""

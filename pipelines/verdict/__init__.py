@@ -1,0 +1,1 @@
+"""What the metrics of a run mean, and which recipe suits its data."""
