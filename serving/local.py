@@ -7,11 +7,13 @@ import importlib.util
 import json
 import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from twotower.serving.client.values import id_column, read_texts, read_values
 from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.index import METADATA_FILE, load_index
@@ -34,8 +36,8 @@ class LocalVersion:
 
     Attributes
     ----------
-    user_ids, item_ids : ndarray of int64, ascending
-        The users and the items that the version knows.
+    item_ids : ndarray of int64, uint64 or str, shape (n,)
+        The items that the version knows.
     item_vectors : ndarray of float32, shape (n, D)
         The vectors of `item_ids`.
 
@@ -49,12 +51,14 @@ class LocalVersion:
         verify_manifest(folder)
         model = json.loads((folder / MODEL_FILE).read_text())
         try:
-            contract, engine = _load(folder, model["runtime"], threads)
+            contract, ids, engine = _load(folder, model["runtime"], threads)
             self._index = load_index(next(folder.rglob(METADATA_FILE)).parent)
-            self.item_ids, self.item_vectors = self._index.item_ids, self._index.vectors
-            self.user_ids = _known_users(folder, engine)
-            limits = {"default_k": 1, "max_k": len(self.item_ids)}
+            self.item_vectors = self._index.vectors
+            limits = {"default_k": 1, "max_k": len(self._index.item_ids)}
             self._contract = contract.Contract(**{**model["contract"], **limits})
+            self._ids = ids.ServedIds(self._contract, folder)
+            self._user_codes = _known_users(folder, engine)
+            self.item_ids = self._raw(self._index.item_ids)
         except Exception as error:
             raise ServingError(
                 f"{folder}: cannot run in this process: {error}; "
@@ -63,13 +67,13 @@ class LocalVersion:
         self._engine = engine
 
     def answer(
-        self, user_ids: np.ndarray, k: int, filter_seen: bool = False
+        self, user_ids: Iterable, k: int, filter_seen: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items for each user, best first.
 
         Parameters
         ----------
-        user_ids : ndarray of int64, shape (n,)
+        user_ids : iterable of int or str, length n
         k : int
             Items per user; at most as many as the version has.
         filter_seen : bool, default False
@@ -77,19 +81,39 @@ class LocalVersion:
 
         Returns
         -------
-        item_ids : ndarray of int64, shape (n, k)
-            -1 where a user has fewer than k items left.
+        item_ids : ndarray of int64, uint64 or str, shape (n, k)
         scores : ndarray of float32, shape (n, k)
-            -inf there.
+            -inf where a user has fewer than k items left; the id means nothing there.
+
+        Raises
+        ------
+        ServingError
+            If an id is of another kind than the version's.
         """
-        inputs = {self._contract.user_id: user_ids[:, None]}
-        table = self._contract.read(inputs, {K: k, FILTER_SEEN: filter_seen})
+        table = self._table(user_ids, {K: k, FILTER_SEEN: filter_seen})
         columns = self._engine.run(table)
-        return columns[self._contract.item_id], columns[SCORE]
+        return self._raw(columns[self._contract.item_id]), columns[SCORE]
+
+    def knows(self, user_ids: Iterable) -> np.ndarray:
+        """Return for each user whether the version knows them, as bool [n]."""
+        return np.isin(self._table(user_ids, {})[self._contract.user_id], self._user_codes)
+
+    def _table(self, user_ids: Iterable, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Return the table of a request for users, with codes."""
+        name, datatype = self._contract.user_id, self._contract.user_id_type
+        tensor = id_column(name, read_values(name, user_ids), datatype)
+        return self._ids.encode(
+            self._contract.join([self._contract.read({name: tensor}, parameters)])
+        )
+
+    def _raw(self, codes: np.ndarray) -> np.ndarray:
+        """Return the ids of items."""
+        decoded = self._ids.decode({self._contract.item_id: codes, SCORE: codes})
+        return read_texts(decoded[self._contract.item_id])
 
 
-def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
-    """Return the version's own module `contract`, and its engine."""
+def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any, Any]:
+    """Return the version's own modules `contract` and `operators.ids`, and its engine."""
     package = folder / "twotower" / "serving"
     name = f"_serving_{secrets.token_hex(4)}"  # differs from this package and from other versions
     spec = importlib.util.spec_from_file_location(
@@ -102,11 +126,12 @@ def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
     try:
         spec.loader.exec_module(sys.modules[name])
         contract = importlib.import_module(f"{name}.runtime.contract")
+        ids = importlib.import_module(f"{name}.runtime.operators.ids")
         if runtime == "compiled":
             engine = importlib.import_module(f"{name}.runtime.compiled_engine")
-            return contract, engine.CompiledEngine(folder, threads)
+            return contract, ids, engine.CompiledEngine(folder, threads)
         engine = importlib.import_module(f"{name}.runtime.merlin_engine")
-        return contract, engine.MerlinEngine(folder)
+        return contract, ids, engine.MerlinEngine(folder)
     finally:
         sys.dont_write_bytecode = writes_none
         for module in [each for each in sys.modules if each.partition(".")[0] == name]:
@@ -114,7 +139,7 @@ def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
 
 
 def _known_users(folder: Path, engine: Any) -> np.ndarray:
-    """Return the ids of the version's user table."""
+    """Return the codes of the version's user table."""
     stored = [np.load(file) for file in folder.glob("*/user_ids.npy")]
     if not stored:
         from merlin.dag import postorder_iter_nodes

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from twotower.pipelines.cli import quiet
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.run.layout import RUNS
+from twotower.workflows.errors import DataError
 
 if TYPE_CHECKING:
     from twotower.serving.client import RetrievalClient
@@ -55,7 +57,7 @@ def fit(
     interactions : DataFrame, str or Path
         One row per interaction. A path names a parquet file or a folder of parquet files.
     user, item : str
-        The columns that hold the ids, whole numbers of 0 or more.
+        The columns that hold the ids: text or whole numbers.
     time : str, optional
         The column that holds the time of the interaction: seconds since 1970, or a datetime.
     rating : str, optional
@@ -124,7 +126,7 @@ def fit(
         source = folder / SOURCE
         source.mkdir(exist_ok=True)
         for name, frame in frames.items():
-            frame.to_parquet(source / f"{name}.parquet", index=False)
+            _write(frame, source / f"{name}.parquet")
         fit_and_publish(run)
     return Recommender(run)
 
@@ -183,15 +185,14 @@ class Recommender:
         report = json.loads((self.path / "reports" / "metrics.json").read_text())
         return pd.DataFrame.from_dict(report["metrics"], orient="index")
 
-    def recommend(
-        self, users: Iterable[int], k: int = 10, *, filter_seen: bool = True
-    ) -> pd.DataFrame:
+    def recommend(self, users: Iterable, k: int = 10, *, filter_seen: bool = True) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
         Parameters
         ----------
-        users : iterable of int
-            User ids. An unknown user gets the items for the out-of-vocabulary user.
+        users : iterable of int or str
+            User ids, such as a list, an array or a column of a frame. An unknown user gets the
+            items for the out-of-vocabulary user.
         k : int, default 10
             Items per user.
         filter_seen : bool, default True
@@ -200,14 +201,22 @@ class Recommender:
         Returns
         -------
         DataFrame
-            Columns user, rank (from 1), item, score; fewer than k rows for a user who has seen
-            almost everything.
+            Columns user (in the type of `users`), rank (from 1), item, score; fewer than k rows for
+            a user who has seen almost everything.
+
+        Raises
+        ------
+        ServingError
+            If a user id is of another kind than those that the model was fitted on.
         """
-        ids = np.asarray(list(users), np.int64)
+        ids = users if isinstance(users, (pd.Series, pd.Index, np.ndarray)) else list(users)
+        if not len(ids):
+            empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
+            return pd.DataFrame(empty)
         found, scores = self._local.answer(ids, k, filter_seen)
         frame = pd.DataFrame(
             {
-                "user": np.repeat(ids, found.shape[1]),
+                "user": pd.Series(ids).repeat(found.shape[1]).array,
                 "rank": np.tile(np.arange(1, found.shape[1] + 1), len(ids)),
                 "item": found.ravel(),
                 "score": scores.ravel(),
@@ -215,12 +224,12 @@ class Recommender:
         )
         return frame[np.isfinite(frame["score"])].reset_index(drop=True)
 
-    def similar(self, item: int, k: int = 5) -> pd.DataFrame:
+    def similar(self, item: int | str, k: int = 5) -> pd.DataFrame:
         """Return the k items whose vectors have the highest cosine similarity to the item's.
 
         Parameters
         ----------
-        item : int
+        item : int or str
             Item id.
         k : int, default 5
             Number of items.
@@ -236,9 +245,9 @@ class Recommender:
             If the model does not know the item.
         """
         ids, vectors = self._local.item_ids, self._local.item_vectors
-        position = int(np.searchsorted(ids, item))
-        if position == len(ids) or ids[position] != item:
-            raise RunError(f"item {item} is not among the {len(ids):,} items of the model")
+        position = self._positions.get(item, -1)
+        if position < 0:
+            raise RunError(f"item {item!r} is not among the {len(ids):,} items of the model")
         lengths = np.linalg.norm(vectors, axis=1)
         scores = vectors @ vectors[position] / np.maximum(lengths * lengths[position], 1e-12)
         scores[position] = -np.inf
@@ -278,12 +287,25 @@ class Recommender:
         self.stop()
 
     @cached_property
+    def _positions(self) -> dict[int | str, int]:
+        """The position of each item of the model."""
+        return {item: position for position, item in enumerate(self._local.item_ids.tolist())}
+
+    @cached_property
     def _local(self) -> LocalVersion:
         from twotower.serving.local import LocalVersion
         from twotower.serving.repository import ModelRepository
 
         repository = ModelRepository(self.path / TRITON)
         return LocalVersion(repository.model / str(self._version))
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    try:
+        frame.to_parquet(path, index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:  # values of several types in a column
+        reason = "; ".join(map(str, error.args))
+        raise DataError(f"{path.stem}: {reason}; a column needs values of one type") from error
 
 
 def _check_columns(name: str, frame: pd.DataFrame, wanted: Iterable[str]) -> None:

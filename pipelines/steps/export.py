@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,17 @@ from twotower.pipelines.steps.preprocess import (
     load_ids,
     load_split,
     load_tables,
+    read_ids,
 )
+
+if TYPE_CHECKING:
+    from twotower.serving.raw_ids import RawIds
+    from twotower.workflows.ids import Ids
 
 
 @writes
 def export(run: Run) -> dict[str, Any]:
-    """Write index/ (FAISS index, raw ids) and add a version to triton/; `publish` serves it.
+    """Write index/ (the FAISS index) and add a version to triton/; `publish` serves it.
 
     Returns
     -------
@@ -36,6 +41,7 @@ def export(run: Run) -> dict[str, Any]:
         from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from twotower.models.two_tower import embed
         from twotower.serving.ensemble import build_ensemble
+        from twotower.serving.raw_ids import VersionIds
         from twotower.serving.repository import ModelRepository
         from twotower.serving.runtime.index import build_index
         from twotower.serving.runtime.manifest import MANIFEST_FILE, sha256
@@ -67,7 +73,9 @@ def export(run: Run) -> dict[str, Any]:
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
-        write_version(ensemble, staged, run.config.serving)
+        ids = read_ids(run)
+        raw = VersionIds(users=_raw_ids(ids.users), items=_raw_ids(ids.items))
+        write_version(ensemble, staged, run.config.serving, raw)
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         notes |= {"items": len(item_ids), "seen_pairs": len(seen_users), "bytes": size}
         notes["version_manifest_sha256"] = sha256(staged / MANIFEST_FILE)
@@ -81,13 +89,20 @@ def export(run: Run) -> dict[str, Any]:
     return notes
 
 
+def _raw_ids(ids: Ids) -> RawIds:
+    from twotower.serving.raw_ids import RawIds
+
+    datatype = {"int64": "INT64", "uint64": "UINT64", "string": "BYTES"}[str(ids.type)]
+    return RawIds(datatype, ids.texts.to_pylist())
+
+
 def seen_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """The pairs that the server leaves out with `filter_seen`, by `serving.seen`.
 
     Returns
     -------
     user_ids, item_ids : ndarray of int64, shape (n,)
-        The raw ids of each pair.
+        The codes of each pair.
     """
     names, seen = run.config.features, run.config.serving.seen
     if seen == "interactions":
