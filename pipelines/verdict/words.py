@@ -23,6 +23,8 @@ STABLE = 0.5
 """From this overlap on, the first and the last third of the time count as similar."""
 COLD = 0.1
 """From this share on, positives with items that training does not have are worth a sentence."""
+MOSTLY = 0.5
+"""From this share on, most users or items are meant."""
 WIDE = 128
 """The dimension of the recipes that have more of them."""
 MIN_HISTORY = 3
@@ -129,7 +131,7 @@ def _against_popularity(verdict: Verdict) -> str:
 
 def _data(verdict: Verdict) -> str:
     facts = verdict.facts
-    single = f", {facts.single:.0%} of them have only one" if facts.single >= 0.5 else ""
+    single = f", {facts.single:.0%} of them have only one" if facts.single >= MOSTLY else ""
     return (
         f"The numbers are of {facts.users:,} users with {facts.positives:,} test positives (median "
         f"{facts.median:g} per user{single}) and {facts.candidates:,} items."
@@ -203,6 +205,12 @@ def _unmeasured(verdict: Verdict) -> str:
 
 def _next(verdict: Verdict, config: Config) -> str:
     """Which recipe to try next, or what else to do."""
+    facts = verdict.facts
+    if verdict.outcome == "no signal" and max(facts.cold, facts.strangers) >= MOSTLY:
+        return (
+            "The test part is mostly of new users or items: features of them and frequent updates "
+            "(`twotower update`) may help; another recipe will hardly do so."
+        )
     if verdict.outcome == "no signal":
         return "Other data or features may help; another recipe will hardly do so."
     if verdict.outcome == "too few users":
