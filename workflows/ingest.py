@@ -12,6 +12,7 @@ from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens10
 from twotower.workflows.sources.parquet.config import ParquetConfig
 from twotower.workflows.sources.parquet.source import ParquetSource
 from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
+from twotower.workflows.sources.times import check_scale
 from twotower.workflows.tables import Tables, merge
 
 _CLASSES: tuple[type[Source], ...] = (MovieLens1M, MovieLens100K, SyntheticSource, ParquetSource)
@@ -144,6 +145,8 @@ def ingest_more(
     old = Tables.read(data)
     empty = Tables(*(table.slice(0, 0) for table in old))
     new = empty._replace(**tables)
+    if "timestamp" in old.interactions.column_names:
+        check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
     merged, appended = merge(old, new, source.keeps_repeats)
     return None if merged.same(old) else Day(old, new, merged, appended)
 

@@ -165,10 +165,16 @@ def as_numbers(column: Column, kind: pa.DataType, advice: str = "") -> pa.Chunke
             f"{column.stored[0]}: expected numbers as {kind} for {column.name}: {error}. "
             f"{advice}".rstrip()
         ) from error
+    refuse_nulls(column.replace_values(values))
+    return values
+
+
+def refuse_nulls(column: Column) -> None:
+    """Raise DataError if a value is missing; the message names the first row and their number."""
+    values = column.values
     if values.null_count:
         row = int(np.argmax(pc.is_null(values).to_numpy()))
         raise DataError(
             f"{column.place(row)}: null {column.name} ({values.null_count:,} such rows); leave "
             "such rows out or give them a value"
         )
-    return values
