@@ -38,7 +38,9 @@ def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
     assert not report.synthetic
     assert sorted(p.name for p in out.iterdir()) == [
         "interactions.parquet",
+        "item_ids.parquet",
         "items.parquet",
+        "user_ids.parquet",
         "users.parquet",
     ]
     interactions = pd.read_parquet(out / "interactions.parquet")
@@ -291,7 +293,7 @@ class ThreePairs(Source):
         users, items = pa.table({"user_id": [1, 2]}), pa.table({"item_id": [5, 6]})
         return Tables(pa.table(ids), users, items)
 
-    def read_update(self, folder, progress=None, on_message=ignore):
+    def read_update(self, folder, id_types, progress=None, on_message=ignore):
         return {"items": pa.table({"item_id": [7]})}
 
 

@@ -43,6 +43,7 @@ _WORDS = {
 _LONG_MONTHS = f"(?i){'|'.join(name for name in calendar.month_name[1:] if len(name) > 3)}"
 _LONG_NUMBERS = {4: "%Y", 6: "%H%M%S", 8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
 _LOCAL = "no zone is named, so they are read as UTC"
+_UNKNOWN = "it is not a time of a known form"
 _MIN_HALF_DAY = 100
 """Minimum number of times for the remark that no hour is outside 1 to 12."""
 
@@ -213,23 +214,24 @@ def _formats(text: str) -> list[str]:
             parts.append(_word(token["word"], text))
         else:
             parts.append("%%" if token["other"] == "%" else token["other"])
-    has_month = any(part in ("%b", "%B") for part in parts)
-    wanted = (("%d",),) if has_month else (("%m", "%d"), ("%d", "%m"))
-    if "".join(parts).count("%Y%m%d") == 1 and not numbers:
+    return _with_days_and_months(parts, numbers)
+
+
+def _with_days_and_months(parts: list[str], numbers: list[int]) -> list[str]:
+    """Fill in what the numbers of one or two digits at the places `numbers` are."""
+    if "%Y%m%d" in parts and not numbers:
         return ["".join(parts)]
-    if "%Y" not in parts:
-        if len(numbers) == len(wanted[0]) + 1:
-            raise UnclearTime(
-                0, "the year has two digits, so the century and the order are unclear"
-            )
-        raise UnclearTime(0, "it is not a time of a known form")
-    if len(numbers) != len(wanted[0]):
-        raise UnclearTime(0, "it is not a time of a known form")
-    if parts.index("%Y") < numbers[0]:  # year, month, day: no country writes the day second
-        wanted = wanted[:1]
+    has_month = any(part in ("%b", "%B") for part in parts)
+    orders = [("%d",)] if has_month else [("%m", "%d"), ("%d", "%m")]
+    if "%Y" not in parts and len(numbers) == len(orders[0]) + 1:
+        raise UnclearTime(0, "the year has two digits, so the century and the order are unclear")
+    if "%Y" not in parts or len(numbers) != len(orders[0]):
+        raise UnclearTime(0, _UNKNOWN)
+    if parts.index("%Y") < numbers[0]:  # after the year, the month is first everywhere
+        orders = orders[:1]
     formats = []
-    for codes in wanted:
-        for place, code in zip(numbers, codes, strict=True):
+    for order in orders:
+        for place, code in zip(numbers, order, strict=True):
             parts[place] = code
         formats.append("".join(parts))
     return formats
@@ -242,10 +244,8 @@ def _word(word: str, text: str) -> str:
         return word if word == "T" else "%z"
     zone = re.search(rf"\d\s*(?:[AaPp][Mm])?\s*{word}$", text.rstrip())
     if zone and 2 <= len(word) <= 5:
-        raise UnclearTime(
-            0, f"the zone {word} is unclear; write its offset, such as +02:00, or UTC"
-        )
-    raise UnclearTime(0, "it is not a time of a known form")
+        raise UnclearTime(0, f"the zone {word} is unclear; write an offset, such as +02:00")
+    raise UnclearTime(0, _UNKNOWN)
 
 
 def _parse(texts: Sequence[str], format: str) -> tuple[np.ndarray, np.ndarray]:
@@ -272,36 +272,35 @@ def _parse_all(coded: pa.DictionaryArray, format: str) -> np.ndarray:
 def _decide(coded: pa.DictionaryArray, formats: list[str]) -> tuple[np.ndarray, list[str]]:
     """Choose between the month first and the day first: the one that reads every text."""
     texts, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy()
-    month_first, day_first = (_parse(texts, format) for format in formats)
-    bad = ~(month_first[1] | day_first[1])
-    if bad.any():
-        row = int(np.argmax(bad[codes]))
+    seconds, good = zip(*(_parse(texts, format) for format in formats), strict=True)
+
+    def first(mask: np.ndarray) -> int:
+        """The first row whose text is in `mask`."""
+        return int(np.argmax(mask[codes]))
+
+    if not (good[0] | good[1]).all():
+        row = first(~(good[0] | good[1]))
         raise UnclearTime(row, f"it cannot be read as {formats[0]} or {formats[1]}")
-    if month_first[1].all() and day_first[1].all():
-        differ = month_first[0] != day_first[0]
-        if not differ.any():
-            return month_first[0][codes], [f"the texts are read as {formats[0]}"]
-        row = int(np.argmax(differ[codes]))
-        raise UnclearTime(
-            row,
-            "no value of the column shows whether the month or the day is first. Set "
-            f"ingest.files.time_format to {formats[0]!r} or {formats[1]!r}",
-        )
-    if not (month_first[1].all() or day_first[1].all()):
-        row, other = (int(np.argmax(~good[codes])) for _, good in (month_first, day_first))
-        raise UnclearTime(
-            row,
-            f"the day is first, but in {texts[codes[other]]!r} the month is first; write all alike",
-        )
-    chosen = 0 if month_first[1].all() else 1
-    seconds, against = (
-        (month_first[0], day_first[1]) if chosen == 0 else (day_first[0], month_first[1])
-    )
-    shown = texts[int(np.argmax(~against))]
-    name = ("month", "day")[chosen]
-    return seconds[codes], [
-        f"the texts are read as {formats[chosen]}, the {name} first because of {shown!r}; set "
-        f"ingest.files.time_format to {formats[chosen]!r} so that an update cannot differ"
+    fits = [each.all() for each in good]
+    if not any(fits):
+        other = texts[codes[first(~good[1])]]
+        reason = f"the day is first, but in {other!r} the month is first; write all alike"
+        raise UnclearTime(first(~good[0]), reason)
+    if all(fits):
+        differ = seconds[0] != seconds[1]
+        if differ.any():
+            raise UnclearTime(
+                first(differ),
+                "no value of the column shows whether the month or the day is first. Set "
+                f"ingest.files.time_format to {formats[0]!r} or {formats[1]!r}",
+            )
+        return seconds[0][codes], [f"the texts are read as {formats[0]}"]
+    chosen = fits.index(True)
+    shown = texts[codes[first(~good[1 - chosen])]]
+    return seconds[chosen][codes], [
+        f"the texts are read as {formats[chosen]}, the {('month', 'day')[chosen]} first because of "
+        f"{shown!r}; set ingest.files.time_format to {formats[chosen]!r} so that an update cannot "
+        "differ"
     ]
 
 
