@@ -222,7 +222,7 @@ def _with_days_and_months(parts: list[str], numbers: list[int]) -> list[str]:
     if "%Y%m%d" in parts and not numbers:
         return ["".join(parts)]
     has_month = any(part in ("%b", "%B") for part in parts)
-    orders = [("%d",)] if has_month else [("%m", "%d"), ("%d", "%m")]
+    orders = [["%d"]] if has_month else [["%m", "%d"], ["%d", "%m"]]
     if "%Y" not in parts and len(numbers) == len(orders[0]) + 1:
         raise UnclearTime(0, "the year has two digits, so the century and the order are unclear")
     if "%Y" not in parts or len(numbers) != len(orders[0]):
