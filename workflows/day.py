@@ -90,12 +90,12 @@ def suspicions(
             )
     # A column with `positives.values` has categories.
     compared = [positives.weight, None if positives.values else positives.column]
-    for name in dict.fromkeys(compared):
-        if name is not None and name in day.new.interactions.column_names:
+    for shown in dict.fromkeys(compared):
+        if shown is not None and shown in day.new.interactions.column_names:
             found += _describe_shift(
-                f"interactions: column {name}",
-                before=_numbers(day.before.interactions[name].to_pandas()),
-                new=_numbers(day.new.interactions[name].to_pandas()),
+                f"interactions: column {shown}",
+                before=_numbers(day.before.interactions[shown].to_pandas()),
+                new=_numbers(day.new.interactions[shown].to_pandas()),
                 max_shift=max_shift,
             )
     return found
