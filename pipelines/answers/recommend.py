@@ -16,7 +16,7 @@ from twotower.pipelines import lock
 from twotower.pipelines.answers.output import format_of
 from twotower.pipelines.answers.published import Published, open_published
 from twotower.pipelines.answers.users import Users, read_users
-from twotower.pipelines.console import say, stage
+from twotower.pipelines.console import ShowProgress, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import Run, write_atomically
 from twotower.pipelines.run.disk import explained_disk_errors, make_folder
@@ -122,42 +122,48 @@ def recommend(
     ):
         progress(0, 1, "load the version")
         published = open_published(run)
-        version = published.version
-        asked = read_users(users, version)
+        asked = read_users(users, published.version)
         if asked.unused:
             say(f"{users}: not used, as no feature of the model: {', '.join(asked.unused)}")
-        k = min(k or run.config.serving.default_k, len(version.item_ids))
-        parts = _Parts(folder, out, k, part_rows)
-        resumed = parts.prepare(_request(published, asked, k, filter_seen, parts))
-        for done in parts.write_missing(version, asked, filter_seen):
-            progress(done, len(asked.ids), "", f"{done:,} of {len(asked.ids):,} users")
-        rows = parts.finish()
-        unknown = int((~np.isin(asked.ids, version.user_ids)).sum())
-        counts = f"version {published.number}: {len(asked.ids):,} users, {rows:,} rows"
+        k = min(k or run.config.serving.default_k, len(published.version.item_ids))
+        written = _write(_Parts(folder, out, k, part_rows), published, asked, filter_seen, progress)
+        counts = f"version {written.version}: {written.users:,} users, {written.rows:,} rows"
+        unknown, resumed = written.unknown_users, written.resumed_users
         result(counts + (f", {unknown:,} users unknown" if unknown else ""))
         if resumed:
             result(f"{resumed:,} users were answered before an interruption")
         result(f"{out}, {out.stat().st_size / 1e6:.1f} MB")
+    return written
+
+
+def _write(
+    parts: _Parts, published: Published, users: Users, filter_seen: bool, progress: ShowProgress
+) -> Written:
+    """Write the parts that are missing, and join them."""
+    version, total = published.version, len(users.ids)
+    resumed = parts.prepare(_request(published, users, filter_seen, parts))
+    for done in parts.write_missing(version, users, filter_seen):
+        progress(done, total, "", f"{done:,} of {total:,} users")
     return Written(
-        path=str(out),
+        path=str(parts.out),
         version=published.number,
-        users=len(asked.ids),
-        unknown_users=unknown,
-        k=k,
-        rows=rows,
+        users=total,
+        unknown_users=int((~np.isin(users.ids, version.user_ids)).sum()),
+        k=parts.k,
+        rows=parts.finish(),
         resumed_users=resumed,
     )
 
 
 def _request(
-    published: Published, users: Users, k: int, filter_seen: bool, parts: _Parts
+    published: Published, users: Users, filter_seen: bool, parts: _Parts
 ) -> dict[str, Any]:
     """All that the content of the parts depends on."""
     return {
         "version": published.number,
         "manifest": sha256(published.version.folder / MANIFEST_FILE),
         "users": users.digest,
-        "k": k,
+        "k": parts.k,
         "seen": not filter_seen,
         "users per part": parts.users,
     }

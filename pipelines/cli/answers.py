@@ -64,7 +64,10 @@ def recommend(folder, users, out, k, seen, overwrite, as_json) -> None:
 @overwrite_option
 @json_option
 def vectors(folder, out, overwrite, as_json) -> None:
-    """Write the vectors of users and items as parquet and .npy, for vector databases."""
+    """Write the vectors of users and items to files.
+
+    They are parquet and .npy files, for vector databases and notebooks.
+    """
     from twotower.pipelines.answers.vectors import write_vectors
 
     opened = open_run(folder)
@@ -86,7 +89,7 @@ def vectors(folder, out, overwrite, as_json) -> None:
 @k_option(default=10, show_default=True, help="Number of items.")
 @json_option
 def similar(folder, items, k, as_json) -> None:
-    """Print the items whose vectors are most similar to an item's."""
+    """Print the items that are most similar to an item."""
     from twotower.pipelines.answers.similar import similar as step
 
     opened = open_run(folder)
