@@ -99,13 +99,11 @@ def evaluate(
         If shapes do not fit, a pair is both relevant and seen, there is nothing to evaluate, or a
         score is NaN.
     """
-    relevant, seen = binary(relevant), binary(seen)
-    cutoffs = np.asarray(ks, dtype=np.int64)
+    relevant, seen, cutoffs = binary(relevant), binary(seen), np.asarray(ks, dtype=np.int64)
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
     _check_input(relevant, seen, cutoffs, candidates, batch_size)
-    sizes = np.diff(relevant.indptr)
-    users = np.flatnonzero(sizes)
+    sizes, users = np.diff(relevant.indptr), np.flatnonzero(np.diff(relevant.indptr))
     # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
@@ -113,10 +111,10 @@ def evaluate(
     for batch, ranked in rank_in_batches(scorer, users, seen, k_max, candidates, batch_size):
         is_item = ranked >= 0
         hits = is_relevant(relevant[batch], ranked)
-        values_of_batch = _metrics_of_users(hits, sizes[batch], cutoffs)
-        per_user[done : done + len(batch)] = values_of_batch
+        own = per_user[done : done + len(batch)]
+        own[:] = _metrics_of_users(hits, sizes[batch], cutoffs)
         if on_users is not None:
-            on_users(batch, values_of_batch)
+            on_users(batch, own)
         for row, k in zip(covered, cutoffs, strict=True):
             row[ranked[:, :k][is_item[:, :k]]] = True
         done += len(batch)
