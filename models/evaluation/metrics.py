@@ -103,7 +103,8 @@ def evaluate(
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
     _check_input(relevant, seen, cutoffs, candidates, batch_size)
-    sizes, users = np.diff(relevant.indptr), np.flatnonzero(np.diff(relevant.indptr))
+    sizes = np.diff(relevant.indptr)
+    users = np.flatnonzero(sizes)
     # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
@@ -121,13 +122,18 @@ def evaluate(
         if progress is not None:
             progress(done, len(users))
     n_candidates = int(candidates.sum())
-    table = np.vstack([per_user.mean(axis=0), covered.sum(axis=1) / n_candidates])
-    values = {
+    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / n_candidates, cutoffs)
+    return Metrics(values, users=len(users), candidates=n_candidates)
+
+
+def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:
+    """Name the means of the users' metrics (shape (6, c)) and the coverage (shape (c,))."""
+    table = np.vstack([means, coverage])
+    return {
         f"{name}@{k}": float(table[row, column])
         for column, k in enumerate(cutoffs)
         for row, name in enumerate(METRICS)
     }
-    return Metrics(values, users=len(users), candidates=n_candidates)
 
 
 def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) -> Table:
