@@ -7,17 +7,27 @@ import importlib.util
 import json
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from twotower.serving.client.values import id_column, read_texts, read_values
+from twotower.serving.client.values import (
+    Values,
+    column,
+    id_column,
+    padded_lists,
+    read_texts,
+    read_values,
+)
 from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.index import METADATA_FILE, load_index
 from twotower.serving.runtime.manifest import MODEL_FILE, verify_manifest
+
+NO_FEATURES: Mapping[str, Values] = MappingProxyType({})
 
 
 class LocalVersion:
@@ -40,6 +50,12 @@ class LocalVersion:
         The items that the version knows.
     item_vectors : ndarray of float32, shape (n, D)
         The vectors of `item_ids`.
+    folder : Path
+        The version's folder.
+    towers_sha256 : str
+        Hash of the towers.
+    contract : Contract
+        Names and types of what `answer` takes and returns.
 
     Raises
     ------
@@ -49,16 +65,19 @@ class LocalVersion:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         verify_manifest(folder)
+        self.folder = folder
         model = json.loads((folder / MODEL_FILE).read_text())
         try:
             contract, ids, engine = _load(folder, model["runtime"], threads)
             self._index = load_index(next(folder.rglob(METADATA_FILE)).parent)
             self.item_vectors = self._index.vectors
+            self.towers_sha256 = self._index.metadata["towers_sha256"]
             limits = {"default_k": 1, "max_k": len(self._index.item_ids)}
-            self._contract = contract.Contract(**{**model["contract"], **limits})
-            self._ids = ids.ServedIds(self._contract, folder)
+            self.contract = contract.Contract(**{**model["contract"], **limits})
+            self._ids = ids.ServedIds(self.contract, folder, decodes_users=True)
             self._user_codes = _known_users(folder, engine)
-            self.item_ids = self._raw(self._index.item_ids)
+            self.user_ids = read_texts(self._ids.users.decode(self._user_codes))
+            self.item_ids = read_texts(self._ids.items.decode(self._index.item_ids))
         except Exception as error:
             raise ServingError(
                 f"{folder}: cannot run in this process: {error}; "
@@ -67,7 +86,11 @@ class LocalVersion:
         self._engine = engine
 
     def answer(
-        self, user_ids: Iterable, k: int, filter_seen: bool = False
+        self,
+        user_ids: Iterable,
+        k: int,
+        filter_seen: bool = False,
+        features: Mapping[str, Values] = NO_FEATURES,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items for each user, best first.
 
@@ -78,6 +101,9 @@ class LocalVersion:
             Items per user; at most as many as the version has.
         filter_seen : bool, default False
             Whether to leave out the items that the user has seen.
+        features : mapping of str to sequence
+            Features of the users, one value (for a list feature, one list) per user, in place of
+            those that the version has stored.
 
         Returns
         -------
@@ -88,28 +114,67 @@ class LocalVersion:
         Raises
         ------
         ServingError
-            If an id is of another kind than the version's.
+            If an id or a feature has a value of another kind, or a feature is unknown.
+
+        Notes
+        -----
+        A score may differ in its last bit between batches of different size or with different
+        neighbours, here as on the server, because sums of floats depend on their order.
         """
-        table = self._table(user_ids, {K: k, FILTER_SEEN: filter_seen})
-        columns = self._engine.run(table)
-        return self._raw(columns[self._contract.item_id]), columns[SCORE]
+        table = self._table(user_ids, {K: k, FILTER_SEEN: filter_seen}, features)
+        columns = self._ids.decode(self._engine.run(table))
+        return read_texts(columns[self.contract.item_id]), columns[SCORE]
 
     def knows(self, user_ids: Iterable) -> np.ndarray:
         """Return for each user whether the version knows them, as bool [n]."""
-        return np.isin(self._table(user_ids, {})[self._contract.user_id], self._user_codes)
+        return np.isin(self._table(user_ids, {})[self.contract.user_id], self._user_codes)
 
-    def _table(self, user_ids: Iterable, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Return the table of a request for users, with codes."""
-        name, datatype = self._contract.user_id, self._contract.user_id_type
-        tensor = id_column(name, read_values(name, user_ids), datatype)
-        return self._ids.encode(
-            self._contract.join([self._contract.read({name: tensor}, parameters)])
-        )
+    def query_vectors(self, user_ids: Iterable) -> np.ndarray:
+        """Return the vectors with which users are looked up among the item vectors.
 
-    def _raw(self, codes: np.ndarray) -> np.ndarray:
-        """Return the ids of items."""
-        decoded = self._ids.decode({self._contract.item_id: codes, SCORE: codes})
-        return read_texts(decoded[self._contract.item_id])
+        Parameters
+        ----------
+        user_ids : iterable of int or str, length n
+
+        Returns
+        -------
+        ndarray of float32, shape (n, D)
+
+        Raises
+        ------
+        ServingError
+            If the version cannot return them.
+        """
+        vectors = getattr(self._engine, "vectors", None)
+        if vectors is None:
+            raise ServingError(
+                f"{self.folder}: cannot return the users' vectors; export it again with "
+                "serving.runtime compiled, and publish it"
+            )
+        return vectors(self._table(user_ids, {}))
+
+    def _table(
+        self,
+        user_ids: Iterable,
+        parameters: dict[str, Any],
+        features: Mapping[str, Values] = NO_FEATURES,
+    ) -> dict[str, np.ndarray]:
+        """Return the table of a request, with codes."""
+        name, contract = self.contract.user_id, self.contract
+        users = id_column(name, read_values(name, user_ids), contract.user_id_type)
+        given = {each: self._tensor(each, values) for each, values in features.items()}
+        read = contract.read({name: users, **given}, parameters)
+        return self._ids.encode(contract.join([read]))
+
+    def _tensor(self, name: str, values: Values) -> np.ndarray:
+        """Convert the values of a feature as a client converts those of a request."""
+        kind = self.contract.features.get(name)
+        if kind is None:
+            names = ", ".join(self.contract.features) or "no features"
+            raise ServingError(f"feature '{name}' is unknown; this version takes {names}")
+        if name in self.contract.lists:
+            return padded_lists(name, values, kind)
+        return column(name, values, kind, nullable=True)
 
 
 def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any, Any]:

@@ -41,7 +41,7 @@ class VersionIds(NamedTuple):
         """Write the texts into a version's folder, for `runtime.operators.ids`."""
         for name, ids in ((USERS, self.users), (ITEMS, self.items)):
             if ids.datatype == "BYTES":
-                save_texts(version / IDS_FOLDER, name, ids.texts, decodes=name == ITEMS)
+                save_texts(version / IDS_FOLDER, name, ids.texts)
 
 
 INTEGERS = VersionIds()

@@ -46,11 +46,11 @@ def query(folder, users, k, protocol, seen, as_json) -> None:
 
     If no server is running for this run, one is started for this query.
     """
-    from twotower.pipelines.steps.query import parse_users
+    from twotower.pipelines.steps.query import parse_ids
     from twotower.pipelines.steps.query import query as step
 
     opened = open_run(folder)
-    asked = parse_users(opened, users)
+    asked = parse_ids(opened, "users", users)
     output(
         as_json,
         lambda: step(opened, asked, k, protocol, filter_seen=not seen),

@@ -22,14 +22,15 @@ from twotower.serving.runtime.manifest import MODEL_FILE
 
 if TYPE_CHECKING:
     from twotower.serving.client import Recommendations
+    from twotower.workflows.ids import Ids
 
 Protocol = Literal["http", "grpc"]
-UserId: TypeAlias = int | str
+Id: TypeAlias = int | str
 
 
 def query(
     run: Run,
-    users: Sequence[UserId],
+    users: Sequence[Id],
     k: int | None = None,
     protocol: Protocol = "http",
     filter_seen: bool = True,
@@ -93,7 +94,7 @@ def _server_for(run: Run) -> Iterator[Addresses]:
 
 def ask(
     addresses: Addresses,
-    users: Sequence[UserId],
+    users: Sequence[Id],
     k: int,
     protocols: Sequence[Protocol] = get_args(Protocol),
     filter_seen: bool = True,
@@ -166,15 +167,15 @@ def demonstrate(run: Run) -> dict[str, Any]:
     return {"users": users, "equal": equal}
 
 
-def example_users(run: Run, count: int = 3) -> list[UserId]:
+def example_users(run: Run, count: int = 3) -> list[Id]:
     """The ids as given of the first `count` users of the test part."""
     test = load_split(run.path / "processed")["test"]
     codes = np.unique(test[run.config.features.user_id])[:count]
     return read_ids(run).users.decode(codes).tolist()
 
 
-def parse_users(run: Run, texts: Sequence[str]) -> list[UserId]:
-    """Return the user ids that a person wrote as text, in the kind of the run's ids.
+def parse_ids(run: Run, side: Literal["users", "items"], texts: Sequence[str]) -> list[Id]:
+    """Return the ids that a person wrote as text, in the kind of the run's ids.
 
     Raises
     ------
@@ -184,7 +185,7 @@ def parse_users(run: Run, texts: Sequence[str]) -> list[UserId]:
         If the run has no data yet.
     """
     run.notes("ingest")  # fails if the run has no data yet
-    ids = read_ids(run).users
+    ids: Ids = getattr(read_ids(run), side)
     return [ids.parse(text) for text in texts]
 
 
@@ -217,7 +218,7 @@ def shown_items(run: Run) -> pd.DataFrame:
 
 
 def print_recommendations(
-    run: Run, users: Sequence[UserId], answers: dict[str, Recommendations]
+    run: Run, users: Sequence[Id], answers: dict[str, Recommendations]
 ) -> None:
     """Print a table per user: rank, item id, the `show` columns, and the score by each protocol.
 
@@ -248,10 +249,11 @@ def print_recommendations(
                 rendered.add_row(str(place + 1), "-", "no unseen item left")
                 break
             shown = [
-                Text("?") if item in unknown else _text(items.at[item, column]) for column in items
+                Text("?") if item in unknown else as_text(items.at[item, column])
+                for column in items
             ]
             scores = [f"{answer.scores[row, place]:.4f}" for answer in answers.values()]
-            rendered.add_row(str(place + 1), _text(item), *shown, *scores)
+            rendered.add_row(str(place + 1), as_text(item), *shown, *scores)
         console.print(rendered)
     if unknown:
         console.print(
@@ -261,7 +263,7 @@ def print_recommendations(
         )
 
 
-def _text(value: Any) -> Text:
+def as_text(value: Any) -> Text:
     """A value as it is: in a plain string rich would interpret tags and emoji codes."""
     if isinstance(value, (list, np.ndarray)):
         value = ", ".join(str(v) for v in value)

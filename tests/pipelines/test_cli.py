@@ -205,6 +205,7 @@ def test_help_lists_all_verbs_by_section_with_whole_summaries():
     assert sections["Start:"] == ["run", "doctor"]
     assert sections["Steps:"][:3] == ["ingest", "preprocess", "train"]
     assert {"serve", "query", "versions", "rollback", "update"} <= {*sections["Serve:"]}
+    assert sections["Answers:"] == ["recommend", "vectors", "similar"]
     assert sections["Experiment:"] == ["compare", "tune", "timeline"]
     assert max(map(len, lines)) <= 80 and "..." not in "".join(lines[lines.index("Start:") :])
     for name, command in main.commands.items():
@@ -256,7 +257,9 @@ def test_json_is_alone_on_stdout(small_run):
 def test_json_of_evaluate_is_the_report_of_the_run(small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    monkeypatch.setattr("twotower.pipelines.steps.evaluate.evaluate", lambda run: print("table"))
+    monkeypatch.setattr(
+        "twotower.pipelines.steps.evaluate.evaluate", lambda run, per_user: print("table")
+    )
     done = CliRunner().invoke(main, ["evaluate", "--run", str(small_run.path), "--json"])
     report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
     assert json.loads(done.stdout) == report and done.stderr == "table\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays import find, load_strings, save_strings
-from ..contract import SCORE, Contract, Table
+from ..contract import SCORE, TYPES, Contract, Table
 
 IDS_FOLDER = "ids"
 USERS, ITEMS = "users", "items"
@@ -25,16 +25,15 @@ _NO_TEXT = b"\xff"
 """A byte that is not in UTF-8. It begins the keys of hashes, and is the key of unknown texts."""
 
 
-def save_texts(folder: Path, name: str, texts: Iterable[str], decodes: bool) -> None:
-    """Write the texts of the codes 0, 1, 2 ... for `TextIds`; `decodes` if answers contain them."""
+def save_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
+    """Write the texts of the codes 0, 1, 2 ... for `TextIds`."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = list(texts)
     keys = np.array([_key(text.encode()) for text in texts], np.bytes_)
     order = np.argsort(keys, kind="stable")
     np.save(folder / f"{name}.keys.npy", keys[order])
     np.save(folder / f"{name}.codes.npy", order)
-    if decodes:
-        save_strings(folder / name, texts)
+    save_strings(folder / name, texts)
 
 
 class TextIds:
@@ -46,15 +45,16 @@ class TextIds:
         What `save_texts` wrote.
     name : str
         "users" or "items".
+    decodes : bool
+        Whether to read the texts for `decode`.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, decodes: bool) -> None:
         # Mapped: a lookup reads a few pages, so the memory does not grow with the number of ids.
         self.keys = np.asarray(np.load(folder / f"{name}.keys.npy", mmap_mode="r"))
-        self.codes = np.load(folder / f"{name}.codes.npy", mmap_mode="r")
+        self.codes = np.asarray(np.load(folder / f"{name}.codes.npy", mmap_mode="r"))
         self.width = self.keys.dtype.itemsize
-        self.texts = np.empty(0, object)
-        if folder.joinpath(f"{name}.utf8.npy").exists():
+        if decodes:
             texts = [text.encode() for text in load_strings(folder / name).tolist()]
             # The last one is that of code -1: a place without an item.
             self.texts = np.array([*texts, b""], object)
@@ -88,6 +88,21 @@ def _key(text: bytes) -> bytes:
     return _NO_TEXT + hashlib.blake2b(text, digest_size=24).hexdigest().encode()
 
 
+class IntegerIds:
+    """INT64 ids, which are their own codes, and UINT64 ids, whose codes have the same bits."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Return the codes int64 [m] of ids [m]."""
+        return values.view(np.int64)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Return the ids of codes [n, k]."""
+        return codes.view(self.dtype)
+
+
 class ServedIds:
     """Converts the ids in tables of requests and of answers.
 
@@ -97,47 +112,33 @@ class ServedIds:
         Names and types of the ids.
     version : Path
         The version's folder.
+    decodes_users : bool
+        Whether `users` can also decode, which takes memory for text.
+
+    Attributes
+    ----------
+    users, items : IntegerIds or TextIds
     """
 
-    def __init__(self, contract: Contract, version: Path) -> None:
-        self.contract = contract
+    def __init__(self, contract: Contract, version: Path, decodes_users: bool = False) -> None:
         folder = version / IDS_FOLDER
-        self.users = _converter(contract.user_id_type, folder, USERS)
-        self.items = _converter(contract.item_id_type, folder, ITEMS)
+        self.users = _converter(contract.user_id_type, folder, USERS, decodes_users)
+        self.items = _converter(contract.item_id_type, folder, ITEMS, decodes=True)
+        self.user_id, self.item_id = contract.user_id, contract.item_id
         history = contract.history or ""
         self.history = contract.columns.get(history, history)
 
     def encode(self, table: Table) -> Table:
         """Replace the user ids of a table of requests, and the items of histories, by codes."""
-        if self.users is not None:
-            user_id = self.contract.user_id
-            table = {**table, user_id: self.users.encode(table[user_id])}
-        if self.items is not None and self.history in table:
-            table = {**table, self.history: self.items.encode(table[self.history])}
-        return table
+        encoded = {**table, self.user_id: self.users.encode(table[self.user_id])}
+        if self.history in table:
+            encoded[self.history] = self.items.encode(table[self.history])
+        return encoded
 
     def decode(self, answer: Table) -> Table:
         """Replace the codes of items in an answer by ids."""
-        if self.items is None:
-            return answer
-        item_id = self.contract.item_id
-        return {item_id: self.items.decode(answer[item_id]), SCORE: answer[SCORE]}
+        return {self.item_id: self.items.decode(answer[self.item_id]), SCORE: answer[SCORE]}
 
 
-class UnsignedIds:
-    """UINT64 ids."""
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Return the codes int64 [m] of ids uint64 [m]."""
-        # A list that no request of a batch has given is an empty array of any type.
-        return values.view(np.int64)
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the ids uint64 [n, k] of codes; 2^64 - 1 for -1."""
-        return codes.view(np.uint64)
-
-
-def _converter(datatype: str, folder: Path, name: str) -> TextIds | UnsignedIds | None:
-    if datatype == "INT64":
-        return None
-    return UnsignedIds() if datatype == "UINT64" else TextIds(folder, name)
+def _converter(datatype: str, folder: Path, name: str, decodes: bool) -> TextIds | IntegerIds:
+    return TextIds(folder, name, decodes) if datatype == "BYTES" else IntegerIds(TYPES[datatype])

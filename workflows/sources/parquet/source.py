@@ -109,7 +109,8 @@ class ParquetSource(Source):
         )
         columns = {"user_id": user_ids.take(rows), "item_id": item_ids.take(rows)}
         for name in config.keep:
-            columns[name] = _kept_column(log, name, on_message).take(rows)
+            column = _kept_column(log, name, config.time_format, on_message)
+            columns[name] = column.take(rows)
 
         def side(path: Path | None, key: str, ids: pa.Array, features: list[str]) -> pa.Table:
             if path is None:
@@ -153,11 +154,13 @@ class ParquetSource(Source):
         return tables
 
 
-def _kept_column(log: ParquetFiles, name: str, on_message: OnMessage) -> pa.ChunkedArray:
+def _kept_column(
+    log: ParquetFiles, name: str, time_format: str | None, on_message: OnMessage
+) -> pa.ChunkedArray:
     """Read a column of the interactions; rating and timestamp have types of their own."""
     column = log.column(name)
     if name == "rating":
         return as_numbers(column, pa.float32())
     if name == "timestamp":
-        return as_seconds(column, on_message)
+        return as_seconds(column, on_message, time_format)
     return column.values
