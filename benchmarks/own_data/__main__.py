@@ -13,9 +13,10 @@ from pathlib import Path
 
 import click
 
+from benchmarks.own_data.ids import ids
 from benchmarks.report import Check, Rows, measure_parts
 
-PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {}
+PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {"ids": ids}
 
 
 @click.command()

@@ -257,7 +257,7 @@ def test_requests_with_and_without_histories_are_answered_together(named, versio
     """One batch has the columns of all; the ids of a missing history have no type."""
     _, users, _, given = asked(named)
     local = LocalVersion(version)
-    contract, ids, engine = local._contract, local._ids, local._engine
+    contract, ids, engine = local.contract, local._ids, local._engine
     datatype = named.ids.users.datatype
     texts = [user.encode() if isinstance(user, str) else user for user in users[:1]]
     user = np.array([texts], {"BYTES": object, "UINT64": np.uint64}.get(datatype, np.int64))

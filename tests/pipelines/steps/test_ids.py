@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.pipelines.conftest import small_config
+from twotower.pipelines.answers.recommend import recommend
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import parse_config
 from twotower.pipelines.errors import RunError
@@ -246,3 +247,24 @@ def test_a_day_with_ids_of_another_kind_changes_nothing(text_run, world, tmp_pat
         update(run, day)
     assert Run(run.path).manifest == before
     assert read_ids(run) == read_ids(text_run)
+
+
+def test_files_of_answers_have_the_ids_as_given(text_run, tmp_path):
+    ids, out = read_ids(text_run), tmp_path / "recs.parquet"
+    written = recommend(text_run, "all", out, k=5)
+    found = pd.read_parquet(out)
+    assert (written.users, written.unknown_users) == (len(ids.users.texts), 0)
+    assert set(found["user_id"]) == set(ids.users.texts.to_pylist())
+    assert set(found["item_id"]) <= set(ids.items.texts.to_pylist())
+    user = found["user_id"][0]
+    with serving(text_run) as addresses:
+        answer = ask(addresses, [user], 5)["grpc"]
+    assert answer.item_ids[0].tolist() == found["item_id"][:5].tolist()
+    (tmp_path / "some.csv").write_text(f"user_id\n{user}\nnobody\n")
+    written = recommend(text_run, str(tmp_path / "some.csv"), tmp_path / "some.csv.csv", k=5)
+    assert (written.users, written.unknown_users) == (2, 1)
+    item = found["item_id"][0]
+    command = ["similar", "--run", str(text_run.path), "--item", item, "-k", "2", "--json"]
+    similar = json.loads(CliRunner().invoke(main, command).stdout)["items"][0]
+    assert similar["item"] == item
+    assert {each["item"] for each in similar["similar"]} <= set(ids.items.texts.to_pylist())
