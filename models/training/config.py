@@ -186,7 +186,7 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
     )
 
 
-def unmet_requirements(config: TwoTowerConfig, has_history: bool) -> str:
+def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: bool) -> str:
     """List the settings that `training.start` requires and the configuration does not have.
 
     Parameters
@@ -194,6 +194,8 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool) -> str:
     config : TwoTowerConfig
     has_history : bool
         Whether there is a column with the user's items (`features.history`).
+    has_context : bool
+        Whether the query tower reads the context (`features.context`).
 
     Returns
     -------
@@ -202,6 +204,7 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool) -> str:
     """
     settings = {
         "features.history": (has_history, "a number, the maximum items per user"),
+        "features.context and features.context_numeric": (not has_context, "[]"),
         "model.history_pooling": (config.history_pooling == "sum", "sum"),
         "model.normalize": (not config.normalize, "false"),
         "model.hidden": (not config.hidden, "[]"),
