@@ -32,8 +32,8 @@ def choose(
     Parameters
     ----------
     config : Path, optional
-        A YAML file, or the name of one in configs/. If it is None, the layout of `data` decides
-        between ml-1m and ml-100k.
+        A YAML file, or the name of one in configs/. If it is None, the data set that is found in
+        `data` decides.
     data : Path, optional
         A folder or zip. If it is None, the data that `config` names is used; without `config`, or
         with ml-1m, MovieLens-1M is downloaded if it has not been before.
@@ -54,20 +54,22 @@ def choose(
     DataError
         If the data that `config` needs cannot be downloaded.
     """
-    from twotower.workflows.ingest import detect_source, detectable
+    from twotower.workflows.ingest import SOURCES, detect_source, detectable
 
     if data is not None:
         if not data.exists():
             raise ConfigError(f"--data {data}: no such file or folder")
+        if config is not None:
+            return load_config(config, overrides, data), f"data: {data}"
         found = detect_source(data)
-        if config is None:
-            if found is None:
-                raise ConfigError(
-                    f"--data {data}: no known data set there; expected one of {detectable()}. "
-                    "For other data pass --config"
-                )
-            config = CONFIGS / f"{found[0]}.yaml"
-        return load_config(config, overrides, data), f"data: {data}"
+        if found is None:
+            raise ConfigError(
+                f"--data {data}: no known data set there; expected one of {detectable()}. For "
+                "other data pass --config"
+            )
+        name, place = found
+        line = f"data: {place}, recognised as {SOURCES[name].contents}"
+        return load_config(CONFIGS / f"{name}.yaml", overrides, data), line
     if config is not None:
         chosen = load_config(config, overrides)
         if chosen.ingest.source != "ml-1m" or chosen.ingest.path is not None:

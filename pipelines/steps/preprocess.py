@@ -133,7 +133,7 @@ def split_ahead(run: Run) -> pd.DataFrame:
 
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
-    wanted = [names.user_id, names.item_id, "timestamp", positives.column]
+    wanted = [names.user_id, names.item_id, "timestamp", "part", positives.column]
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
@@ -155,6 +155,7 @@ def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
             "temporal": "split.ratios give it too short a time; increase its share, or use "
             "split.method random",
             "file": f"{config.path} lists no rows for it; add some",
+            "column": "no row names it in the column part; use another split.method",
         }
         raise ConfigError(
             f"split.method {config.method}: the part {' and '.join(empty)} has no rows of "
