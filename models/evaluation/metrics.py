@@ -56,6 +56,7 @@ def evaluate(
     candidates: np.ndarray | None = None,
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
+    user_of: np.ndarray | None = None,
 ) -> Metrics:
     """Rank the candidates for every user with a relevant item and average the metrics.
 
@@ -76,6 +77,9 @@ def evaluate(
         Maximum number of users ranked at once. The metrics do not depend on it.
     progress : callable (done, total), optional
         Called after each batch with the number of users done and the number of all users.
+    user_of : ndarray of int, shape (n_users,), optional
+        If the rows are queries, of which a user may have several: the user of each. Metrics are
+        then averaged over the queries of each user first.
 
     Returns
     -------
@@ -110,6 +114,8 @@ def evaluate(
         done += len(batch)
         if progress is not None:
             progress(done, len(users))
+    if user_of is not None:
+        users, per_user = _mean_by_user(user_of[users], per_user)
     n_candidates = int(candidates.sum())
     table = np.vstack([per_user.mean(axis=0), covered.sum(axis=1) / n_candidates])
     values = {
@@ -118,6 +124,14 @@ def evaluate(
         for row, name in enumerate(METRICS)
     }
     return Metrics(values, users=len(users), candidates=n_candidates)
+
+
+def _mean_by_user(user_of: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different users of queries int [n], and their means [u, ...] of `values` [n, ...]."""
+    users, place, count = np.unique(user_of, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(users), *values.shape[1:]))
+    np.add.at(sums, place, values)
+    return users, sums / count.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,17 +13,20 @@ from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.preprocess import load_split, load_tables
+from twotower.pipelines.steps.preprocess import load_contexts, load_split, load_tables
 
 if TYPE_CHECKING:
     from twotower.models.evaluation.metrics import Metrics
+    from twotower.models.evaluation.queries import Queries
     from twotower.models.evaluation.ranking import Ranker, Scorer
+    from twotower.models.two_tower import TowerScorer
     from twotower.pipelines.config import Config
 
 MODEL = "two-tower"
 # Fixed, so that trainings with different seeds are validated on the same users.
 SAMPLE_SEED = 0
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
+WITH_CONTEXT = ", each pair in its own context"
 
 
 class Evaluator:
@@ -47,6 +50,8 @@ class Evaluator:
         Items that may be recommended; None for all.
     users : slice or ndarray of int
         Rows of the user table that a model scores as users 0, 1, ...; see `sample`.
+    queries : Queries or None
+        With features of the context: each pair of `part` is to be found in its own context.
     """
 
     def __init__(self, run: Run, part: str):
@@ -68,6 +73,15 @@ class Evaluator:
         self.train = matrix("train")
         self.relevant = matrix(part)
         self.seen = self.train if part == "valid" else matrix("train", "valid")
+        self.queries: Queries | None = None
+        if features.context_columns:
+            from twotower.models.evaluation.queries import Queries
+
+            self.contexts = load_contexts(run)
+            columns = (
+                parts[part][name].to_numpy() for name in ("user_row", "context_row", "item_row")
+            )
+            self.queries = Queries.of(*columns, n_items=n_items)
         self.candidates: np.ndarray | None = None
         if self.config.catalogue == "interactions":
             self.candidates = np.zeros(n_items, bool)
@@ -86,6 +100,35 @@ class Evaluator:
         chosen = np.random.default_rng(SAMPLE_SEED).choice(users, count, replace=False)
         self.users = np.sort(chosen)
         self.relevant, self.seen = self.relevant[self.users], self.seen[self.users]
+        if self.queries is not None:
+            self.queries = self.queries.of_users(self.users)
+
+    def tower_scorer(
+        self, model: Any, users: Mapping[str, np.ndarray], items: Mapping[str, np.ndarray]
+    ) -> TowerScorer:
+        """Create the scorer of a model, which answers each query with its context.
+
+        Parameters
+        ----------
+        model : RetrievalModelV2
+        users, items : mapping of str to ndarray
+            The encoded tables, with all users.
+
+        Returns
+        -------
+        TowerScorer
+        """
+        from twotower.models.two_tower import TowerScorer
+
+        users = {name: column[self.users] for name, column in users.items()}
+        if self.queries is None:
+            return TowerScorer.of(model, users, items)
+        from twotower.models.evaluation.queries import QueryScorer
+
+        features = {name: column[self.queries.users] for name, column in users.items()}
+        for name, column in self.contexts.items():
+            features[name] = column[self.queries.contexts]
+        return QueryScorer.of(model, features, items)
 
     def evaluate(
         self, scorer: Scorer | Ranker, progress: Callable[[int, int], None] | None = None
@@ -95,6 +138,7 @@ class Evaluator:
         Parameters
         ----------
         scorer : Scorer or Ranker
+            One that does not know the context answers all queries of a user alike.
         progress : callable (done, total), optional
             Called after each batch of users.
 
@@ -105,13 +149,12 @@ class Evaluator:
         from twotower.models.evaluation.metrics import evaluate
 
         return evaluate(
-            scorer=scorer,
-            relevant=self.relevant,
-            seen=self.seen,
+            **self._rows(scorer),
             ks=self.config.ks,
             candidates=self.candidates,
             batch_size=self.config.batch_size,
             progress=progress,
+            user_of=None if self.queries is None else self.queries.users,
         )
 
     def popularity_metrics(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
@@ -130,14 +173,22 @@ class Evaluator:
         from twotower.models.evaluation.popularity import popularity_metrics
 
         return popularity_metrics(
-            scorer=scorer,
-            relevant=self.relevant,
-            seen=self.seen,
+            **self._rows(scorer),
             train=self.train,
             k=k,
             candidates=self.candidates,
             batch_size=self.config.batch_size,
         )
+
+    def _rows(self, scorer: Scorer | Ranker) -> dict[str, Any]:
+        """What a ranking is of: users or, with a context, queries."""
+        if self.queries is None:
+            return {"scorer": scorer, "relevant": self.relevant, "seen": self.seen}
+        return {
+            "scorer": self.queries.by_user(scorer),
+            "relevant": self.queries.relevant,
+            "seen": self.seen[self.queries.users],
+        }
 
 
 @writes
@@ -163,7 +214,6 @@ def evaluate(run: Run) -> dict[str, dict]:
         report(0, 1, "import")
         load_libraries()
         from twotower.models.training.saving import load
-        from twotower.models.two_tower import TowerScorer
 
         report(0, 1, "load the towers")
         evaluator = Evaluator(run, "test")
@@ -172,7 +222,7 @@ def evaluate(run: Run) -> dict[str, dict]:
         for name in (MODEL, *run.config.evaluation.baselines):
             report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
             scorer = (
-                TowerScorer.of(tower.model, *load_tables(run))
+                evaluator.tower_scorer(tower.model, *load_tables(run))
                 if name == MODEL
                 else fit_baseline(name, evaluator.train, run.config.training.seed)
             )
@@ -244,7 +294,8 @@ def _protocol(run: Run, metrics: Metrics) -> dict[str, Any]:
         "data": run.notes("ingest")["summary"],
         "synthetic": run.notes("ingest")["synthetic"],
         "split": run.notes("preprocess")["split"]["protocol"],
-        "ranking": PROTOCOL.format(candidates=metrics.candidates, users=metrics.users),
+        "ranking": PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
+        + (WITH_CONTEXT if run.config.features.context_columns else ""),
         "chosen_on": chosen_on(run),
     }
 

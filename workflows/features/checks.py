@@ -96,7 +96,7 @@ def _check_categorical(values: pd.Series, side: Side) -> None:
         raise DataError(f"{where} has no value in any row; leave it out")
     # All values of a parquet column have the same type, so one is enough.
     if _is_list(values.iloc[int(known.argmax())]):
-        advice = f"name it under features.{side.name}_multi_hot with the maximum number of values per row"
+        advice = f"name it under features.{side.name}_multi_hot with the maximum length of a list"
         if side.name == "context":
             advice = "context has one value per interaction: store one value per row"
         raise DataError(f"{where} has lists; {advice}")

@@ -1,0 +1,77 @@
+"""Evaluation with a context: a query is a user in one context, and a user may have several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from twotower.models.evaluation.ranking import Ranker, Scorer
+from twotower.models.two_tower import TowerScorer
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The different pairs of user and context among the pairs to be found.
+
+    Attributes
+    ----------
+    users, contexts : ndarray of int, shape (n,)
+        The row of the user and of the context of each query, ascending.
+    relevant : csr_matrix of bool, shape (n, n_items)
+        The items to be found in each query.
+    """
+
+    users: np.ndarray
+    contexts: np.ndarray
+    relevant: csr_matrix
+
+    @classmethod
+    def of(
+        cls, users: np.ndarray, contexts: np.ndarray, items: np.ndarray, n_items: int
+    ) -> Queries:
+        """Group pairs of a user and an item, int [m], by the user and the context, int [m]."""
+        both, query = np.unique(np.stack([users, contexts], axis=1), axis=0, return_inverse=True)
+        ones, shape = np.ones(len(items), bool), (len(both), n_items)
+        return cls(both[:, 0], both[:, 1], csr_matrix((ones, (query.ravel(), items)), shape))
+
+    def of_users(self, users: np.ndarray) -> Queries:
+        """Return the queries of some `users`, int [u], ascending; their new rows are 0 to u - 1."""
+        kept = np.isin(self.users, users)
+        rows = np.searchsorted(users, self.users[kept])
+        return Queries(rows, self.contexts[kept], self.relevant[kept])
+
+    def by_user(self, scorer: Scorer | Ranker) -> Scorer | Ranker:
+        """Return a scorer of the queries that answers each as `scorer` answers its user."""
+        if isinstance(scorer, QueryScorer):
+            return scorer
+        if isinstance(scorer, Ranker):
+            return _RankerOfUsers(scorer, self.users)
+        return _ScorerOfUsers(scorer, self.users)
+
+
+class QueryScorer(TowerScorer):
+    """Scores of queries for all items: its users 0, 1, ... are the rows of `Queries`."""
+
+
+class _ScorerOfUsers:
+    """The scores of each query's user, whatever the context."""
+
+    def __init__(self, scorer: Scorer, users: np.ndarray):
+        self.scorer, self.users = scorer, users
+
+    def score(self, users: np.ndarray) -> np.ndarray:
+        return self.scorer.score(self.users[users])
+
+
+class _RankerOfUsers:
+    """The ranking of each query's user, whatever the context."""
+
+    def __init__(self, ranker: Ranker, users: np.ndarray):
+        self.ranker, self.users = ranker, users
+
+    def rank(
+        self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
+    ) -> np.ndarray:
+        return self.ranker.rank(self.users[users], seen, k, candidates)
