@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.libraries import load_libraries
@@ -50,6 +51,8 @@ def export(run: Run) -> dict[str, Any]:
         _, item_ids = load_ids(run)
         _, items = load_tables(run)
         raw_users = read_frame(run.path / "processed" / RAW_USERS)
+        interactions = pq.read_schema(run.path / "data" / INTERACTIONS).empty_table().to_pandas()
+        context = interactions[names.context_columns]
         towers = run.identity("train")
         vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
         build_index(item_ids, vectors, out / "index", towers)
@@ -63,7 +66,8 @@ def export(run: Run) -> dict[str, Any]:
             seen=SeenItems.from_pairs(seen_users, seen_items),
             item_id=names.item_id,
             towers_sha256=towers,
-            names={internal_name(name): name for name in raw_users},
+            names={internal_name(name): name for name in [*raw_users, *context]},
+            context=context.rename(columns=internal_name),
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
