@@ -23,6 +23,12 @@ from twotower.models.evaluation.ranking import (
 )
 
 METRICS = ("recall", "ndcg", "mrr", "hit", "precision", "map", "coverage")
+USER_METRICS = METRICS[:-1]
+"""The metrics that each user has. Coverage is a property of all recommendations together."""
+
+OnUsers = Callable[[np.ndarray, np.ndarray], None]
+"""Called after each batch with the users (int, shape (n,)) and their metrics (float64, shape
+(n, len(USER_METRICS), number of cutoffs))."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ def evaluate(
     candidates: np.ndarray | None = None,
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
+    on_users: OnUsers | None = None,
     user_of: np.ndarray | None = None,
 ) -> Metrics:
     """Rank the candidates for every user with a relevant item and average the metrics.
@@ -77,6 +84,9 @@ def evaluate(
         Maximum number of users ranked at once. The metrics do not depend on it.
     progress : callable (done, total), optional
         Called after each batch with the number of users done and the number of all users.
+    on_users : callable (users, values), optional
+        Called after each batch with the metrics of each user, see `OnUsers`; with `user_of` once at
+        the end.
     user_of : ndarray of int, shape (n_users,), optional
         If the rows are queries, of which a user may have several: the user of each. Metrics are
         then averaged over the queries of each user first.
@@ -94,21 +104,23 @@ def evaluate(
         If shapes do not fit, a pair is both relevant and seen, there is nothing to evaluate, or a
         score is NaN.
     """
-    relevant, seen = binary(relevant), binary(seen)
-    cutoffs = np.asarray(ks, dtype=np.int64)
+    relevant, seen, cutoffs = binary(relevant), binary(seen), np.asarray(ks, dtype=np.int64)
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
     _check_input(relevant, seen, cutoffs, candidates, batch_size)
     sizes = np.diff(relevant.indptr)
     users = np.flatnonzero(sizes)
     # One row per user, averaged at the end: the sum is then the same for every batch size.
-    per_user = np.empty((len(users), len(METRICS) - 1, len(cutoffs)))
+    per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
     k_max, done = int(cutoffs.max()), 0
     for batch, ranked in rank_in_batches(scorer, users, seen, k_max, candidates, batch_size):
         is_item = ranked >= 0
         hits = is_relevant(relevant[batch], ranked)
-        per_user[done : done + len(batch)] = _metrics_of_users(hits, sizes[batch], cutoffs)
+        own = per_user[done : done + len(batch)]
+        own[:] = _metrics_of_users(hits, sizes[batch], cutoffs)
+        if on_users is not None and user_of is None:
+            on_users(batch, own)
         for row, k in zip(covered, cutoffs, strict=True):
             row[ranked[:, :k][is_item[:, :k]]] = True
         done += len(batch)
@@ -116,14 +128,21 @@ def evaluate(
             progress(done, len(users))
     if user_of is not None:
         users, per_user = _mean_by_user(user_of[users], per_user)
+        if on_users is not None:
+            on_users(users, per_user)
     n_candidates = int(candidates.sum())
-    table = np.vstack([per_user.mean(axis=0), covered.sum(axis=1) / n_candidates])
-    values = {
+    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / n_candidates, cutoffs)
+    return Metrics(values, users=len(users), candidates=n_candidates)
+
+
+def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:
+    """Name the means of the users' metrics (shape (6, c)) and the coverage (shape (c,))."""
+    table = np.vstack([means, coverage])
+    return {
         f"{name}@{k}": float(table[row, column])
         for column, k in enumerate(cutoffs)
         for row, name in enumerate(METRICS)
     }
-    return Metrics(values, users=len(users), candidates=n_candidates)
 
 
 def _mean_by_user(user_of: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -216,7 +235,7 @@ def _metrics_of_users(hits: np.ndarray, sizes: np.ndarray, cutoffs: np.ndarray) 
     Returns
     -------
     ndarray of float64, shape (n, 6, c)
-        The metrics in the order of `METRICS`.
+        The metrics in the order of `USER_METRICS`.
 
     Notes
     -----

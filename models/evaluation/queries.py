@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
 from twotower.models.evaluation.ranking import Ranker, Scorer
-from twotower.models.two_tower import TowerScorer
+from twotower.models.two_tower import TowerScorer, embed
 
 
 @dataclass(frozen=True)
@@ -21,26 +24,39 @@ class Queries:
         The row of the user and of the context of each query, ascending.
     relevant : csr_matrix of bool, shape (n, n_items)
         The items to be found in each query.
+    columns : mapping of str to ndarray
+        The encoded contexts.
     """
 
     users: np.ndarray
     contexts: np.ndarray
     relevant: csr_matrix
+    columns: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(
-        cls, users: np.ndarray, contexts: np.ndarray, items: np.ndarray, n_items: int
-    ) -> Queries:
-        """Group pairs of a user and an item, int [m], by the user and the context, int [m]."""
-        both, query = np.unique(np.stack([users, contexts], axis=1), axis=0, return_inverse=True)
-        ones, shape = np.ones(len(items), bool), (len(both), n_items)
-        return cls(both[:, 0], both[:, 1], csr_matrix((ones, (query.ravel(), items)), shape))
+    def of(cls, pairs: pd.DataFrame, columns: Mapping[str, np.ndarray], n_items: int) -> Queries:
+        """Group pairs, with user_row, context_row and item_row, by the user and the context."""
+        rows = pairs[["user_row", "context_row"]].to_numpy()
+        both, query = np.unique(rows, axis=0, return_inverse=True)
+        ones, places = np.ones(len(pairs), bool), (query.ravel(), pairs["item_row"].to_numpy())
+        relevant = csr_matrix((ones, places), shape=(len(both), n_items))
+        return cls(both[:, 0], both[:, 1], relevant, columns)
 
     def of_users(self, users: np.ndarray) -> Queries:
         """Return the queries of some `users`, int [u], ascending; their new rows are 0 to u - 1."""
         kept = np.isin(self.users, users)
         rows = np.searchsorted(users, self.users[kept])
-        return Queries(rows, self.contexts[kept], self.relevant[kept])
+        return Queries(rows, self.contexts[kept], self.relevant[kept], self.columns)
+
+    def tower_scorer(
+        self, model: Any, users: Mapping[str, np.ndarray], items: Mapping[str, np.ndarray]
+    ) -> QueryScorer:
+        """Create the scorer of the towers `model`, from the encoded users and items."""
+        features = {name: column[self.users] for name, column in users.items()}
+        features |= {name: column[self.contexts] for name, column in self.columns.items()}
+        return QueryScorer(
+            embed(model.query_encoder, features), embed(model.candidate_encoder, items)
+        )
 
     def by_user(self, scorer: Scorer | Ranker) -> Scorer | Ranker:
         """Return a scorer of the queries that answers each as `scorer` answers its user."""
