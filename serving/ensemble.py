@@ -89,15 +89,9 @@ def build_ensemble(
         If the parts do not fit together; the message names the part.
     """
     user_id = _user_id(workflow)
-    features = [name for name in workflow.input_schema.column_names if name != user_id]
     tower = QueryTower(saved_model)
     _check_inputs(tower, workflow, names)
-    users = _with_floats(users, workflow)
-    context = None if context is None else _with_floats(context, workflow)
-    completed = UserFeatures(
-        users, user_id, features, list_lengths(workflow, names), names, context
-    )
-    _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
+    completed = _user_features(users, workflow, names, context)
     history = _history(workflow, completed)
     top = FaissTopK(
         index_dir,
@@ -148,6 +142,24 @@ def compile_ensemble(ensemble: Ensemble, out: Path) -> None:
         folder.mkdir(parents=True)
         plan[name] = node.op.compile(folder, node.input_schema)
     (out / PLAN_FILE).write_text(json.dumps(plan, indent=2) + "\n")
+
+
+def _user_features(
+    users: pd.DataFrame, workflow: Any, names: Mapping[str, str], context: pd.DataFrame | None
+) -> UserFeatures:
+    """Return the operator of the features; see `build_ensemble`."""
+    user_id = _user_id(workflow)
+    users = _with_floats(users, workflow)
+    completed = UserFeatures(
+        users,
+        user_id,
+        features=[name for name in workflow.input_schema.column_names if name != user_id],
+        lists=list_lengths(workflow, names),
+        names=names,
+        context=None if context is None else _with_floats(context, workflow),
+    )
+    _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
+    return completed
 
 
 def _with_floats(table: pd.DataFrame, workflow: Any) -> pd.DataFrame:

@@ -85,11 +85,9 @@ def evaluate(
     progress : callable (done, total), optional
         Called after each batch with the number of users done and the number of all users.
     on_users : callable (users, values), optional
-        Called after each batch with the metrics of each user, see `OnUsers`; with `user_of` once at
-        the end.
+        Called after each batch, with `user_of` once at the end; see `OnUsers`.
     user_of : ndarray of int, shape (n_users,), optional
-        If the rows are queries, of which a user may have several: the user of each. Metrics are
-        then averaged over the queries of each user first.
+        If the rows are queries, the user of each. Metrics are averaged over each user's first.
 
     Returns
     -------
@@ -115,14 +113,12 @@ def evaluate(
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
     k_max, done = int(cutoffs.max()), 0
     for batch, ranked in rank_in_batches(scorer, users, seen, k_max, candidates, batch_size):
-        is_item = ranked >= 0
         hits = is_relevant(relevant[batch], ranked)
         own = per_user[done : done + len(batch)]
         own[:] = _metrics_of_users(hits, sizes[batch], cutoffs)
         if on_users is not None and user_of is None:
             on_users(batch, own)
-        for row, k in zip(covered, cutoffs, strict=True):
-            row[ranked[:, :k][is_item[:, :k]]] = True
+        _cover(covered, ranked, cutoffs)
         done += len(batch)
         if progress is not None:
             progress(done, len(users))
@@ -130,9 +126,15 @@ def evaluate(
         users, per_user = _mean_by_user(user_of[users], per_user)
         if on_users is not None:
             on_users(users, per_user)
-    n_candidates = int(candidates.sum())
-    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / n_candidates, cutoffs)
-    return Metrics(values, users=len(users), candidates=n_candidates)
+    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs)
+    return Metrics(values, users=len(users), candidates=int(candidates.sum()))
+
+
+def _cover(covered: np.ndarray, ranked: np.ndarray, cutoffs: np.ndarray) -> None:
+    """Mark in `covered`, bool [c, n_items], the items of `ranked` [n, k] up to each cutoff."""
+    for row, k in zip(covered, cutoffs, strict=True):
+        best = ranked[:, :k]
+        row[best[best >= 0]] = True
 
 
 def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:

@@ -196,11 +196,11 @@ def test_an_update_learns_new_months(with_context, tmp_path_factory):
     day = seasons(users=200, per_month=3).assign(month="May")
     day[::2].to_parquet(folder / "ev.parquet")
     before = load_contexts(run)
-    update(run, folder, anyway=True)
+    number = update(run, folder, anyway=True)
     contexts, data = load_contexts(run), load_training_data(run)
     assert before["month"].max() == 2 + len(MONTHS) and contexts["month"].max() == 3 + len(MONTHS)
     assert (contexts["month"][data.context_rows[-50:]] == 3 + len(MONTHS)).all()
-    version = LocalVersion(run.path / TRITON / "retrieval" / "1")
+    version = LocalVersion(run.path / TRITON / "retrieval" / str(number))
     answers = [
         version.answer(np.arange(9), 5, features={"month": [m] * 9})[0] for m in ("May", "?")
     ]
