@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
+from rich.panel import Panel
 
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.preprocess import load_split, load_tables
+from twotower.pipelines.steps.preprocess import load_ids, load_split, load_tables
+from twotower.pipelines.verdict.facts import gather, overlap_of
+from twotower.pipelines.verdict.per_user import OneMetric, both, check_user_file, user_file
+from twotower.pipelines.verdict.verdict import MODEL, Verdict, judge
+from twotower.pipelines.verdict.words import objection, paragraph
+from twotower.workflows.availability import read_available
 
 if TYPE_CHECKING:
-    from twotower.models.evaluation.metrics import Metrics
+    from twotower.models.evaluation.metrics import Metrics, OnUsers
     from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.pipelines.config import Config
 
-MODEL = "two-tower"
 # Fixed, so that trainings with different seeds are validated on the same users.
 SAMPLE_SEED = 0
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
@@ -44,7 +52,10 @@ class Evaluator:
     train, relevant, seen : csr_matrix of bool, shape (n_users, n_items)
         Interactions of the train part, of `part`, and those that are masked.
     candidates : ndarray of bool, shape (n_items,), or None
-        Items that may be recommended; None for all.
+        Items that may be recommended; None for all. Withdrawn items may not, so they are not
+        relevant either.
+    withdrawn_items, withdrawn_pairs : int
+        The number of withdrawn items, and of their pairs that are not in `relevant`.
     users : slice or ndarray of int
         Rows of the user table that a model scores as users 0, 1, ...; see `sample`.
     """
@@ -73,6 +84,17 @@ class Evaluator:
             self.candidates = np.zeros(n_items, bool)
             for pairs in parts.values():
                 self.candidates[pairs["item_row"]] = True
+        self._leave_out_withdrawn(read_available(run.path / "data"))
+
+    def _leave_out_withdrawn(self, available: np.ndarray) -> None:
+        """Remove withdrawn items from the candidates and from the relevant items."""
+        pairs = self.relevant.nnz
+        self.withdrawn_items = int((~available).sum())
+        if self.withdrawn_items:
+            is_candidate = True if self.candidates is None else self.candidates
+            self.candidates = available & is_candidate
+            self.relevant = self.relevant.multiply(available).tocsr()
+        self.withdrawn_pairs = pairs - self.relevant.nnz
 
     def sample(self, count: int) -> None:
         """Use only some of the users with relevant items, always the same random ones.
@@ -87,8 +109,20 @@ class Evaluator:
         self.users = np.sort(chosen)
         self.relevant, self.seen = self.relevant[self.users], self.seen[self.users]
 
+    def baselines(self) -> list[str]:
+        """The names of the baselines to measure."""
+        from twotower.models.evaluation.baselines import default_baselines
+
+        if self.config.baselines is not None:
+            return list(self.config.baselines)
+        users = np.count_nonzero(np.diff(self.relevant.indptr))
+        return default_baselines(self.train, users)
+
     def evaluate(
-        self, scorer: Scorer | Ranker, progress: Callable[[int, int], None] | None = None
+        self,
+        scorer: Scorer | Ranker,
+        progress: Callable[[int, int], None] | None = None,
+        on_users: OnUsers | None = None,
     ) -> Metrics:
         """Compute the metrics at all cutoffs in the settings.
 
@@ -97,6 +131,8 @@ class Evaluator:
         scorer : Scorer or Ranker
         progress : callable (done, total), optional
             Called after each batch of users.
+        on_users : callable (users, values), optional
+            Called after each batch with the metrics of each user.
 
         Returns
         -------
@@ -112,6 +148,7 @@ class Evaluator:
             candidates=self.candidates,
             batch_size=self.config.batch_size,
             progress=progress,
+            on_users=on_users,
         )
 
     def popularity_metrics(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
@@ -141,14 +178,16 @@ class Evaluator:
 
 
 @writes
-def evaluate(run: Run) -> dict[str, dict]:
-    """Measure the model and the baselines on the test part.
+def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
+    """Measure the model and the baselines on the test part, and say what the numbers mean.
 
-    Writes reports/metrics.json and prints a table.
+    Writes reports/metrics.json and prints a table and the verdict.
 
     Parameters
     ----------
     run : Run
+    per_user : Path, optional
+        A parquet file to write, with the metrics of each user for each model.
 
     Returns
     -------
@@ -156,41 +195,82 @@ def evaluate(run: Run) -> dict[str, dict]:
         Name of each model to its metrics.
     """
     run.verified("ingest", "preprocess", "train")
-    from twotower.models.evaluation.baselines import fit_baseline
+    if per_user is not None:
+        check_user_file(per_user)
     from twotower.models.evaluation.metrics import metrics_table
 
     with stage("evaluate") as (report, result), run.step("evaluate") as (out, notes):
         report(0, 1, "import")
         load_libraries()
-        from twotower.models.training.saving import load
-        from twotower.models.two_tower import TowerScorer
-
         report(0, 1, "load the towers")
         evaluator = Evaluator(run, "test")
-        tower = load(run.path / "model")
-        metrics = {}
-        for name in (MODEL, *run.config.evaluation.baselines):
-            report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
-            scorer = (
-                TowerScorer.of(tower.model, *load_tables(run))
-                if name == MODEL
-                else fit_baseline(name, evaluator.train, run.config.training.seed)
-            )
-
-            def ranked(done: int, total: int, name: str = name) -> None:
-                report(done, total, f"{name}: rank", f"{done:,} of {total:,} users")
-
-            metrics[name] = evaluator.evaluate(scorer, ranked)
-        protocol = _protocol(run, metrics[MODEL])
+        kept = OneMetric(run.config.training.monitor, run.config.evaluation.ks)
+        with _user_file(run, evaluator, per_user) as write:
+            metrics = {
+                name: _measured(run, evaluator, name, both(kept, write, name), report)
+                for name in (MODEL, *evaluator.baselines())
+            }
+        report(0, 1, "verdict")
+        verdict = _verdict(run, evaluator, kept)
+        protocol = _protocol(run, evaluator, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
-        report_path = out / "reports" / "metrics.json"
-        report_path.write_text(json.dumps({"protocol": protocol, "metrics": values}, indent=1))
-        notes |= {"protocol": protocol, "metrics": values}
+        notes |= {"protocol": protocol, "metrics": values, "verdict": verdict.to_dict()}
+        notes["verdict"]["text"] = paragraph(verdict, run.config)
+        notes["verdict"]["objection"] = objection(verdict)
+        (out / "reports" / "metrics.json").write_text(json.dumps(notes, indent=1))
         result(protocol["ranking"])
     table = metrics_table(metrics, _title(protocol), run.config.evaluation.ks[:2])
     table.caption = f"test part of: {protocol['split']}"
     console.print(table)
+    color = "red" if notes["verdict"]["objection"] else "green"
+    panel = Panel(escape(notes["verdict"]["text"]), title="verdict", border_style=color)
+    console.print(panel, soft_wrap=False)
     return values
+
+
+def _measured(
+    run: Run, evaluator: Evaluator, name: str, on_users: OnUsers, report: Callable[..., None]
+) -> Metrics:
+    """The metrics of the trained towers, or of a baseline that is fitted first."""
+    from twotower.models.evaluation.baselines import fit_baseline
+    from twotower.models.training.saving import load
+    from twotower.models.two_tower import TowerScorer
+
+    report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
+    scorer: Scorer | Ranker
+    if name == MODEL:
+        scorer = TowerScorer.of(load(run.path / "model").model, *load_tables(run))
+    else:
+        scorer = fit_baseline(name, evaluator.train, run.config.training.seed)
+
+    def ranked(done: int, total: int) -> None:
+        report(done, total, f"{name}: rank", f"{done:,} of {total:,} users")
+
+    return evaluator.evaluate(scorer, ranked, on_users)
+
+
+def _user_file(
+    run: Run, evaluator: Evaluator, path: Path | None
+) -> contextlib.AbstractContextManager[Any]:
+    """The file of the users' metrics, see `user_file`; nothing without a path."""
+    if path is None:
+        return contextlib.nullcontext()
+    from twotower.workflows.ids import RunIds
+
+    ids = RunIds.read(run.path / "data").users
+    sizes = np.diff(evaluator.relevant.indptr).astype(np.int64)
+    return user_file(path, run.config.evaluation.ks, load_ids(run)[0], ids, sizes)
+
+
+def _verdict(run: Run, evaluator: Evaluator, kept: OneMetric) -> Verdict:
+    facts = gather(
+        relevant=evaluator.relevant,
+        train=evaluator.train,
+        candidates=evaluator.candidates,
+        split=run.config.split.method,
+        overlap=overlap_of(run),
+    )
+    return judge(kept.name, kept.values, facts)
 
 
 def chosen_on(run: Run) -> str:
@@ -226,7 +306,7 @@ def check_baselines(config: Config, train: pd.DataFrame) -> None:
     from twotower.models.evaluation.baselines import EASE_MAX_ITEMS
 
     items = train[config.features.item_id].nunique()
-    if "ease" in config.evaluation.baselines and items > EASE_MAX_ITEMS:
+    if "ease" in (config.evaluation.baselines or ()) and items > EASE_MAX_ITEMS:
         raise ConfigError(
             f"evaluation.baselines: ease takes up to {EASE_MAX_ITEMS:,} items, and the training "
             f"part has {items:,}; take it out (itemknn has no such limit)"
@@ -237,14 +317,20 @@ def _count_rows(run: Run, table: str, id_name: str) -> int:
     return len(pd.read_parquet(run.path / "data" / f"{table}.parquet", columns=[id_name]))
 
 
-def _protocol(run: Run, metrics: Metrics) -> dict[str, Any]:
+def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any]:
     """How the metrics were measured, for the report."""
+    ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
+    if evaluator.withdrawn_items:
+        ranking += (
+            f"; {evaluator.withdrawn_items:,} withdrawn items and their "
+            f"{evaluator.withdrawn_pairs:,} pairs left out"
+        )
     return {
         "part": "test",
         "data": run.notes("ingest")["summary"],
         "synthetic": run.notes("ingest")["synthetic"],
         "split": run.notes("preprocess")["split"]["protocol"],
-        "ranking": PROTOCOL.format(candidates=metrics.candidates, users=metrics.users),
+        "ranking": ranking,
         "chosen_on": chosen_on(run),
     }
 
