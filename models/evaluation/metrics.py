@@ -106,16 +106,14 @@ def evaluate(
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
     _check_input(relevant, seen, cutoffs, candidates, batch_size)
-    sizes = np.diff(relevant.indptr)
-    users = np.flatnonzero(sizes)
+    users = np.flatnonzero(sizes := np.diff(relevant.indptr))
     # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
     k_max, done = int(cutoffs.max()), 0
     for batch, ranked in rank_in_batches(scorer, users, seen, k_max, candidates, batch_size):
-        hits = is_relevant(relevant[batch], ranked)
         own = per_user[done : done + len(batch)]
-        own[:] = _metrics_of_users(hits, sizes[batch], cutoffs)
+        own[:] = _metrics_of_users(is_relevant(relevant[batch], ranked), sizes[batch], cutoffs)
         if on_users is not None and user_of is None:
             on_users(batch, own)
         _cover(covered, ranked, cutoffs)
@@ -123,9 +121,7 @@ def evaluate(
         if progress is not None:
             progress(done, len(users))
     if user_of is not None:
-        users, per_user = _mean_by_user(user_of[users], per_user)
-        if on_users is not None:
-            on_users(users, per_user)
+        users, per_user = _mean_by_user(user_of[users], per_user, on_users)
     values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs)
     return Metrics(values, users=len(users), candidates=int(candidates.sum()))
 
@@ -147,12 +143,17 @@ def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> di
     }
 
 
-def _mean_by_user(user_of: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_by_user(
+    user_of: np.ndarray, values: np.ndarray, on_users: OnUsers | None
+) -> tuple[np.ndarray, np.ndarray]:
     """The different users of queries int [n], and their means [u, ...] of `values` [n, ...]."""
     users, place, count = np.unique(user_of, return_inverse=True, return_counts=True)
     sums = np.zeros((len(users), *values.shape[1:]))
     np.add.at(sums, place, values)
-    return users, sums / count.reshape(-1, *[1] * (values.ndim - 1))
+    means = sums / count.reshape(-1, *[1] * (values.ndim - 1))
+    if on_users is not None:
+        on_users(users, means)
+    return users, means
 
 
 def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) -> Table:

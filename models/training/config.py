@@ -180,10 +180,10 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         ge=0,
         le=1e12,
         description="largest accepted shift of a number (features.user_numeric, "
-        "features.item_numeric, features.context_numeric, positives.column, positives.weight), which suggests another unit: the distance of "
-        "the median of its new values from the range of 98 % of its earlier values, in widths of "
-        "that range. Above it the update stops before training; 0: any median outside the range "
-        "stops it, 1e12: no check",
+        "features.item_numeric, features.context_numeric, positives.column, positives.weight), "
+        "which suggests another unit: the distance of the median of its new values from the range "
+        "of 98 % of its earlier values, in widths of that range. Above it the update stops before "
+        "training; 0: any median outside the range stops it, 1e12: no check",
     )
 
 
