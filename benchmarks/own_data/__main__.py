@@ -14,9 +14,13 @@ from pathlib import Path
 import click
 
 from benchmarks.own_data.ids import ids
+from benchmarks.own_data.recommend import recommend
 from benchmarks.report import Check, Rows, measure_parts
 
-PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {"ids": ids}
+PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {
+    "ids": ids,
+    "recommend": recommend,
+}
 
 
 @click.command()
