@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.sides import Side
+from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.tables import Tables, frame
 
 MIN_ROWS = 20
@@ -30,12 +31,15 @@ class Day(NamedTuple):
         The tables before, the new rows, and both merged.
     appended : int
         The number of new interactions, which are the last rows of the merged ones.
+    ids : RunIds
+        The ids of the merged tables.
     """
 
     before: Tables
     new: Tables
     merged: Tables
     appended: int
+    ids: RunIds
 
 
 def suspicions(
@@ -74,6 +78,7 @@ def suspicions(
             before=getattr(day.before, name),
             new=getattr(day.new, name),
             merged=getattr(day.merged, name),
+            names=getattr(day.ids, name),
         )
         found += rows.describe_changed(day.new.interactions, max_changed)
         for column in side.numeric:
@@ -97,8 +102,8 @@ def suspicions(
 class _Rows:
     """The users (or items) in the new data: known ones, before and after, and new ones."""
 
-    def __init__(self, side: Side, before: pa.Table, new: pa.Table, merged: pa.Table):
-        self.side, self.table = side, before
+    def __init__(self, side: Side, before: pa.Table, new: pa.Table, merged: pa.Table, names: Ids):
+        self.side, self.table, self.names = side, before, names
         ids = new[0].to_numpy()
         known = np.isin(ids, before[0].to_numpy())
         self.ids = ids[known]
@@ -123,10 +128,11 @@ class _Rows:
             return []
         row = int(changed.argmax())
         column = next(column for column, differ in self.differ.items() if differ[row])
+        shown_id = _shown(self.names.decode(self.ids[[row]])[0])
         return [
             f"{self.side.name}s: {count:,} of {total:,} known ones have other values than before "
             f"in half of their columns or more ({count / total:.0%}; update.max_changed is "
-            f"{max_changed:.0%}), such as {self.side.id} {self.ids[row]}: {column} was "
+            f"{max_changed:.0%}), such as {self.side.id} {shown_id}: {column} was "
             f"{_shown(self.before[column][row])}, is {_shown(self.after[column][row])}. Were the "
             "ids renumbered?"
         ]

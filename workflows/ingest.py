@@ -1,18 +1,22 @@
-"""Read a data set from its source, and write the tidy tables with the original ids."""
+"""Read a data set from its source, and write the tidy tables and the ids."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import BaseModel, Field, validator
 
 from twotower.workflows.day import Day
+from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 from twotower.workflows.sources.parquet.config import ParquetConfig
 from twotower.workflows.sources.parquet.source import ParquetSource
 from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
-from twotower.workflows.tables import Tables, merge
+from twotower.workflows.sources.times import check_scale
+from twotower.workflows.tables import Tables, merge, sorted_by_id
 
 _CLASSES: tuple[type[Source], ...] = (MovieLens1M, MovieLens100K, SyntheticSource, ParquetSource)
 SOURCES = {source.name: source for source in _CLASSES}
@@ -93,8 +97,8 @@ def ingest(
     ----------
     config : IngestConfig
     out : Path
-        The folder for interactions.parquet, users.parquet and items.parquet (see `Tables`).
-        Nothing is written if the data is wrong.
+        The folder for interactions.parquet, users.parquet and items.parquet (see `Tables`), and for
+        user_ids.parquet and item_ids.parquet (see `Ids`). Nothing is written if the data is wrong.
     progress : callable, optional
         Called with (units done, units in total).
     on_message : callable, optional
@@ -105,8 +109,14 @@ def ingest(
     ------
     DataError
     """
-    tables = _source(config).read(progress, on_message)
+    raw = _source(config).read(progress, on_message)
+    ids = RunIds(
+        Ids.of(raw.users["user_id"], raw.interactions["user_id"]),
+        Ids.of(raw.items["item_id"], raw.interactions["item_id"]),
+    )
+    tables = Tables(**_encoded(raw._asdict(), ids))
     tables.write(out)
+    ids.write(out)
     return IngestReport.of(config.source, tables)
 
 
@@ -139,13 +149,28 @@ def ingest_more(
     ------
     DataError
     """
-    source = _source(config)
-    tables = source.read_update(more, progress, on_message)
+    source, before = _source(config), RunIds.read(data)
+    raw = source.read_update(more, before.types, progress, on_message)
+    ids = RunIds(
+        before.users.extend(*(raw[name]["user_id"] for name in raw if name != "items")),
+        before.items.extend(*(raw[name]["item_id"] for name in raw if name != "users")),
+    )
     old = Tables.read(data)
     empty = Tables(*(table.slice(0, 0) for table in old))
-    new = empty._replace(**tables)
+    new = empty._replace(**_encoded(raw, ids))
+    if "timestamp" in old.interactions.column_names:
+        check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
     merged, appended = merge(old, new, source.keeps_repeats)
-    return None if merged.same(old) else Day(old, new, merged, appended)
+    return None if merged.same(old) else Day(old, new, merged, appended, ids)
+
+
+def _encoded(raw: Mapping[str, pa.Table], ids: RunIds) -> dict[str, pa.Table]:
+    """Replace the ids of a source's tables by codes; users and items are sorted by them."""
+    tables = {name: ids.encode(table) for name, table in raw.items()}
+    return {
+        name: table if name == "interactions" else sorted_by_id(table)
+        for name, table in tables.items()
+    }
 
 
 def source_files(config: IngestConfig) -> list[Path]:

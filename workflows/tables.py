@@ -20,17 +20,20 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
 class Tables(NamedTuple):
-    """One data set with the original ids.
+    """One data set.
+
+    A source returns the ids as given: int64, uint64 or text. In the files and everywhere else the
+    ids are int64 codes (see `workflows.ids`).
 
     Attributes
     ----------
     interactions : Table
-        user_id (int64), item_id (int64), optionally rating (float32) and timestamp (int64, unix
+        user_id, item_id, optionally rating (float32) and timestamp (int64, unix
         seconds), and other columns of the source; rows in the order of the source.
     users : Table
-        user_id (int64) and features; one row per user, by ascending id.
+        user_id and features; one row per user, by ascending code.
     items : Table
-        item_id (int64) and features; one row per item, by ascending id.
+        item_id and features; one row per item, by ascending code.
     """
 
     interactions: pa.Table

@@ -141,6 +141,7 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
         result("TensorFlow and Merlin")
     with run.steps("update", "ingest", "preprocess", "train") as (out, notes):
         day.merged.write(out / "data")
+        day.ids.write(out / "data")
         notes["ingest"] |= {**total.dict(), "summary": str(total)}
         notes["ingest"]["updates"] = [*before.get("updates", []), new]
         new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -188,10 +189,50 @@ BAD = {
         zipped(lambda data: data.replace(b"978300010", b"978300011")),
         "ml-1m.zip: truncated or damaged zip; ml-1m/ratings.dat",
     ),
-    "ids that are words": (
+    "ids in the log that the table has as numbers": (
         "parquet",
         log(user_id=["ann", "bob", "bob"]),
-        "log.parquet, row 1, column user_id: 'ann' (string); hash_array",
+        "users.parquet, row 1, column user_id: 1 (int64); in the other data; text; as string",
+    ),
+    "an empty id": (
+        "parquet",
+        log(item_id=["a", "", "b"]),
+        "log.parquet, row 2, column item_id: an empty text; Leave such rows out",
+    ),
+    "an id with the character NUL": (
+        "parquet",
+        log(item_id=["a", "b", "a\0"]),
+        "log.parquet, row 3, column item_id: a text with the character NUL; Remove",
+    ),
+    "an id that ends lists": (
+        "parquet",
+        log(item_id=["a", "\uffff", "b"]),
+        "log.parquet, row 2, column item_id: a text with U+FFFF; Remove",
+    ),
+    "an id that is too long": (
+        "parquet",
+        log(item_id=["a" * 1024, "é" * 512 + "e", "b"]),
+        "log.parquet, row 2, column item_id: a text of more than 1,024 bytes; hash",
+    ),
+    "an integer that ends lists": (
+        "parquet",
+        log(item_id=[1, -(2**63), 3]),
+        "log.parquet, row 2, column item_id: -9223372036854775808; another number",
+    ),
+    "an unsigned integer that ends lists": (
+        "parquet",
+        log(item_id=np.array([1, 2, 2**64 - 1], np.uint64)),
+        "log.parquet, row 3, column item_id: 18446744073709551615; another number",
+    ),
+    "ids that are true or false": (
+        "parquet",
+        log(item_id=[True, False, True]),
+        "log.parquet, row 1, column item_id: 1 (bool); whole numbers or text",
+    ),
+    "ids that are times": (
+        "parquet",
+        log(item_id=pd.to_datetime(["2020-01-01"] * 3)),
+        "log.parquet, row 1, column item_id: 1577836800 (timestamp; whole numbers or text",
     ),
     "ids that are fractions": (
         "parquet",
@@ -202,11 +243,6 @@ BAD = {
         "parquet",
         log(item_id=pd.array([1, 2, None], dtype="Int64")),
         "log.parquet, row 3, column item_id: null",
-    ),
-    "a negative id": (
-        "parquet",
-        log(item_id=[1, -7, 3]),
-        "log.parquet, row 2, column item_id: -7",
     ),
     "missing column": (
         "parquet",

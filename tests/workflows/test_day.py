@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from twotower.workflows.day import Day, suspicions
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
+from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.tables import Tables, merge
 
 FEATURES = FeaturesConfig(user=["city"], item=["brand"], item_numeric=["price"])
@@ -43,7 +44,7 @@ PRICES = np.array(BEFORE.items["price"])
 
 
 def found(new: Tables, max_changed: float = 0.5, max_shift: float = 3.0) -> list[str]:
-    day = Day(BEFORE, new, *merge(BEFORE, new))
+    day = Day(BEFORE, new, *merge(BEFORE, new), RunIds(Ids(), Ids()))
     return suspicions(day, FEATURES, PositivesConfig(column="rating"), max_changed, max_shift)
 
 
@@ -107,5 +108,6 @@ def test_what_is_null_or_a_list_is_compared_as_a_value():
     (text,) = found(nulls)
     assert "such as item_id 0: brand was 'brand 0', is None" in text
     before = nulls.items
-    day = Day(BEFORE._replace(items=before), nulls, *merge(BEFORE._replace(items=before), nulls))
+    earlier = BEFORE._replace(items=before)
+    day = Day(earlier, nulls, *merge(earlier, nulls), RunIds(Ids(), Ids()))
     assert suspicions(day, FEATURES, PositivesConfig(), 0.5, 3.0) == []

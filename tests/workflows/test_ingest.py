@@ -38,7 +38,9 @@ def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
     assert not report.synthetic
     assert sorted(p.name for p in out.iterdir()) == [
         "interactions.parquet",
+        "item_ids.parquet",
         "items.parquet",
+        "user_ids.parquet",
         "users.parquet",
     ]
     interactions = pd.read_parquet(out / "interactions.parquet")
@@ -175,6 +177,31 @@ def test_a_column_may_have_no_value_in_a_day(given, missing, tmp_path):
         ingest(first, tmp_path / "first")
 
 
+@pytest.mark.parametrize("unit", [1, 1000, "%Y-%m-%dT%H:%M:%SZ", "%m/%d/%Y %I:%M:%S %p"])
+def test_a_day_with_times_in_another_unit_is_converted_or_refused(unit, tmp_path):
+    def write(name: str, users: list[int], times: list) -> Path:
+        (tmp_path / name).mkdir()
+        rows = {"user_id": users, "item_id": [5] * len(users), "timestamp": times}
+        pd.DataFrame(rows).to_parquet(tmp_path / name / "log.parquet")
+        return tmp_path / name
+
+    seconds = [1710512345, 1710598745]
+    parquet = ParquetConfig(interactions="log.parquet", keep=["timestamp"])
+    base = write("base", [1, 2], seconds)
+    config, data = IngestConfig(source="parquet", path=base, parquet=parquet), tmp_path / "data"
+    ingest(config, data)
+    new = pd.to_datetime([1711512345, 1711598745], unit="s")
+    stored = new.strftime(unit) if isinstance(unit, str) else new.astype("int64") // 10**9 * unit
+    messages: list[str] = []
+    day = ingest_more(config, data, write("day", [3, 4], list(stored)), None, messages.append)
+    assert day.merged.interactions["timestamp"].to_pylist()[2:] == [1711512345, 1711598745]
+    assert len(messages) == (unit != 1)
+    with pytest.raises(DataError, match="new numbers are from 1 to 2, but those before are from"):
+        ingest_more(config, data, write("places", [3, 4], [1, 2]))
+    with pytest.raises(DataError, match="'01/02/2024'; no value of the column shows whether"):
+        ingest_more(config, data, write("unclear", [3, 4], ["01/02/2024", "02/02/2024"]))
+
+
 def test_more_with_a_user_it_does_not_describe_is_refused(ml_1m, tmp_path):
     config, data = IngestConfig(source="ml-1m", path=ml_1m), tmp_path / "data"
     ingest(config, data)
@@ -266,7 +293,7 @@ class ThreePairs(Source):
         users, items = pa.table({"user_id": [1, 2]}), pa.table({"item_id": [5, 6]})
         return Tables(pa.table(ids), users, items)
 
-    def read_update(self, folder, progress=None, on_message=ignore):
+    def read_update(self, folder, id_types, progress=None, on_message=ignore):
         return {"items": pa.table({"item_id": [7]})}
 
 

@@ -15,11 +15,11 @@ LOWER_BITS = (
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def tidy(column: pa.ChunkedArray, keep_unsigned: bool = False) -> pa.ChunkedArray:
     """Convert a column to its tidy type.
 
     Integers and booleans become int64, floats and decimals float64, dates and times int64 unix
-    seconds, categories their values. NaN becomes null.
+    seconds, categories their values. NaN becomes null. With `keep_unsigned`, uint64 stays as it is.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_null(kind):
         return column
     if pa.types.is_dictionary(kind):
-        return tidy(column.cast(kind.value_type))
+        return tidy(column.cast(kind.value_type), keep_unsigned)
     if pa.types.is_fixed_size_list(kind):
         kind = pa.list_(kind.value_type)
         column = pa.chunked_array([_as_lists(chunk) for chunk in column.chunks], kind)
@@ -43,6 +43,8 @@ def tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
         kind = column.type
     if pa.types.is_timestamp(kind):
         return pc.divide(column.cast(pa.int64()), _PER_SECOND[kind.unit])
+    if keep_unsigned and pa.types.is_uint64(kind):
+        return column
     if pa.types.is_uint64(kind) and (high := pc.max(column).as_py() or 0) >= 2**63:
         raise ValueError(f"{high} is beyond 2**63 - 1. {LOWER_BITS}")
     column = column.cast(_tidy_type(kind))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from twotower.workflows.tables import Tables
 
+IdTypes = Mapping[str, pa.DataType]
+"""The types of the columns user_id and item_id: int64, uint64 or string."""
 Progress = Callable[[int, int], None]
 """Called with (units done, units in total)."""
 OnMessage = Callable[[str], None]
@@ -90,7 +92,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:
-        """Read and check the data.
+        """Read and check the data; ids are as given.
 
         Raises
         ------
@@ -100,12 +102,23 @@ class Source(ABC):
 
     @abstractmethod
     def read_update(
-        self, folder: Path, progress: Progress | None = None, on_message: OnMessage = ignore
+        self,
+        folder: Path,
+        id_types: IdTypes,
+        progress: Progress | None = None,
+        on_message: OnMessage = ignore,
     ) -> dict[str, pa.Table]:
         """Read and check new data from `folder`, which has the same format as `path`.
 
         If there are new interactions, there must be a row for every user and item in them.
         Otherwise `folder` may have only users or only items.
+
+        Parameters
+        ----------
+        folder : Path
+        id_types : mapping of str to DataType
+            The types of the ids before, which those in `folder` must have.
+        progress, on_message : callable, optional
 
         Returns
         -------

@@ -15,15 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.arrow_types import LOWER_BITS, is_time
+from twotower.workflows.ids import WORDS, plain_type
+from twotower.workflows.sources.arrow_types import is_time
 
-_IDS = "ids must be whole numbers of 0 or more"
-_TEXT_IDS = (
-    "Replace the values by numbers where the files are made. A value needs the same number every "
-    "day, which pandas.factorize does not give: use hashes, in pandas "
-    '(pandas.util.hash_array(column.to_numpy()) >> 1).astype("int64"), or keep a table of values '
-    "and numbers and append new values to it"
-)
+MAX_ID_BYTES = 1024
+"""Longest text id, in bytes of UTF-8."""
+_IDS = "ids must be whole numbers or text"
+_RESERVED = {pa.int64(): -(2**63), pa.uint64(): 2**64 - 1}
+"""The integers that end the lists of a request, so they cannot be ids."""
 
 
 class Rows:
@@ -104,32 +103,98 @@ class Column:
         return Column(self.name, values, self.stored, self.rows)
 
 
-def as_ids(column: Column) -> np.ndarray:
-    """Check that a column has ids: whole numbers of 0 or more in every row.
+def as_ids(column: Column, kind: pa.DataType | None = None) -> pa.Array:
+    """Check that a column has ids: whole numbers or text in every row.
+
+    Parameters
+    ----------
+    column : Column
+    kind : DataType, optional
+        The type that the ids must have: that of the same ids in another file, or before an update.
 
     Returns
     -------
-    ndarray of int64
+    Array of int64 or uint64, or DictionaryArray of strings
+        The ids as given.
 
     Raises
     ------
     DataError
         The message names the first wrong value and what to do.
     """
-    values = column.values
+    values, types = column.values, [each.type for each in column.stored]
     if values.null_count:
         row = int(np.argmax(pc.is_null(values).to_numpy()))
         raise _bad_id(column, row, "null", f"Leave such rows out ({values.null_count:,})")
     if pa.types.is_floating(values.type):
         row, advice = _float_id(values.to_numpy())
         raise _bad_id(column, row, f"{values[row].as_py()!r} ({values.type})", advice)
-    if not pa.types.is_int64(values.type):
-        raise _bad_id(column, 0, f"{values[0].as_py()!r} ({values.type})", _TEXT_IDS)
-    ids = values.to_numpy()
-    if (ids < 0).any():
-        row = int(np.argmax(ids < 0))
-        raise _bad_id(column, row, str(ids[row]), LOWER_BITS)
-    return ids
+    other = next((each for each in types if pa.types.is_boolean(each) or is_time(each)), None)
+    if other is not None or values.type not in WORDS:
+        found = f"{values[0].as_py()!r} ({other or values.type})"
+        raise _bad_id(column, 0, found, "Store the ids as whole numbers or as text")
+    if pa.types.is_string(values.type):
+        ids = _combined(values.dictionary_encode().unify_dictionaries())
+        _check_texts(column, ids)
+    else:
+        ids = _combined(values)
+        _check_reserved(column, ids)
+    return ids if kind is None else _as_kind(column, ids, kind)
+
+
+def _combined(values: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(values.chunks) if len(values.chunks) != 1 else values.chunk(0)
+
+
+def _check_texts(column: Column, ids: pa.DictionaryArray) -> None:
+    """Raise DataError for the first text that cannot be an id."""
+    texts, rows = ids.dictionary, ids.indices.to_numpy()
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{column.stored[0]}: a text is not UTF-8; store text as UTF-8") from error
+    sizes = pc.binary_length(texts).to_numpy()
+    marks = [pc.match_substring(texts, mark).to_numpy(False) for mark in ("\0", "\uffff")]
+    for bad, found, advice in (
+        (sizes == 0, "an empty text", "Leave such rows out"),
+        (
+            sizes > MAX_ID_BYTES,
+            f"a text of more than {MAX_ID_BYTES:,} bytes",
+            "Use a shorter text, such as a hash of it",
+        ),
+        (marks[0], "a text with the character NUL", "Remove the character"),
+        (marks[1], "a text with U+FFFF, which ends the lists of a request", "Remove the character"),
+    ):
+        if bad.any():
+            raise _bad_id(column, int(bad[rows].argmax()), found, advice)
+
+
+def _check_reserved(column: Column, ids: pa.Array) -> None:
+    """Raise DataError for an integer that cannot be an id."""
+    reserved = _RESERVED[ids.type]
+    if (bad := ids.to_numpy() == reserved).any():
+        advice = "This number ends the lists of a request; give this one id another number"
+        raise _bad_id(column, int(bad.argmax()), str(reserved), advice)
+
+
+def _as_kind(column: Column, ids: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return ids as `kind`, if that changes no id."""
+    if plain_type(ids.type) == kind:
+        return ids
+    if not (pa.types.is_dictionary(ids.type) or pa.types.is_string(kind)):
+        try:
+            return ids.cast(kind)
+        except pa.ArrowInvalid:  # a number that the other type lacks
+            wrong = ids.to_numpy()
+            wrong = wrong < 0 if pa.types.is_uint64(kind) else wrong >= 2**63
+            row = int(wrong.argmax())
+    else:
+        row = 0
+    place, found = column.place(row), ids[row].as_py()
+    raise DataError(
+        f"{place}: {found!r} ({plain_type(ids.type)}), but in the other data the values of "
+        f"{column.name} are {WORDS[kind]}; store them here as there, as {kind}"
+    )
 
 
 def _bad_id(column: Column, row: int, found: str, advice: str) -> DataError:
@@ -165,10 +230,16 @@ def as_numbers(column: Column, kind: pa.DataType, advice: str = "") -> pa.Chunke
             f"{column.stored[0]}: expected numbers as {kind} for {column.name}: {error}. "
             f"{advice}".rstrip()
         ) from error
+    refuse_nulls(column.replace_values(values))
+    return values
+
+
+def refuse_nulls(column: Column) -> None:
+    """Raise DataError if a value is missing; the message names the first row and their number."""
+    values = column.values
     if values.null_count:
         row = int(np.argmax(pc.is_null(values).to_numpy()))
         raise DataError(
             f"{column.place(row)}: null {column.name} ({values.null_count:,} such rows); leave "
             "such rows out or give them a value"
         )
-    return values

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, root_validator
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
+from twotower.workflows.sources.base import IdTypes, OnMessage, Progress, Source, ignore
 from twotower.workflows.tables import Tables
 
 GENRES = {  # name: percentage of the films that have it
@@ -100,7 +100,11 @@ class SyntheticSource(Source):
         return synthesise(self.settings, progress)
 
     def read_update(
-        self, folder: Path, progress: Progress | None = None, on_message: OnMessage = ignore
+        self,
+        folder: Path,
+        id_types: IdTypes,
+        progress: Progress | None = None,
+        on_message: OnMessage = ignore,
     ) -> dict[str, pa.Table]:
         """Raise DataError: there is no new data."""
         raise DataError("source synthetic has no new data to read; make a run from a data set")

@@ -6,10 +6,14 @@ from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from tests.workflows.sources.conftest import DATES, PAIRS, SECONDS, read
 from twotower.workflows.errors import DataError
+from twotower.workflows.sources.parquet.config import ParquetConfig
+from twotower.workflows.sources.times import check_scale
 
 
 @pytest.mark.parametrize(
@@ -57,10 +61,84 @@ TIMES = {
 }
 
 
+LOCAL = "column timestamp: the times name no zone, so they are read as UTC"
+
+
 @pytest.mark.parametrize("kind", TIMES)
 def test_times_become_seconds(kind, tmp_path):
     tables, messages = read(tmp_path, PAIRS.assign(timestamp=TIMES[kind]), keep=["timestamp"])
-    assert (tables.interactions["timestamp"].to_pylist(), messages) == (SECONDS.tolist(), [])
+    assert tables.interactions["timestamp"].to_pylist() == SECONDS.tolist()
+    assert messages == ([LOCAL] if kind == "nanoseconds" else [])
+
+
+@pytest.mark.parametrize(
+    "form, remark",
+    [
+        ("%Y-%m-%d %H:%M:%S UTC", "the texts are read as ISO 8601 with a zone"),
+        (
+            "%m/%d/%Y %I:%M:%S %p",
+            "the texts are read as %m/%d/%Y %I:%M:%S %p, the month first because of "
+            "'12/31/2020 11:59:59 PM'; set ingest.files.time_format to '%m/%d/%Y %I:%M:%S %p' so "
+            "that an update cannot differ; no zone is named, so they are read as UTC",
+        ),
+    ],
+)
+def test_texts_become_seconds_and_a_message_says_how(form, remark, tmp_path):
+    log = PAIRS.assign(timestamp=[date.strftime(form) for date in DATES])
+    tables, messages = read(tmp_path, log, keep=["timestamp"])
+    assert tables.interactions["timestamp"].to_pylist() == SECONDS.tolist()
+    assert messages == [f"column timestamp: {remark}"]
+
+
+@pytest.mark.parametrize(
+    "values, time_format, expected",
+    [
+        ([5, 7, 9], "seconds", [5, 7, 9]),
+        ([0, 5999, "6000"], "milliseconds", [0, 5, 6]),
+        ([20200131, 20200201, 20200201], "%Y%m%d", [1580428800, 1580515200, 1580515200]),
+        (["01/02/2020", "01/02/2020", "02/02/2020"], "%d/%m/%Y", [1580515200] * 2 + [1580601600]),
+    ],
+)
+def test_the_setting_decides_what_is_unclear(values, time_format, expected, tmp_path):
+    values = list(map(str, values)) if "6000" in values else values
+    log = PAIRS.assign(timestamp=values)
+    tables, _ = read(tmp_path, log, keep=["timestamp"], time_format=time_format)
+    assert tables.interactions["timestamp"].to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    "values, time_format, message",
+    [
+        (["5", "soon", "7"], "seconds", "row 2, column timestamp: 'soon'; expected a number"),
+        (["5", "soon", "7"], None, "row 2, column timestamp: 'soon'; expected a number"),
+        ([5, 6, 10**13], "milliseconds", "row 3.*10000000000000; as milliseconds .* after the"),
+        (["2020-01-31"] * 3, "%d/%m/%Y", "row 1.*'2020-01-31'; it cannot be read as %d/%m/%Y"),
+        (["2020-01-31", " ", ""], None, r"row 2, column timestamp: null timestamp \(2 such rows"),
+    ],
+)
+def test_what_does_not_fit_is_refused(values, time_format, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        read(
+            tmp_path,
+            PAIRS.assign(timestamp=values),
+            keep=["timestamp"],
+            time_format=time_format,
+        )
+
+
+def test_a_wrong_setting_is_refused():
+    with pytest.raises(ValidationError, match="'minutes' has no year"):
+        ParquetConfig(interactions="log.parquet", time_format="minutes")
+
+
+def test_a_sequence_of_places_is_not_mixed_with_times():
+    places, times = (pa.chunked_array([values]) for values in ([1, 2, 3], SECONDS))
+    for before, new in ((times, places), (places, times)):
+        with pytest.raises(DataError, match="store the new ones in the unit of those before"):
+            check_scale(before, new)
+    none = pa.chunked_array([pa.array([], pa.int64())])
+    for before, new in ((times, times), (places, places), (none, places), (places, none)):
+        check_scale(before, new)
 
 
 def test_dates_become_the_seconds_of_their_midnight(tmp_path):
@@ -73,40 +151,49 @@ def test_dates_become_the_seconds_of_their_midnight(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "times, message, advice",
+    "times, message, time_format",
     [
         (
-            ["01/31/2020 02:00 PM", "02/01/2020 1:00 AM", "02/01/2020 12:00 AM"],
-            "Failed to parse string: '02/01/2020 12:00 AM'",
-            lambda column: pd.to_datetime(column, utc=True),
+            ["01/02/2020 02:00 PM", "02/02/2020 1:00 AM", "02/02/2020 12:00 AM"],
+            r"row 1, column timestamp: '01/02/2020 02:00 PM'; no value of the column shows",
+            "%d/%m/%Y %I:%M %p",
         ),
         (
-            [20200131, 20200201, 20200201],
-            r"row 2, column timestamp: 20200201; it may be a date",
-            lambda column: pd.to_datetime(column, format="%Y%m%d"),
+            [20200201, 20200202, 20200202],
+            r"row 2, column timestamp: 20200202; it may be a date",
+            "%Y%m%d",
         ),
         (
-            [20200131140000, 20200201010000, 20200201000000],
-            r"row 2, column timestamp: 20200201010000; as seconds .* after the year 2100",
-            lambda column: pd.to_datetime(column, format="%Y%m%d%H%M%S"),
+            [20200201140000, 20200202010000, 20200202000000],
+            r"row 2, column timestamp: 20200202010000; as seconds .* after the year 2100",
+            "%Y%m%d%H%M%S",
         ),
         ([1577836800, 1577836800000, 1], "row 2, column timestamp: 1577836800000", None),
-        ([1.5, np.inf, 3.0], "expected numbers as int64 for timestamp", None),
-        ([True, False, True], "column timestamp: booleans are not times", None),
         ([1577836800, -1, 5], "row 2, column timestamp: -1; it is before 1970", None),
     ],
 )
-def test_times_that_are_ambiguous_are_refused_with_what_to_do(times, message, advice, tmp_path):
+def test_times_that_are_ambiguous_are_refused_with_what_to_do(
+    times, message, time_format, tmp_path
+):
     log = PAIRS.assign(timestamp=times)
-    with pytest.raises(DataError, match=message) as raised:
+    with pytest.raises(DataError, match=f"{message}.*Set ingest.files.time_format to"):
         read(tmp_path, log, keep=["timestamp"])
-    assert "Store seconds since 1970, or times: in pandas" in str(raised.value)
-    if advice:
-        tables, _ = read(
-            tmp_path, log.assign(timestamp=advice(log["timestamp"])), keep=["timestamp"]
-        )
+    if time_format:
+        tables, _ = read(tmp_path, log, keep=["timestamp"], time_format=time_format)
         days = [second // 86400 for second in tables.interactions["timestamp"].to_pylist()]
-        assert days == [18292, 18293, 18293]
+        assert days == [18293, 18294, 18294]
+
+
+@pytest.mark.parametrize(
+    "times, message",
+    [
+        ([1.5, np.inf, 3.0], "expected numbers as int64 for timestamp"),
+        ([True, False, True], "column timestamp: booleans are not times"),
+    ],
+)
+def test_values_that_are_no_times_are_refused(times, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, PAIRS.assign(timestamp=times), keep=["timestamp"])
 
 
 def test_only_the_interactions_timestamp_and_rating_have_a_meaning(tmp_path):

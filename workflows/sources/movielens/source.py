@@ -18,7 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.base import OnMessage, Progress, ProgressCounter, Source, ignore
+from twotower.workflows.sources.base import (
+    IdTypes,
+    OnMessage,
+    Progress,
+    ProgressCounter,
+    Source,
+    ignore,
+)
 from twotower.workflows.sources.movielens.layouts import (
     ML_1M,
     ML_100K,
@@ -77,7 +84,11 @@ class MovieLens(Source):
         return _read_all(open_layout(self.layout, self.path), progress)
 
     def read_update(
-        self, folder: Path, progress: Progress | None = None, on_message: OnMessage = ignore
+        self,
+        folder: Path,
+        id_types: IdTypes,
+        progress: Progress | None = None,
+        on_message: OnMessage = ignore,
     ) -> dict[str, pa.Table]:
         """Read all files, or without ratings the file of users, of items, or both."""
         files = open_layout(self.layout, folder, complete=False)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, validator
+
+from twotower.workflows.sources.time_texts import check_format
+from twotower.workflows.sources.times import UNITS
 
 
 class ParquetConfig(BaseModel, extra="forbid"):
@@ -51,6 +54,20 @@ class ParquetConfig(BaseModel, extra="forbid"):
         "one value for a user or an item. error: stop. keep_last: use the value of the last row in "
         "file order. That row may belong to the test part, which makes test metrics too high.",
     )
+
+    time_format: str | None = Field(
+        None,
+        description="How the column `timestamp` is written, where the values do not show it: a "
+        f"strptime format such as '%d/%m/%Y %H:%M', or the unit of numbers ({', '.join(UNITS)}). "
+        "null: one format or unit is found for the whole column, a line says which, and a column "
+        "with more than one meaning is refused. Times without a zone are UTC.",
+    )
+
+    @validator("time_format")
+    def _is_unit_or_format(cls, time_format: str | None) -> str | None:
+        if time_format is not None and time_format not in UNITS:
+            check_format(time_format)
+        return time_format
 
     @property
     def paths(self) -> list[Path]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.arrow_types import is_time, is_untyped, tidy
 from twotower.workflows.sources.base import ProgressCounter
-from twotower.workflows.sources.columns import Column, Rows, Stored
+from twotower.workflows.sources.columns import Column, Rows, Stored, as_ids
 from twotower.workflows.tables import UNREADABLE
 
 
@@ -51,8 +51,12 @@ class ParquetFiles:
         if not len(self.rows):
             raise DataError(f"{paths[0]}: no rows")
 
-    def column(self, name: str) -> Column:
-        """Read a column, in its tidy type.
+    def ids(self, name: str, kind: pa.DataType | None = None) -> pa.Array:
+        """Read a column of ids as given, and check it (see `as_ids`)."""
+        return as_ids(self.column(name, keep_unsigned=True), kind)
+
+    def column(self, name: str, keep_unsigned: bool = False) -> Column:
+        """Read a column, in its tidy type; uint64 stays as it is with `keep_unsigned`.
 
         Raises
         ------
@@ -64,7 +68,7 @@ class ParquetFiles:
         for index, file in enumerate(self._files):
             place = self._stored(name, index)
             try:
-                parts.append(tidy(file.read(columns=[place.name]).column(0)))
+                parts.append(tidy(file.read(columns=[place.name]).column(0), keep_unsigned))
             except pa.ArrowNotImplementedError as error:
                 raise DataError(f"{place}: {error}") from error
             except UNREADABLE as error:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.base import OnMessage, Progress, ProgressCounter, Source, ignore
-from twotower.workflows.sources.columns import as_ids, as_numbers
+from twotower.workflows.ids import plain_type
+from twotower.workflows.sources.base import (
+    IdTypes,
+    OnMessage,
+    Progress,
+    ProgressCounter,
+    Source,
+    ignore,
+)
+from twotower.workflows.sources.columns import as_numbers
 from twotower.workflows.sources.parquet.config import ParquetConfig
 from twotower.workflows.sources.parquet.files import ParquetFiles, count_rows, expand
 from twotower.workflows.sources.parquet.tables import (
@@ -58,10 +65,14 @@ class ParquetSource(Source):
 
     def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:
         """Read all tables. `progress` counts columns."""
-        return self._read(self.base, progress, on_message)
+        return self._read(self.base, {}, progress, on_message)
 
     def read_update(
-        self, folder: Path, progress: Progress | None = None, on_message: OnMessage = ignore
+        self,
+        folder: Path,
+        id_types: IdTypes,
+        progress: Progress | None = None,
+        on_message: OnMessage = ignore,
     ) -> dict[str, pa.Table]:
         """Read all tables or, if there is no new interaction, those of users or items.
 
@@ -75,12 +86,13 @@ class ParquetSource(Source):
                     "`twotower ingest` again"
                 )
         if count_rows(folder / self.config.interactions):
-            return self._read(folder, progress, on_message, need_values=False)._asdict()
-        return self._read_sides(folder, progress)
+            return self._read(folder, id_types, progress, on_message, need_values=False)._asdict()
+        return self._read_sides(folder, id_types, progress)
 
     def _read(
         self,
         base: Path,
+        types: IdTypes,
         progress: Progress | None,
         on_message: OnMessage,
         need_values: bool = True,
@@ -91,21 +103,22 @@ class ParquetSource(Source):
         # The ids of the interactions and of each given table are columns, too.
         counter = ProgressCounter(progress, 2 + len(features) + len(sides))
         log = ParquetFiles(base / config.interactions, config.columns, counter, need_values)
-        user_ids, item_ids = as_ids(log.column("user_id")), as_ids(log.column("item_id"))
+        user_ids, item_ids = (log.ids(key, types.get(key)) for key in ("user_id", "item_id"))
         rows = rows_to_keep(
             user_ids, item_ids, log.rows, duplicates=config.duplicates, on_message=on_message
         )
-        columns = {"user_id": pa.array(user_ids[rows]), "item_id": pa.array(item_ids[rows])}
+        columns = {"user_id": user_ids.take(rows), "item_id": item_ids.take(rows)}
         for name in config.keep:
-            columns[name] = _kept_column(log, name, on_message).take(rows)
+            column = _kept_column(log, name, config.time_format, on_message)
+            columns[name] = column.take(rows)
 
-        def side(path: Path | None, key: str, ids: np.ndarray, features: list[str]) -> pa.Table:
+        def side(path: Path | None, key: str, ids: pa.Array, features: list[str]) -> pa.Table:
             if path is None:
                 return table_from_interactions(
                     log, key, ids, features, differing=config.differing, on_message=on_message
                 )
             files = ParquetFiles(base / path, config.columns, counter, need_values)
-            table = given_table(files, key, features)
+            table = given_table(files, key, features, plain_type(ids.type))
             check_references(ids, log.rows, key, table, path)
             return table
 
@@ -115,7 +128,9 @@ class ParquetSource(Source):
             items=side(config.items, "item_id", item_ids, config.item_features),
         )
 
-    def _read_sides(self, base: Path, progress: Progress | None) -> dict[str, pa.Table]:
+    def _read_sides(
+        self, base: Path, types: IdTypes, progress: Progress | None
+    ) -> dict[str, pa.Table]:
         """Read the users, the items or both, where there are rows."""
         config = self.config
         sides = {
@@ -135,15 +150,17 @@ class ParquetSource(Source):
         tables = {}
         for name, (path, key, features) in sides.items():
             files = ParquetFiles(path, config.columns, counter, need_values=False)
-            tables[name] = given_table(files, key, features)
+            tables[name] = given_table(files, key, features, types[key])
         return tables
 
 
-def _kept_column(log: ParquetFiles, name: str, on_message: OnMessage) -> pa.ChunkedArray:
+def _kept_column(
+    log: ParquetFiles, name: str, time_format: str | None, on_message: OnMessage
+) -> pa.ChunkedArray:
     """Read a column of the interactions; rating and timestamp have types of their own."""
     column = log.column(name)
     if name == "rating":
         return as_numbers(column, pa.float32())
     if name == "timestamp":
-        return as_seconds(column, on_message)
+        return as_seconds(column, on_message, time_format)
     return column.values

@@ -10,15 +10,16 @@ import pandas as pd
 import pyarrow as pa
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.ids import Ids
 from twotower.workflows.sources.base import OnMessage
-from twotower.workflows.sources.columns import Rows, as_ids
+from twotower.workflows.sources.columns import Rows
 from twotower.workflows.sources.parquet.files import ParquetFiles
-from twotower.workflows.tables import repeated_pairs, sorted_by_id
+from twotower.workflows.tables import repeated_pairs
 
 
 def rows_to_keep(
-    user_ids: np.ndarray,
-    item_ids: np.ndarray,
+    user_ids: pa.Array,
+    item_ids: pa.Array,
     rows: Rows,
     duplicates: str,
     on_message: OnMessage,
@@ -27,7 +28,8 @@ def rows_to_keep(
 
     Parameters
     ----------
-    user_ids, item_ids : ndarray of int64, shape (n,)
+    user_ids, item_ids : Array, shape (n,)
+        As given.
     rows : Rows
         Where the interactions are, for messages.
     duplicates : str
@@ -48,15 +50,17 @@ def rows_to_keep(
     kept = np.ones(len(user_ids), dtype=bool)
     # The last row of a pair is its first in reverse order.
     step = -1 if duplicates == "keep_last" else 1
-    repeats, firsts = repeated_pairs(user_ids[::step], item_ids[::step])
+    users, items = (Ids.of(ids).encode(ids) for ids in (user_ids, item_ids))
+    repeats, firsts = repeated_pairs(users[::step], items[::step])
     if not len(repeats):
         return np.flatnonzero(kept)
     if duplicates == "error":
         row, first = int(repeats[0]), int(firsts[0])
         raise DataError(
-            f"{rows.place(row)}: user_id {user_ids[row]} and item_id {item_ids[row]} occur "
-            f"already in {rows.place(first)} ({len(repeats):,} rows repeat a pair); remove one, "
-            "or set ingest.parquet.duplicates to keep_last or keep_all"
+            f"{rows.place(row)}: user_id {user_ids[row].as_py()!r} and item_id "
+            f"{item_ids[row].as_py()!r} occur already in {rows.place(first)} "
+            f"({len(repeats):,} rows repeat a pair); remove one, or set ingest."
+            "parquet.duplicates to keep_last or keep_all"
         )
     done = "all are kept, and the split uses the last positive row of each pair"
     if duplicates == "keep_last":
@@ -69,7 +73,7 @@ def rows_to_keep(
 def table_from_interactions(
     log: ParquetFiles,
     key: str,
-    ids: np.ndarray,
+    ids: pa.Array,
     features: Sequence[str],
     differing: str,
     on_message: OnMessage,
@@ -82,8 +86,8 @@ def table_from_interactions(
         The interactions.
     key : str
         "user_id" or "item_id".
-    ids : ndarray of int64, shape (n,)
-        The ids of the interactions.
+    ids : Array, shape (n,)
+        The ids of the interactions, as given.
     features : sequence of str
         The columns of the table.
     differing : str
@@ -94,33 +98,35 @@ def table_from_interactions(
     Returns
     -------
     Table
-        One row per id, ascending, with the values of its last interaction.
+        One row per id, with the values of its last interaction.
 
     Raises
     ------
     DataError
         If a feature has more than one value for an id and `differing` is "error".
     """
-    unique, from_end, position = np.unique(ids[::-1], return_index=True, return_inverse=True)
+    codes = Ids.of(ids).encode(ids)
+    unique, from_end, position = np.unique(codes[::-1], return_index=True, return_inverse=True)
     last_rows, position = len(ids) - 1 - from_end, position[::-1]
     side = key.partition("_")[0]
-    columns = {key: pa.array(unique)}
+    columns = {key: ids.take(pa.array(last_rows))}
     for name in features:
         values = log.column(name).values
         columns[name] = values.take(last_rows)
-        codes = _codes(values)
-        differs = codes != codes[last_rows][position]
+        numbers = _codes(values)
+        differs = numbers != numbers[last_rows][position]
         if not differs.any():
             continue
-        row, count = int(differs.argmax()), len(np.unique(ids[differs]))
+        row, count = int(differs.argmax()), len(np.unique(codes[differs]))
         found = f"{count:,} of {len(unique):,} {side}s have more than one value"
         if differing == "error":
             value, last = _shown(values[row]), _shown(columns[name][int(position[row])])
             raise DataError(
-                f"{log.rows.place(row)}, column {name}: {value} for {key} {ids[row]}, "
-                f"which has {last} in a later row; {found}. Make a table with one row per {side} "
-                f"and name it under ingest.parquet.{side}s, or set ingest.parquet.differing to "
-                "keep_last, which may use rows of the test part and make test metrics too high"
+                f"{log.rows.place(row)}, column {name}: {value} for {key} "
+                f"{ids[row].as_py()!r}, which has {last} in a later row; {found}. Make a table "
+                f"with one row per {side} and name it under ingest.parquet.{side}s, or set "
+                "ingest.parquet.differing to keep_last, which may use rows of the test part and "
+                "make test metrics too high"
             )
         on_message(
             f"column {name}: {found}; the value of the last row is used, which may be in the test "
@@ -144,32 +150,35 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate(codes)
 
 
-def given_table(files: ParquetFiles, key: str, features: Sequence[str]) -> pa.Table:
-    """Read the table of users or items, sorted by id.
+def given_table(
+    files: ParquetFiles, key: str, features: Sequence[str], kind: pa.DataType | None = None
+) -> pa.Table:
+    """Read the table of users or items, with ids as given.
 
     Raises
     ------
     DataError
-        If an id is wrong or repeated.
+        If an id is wrong, not of the type `kind`, or repeated.
     """
-    ids = as_ids(files.column(key))
-    repeats, firsts = repeated_pairs(ids, np.zeros_like(ids))
+    ids = files.ids(key, kind)
+    codes = Ids.of(ids).encode(ids)
+    repeats, firsts = repeated_pairs(codes, np.zeros_like(codes))
     if len(repeats):
+        row, first = int(repeats[0]), int(firsts[0])
         raise DataError(
-            f"{files.rows.place(int(repeats[0]))}: {key} {ids[repeats[0]]} has a row already, "
-            f"{files.rows.place(int(firsts[0]))} ({len(repeats):,} such rows); leave only one row "
-            f"per {key}"
+            f"{files.rows.place(row)}: {key} {ids[row].as_py()!r} has a row already, "
+            f"{files.rows.place(first)} ({len(repeats):,} such rows); leave only one row per {key}"
         )
     columns = {name: files.column(name).values for name in features}
-    return sorted_by_id(pa.table({key: pa.array(ids), **columns}))
+    return pa.table({key: ids, **columns})
 
 
-def check_references(ids: np.ndarray, rows: Rows, key: str, table: pa.Table, path: Path) -> None:
+def check_references(ids: pa.Array, rows: Rows, key: str, table: pa.Table, path: Path) -> None:
     """Check that each id of the interactions has a row in the table of users or items.
 
     Parameters
     ----------
-    ids : ndarray of int64
+    ids : Array
         The ids of the interactions, which are at `rows`.
     key : str
         The id column of `table`.
@@ -180,10 +189,11 @@ def check_references(ids: np.ndarray, rows: Rows, key: str, table: pa.Table, pat
     ------
     DataError
     """
-    unknown = ~np.isin(ids, table[key].to_numpy())
+    numbers = Ids.of(ids, table[key])
+    unknown = ~np.isin(numbers.encode(ids), numbers.encode(table[key]))
     if unknown.any():
         row = int(unknown.argmax())
         raise DataError(
-            f"{rows.place(row)}: {key} {ids[row]} has no row in {path} "
+            f"{rows.place(row)}: {key} {ids[row].as_py()!r} has no row in {path} "
             f"({int(unknown.sum())} such rows); add it there or leave these interactions out"
         )

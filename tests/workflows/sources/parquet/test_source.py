@@ -78,12 +78,12 @@ def test_keep_last_leaves_the_later_row_of_a_pair(folder):
     assert interactions["rating"].to_pylist() == [5.0, 3.0, 2.0]
 
 
-def test_given_tables_are_sorted_and_may_use_either_name(folder):
+def test_given_tables_may_use_either_name(folder):
     pd.DataFrame({"user_id": [9, 7, 3], "city": ["x", "y", "z"]}).to_parquet(folder / "u.parquet")
     pd.DataFrame({"sku": [20, 10], "price": [1, 2]}).to_parquet(folder / "i.parquet")
     tables = ParquetSource(folder, config(users="u.parquet", items="i.parquet")).read()
-    assert tables.users.to_pydict() == {"user_id": [3, 7, 9], "city": ["z", "y", "x"]}
-    assert tables.items.to_pydict() == {"item_id": [10, 20], "price": [2, 1]}
+    assert tables.users.to_pydict() == {"user_id": [9, 7, 3], "city": ["x", "y", "z"]}
+    assert tables.items.to_pydict() == {"item_id": [20, 10], "price": [1, 2]}
     assert str(tables.items["price"].type) == "int64"
 
 
