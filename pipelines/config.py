@@ -25,6 +25,8 @@ from twotower.workflows.ingest import IngestConfig
 from twotower.workflows.split import SplitConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT_CONFIG = Path("twotower.yaml")
+"""What `twotower init` writes and `twotower run` uses, in the working directory."""
 Model = TypeVar("Model", bound=BaseModel)
 
 

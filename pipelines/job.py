@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.panel import Panel
 
-from twotower.pipelines.config import CONFIGS, Config, load_config
+from twotower.pipelines.config import CONFIGS, DEFAULT_CONFIG, Config, load_config
 from twotower.pipelines.console import console, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import load_libraries
@@ -33,10 +33,11 @@ def choose(
     ----------
     config : Path, optional
         A YAML file, or the name of one in configs/. If it is None, the layout of `data` decides
-        between ml-1m and ml-100k.
+        between ml-1m and ml-100k; without `data` it is twotower.yaml in the working directory, if
+        there is one.
     data : Path, optional
-        A folder or zip. If it is None, the data that `config` names is used; without `config`, or
-        with ml-1m, MovieLens-1M is downloaded if it has not been before.
+        A folder or zip. If it is None, the data that the configuration names is used; without one,
+        or with ml-1m, MovieLens-1M is downloaded if it has not been before.
     overrides : tuple of str
         "section.key=value", values in YAML.
 
@@ -68,10 +69,14 @@ def choose(
                 )
             config = CONFIGS / f"{found[0]}.yaml"
         return load_config(config, overrides, data), f"data: {data}"
+    found_here = config is None and DEFAULT_CONFIG.is_file()
+    if found_here:
+        config = DEFAULT_CONFIG
     if config is not None:
         chosen = load_config(config, overrides)
         if chosen.ingest.source != "ml-1m" or chosen.ingest.path is not None:
-            return chosen, f"data: {chosen.ingest.path or chosen.ingest.source}"
+            line = f"data: {chosen.ingest.path or chosen.ingest.source}"
+            return chosen, f"configuration: {config} in this folder" if found_here else line
     return _download(config, overrides)
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
 from twotower.pipelines.cli.options import (
+    FILE,
     START,
     config_option,
     data_option,
+    json_option,
     main,
     new_run_option,
     open_run,
     run_option,
     set_option,
 )
+from twotower.pipelines.cli.output import output
 
 
 @main.verb(
@@ -30,14 +34,56 @@ from twotower.pipelines.cli.options import (
 def run(config, data, folder, overrides) -> None:
     """Run all steps, then print recommendations from Triton.
 
-    Without --data and --config it uses MovieLens-1M, which is downloaded if necessary, or
-    synthetic data if there is no network.
+    Without --data and --config it uses twotower.yaml in this folder, see `twotower init`. Without
+    that, it uses MovieLens-1M, which is downloaded if necessary, or synthetic data if there is no
+    network.
     """
     from twotower.pipelines.job import choose, main_job
 
     chosen, line = choose(config, data, overrides)
     click.echo(line)
     main_job(chosen, folder)
+
+
+@main.verb(
+    START,
+    "twotower init orders.csv --items products.csv\n"
+    "twotower init log.parquet --user visitor --item page --value none",
+)
+@click.argument("interactions", type=FILE)
+@click.option("--items", type=FILE, help="File or folder with one row per item.")
+@click.option("--users", type=FILE, help="File or folder with one row per user.")
+@click.option("--user", metavar="COLUMN", help="The column with the users' ids.")
+@click.option("--item", metavar="COLUMN", help="The column with the items' ids.")
+@click.option("--time", metavar="COLUMN", help="The column with the time; none if there is none.")
+@click.option(
+    "--value",
+    metavar="COLUMN",
+    help="The column with the rating, count or event type; none if there is none.",
+)
+@click.option(
+    "--out", type=FILE, default=Path("twotower.yaml"), show_default=True, help="The file to write."
+)
+@click.option("--force", is_flag=True, help="Replace the file; the old one is kept as FILE.old.")
+@json_option
+def init(interactions, items, users, user, item, time, value, out, force, as_json) -> None:
+    """Guess what the columns of your files mean, and write twotower.yaml.
+
+    It reads CSV, JSON lines and parquet, and says what it assumed. What is not clear is a
+    QUESTION in the file. `twotower run` then needs no option.
+    """
+    from twotower.pipelines.init.guess import Named
+    from twotower.pipelines.init.init import init
+    from twotower.pipelines.init.report import plain
+
+    tables = {"interactions": interactions, "users": users, "items": items}
+    files = {name: path for name, path in tables.items() if path is not None}
+    named = Named(user=user, item=item, time=time, value=value)
+    output(
+        as_json,
+        lambda: init(files=files, named=named, out=out, force=force),
+        lambda made: {"config": str(made.path), **plain(made.guess)},
+    )
 
 
 @main.verb(START, "twotower doctor\ntwotower doctor --server")

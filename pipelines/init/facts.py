@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.workflows.sources.arrow_types import is_time
-from twotower.workflows.sources.formats.table import FileTable
+from twotower.workflows.sources.arrow_types import is_time, tidy
+
+if TYPE_CHECKING:
+    from twotower.workflows.sources.formats.table import FileTable
 
 MIN_REPEATED = 5
 """Ids with several rows that are needed to say that a column belongs to them."""
@@ -191,6 +194,13 @@ def facts_of(table: FileTable, progress: Callable[[str], None]) -> dict[str, Fac
         column = table.column(name)
         found[name] = Facts.of(name, column.values, column.stored[0].type)
     return found
+
+
+def facts_of_frame(frame: pa.Table) -> dict[str, Facts]:
+    """Count the values of each column of a table in memory."""
+    return {
+        name: Facts.of(name, tidy(frame[name]), frame[name].type) for name in frame.column_names
+    }
 
 
 def constancy(codes: np.ndarray, groups: np.ndarray) -> tuple[float, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
+from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy
 from twotower.pipelines.init.names import has_role, id_evidence
 
@@ -109,7 +110,9 @@ def find_features(
             if name == key:
                 continue
             if name in (*taken, *ids.values()):
-                found.left_out[name] = f"of the {role}s file: the interactions have a column of this name"
+                found.left_out[name] = (
+                    f"of the {role}s file: the interactions have a column of this name"
+                )
             else:
                 _sort_side(found, role, column, columns[key].distinct)
     known = {feature.name for role in ids for feature in found.of(role)} | set(found.left_out)
@@ -117,6 +120,34 @@ def find_features(
         if name not in taken and name not in known and name not in found.show:
             _sort_row(found, column, facts, ids, seconds)
     return found
+
+
+def only(
+    found: Features, role: str, names: Sequence[str], facts: Mapping[str, Facts], where: str
+) -> None:
+    """Use these columns as the features of a role, and no others.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column, or its values cannot be a feature.
+    """
+    guessed = {feature.name: feature for feature in found.of(role)}
+    chosen = []
+    for name in names:
+        if name not in facts:
+            raise ConfigError(
+                f"{where}: no column {name!r} ({role}_features); the columns are {', '.join(facts)}"
+            )
+        kind, length = _kind(facts[name])
+        if kind is None:
+            raise ConfigError(f"column {name!r}: lists of numbers or of lists cannot be a feature")
+        # A column of the interactions that the guess left out may differ between the rows of an id.
+        chosen.append(guessed.pop(name, Feature(name, kind, length, differing=True)))
+        found.left_out.pop(name, None)
+        found.context = [each for each in found.context if each.name != name]
+    found.left_out.update({name: f"not among the {role}_features" for name in guessed})
+    found.of(role)[:] = chosen
 
 
 def _sort_side(found: Features, role: str, column: Facts, ids: int) -> None:
@@ -139,10 +170,9 @@ def _sort_row(
     if reason := _useless(column) or _personal(column):
         found.left_out[name] = reason
         return
-    if column.distinct == column.rows - column.nulls and not column.words > TEXT_WORDS:
-        if not (column.numbers is not None and not column.is_whole):
-            found.left_out[name] = "another value in each row, such as a number of rows or orders"
-            return
+    if column.distinct == column.rows - column.nulls and _numbers_rows(column):
+        found.left_out[name] = "another value in each row, such as a number of rows or orders"
+        return
     shares = {role: constancy(column.codes, facts[owner].codes) for role, owner in ids.items()}
     role = max(("item", "user"), key=lambda each: (round(shares[each][0], 3), each == "item"))
     share, count = shares[role]
@@ -157,9 +187,15 @@ def _sort_row(
     if both:
         other = "user" if role == "item" else "item"
         found.questions.append(
-            f"is {name} a feature of the {role} or of the {other}? It is the same in all rows of both."
+            f"is {name} a feature of the {role} or of the {other}? It is the same in all rows of "
+            "either."
         )
     _add(found, role, column, owner.distinct, differing=share < SURE or _gaps(column, owner))
+
+
+def _numbers_rows(column: Facts) -> bool:
+    """Whether different values may be numbers of rows: they are no measurements and no texts."""
+    return column.words <= TEXT_WORDS and (column.numbers is None or column.is_whole)
 
 
 def _gaps(column: Facts, owner: Facts) -> bool:
@@ -168,9 +204,7 @@ def _gaps(column: Facts, owner: Facts) -> bool:
     return bool(np.isin(owner.codes[column.codes < 0], with_value).any())
 
 
-def _sort_context(
-    found: Features, column: Facts, user: Facts, seconds: np.ndarray | None
-) -> None:
+def _sort_context(found: Features, column: Facts, user: Facts, seconds: np.ndarray | None) -> None:
     """Sort a column that varies from row to row."""
     name = column.name
     if column.words >= FREE_TEXT:

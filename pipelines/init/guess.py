@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.init.facts import Facts
-from twotower.pipelines.init.features import Features, find_features
+from twotower.pipelines.init.features import Features, find_features, only
 from twotower.pipelines.init.ids import Ids, Side, find_ids
 from twotower.pipelines.init.split import Split, choose_split
 from twotower.pipelines.init.times import MISSING, Time, find_time
@@ -31,6 +31,11 @@ class Named(NamedTuple):
     item: str | None = None
     time: str | None = None
     value: str | None = None
+    user_features: Sequence[str] | None = None
+    item_features: Sequence[str] | None = None
+
+
+NOTHING_NAMED = Named()
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Guess:
 def guess(
     facts: Mapping[str, Facts],
     sides: Mapping[str, Mapping[str, Facts]],
-    named: Named = Named(),
+    named: Named = NOTHING_NAMED,
     where: str = "interactions",
 ) -> Guess:
     """Guess what the columns mean.
@@ -97,15 +102,15 @@ def guess(
     """
     if len(facts) < 2:
         raise ConfigError(
-            f"{where}: only one column, {next(iter(facts))!r}; a table of interactions has one with "
-            "the users and one with the items. Is it another kind of file, or the separator unusual?"
+            f"{where}: only one column, {next(iter(facts))!r}; a table of interactions has one "
+            "with the users and one with the items. Is it another kind of file?"
         )
     found = find_ids(facts, {"user": named.user, "item": named.item}, sides, where)
     ids = found.columns
     time, other_times = find_time(facts, named.time, ids, where)
     taken = {*ids.values(), *other_times, *([time.column] if time else [])}
     value, other_values = find_value(facts, named.value, ids, taken, where)
-    if value is not None and value.kind != "unclear":
+    if value is not None:
         taken.add(value.column)
     seconds = time.seconds if time else None
     features = find_features(
@@ -116,13 +121,18 @@ def guess(
         taken=taken | set(other_values),
     )
     features.left_out.update({**other_times, **other_values})
+    for role, names in (("user", named.user_features), ("item", named.item_features)):
+        if names is not None:
+            only(features, role, names, {**sides.get(role, {}), **facts}, where)
     known = _has_ids(facts, ids, time)
     users, items = (facts[ids[role]].codes for role in ("user", "item"))
     _check_size(users[known], items[known], where, "rows with a user and an item")
     liked = known & _positives(facts, value)
     _check_size(users[liked], items[liked], where, "positives")
     split, positives = choose_split(
-        users=users[liked], items=items[liked], seconds=seconds[liked] if seconds is not None else None
+        users=users[liked],
+        items=items[liked],
+        seconds=seconds[liked] if seconds is not None else None,
     )
     return Guess(
         ids=ids,
@@ -163,8 +173,8 @@ def _check_size(users: np.ndarray, items: np.ndarray, where: str, what: str) -> 
     if counts["rows"] < MIN_ROWS or min(counts["users"], counts["items"]) < MIN_IDS:
         raise ConfigError(
             f"{where}: {counts['rows']:,} {what}, of {counts['users']:,} users and "
-            f"{counts['items']:,} items: too few to learn from. At least {MIN_ROWS} rows, {MIN_IDS} "
-            f"users and {MIN_IDS} items are needed; {GOOD_ROWS:,} rows and more make sense"
+            f"{counts['items']:,} items: too few to learn from. At least {MIN_ROWS} rows, "
+            f"{MIN_IDS} users and {MIN_IDS} items are needed; {GOOD_ROWS:,} rows and more make sense"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twotower.pipelines.errors import ConfigError
-from twotower.pipelines.init.facts import Facts, constancy, overlap
+from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy, overlap
 from twotower.pipelines.init.names import ATTRIBUTES, has_role, id_evidence, tokens
 
 ROLES = ("user", "item")
@@ -136,10 +136,16 @@ def _find_by_name(
     ranked = sorted(scores, key=lambda name: -scores[name])
     if not ranked or scores[ranked[0]] < 1.0:
         return
-    best, others = ranked[0], [each for each in ranked[1:] if scores[ranked[0]] - scores[each] <= CLOSE]
+    best, others = (
+        ranked[0],
+        [each for each in ranked[1:] if scores[ranked[0]] - scores[each] <= CLOSE],
+    )
     rarely = [each for each in others if not _rarely_repeats(facts[each])]
     if _rarely_repeats(facts[best]) and rarely:
         best, others = rarely[0], [each for each in (best, *others) if each != rarely[0]]
+    else:
+        # What is the same in all rows of an item is a feature of it.
+        others = [each for each in others if not _belongs(facts[each], facts[best])]
     ids.columns[role] = best
     if others:
         shown = ", ".join(f"{each} ({facts[each].distinct:,} different)" for each in others)
@@ -160,7 +166,9 @@ def _can_be_ids(column: Facts) -> bool:
 
 def _find_the_rest(role: str, facts: Mapping[str, Facts], ids: Ids, where: str) -> None:
     """Choose the only column left that can have ids, or refuse."""
-    left = [name for name in facts if name not in ids.columns.values() and _looks_like_ids(facts[name])]
+    left = [
+        name for name in facts if name not in ids.columns.values() and _looks_like_ids(facts[name])
+    ]
     for other in ids.columns.values():
         left = [name for name in left if not _belongs(facts[name], facts[other])]
     finest = [
@@ -211,7 +219,7 @@ def _looks_like_ids(column: Facts) -> bool:
 
 def _belongs(column: Facts, owner: Facts) -> bool:
     share, count = constancy(column.codes, owner.codes)
-    return count >= 5 and share >= DECIDED
+    return count >= MIN_REPEATED and share >= DECIDED
 
 
 def _join(column: Facts, side: Mapping[str, Facts]) -> Side | None:

@@ -43,8 +43,8 @@ rated unixtime epoch clock datum zeit uhrzeit zeitpunkt bestelldatum kaufdatum h
 data quando 时间 日期 時間 日時 日付 날짜 дата время"""
 RATING = """rating ratings stars star score grade overall vote bewertung sterne puntuacion
 calificacion voto valutazione 评分 評価 평점 оценка рейтинг"""
-COUNT = """quantity qty count counts plays playcount play clicks views purchases units listens times
-frequency freq hits watches minutes seconds hours menge anzahl stück quantité quantite cantidad
+COUNT = """cnt num nb tx quantity qty count counts plays playcount play clicks views purchases units
+listens times frequency freq hits watches minutes seconds hours menge anzahl stück quantité quantite cantidad
 quantità quantita quantidade ilość 数量 次数 個数 количество"""
 BINARY = """click clicked like liked bought purchase purchased conversion converted label target
 reordered watched read"""
@@ -52,33 +52,36 @@ EVENT = """event action behavior behaviour interaction activity ereignis aktion 
 acción accion evento azione 行为 行動 событие действие"""
 MONEY = """price amount total revenue sales sum cost value paid preis betrag summe umsatz prix
 montant precio importe total prezzo importo preço 价格 金额 価格 цена сумма"""
-TITLE = """title name titel titre nombre título titulo titolo nom bezeichnung 名称 标题 名前 название"""
+TITLE = (
+    """title name titel titre nombre título titulo titolo nom bezeichnung 名称 标题 名前 название"""
+)
 PERSONAL = """email mail phone mobile telephone fax address street firstname lastname surname
 fullname birth birthday birthdate ssn iban ip passport password telefon handy adresse strasse
 straße vorname nachname geburtsdatum telephone téléphone adresse prénom correo teléfono dirección
 apellido 电话 手机 邮箱 地址 姓名 電話 住所"""
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a text, in lower case."""
     return frozenset(unicodedata.normalize("NFKC", text).lower().split())
 
 
 ROLES = {
-    "user": _words(USER),
-    "weak user": _words(WEAK_USER),
-    "item": _words(ITEM),
-    "weak item": _words(WEAK_ITEM),
-    "order": _words(ORDER),
-    "time": _words(TIME),
-    "rating": _words(RATING),
-    "count": _words(COUNT),
-    "binary": _words(BINARY),
-    "event": _words(EVENT),
-    "money": _words(MONEY),
-    "title": _words(TITLE),
-    "personal": _words(PERSONAL),
+    "user": word_set(USER),
+    "weak user": word_set(WEAK_USER),
+    "item": word_set(ITEM),
+    "weak item": word_set(WEAK_ITEM),
+    "order": word_set(ORDER),
+    "time": word_set(TIME),
+    "rating": word_set(RATING),
+    "count": word_set(COUNT),
+    "binary": word_set(BINARY),
+    "event": word_set(EVENT),
+    "money": word_set(MONEY),
+    "title": word_set(TITLE),
+    "personal": word_set(PERSONAL),
 }
-MARKERS, ATTRIBUTES = _words(MARKER), _words(ATTRIBUTE)
+MARKERS, ATTRIBUTES = word_set(MARKER), word_set(ATTRIBUTE)
 KNOWN = frozenset().union(*ROLES.values(), MARKERS, ATTRIBUTES)
 SHORTEST_PART = 3
 """Letters that a word must have to be found inside a longer one, such as user in userid."""
@@ -142,7 +145,7 @@ def id_evidence(name: str, role: str) -> float:
     strong = [token for token in found if token in ROLES[role]]
     weak = [token for token in found if token in ROLES[f"weak {role}"]]
     other = "item" if role == "user" else "user"
-    if not strong and not weak or any(token in ROLES[other] for token in found):
+    if (not strong and not weak) or any(token in ROLES[other] for token in found):
         return 0.0
     if strong:
         weak = [token for token in weak if token not in ATTRIBUTES]

@@ -115,7 +115,11 @@ def _positives(guess: Guess) -> dict[str, Any]:
     if value.values:
         return {"column": value.column, "values": value.values}
     if value.at_least is not None:
-        return {"column": value.column, "at_least": value.at_least}
+        whole = float(value.at_least).is_integer()
+        return {
+            "column": value.column,
+            "at_least": int(value.at_least) if whole else value.at_least,
+        }
     return {}
 
 

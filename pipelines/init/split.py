@@ -1,8 +1,8 @@
-"""Choose how the positives are split, so that no part is empty and valid and test mean something."""
+"""Choose how the positives are split, so that valid and test are large enough."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,10 @@ from twotower.workflows.profile import DAY
 from twotower.workflows.split import SplitConfig, split
 
 MIN_PART = 50
-"""Positives that valid and test should have at least."""
+"""Positives that valid and test should have at least, of users with training positives."""
+MIN_KNOWN = 0.5
 MIN_DAYS = 2
-MAX_TIES = 0.3
+MAX_TIES = 0.5
 """Share of users whose last two positives have the same time, above which these are baskets."""
 
 
@@ -55,10 +56,9 @@ def choose_split(
     smallest: dict[Split, int] = {}
     for choice in _preferred(rows):
         try:
-            parts = split(rows, SplitConfig(method=choice.method))["part"].value_counts()
+            smallest[choice] = _smallest_part(rows, choice.method)
         except DataError:  # too many positives have the same time
             continue
-        smallest[choice] = int(min(parts["valid"], parts["test"]))
         if smallest[choice] >= MIN_PART:
             break
     best = max(smallest, key=lambda each: smallest[each])
@@ -68,6 +68,21 @@ def choose_split(
             "may be a visit or an order: name the column of the person, --user COLUMN"
         )
     return best, len(rows.drop_duplicates(["user_id", "item_id"]))
+
+
+def _smallest_part(rows: pd.DataFrame, method: Any) -> int:
+    """Count the positives of the smaller of valid and test, of users with training positives.
+
+    0 if these are few of the part: it would mostly measure what unknown users get.
+    """
+    parts = split(rows, SplitConfig(method=method))
+    known = parts["user_id"].isin(parts.loc[parts["part"] == "train", "user_id"])
+    sizes = []
+    for part in ("valid", "test"):
+        inside = parts["part"] == part
+        enough = (inside & known).sum() >= MIN_KNOWN * inside.sum()
+        sizes.append(int((inside & known).sum()) if enough else 0)
+    return min(sizes)
 
 
 def _preferred(rows: pd.DataFrame) -> list[Split]:

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.pipelines.errors import ConfigError
-from twotower.pipelines.init.facts import Facts, constancy
+from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy
 from twotower.pipelines.init.ids import DECIDED, check_name
-from twotower.pipelines.init.names import ROLES, has_role, tokens
+from twotower.pipelines.init.names import ROLES, has_role, tokens, word_set
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.columns import Column, Rows, Stored
 from twotower.workflows.sources.time_texts import UnclearTime, parse_format, parse_texts
@@ -23,7 +23,7 @@ SAMPLE = 300
 """Values that must be times before the whole column is read."""
 EPOCHS = (946_684_800, 2_208_988_800)
 """The years 2000 to 2040 in seconds: numbers in this range may be times whatever their name is."""
-LATER = frozenset("delivered delivery shipped updated modified expires end ended deadline".split())
+LATER = word_set("delivered delivery shipped updated modified expires end ended deadline")
 """Words for times after the interaction."""
 
 
@@ -92,13 +92,12 @@ def find_time(
     read: dict[str, Time] = {}
     others: dict[str, str] = {}
     for name, column in facts.items():
-        if name in ids.values() or not _may_be_time(column):
+        if name in ids.values() or not _may_be_time(column) or (found := _read(column)) is None:
             continue
-        for role in ("user", "item"):
-            share, count = constancy(column.codes, facts[ids[role]].codes)
-            if count >= 5 and share >= DECIDED:
-                others[name] = f"the same in all rows of {_a(role)}: not the interaction's time"
-        if name not in others and (found := _read(column)) is not None:
+        owners = [role for role in ("user", "item") if _belongs(column, facts[ids[role]])]
+        if owners:
+            others[name] = f"a time of the {owners[0]}, the same in all its rows"
+        else:
             read[name] = found
     if not read:
         return None, others
@@ -112,8 +111,9 @@ def find_time(
     return chosen, others
 
 
-def _a(role: str) -> str:
-    return "a user" if role == "user" else "an item"
+def _belongs(column: Facts, owner: Facts) -> bool:
+    share, count = constancy(column.codes, owner.codes)
+    return count >= MIN_REPEATED and share >= DECIDED
 
 
 def _evidence(name: str) -> int:
@@ -128,6 +128,8 @@ def _may_be_time(column: Facts) -> bool:
         return True
     if column.distinct < 2 or column.is_list or column.is_boolean:
         return False
+    if column.is_text and column.texts[0].isdigit():
+        return has_role(column.name, "time")
     if column.is_text:
         return column.words < 8 and any(map(str.isdigit, column.texts[0]))
     if column.numbers is None:
@@ -147,7 +149,7 @@ def _read(column: Facts) -> Time | None:
     if not len(values):
         return None
     try:
-        if not column.is_text:
+        if not column.is_text or column.texts[0].isdigit():
             found = as_seconds(_as_column(column, values), on_message=lambda line: None)
             return _complete(column, known, found.to_numpy())
         parse_texts(values[:SAMPLE])
@@ -170,10 +172,12 @@ def _choose(
     ordered = {each: float((np.diff(seconds) >= 0).mean()) for each, seconds in read.items()}
     month_first = [each for each in formats if each.index("%m") < each.index("%d")]
     dotted = "." in formats[0].partition("%Y")[0]
-    usual = [each for each in formats if (each in month_first) != dotted][0]
+    usual = next(each for each in formats if (each in month_first) != dotted)
     best = max(formats, key=lambda each: (round(ordered[each], 2), each == usual))
     other = next(each for each in formats if each != best)
-    reason = "the rows are in the order of time then" if ordered[best] > ordered[other] else "a guess"
+    reason = (
+        "the rows are in the order of time then" if ordered[best] > ordered[other] else "a guess"
+    )
     shown = pc.drop_null(values)[0].as_py()
     question = (
         f"is {shown!r} read right as {best} ({reason})? Otherwise write {other} as the time_format."

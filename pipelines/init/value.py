@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from twotower.pipelines.errors import ConfigError
-from twotower.pipelines.init.facts import Facts, constancy
+from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy
 from twotower.pipelines.init.ids import DECIDED, check_name
-from twotower.pipelines.init.names import has_role
+from twotower.pipelines.init.names import has_role, word_set
 
 Kind = Literal["rating", "binary", "event", "count", "unclear"]
 ORDER: tuple[Kind, ...] = ("rating", "event", "binary", "count", "unclear")
@@ -22,16 +22,16 @@ TOP_OF_SCALES = {5.0: 4.0, 10.0: 7.0, 100.0: 70.0}
 """The lowest rating that counts as liked, by the highest of the scale."""
 MIN_LIKED = 0.2
 """Share of the rows that must be liked; otherwise the median is the threshold."""
-EVENTS = frozenset(
+EVENTS = word_set(
     """view views click purchase buy bought addtocart add_to_cart cart basket transaction order
     pv fav like favorite favourite wishlist play listen watch download share save checkout
-    impression rate comment follow detail_view search""".split()
+    impression rate comment follow detail_view search"""
 )
-NOT_LIKED = frozenset(
+NOT_LIKED = word_set(
     """dislike skip remove removed return returned refund refunded cancel cancelled impression
-    impressions exposure shown hide unlike unfollow remove_from_cart delete report""".split()
+    impressions exposure shown hide unlike unfollow remove_from_cart delete report"""
 )
-YES, NO = frozenset("true yes y t ja oui si sí".split()), frozenset("false no n f nein non".split())
+YES, NO = word_set("true yes y t ja oui si sí"), word_set("false no n f nein non")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,11 @@ class Value:
 
 
 def find_value(
-    facts: Mapping[str, Facts], named: str | None, ids: Mapping[str, str], taken: set[str], where: str
+    facts: Mapping[str, Facts],
+    named: str | None,
+    ids: Mapping[str, str],
+    taken: set[str],
+    where: str,
 ) -> tuple[Value | None, dict[str, str]]:
     """Find the column that tells positives from other rows.
 
@@ -106,7 +110,7 @@ def find_value(
     for name, column in facts.items():
         if name in taken or (found := _kind(column)) is None:
             continue
-        if found == "unclear" and _is_an_attribute(column, facts, ids):
+        if _is_an_attribute(column, facts, ids):
             continue
         kinds[name] = found
     if not kinds:
@@ -122,7 +126,8 @@ def find_value(
 
 
 def _is_an_attribute(column: Facts, facts: Mapping[str, Facts], ids: Mapping[str, str]) -> bool:
-    return any(constancy(column.codes, facts[each].codes)[0] >= DECIDED for each in ids.values())
+    shares = [constancy(column.codes, facts[each].codes) for each in ids.values()]
+    return any(share >= DECIDED and count >= MIN_REPEATED for share, count in shares)
 
 
 def _kind(column: Facts) -> Kind | None:
@@ -139,7 +144,7 @@ def _kind(column: Facts) -> Kind | None:
         return "binary" if flag else "event"
     if has_role(name, "money") and not has_role(name, "count"):
         return None
-    if column.is_whole and has_role(name, "count") and not flag:
+    if column.is_whole and has_role(name, "count") and not (flag or has_role(name, "order")):
         return "count"
     if not numeric or column.is_boolean or flag:
         return None
@@ -187,7 +192,7 @@ def _value(column: Facts, kind: Kind, same: list[str]) -> Value:
             "item, use the line below; if it counts, use it as a weight."
         )
     elif column.range[0] <= 0:
-        at_least = 1.0 if column.is_whole else float(np.nextafter(0, 1))
+        at_least = 1.0
         question = (
             f"{column.name} has values of 0 and less, such as returns. Are only rows with "
             f"{at_least:g} and more positives?"

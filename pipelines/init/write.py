@@ -34,21 +34,22 @@ def as_yaml(guess: Guess, files: Mapping[str, str], name: str) -> str:
     tree = settings(guess, files, name)
     profile = guess.profile
     lines = [
-        f"# Written by `twotower init` from {profile.rows:,} rows of {files['interactions']}: check "
-        "it, then",
-        "# `twotower run`. Paths are relative to the folder in which it runs. All settings:",
-        "# docs/configuration.md",
+        f"# Written by `twotower init` from {profile.rows:,} rows. Check it, then: twotower run",
+        "# Paths are relative to the folder in which it runs. docs/configuration.md has all settings.",
     ]
     if guess.questions:
-        lines.append(f"# {QUESTION} marks what is not clear; below it is the default that was taken.")
+        lines.append(
+            f"# {QUESTION} marks what is not clear; below it is the default that was taken."
+        )
     for section, value in tree.items():
         for question in guess.questions.get(section, []):
-            lines.append(f"# {QUESTION}: {question}")
+            lines.append(_comment(f"{QUESTION}: {question}"))
         lines += _section(section, value, guess)
         lines += _proposals(section, guess)
         if section == "ingest" and "positives" not in tree:
-            lines += [f"# {QUESTION}: {each}" for each in guess.questions.get("positives", [])]
-            lines.append("# All rows are positives" + _no_positives(guess))
+            for question in guess.questions.get("positives", []):
+                lines.append(_comment(f"{QUESTION}: {question}"))
+            lines.append(_comment(f"All rows are positives{_no_positives(guess)}"))
             lines += _proposals("positives", guess)
     lines += _left_out(guess)
     return "\n".join(lines) + "\n"
@@ -78,13 +79,19 @@ def _section(section: str, value: Any, guess: Guess) -> Iterator[str]:
         yield _commented(flow({section: value})[1:-1], comments.get(section))
 
 
-def _commented(line: str, comment: str | None) -> str:
-    if comment is None:
+def _comment(text: str) -> str:
+    """Return a comment of one line, also if a column's name has a line break."""
+    return f"# {' '.join(text.split())}"
+
+
+def _commented(line: str, text: str | None) -> str:
+    if text is None:
         return line
-    if len(line) + len(comment) + 4 <= 100:
-        return f"{line}  # {comment}"
+    comment = _comment(text)
+    if len(line) + len(comment) + 2 <= 100:
+        return f"{line}  {comment}"
     indent = line[: len(line) - len(line.lstrip())]
-    return f"{indent}# {comment}\n{line}"
+    return f"{indent}{comment}\n{line}"
 
 
 def _comments(guess: Guess) -> dict[str, str]:
@@ -93,7 +100,7 @@ def _comments(guess: Guess) -> dict[str, str]:
     found = {
         "split": guess.split.reason,
         "history": "the latest items of a user, an input of the query tower",
-        "training": "small batches for small data; stops when valid no longer improves",
+        "training": "at most; it stops when valid no longer improves",
         "serving": _seen(guess),
         "duplicates": f"{profile.repeats:,} of {profile.rows:,} rows repeat a {ids['user']} and "
         f"{ids['item']}; {_duplicates(guess)}",
@@ -104,7 +111,9 @@ def _comments(guess: Guess) -> dict[str, str]:
         found[f"{role}s"] = f"{_share(side.overlap)} of the {role}s have a row there"
     if guess.time and guess.time.format:
         found["time_format"] = "how the times are read"
-    differing = [each.name for each in (*guess.features.user, *guess.features.item) if each.differing]
+    differing = [
+        each.name for each in (*guess.features.user, *guess.features.item) if each.differing
+    ]
     found["differing"] = f"{_list(differing)}: some ids have several values; the last is used"
     if value is not None and value.kind == "rating":
         found["positives"] = f"liked: {value.share:.0%} of the rows"
@@ -121,9 +130,7 @@ def _share(share: float) -> str:
 def _seen(guess: Guess) -> str:
     repeated = guess.profile.repeats / guess.profile.rows
     if repeated > 0.1 and (guess.value is None or guess.value.kind != "rating"):
-        return (
-            "hides what a user has had; if the same is bought again, ask with filter_seen: false"
-        )
+        return "hides what a user has had; if the same is bought again, ask with filter_seen: false"
     return "items that a user has had are not recommended again"
 
 
