@@ -5,7 +5,7 @@ The columns come from any file format; their values already have tidy types (see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,32 +30,33 @@ class Rows:
 
     Parameters
     ----------
-    paths : sequence of Path
+    places : sequence of callable
+        For each file, a function that describes a row of it, which counts from 0.
     counts : sequence of int
         The number of rows of each file.
     """
 
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
-        self.paths = list(paths)
+    def __init__(self, places: Sequence[Callable[[int], str]], counts: Sequence[int]):
+        self._places = list(places)
         self._ends = np.cumsum(counts)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def place(self, row: int) -> str:
-        """Describe a row for messages: its file, and its number in it, from 1.
+        """Describe a row for messages: its file, and its place in it.
 
         `row` counts from 0 over all files.
         """
         index = int(np.searchsorted(self._ends, row, side="right"))
         start = self._ends[index - 1] if index else 0
-        return f"{self.paths[index]}, row {row - start + 1}"
+        return self._places[index](int(row - start))
 
 
 class Stored(NamedTuple):
     """A column as it is in one file."""
 
-    path: Path
+    path: Path | str
     name: str
     type: pa.DataType
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,7 +48,9 @@ class ParquetFiles:
         paths = expand(path)
         self._names, self._counter, self._need_values = names, counter, need_values
         self._files = [open_parquet(path) for path in paths]
-        self.rows = Rows(paths, [file.metadata.num_rows for file in self._files])
+        self._paths = paths
+        places = [partial(_place, path) for path in paths]
+        self.rows = Rows(places, [file.metadata.num_rows for file in self._files])
         if not len(self.rows):
             raise DataError(f"{paths[0]}: no rows")
 
@@ -103,7 +106,7 @@ class ParquetFiles:
 
     def _stored(self, name: str, index: int) -> Stored:
         """Find the column `name` in a file, by its name there or in the tidy tables."""
-        path, schema = self.rows.paths[index], self._files[index].schema_arrow
+        path, schema = self._paths[index], self._files[index].schema_arrow
         if not name:
             raise DataError(
                 f"{path}, column '': a column needs a name; give it one in the config: "
@@ -122,6 +125,10 @@ class ParquetFiles:
             f"{path}: no column {mapped}; there are {', '.join(schema.names)}. "
             f"Map it in the config: columns: {{{name}: <name in the file>}}"
         )
+
+
+def _place(path: Path, row: int) -> str:
+    return f"{path}, row {row + 1}"
 
 
 def expand(path: Path) -> list[Path]:

@@ -1,0 +1,89 @@
+"""One file of a table: its columns, read one by one, and the places of its rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import BinaryIO, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.formats.paths import BROKEN, DataFile
+from twotower.workflows.tables import UNREADABLE
+
+
+class Part(ABC):
+    """One file of a table.
+
+    Attributes
+    ----------
+    file : DataFile
+    names : list of str
+        Its columns, in order.
+    num_rows : int
+    has_plain_text : bool
+        Whether its columns are text that may stand for numbers.
+    may_lack_columns : bool
+        Whether a column that another part has may be missing without a remark.
+    """
+
+    has_plain_text: ClassVar[bool] = False
+    may_lack_columns: ClassVar[bool] = False
+    file: DataFile
+    names: list[str]
+    num_rows: int
+
+    @abstractmethod
+    def type(self, name: str) -> pa.DataType:
+        """The type in which the file has a column."""
+
+    @abstractmethod
+    def read(self, name: str) -> pa.ChunkedArray:
+        """Read a column, as the file has it."""
+
+    @abstractmethod
+    def place(self, row: int) -> str:
+        """Describe a row for messages; `row` counts from 0."""
+
+
+class ParquetPart(Part):
+    """A parquet file, or the rows of a text file that were stored as one.
+
+    Parameters
+    ----------
+    file : DataFile
+        The file for messages, which is opened if there is no `source`.
+    source : file object, optional
+        The parquet file.
+    """
+
+    def __init__(self, file: DataFile, source: BinaryIO | None = None):
+        self.file, self._source = file, source
+        self._parquet = self._open()
+        self.num_rows = self._parquet.metadata.num_rows
+        self._schema = self._parquet.schema_arrow
+        self.names = self._schema.names
+
+    def _open(self) -> pq.ParquetFile:
+        try:
+            source = self._source
+            if source is None and self.file.member:
+                source = pa.BufferReader(self.file.open().read())
+            opened = pq.ParquetFile(self.file.path if source is None else source)
+            opened.schema_arrow.names  # noqa: B018 - raises if the names are damaged
+        except (*UNREADABLE, *BROKEN) as error:
+            raise DataError(f"{self.file}: not a readable parquet file ({error})") from error
+        return opened
+
+    def type(self, name: str) -> pa.DataType:
+        """The type in which the file has a column."""
+        return self._schema.field(name).type
+
+    def read(self, name: str) -> pa.ChunkedArray:
+        """Read a column, as the file has it."""
+        return self._parquet.read(columns=[name]).column(0)
+
+    def place(self, row: int) -> str:
+        """Describe a row for messages: its file, and its number in it from 1."""
+        return f"{self.file}, row {row + 1}"

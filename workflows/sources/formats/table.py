@@ -1,0 +1,191 @@
+"""One table in one or more files of any format, read column by column to limit the memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.base import OnMessage, ignore
+from twotower.workflows.sources.columns import Column, Rows, Stored
+from twotower.workflows.sources.formats.delimited import DelimitedPart
+from twotower.workflows.sources.formats.dialect import find_dialect
+from twotower.workflows.sources.formats.json_lines import read_json_lines
+from twotower.workflows.sources.formats.options import ReadOptions
+from twotower.workflows.sources.formats.parts import ParquetPart, Part
+from twotower.workflows.sources.formats.paths import DataFile, expand
+from twotower.workflows.sources.formats.reconcile import joined
+from twotower.workflows.tables import UNREADABLE
+
+
+class FileTable:
+    """A table in one or more files, its parts.
+
+    Attributes
+    ----------
+    path : Path
+        What was opened.
+    names : list of str
+        The columns of all parts, by their names in the files.
+    num_rows : int
+    rows : Rows
+        Where the rows are.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parts: list[Part],
+        options: ReadOptions,
+        names: Mapping[str, str],
+        on_message: OnMessage,
+    ):
+        self.path, self._parts, self._options = path, parts, options
+        self._names, self._on_message = names, on_message
+        self.names = list(dict.fromkeys(name for part in parts for name in part.names))
+        self.rows = Rows([part.place for part in parts], [part.num_rows for part in parts])
+        self.num_rows = len(self.rows)
+
+    def __contains__(self, name: str) -> bool:
+        return self._names.get(name, name) in self.names or name in self.names
+
+    def column(self, name: str) -> Column:
+        """Read a column, in its tidy type (see `arrow_types.tidy`).
+
+        A part that lacks the column, or has no value in it, has nulls. Without any value in any
+        part, the type is null.
+
+        Parameters
+        ----------
+        name : str
+            The name here or in the files.
+
+        Returns
+        -------
+        Column
+            `Column.values` has the values.
+
+        Raises
+        ------
+        DataError
+            If no part has the column, or one has it twice; if it cannot be read; or if the parts
+            have different types for it.
+        """
+        stored = [self._stored(name, part) for part in self._parts]
+        found = [place for place in stored if place is not None]
+        if not found:
+            raise DataError(
+                f"{self.path}: no column {self._names.get(name, name)}; there are "
+                f"{', '.join(self.names)}. Map it in the config: columns: "
+                f"{{{name}: <name in the file>}}"
+            )
+        values = []
+        for part, place in zip(self._parts, stored, strict=True):
+            if place is None:
+                values.append(pa.chunked_array([pa.nulls(part.num_rows)]))
+                continue
+            try:
+                values.append(part.read(place.name))
+            except UNREADABLE as error:
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(f"{place}: cannot be read: {error}") from error
+        column = Column(name, joined(values, stored, self._parts, self._options), found, self.rows)
+        self._say_where_missing(column, stored)
+        return column
+
+    def _say_where_missing(self, column: Column, stored: list[Stored | None]) -> None:
+        lacking = [
+            part
+            for part, place in zip(self._parts, stored, strict=True)
+            if place is None and not part.may_lack_columns
+        ]
+        if lacking:
+            rows = sum(part.num_rows for part in lacking)
+            self._on_message(
+                f"column {column.stored_name}: {len(lacking):,} of {len(self._parts):,} files lack "
+                f"it, such as {lacking[0].file}; its {rows:,} values there are unknown"
+            )
+
+    def _stored(self, name: str, part: Part) -> Stored | None:
+        """Find a column in a part, by its name there or here."""
+        if not name:
+            raise DataError(
+                f"{part.file}, column '': a column needs a name; give it one in the config: "
+                "columns: {<name>: ''}, and list that name in place of ''"
+            )
+        for candidate in (self._names.get(name, name), name):
+            count = part.names.count(candidate)
+            if count > 1:
+                raise DataError(
+                    f"{part.file}: {count} columns named {candidate}; give each a different name"
+                )
+            if count:
+                return Stored(str(part.file), candidate, part.type(candidate))
+        return None
+
+
+def open_table(
+    path: Path,
+    options: ReadOptions | None = None,
+    names: Mapping[str, str] | None = None,
+    on_message: OnMessage = ignore,
+) -> FileTable:
+    """Open the files of a table; text files are stored as parquet, which nothing leaves behind.
+
+    Parameters
+    ----------
+    path : Path
+        File, folder, glob pattern, zip, or zip followed by the path of a file in it.
+    options : ReadOptions, optional
+        How to read text files; by default it is found out.
+    names : mapping of str to str, optional
+        Names of columns here -> names in the files, where they differ.
+    on_message : callable, optional
+        Called with a line on what was found out, and for each column that some parts lack.
+
+    Raises
+    ------
+    DataError
+        If there is no file or no row, or a file cannot be read; the message says what to do.
+    """
+    options = options or ReadOptions()
+    files = expand(path, options.format)
+    parts = [
+        part for part in _parts(files, options, on_message) if part.num_rows or len(files) == 1
+    ]
+    if not sum(part.num_rows for part in parts):
+        raise DataError(f"{files[0]}: no rows")
+    return FileTable(path, parts, options, names or {}, on_message)
+
+
+def _parts(files: list[DataFile], options: ReadOptions, on_message: OnMessage) -> Iterator[Part]:
+    if files[0].kind == "parquet":
+        yield from map(ParquetPart, files)
+    elif files[0].kind == "json":
+        for file in files:
+            yield from read_json_lines(file, options)
+    else:
+        yield from _delimited(files, options, on_message)
+
+
+def _delimited(
+    files: list[DataFile], options: ReadOptions, on_message: OnMessage
+) -> Iterator[Part]:
+    """Open CSV files; all have the separator of the first one, and a header if it has one."""
+    said = False
+    for file in files:
+        dialect = find_dialect(file, options)
+        if dialect is None:
+            continue
+        if not said:
+            others = f" and {len(files) - 1} other files" if len(files) > 1 else ""
+            on_message(f"{file}{others}: read as CSV: {dialect}")
+            options = dataclasses.replace(
+                options, separator=dialect.separator, header=dialect.header
+            )
+            said = True
+        yield DelimitedPart(file, dialect, options)
