@@ -134,7 +134,7 @@ class Facts:
             return None
         mark = max(sorted(set(found)), key=found.count)
         parts = [part.strip() for text in self.texts for part in text.split(mark)]
-        repeat = len(set(parts)) < 0.5 * len(parts)
+        repeat = len(set(parts)) < 0.7 * len(parts)
         return mark if repeat and np.mean([len(part.split()) for part in parts]) < 3 else None
 
     @cached_property

@@ -124,6 +124,9 @@ def guess(
     for role, names in (("user", named.user_features), ("item", named.item_features)):
         if names is not None:
             only(features, role, names, {**sides.get(role, {}), **facts}, where)
+    for role, name in ids.items():
+        if kind := facts[name].personal:
+            found.questions.setdefault(role, f"should the run store {kind} ({name}) as ids?")
     known = _has_ids(facts, ids, time)
     users, items = (facts[ids[role]].codes for role in ("user", "item"))
     _check_size(users[known], items[known], where, "rows with a user and an item")
@@ -174,8 +177,17 @@ def _check_size(users: np.ndarray, items: np.ndarray, where: str, what: str) -> 
         raise ConfigError(
             f"{where}: {counts['rows']:,} {what}, of {counts['users']:,} users and "
             f"{counts['items']:,} items: too few to learn from. At least {MIN_ROWS} rows, "
-            f"{MIN_IDS} users and {MIN_IDS} items are needed; {GOOD_ROWS:,} rows and more make sense"
+            f"{MIN_IDS} users and {MIN_IDS} items are needed; {GOOD_ROWS:,} rows make sense"
         )
+
+
+def _context_question(features: Features) -> str:
+    names = [each.name for each in features.context]
+    verb, what = ("is", "it") if len(names) == 1 else ("are", "them")
+    return (
+        f"{verb} {', '.join(names)} known when recommendations are asked for? Then name {what} "
+        "under context."
+    )
 
 
 def _questions(
@@ -188,9 +200,5 @@ def _questions(
         "features": features.questions,
     }
     if features.context:
-        names = ", ".join(each.name for each in features.context)
-        found["features"] = [
-            *found["features"],
-            f"is {names} known when recommendations are asked for? Then name it under context.",
-        ]
+        found["features"] = [*found["features"], _context_question(features)]
     return {section: questions for section, questions in found.items() if questions}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from twotower.pipelines.errors import ConfigError
@@ -14,6 +14,7 @@ CLOSE = 0.5
 """Evidence that differs by no more than this is similar."""
 MIN_OVERLAP = 0.5
 NAMELESS_OVERLAP = 0.8
+MAX_SHOWN = 12
 DECIDED = 0.9
 """A column whose `constancy` is at least this belongs to the id."""
 
@@ -112,9 +113,14 @@ def check_name(name: str, facts: Mapping[str, Facts], where: str, role: str) -> 
     """Return `name` if there is such a column; ConfigError with the columns otherwise."""
     if name not in facts:
         raise ConfigError(
-            f"{where}: no column {name!r} (--{role}); the columns are {', '.join(facts)}"
+            f"{where}: no column {name!r} (--{role}); the columns are {_shown(facts)}"
         )
     return name
+
+
+def _shown(names: Iterable[str]) -> str:
+    first, more = list(names)[:MAX_SHOWN], len(list(names)) - MAX_SHOWN
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def _find_by_name(
@@ -180,6 +186,11 @@ def _find_the_rest(role: str, facts: Mapping[str, Facts], ids: Ids, where: str) 
             if other != name
         )
     ]
+    hinted = [name for name in finest if has_role(name, role)]
+    if len(hinted) == 1:
+        ids.columns[role] = hinted[0]
+        ids.questions[role] = f"is {hinted[0]} the {role}? Its name may mean something else."
+        return
     if len(finest) == 1 and ids.columns:
         ids.columns[role] = finest[0]
         ids.questions[role] = (
@@ -190,8 +201,8 @@ def _find_the_rest(role: str, facts: Mapping[str, Facts], ids: Ids, where: str) 
     options = " ".join(f"--{each} COLUMN" for each in ROLES if each not in ids.columns)
     if not left:
         raise ConfigError(
-            f"{where}: no column with the ids of the {missing} was found; the columns are "
-            f"{', '.join(facts)}. Name it: {options}"
+            f"{where}: no column with the ids of the {missing} was found, so this is perhaps not "
+            f"a table of interactions; the columns are {_shown(facts)}. Name it: {options}"
         )
     shown = "; ".join(
         f"{name} ({facts[name].distinct:,} different, such as {facts[name].examples(2)})"
@@ -211,7 +222,7 @@ def _looks_like_ids(column: Facts) -> bool:
     roles = ("time", "rating", "count", "binary", "event", "money", "order")
     if any(has_role(name, role) for role in roles):
         return False
-    if any(token in ATTRIBUTES for token in tokens(name)) and not column.words < 1.5:
+    if any(token in ATTRIBUTES for token in tokens(name)) and column.words >= 1.5:
         return False
     least = 20 if column.numbers is not None else 10
     return column.distinct > min(least, column.rows / 4)

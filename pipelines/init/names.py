@@ -21,14 +21,15 @@ compte cuenta conta visit 账号 帐号 会话"""
 ITEM = """item items product products article articles sku asin isbn ean upc gtin movie movies film
 films track song songs video videos business book books recipe hotel restaurant game games app
 course job listing property venue poi show podcast episode news content document offer
-dish beer wine good iid itemid stock artikel produkt ware buch lied spiel
+dish beer wine good stock artikel produkt ware buch lied spiel
 produit livre jeu producto productos articulo artículo pelicula película libro prodotto articolo
 produto artigo filme livro towar książka
 商品 物品 产品 產品 电影 图书 歌曲 视频 作品 品目 아이템 상품 товар фильм книга продукт"""
 WEAK_ITEM = """artist album author brand seller shop store category place location page url title
 deal ad campaign material part 店铺 品牌"""
 ORDER = """order orders invoice transaction basket receipt line row index event review bestellung
-rechnung beleg auftrag commande facture pedido factura ordine fattura 订单 订单号 注文 заказ"""
+bestell rechnung beleg auftrag commande facture pedido factura ordine fattura
+订单 订单号 注文 заказ"""
 MARKER = """id ids no nr num number nummer numer numero número code key ref uuid guid hash
 编号 代码 番号 номер код"""
 ATTRIBUTE = """name names title category categories type kind group class price cost brand country
@@ -44,13 +45,14 @@ data quando 时间 日期 時間 日時 日付 날짜 дата время"""
 RATING = """rating ratings stars star score grade overall vote bewertung sterne puntuacion
 calificacion voto valutazione 评分 評価 평점 оценка рейтинг"""
 COUNT = """cnt num nb tx quantity qty count counts plays playcount play clicks views purchases units
-listens times frequency freq hits watches minutes seconds hours menge anzahl stück quantité quantite cantidad
+listens times frequency freq hits watches minutes seconds hours menge anzahl stück quantité
+quantite cantidad
 quantità quantita quantidade ilość 数量 次数 個数 количество"""
 BINARY = """click clicked like liked bought purchase purchased conversion converted label target
-reordered watched read"""
+watched read"""
 EVENT = """event action behavior behaviour interaction activity ereignis aktion événement evenement
 acción accion evento azione 行为 行動 событие действие"""
-MONEY = """price amount total revenue sales sum cost value paid preis betrag summe umsatz prix
+MONEY = """price amount total revenue sales sum cost paid preis betrag summe umsatz prix
 montant precio importe total prezzo importo preço 价格 金额 価格 цена сумма"""
 TITLE = (
     """title name titel titre nombre título titulo titolo nom bezeichnung 名称 标题 名前 название"""

@@ -94,6 +94,8 @@ def _preferred(rows: pd.DataFrame) -> list[Split]:
     if times.max() - times.min() < MIN_DAYS * DAY:
         reason = f"the times span less than {MIN_DAYS} days, so {randomly.reason}"
         return [randomly._replace(reason=reason)]
+    few = f"splits by time leave too few positives of known users, so {randomly.reason}"
+    randomly = randomly._replace(reason=few)
     last = Split("leave_last_out", "each user's last item is test, the one before it valid")
     cut = Split("temporal", "the last tenth of the time is test, the tenth before it valid")
     ties = _ties(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,8 @@ SAMPLE = 300
 """Values that must be times before the whole column is read."""
 EPOCHS = (946_684_800, 2_208_988_800)
 """The years 2000 to 2040 in seconds: numbers in this range may be times whatever their name is."""
+MAX_CALENDAR = 60
+"""Different values that a number such as the hour or the day of the month may have."""
 LATER = word_set("delivered delivery shipped updated modified expires end ended deadline")
 """Words for times after the interaction."""
 
@@ -135,8 +136,8 @@ def _may_be_time(column: Facts) -> bool:
     if column.numbers is None:
         return False
     low, high = column.range
-    if has_role(column.name, "time"):
-        return low >= 0 and not has_role(column.name, "count")
+    if has_role(column.name, "time") and not has_role(column.name, "order"):
+        return low >= 0 and column.distinct > MAX_CALENDAR
     return column.is_whole and any(
         EPOCHS[0] * unit <= low and high <= EPOCHS[1] * unit for unit in (1, 10**3)
     )
@@ -196,7 +197,6 @@ def _filled(known: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def _as_column(column: Facts, values: pa.ChunkedArray) -> Column:
-    path = Path(column.name)
-    stored = [Stored(path=path, name=column.name, type=column.stored)]
-    rows = Rows(paths=[path], counts=[len(values)])
+    stored = [Stored(path="", name=column.name, type=column.stored)]
+    rows = Rows(places=[str], counts=[len(values)])
     return Column(name=column.name, values=values, stored=stored, rows=rows)

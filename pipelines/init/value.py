@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -45,8 +45,8 @@ class Value:
         rating, binary, event, count, or unclear: numbers that may be a rating or a quantity.
     at_least : float or None
         The threshold of positives, if it is used.
-    values : list of str
-        The values of positives, if they are texts.
+    values : list of str or int
+        The values of positives, if they are events.
     share : float
         The share of the rows that are positives.
     question : str or None
@@ -56,7 +56,7 @@ class Value:
     column: str
     kind: Kind
     at_least: float | None
-    values: list[str]
+    values: list[str] | list[int]
     share: float
     question: str | None
 
@@ -136,9 +136,9 @@ def _kind(column: Facts) -> Kind | None:
         return None
     numeric, name = column.numbers is not None, column.name
     flag = numeric and set(np.unique(column.numbers[~np.isnan(column.numbers)])) == {0.0, 1.0}  # type: ignore[index]
-    if numeric and has_role(name, "rating") and column.distinct <= 101:
+    if numeric and has_role(name, "rating") and _is_scale(*column.range):
         return "rating"
-    if column.distinct <= MAX_EVENTS and not numeric and _has_events(column):
+    if column.distinct <= MAX_EVENTS and _has_events(column):
         return "event"
     if has_role(name, "binary") and (flag or _yes(column)):
         return "binary" if flag else "event"
@@ -146,7 +146,7 @@ def _kind(column: Facts) -> Kind | None:
         return None
     if column.is_whole and has_role(name, "count") and not (flag or has_role(name, "order")):
         return "count"
-    if not numeric or column.is_boolean or flag:
+    if not numeric or column.is_boolean or flag or has_role(name, "order"):
         return None
     low, high = column.range
     halves = bool((np.mod(column.numbers[~np.isnan(column.numbers)] * 2, 1) == 0).all())  # type: ignore[index]
@@ -160,7 +160,15 @@ def _kind_of_values(column: Facts) -> Kind | None:
     return "event" if 2 <= column.distinct <= MAX_EVENTS else None
 
 
+def _is_scale(low: float, high: float) -> bool:
+    """Whether these are the ends of a scale of ratings: of 5, 10 or 100, or likes and dislikes."""
+    return high <= 10 or 50 <= high <= 100
+
+
 def _has_events(column: Facts) -> bool:
+    """Whether the values are known events, or numbers whose column is named like events."""
+    if column.numbers is not None:
+        return column.is_whole and column.distinct <= 10 and has_role(column.name, "event")
     known = sum(_event(text) in EVENTS | NOT_LIKED for text in column.texts)
     return known >= (1 if has_role(column.name, "event") else 2)
 
@@ -177,7 +185,10 @@ def _event(text: str) -> str:
 
 
 def _value(column: Facts, kind: Kind, same: list[str]) -> Value:
-    at_least, values, question, share = None, [], None, 1.0
+    at_least: float | None = None
+    values: list[Any] = []
+    question: str | None = None
+    share = 1.0
     if kind == "rating":
         at_least = _threshold(column)
     elif kind == "binary":
@@ -217,12 +228,12 @@ def _threshold(column: Facts) -> float:
     return float(np.median(known))
 
 
-def _events(column: Facts) -> tuple[list[str], float, str]:
+def _events(column: Facts) -> tuple[list[Any], float, str]:
     """Choose the events that are positives: all but those that say no."""
     counts = {each["values"]: each["counts"] for each in pc.value_counts(column.values).to_pylist()}
     counts.pop(None, None)
-    ranked = sorted(counts, key=lambda text: (-counts[text], text))
-    liked = [text for text in ranked if _event(text) not in NOT_LIKED] or ranked
+    ranked = sorted(counts, key=lambda text: (-counts[text], str(text)))
+    liked = [text for text in ranked if _event(str(text)) not in NOT_LIKED] or ranked
     shown = ", ".join(f"{text} {counts[text] / column.rows:.1%}" for text in ranked[:8])
     share = sum(counts[text] for text in liked) / column.rows
     return liked, share, f"which events count as positives? There are {shown}."

@@ -35,7 +35,7 @@ def as_yaml(guess: Guess, files: Mapping[str, str], name: str) -> str:
     profile = guess.profile
     lines = [
         f"# Written by `twotower init` from {profile.rows:,} rows. Check it, then: twotower run",
-        "# Paths are relative to the folder in which it runs. docs/configuration.md has all settings.",
+        "# Paths are relative to the folder in which it runs. All settings: docs/configuration.md.",
     ]
     if guess.questions:
         lines.append(
@@ -141,6 +141,8 @@ def _duplicates(guess: Guess) -> str:
 def _no_positives(guess: Guess) -> str:
     if guess.value is None:
         return ": no column says how much a user liked an item."
+    if guess.value.kind == "unclear":
+        return ", until that is answered."
     return f"; {guess.value.column} says how many, not how much a user liked an item."
 
 
