@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -126,7 +127,8 @@ def guess(
             only(features, role, names, {**sides.get(role, {}), **facts}, where)
     for role, name in ids.items():
         if kind := facts[name].personal:
-            found.questions.setdefault(role, f"should the run store {kind} ({name}) as ids?")
+            question = f"should the run store {kind} ({name}) as ids?"
+            found.questions.setdefault(role, []).append(question)
     known = _has_ids(facts, ids, time)
     users, items = (facts[ids[role]].codes for role in ("user", "item"))
     _check_size(users[known], items[known], where, "rows with a user and an item")
@@ -195,7 +197,10 @@ def _questions(
 ) -> dict[str, list[str]]:
     """Collect the questions by the section of the configuration that has the default."""
     found = {
-        "ingest": [*ids.questions.values(), *([time.question] if time and time.question else [])],
+        "ingest": [
+            *chain(*ids.questions.values()),
+            *([time.question] if time and time.question else []),
+        ],
         "positives": [value.question] if value and value.question else [],
         "features": features.questions,
     }

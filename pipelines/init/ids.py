@@ -45,13 +45,13 @@ class Ids:
         The column of the interactions by role, "user" and "item".
     sides : dict of str to Side
         By role, for those with a table of their own.
-    questions : dict of str to str
-        By role, if another column is as likely.
+    questions : dict of str to list of str
+        By role, what is not clear.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
     sides: dict[str, Side] = field(default_factory=dict)
-    questions: dict[str, str] = field(default_factory=dict)
+    questions: dict[str, list[str]] = field(default_factory=dict)
 
 
 def find_ids(
@@ -142,26 +142,38 @@ def _find_by_name(
     ranked = sorted(scores, key=lambda name: -scores[name])
     if not ranked or scores[ranked[0]] < 1.0:
         return
-    best, others = (
-        ranked[0],
-        [each for each in ranked[1:] if scores[ranked[0]] - scores[each] <= CLOSE],
-    )
-    rarely = [each for each in others if not _rarely_repeats(facts[each])]
-    if _rarely_repeats(facts[best]) and rarely:
-        best, others = rarely[0], [each for each in (best, *others) if each != rarely[0]]
-    else:
-        # What is the same in all rows of an item is a feature of it.
-        others = [each for each in others if not _belongs(facts[each], facts[best])]
+    best = ranked[0]
+    others = [each for each in ranked[1:] if scores[best] - scores[each] <= CLOSE]
+    best, others = _settle(role, best, others, facts)
     ids.columns[role] = best
     if others:
         shown = ", ".join(f"{each} ({facts[each].distinct:,} different)" for each in others)
-        ids.questions[role] = (
+        ids.questions[role] = [
             f"is {best} ({facts[best].distinct:,} different) the {role}? It could also be {shown}."
-        )
+        ]
 
 
-def _rarely_repeats(column: Facts) -> bool:
-    return column.rows < 1.2 * column.distinct
+def _settle(
+    role: str, best: str, others: list[str], facts: Mapping[str, Facts]
+) -> tuple[str, list[str]]:
+    """Choose between columns with similar names by how their values depend on each other.
+
+    Returns
+    -------
+    best : str
+    others : list of str
+        Those that are still as likely.
+    """
+    coarser = [
+        each
+        for each in others
+        if _belongs(facts[each], facts[best]) and facts[each].distinct < facts[best].distinct
+    ]
+    if role == "user" and coarser:
+        # Shops give an order its own customer; the person is what several of them share.
+        return coarser[0], [each for each in (best, *others) if each != coarser[0]]
+    # What is the same in all rows of an item is a feature of it.
+    return best, [each for each in others if each not in coarser]
 
 
 def _can_be_ids(column: Facts) -> bool:
@@ -189,13 +201,13 @@ def _find_the_rest(role: str, facts: Mapping[str, Facts], ids: Ids, where: str) 
     hinted = [name for name in finest if has_role(name, role)]
     if len(hinted) == 1:
         ids.columns[role] = hinted[0]
-        ids.questions[role] = f"is {hinted[0]} the {role}? Its name may mean something else."
+        ids.questions[role] = [f"is {hinted[0]} the {role}? Its name may mean something else."]
         return
     if len(finest) == 1 and ids.columns:
         ids.columns[role] = finest[0]
-        ids.questions[role] = (
+        ids.questions[role] = [
             f"is {finest[0]} the {role}? Its name does not say so; no other column can be it."
-        )
+        ]
         return
     missing = " and ".join(f"{each}s" for each in ROLES if each not in ids.columns)
     options = " ".join(f"--{each} COLUMN" for each in ROLES if each not in ids.columns)

@@ -170,20 +170,26 @@ def _choose(
 ) -> Time:
     """Choose between day and month first: files are often in the order of time."""
     read = {each: parse_format(values, each).seconds for each in formats}
-    ordered = {each: float((np.diff(seconds) >= 0).mean()) for each, seconds in read.items()}
+    ordered = {each: _order(seconds) for each, seconds in read.items()}
     month_first = [each for each in formats if each.index("%m") < each.index("%d")]
     dotted = "." in formats[0].partition("%Y")[0]
     usual = next(each for each in formats if (each in month_first) != dotted)
-    best = max(formats, key=lambda each: (round(ordered[each], 2), each == usual))
+    best = max(formats, key=lambda each: (round(ordered[each], 1), each == usual))
     other = next(each for each in formats if each != best)
-    reason = (
-        "the rows are in the order of time then" if ordered[best] > ordered[other] else "a guess"
-    )
+    better = round(ordered[best], 1) > round(ordered[other], 1)
+    reason = "the rows are in the order of time then" if better else "a guess"
     shown = pc.drop_null(values)[0].as_py()
     question = (
         f"is {shown!r} read right as {best} ({reason})? Otherwise write {other} as the time_format."
     )
     return Time(column.name, _filled(known, read[best]), best, question)
+
+
+def _order(seconds: np.ndarray) -> float:
+    """Say how far the rows are in the order of time, forwards or backwards: 0 to 1."""
+    if len(seconds) < 2 or seconds.min() == seconds.max():
+        return 0.0
+    return float(abs(np.corrcoef(np.arange(len(seconds)), seconds)[0, 1]))
 
 
 def _complete(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:

@@ -54,10 +54,11 @@ def events() -> pd.DataFrame:
 
 def marketplace() -> pd.DataFrame:
     """Each order has a customer_id of its own; customer_unique_id is the person."""
+    order = USER * 100 + SECONDS // (30 * 86_400) % 100
     return pd.DataFrame(
         {
-            "order_id": each_row("o{}"),
-            "customer_id": each_row("c{}"),
+            "order_id": texts("o{}", order),
+            "customer_id": texts("c{}", order),
             "customer_unique_id": texts("u{}", USER),
             "product_id": texts("p{}", ITEM),
             "seller_id": texts("s{}", ITEM % 9),
