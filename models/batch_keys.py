@@ -7,6 +7,9 @@ the batch's distinct users and items, under the columns' names, and adds the key
 # What a batch is read as: int32 [n], rows of the user table and of the item table.
 USER_ROW, ITEM_ROW = "user_row", "item_row"
 
+# Read with them if positives have weights: float32 [n], with a mean of 1 over all positives.
+WEIGHT = "_weight"
+
 # int32 [n]: which of the batch's q distinct users and c distinct items each interaction has.
 QUERY_OF, POSITIVE_OF = "_query_of", "_positive_of"
 # float32 or int32 [c]: how many negatives each candidate stands for.

@@ -21,6 +21,7 @@ from twotower.models.batch_keys import (
     SEED,
     SHARE,
     USER_ROW,
+    WEIGHT,
 )
 from twotower.models.objective.negatives import Sampler
 from twotower.models.objective.sampling import false_negatives
@@ -33,7 +34,8 @@ class FeatureLookup(tf.keras.layers.Layer):
 
     Passed to `fit(pre=...)`, so that a batch is read as two integers per interaction; the saved
     towers do not contain it. In training the columns have one row per distinct user or item of the
-    batch, and the keys of `batch_keys` are added.
+    batch, and the keys of `batch_keys` are added. The weights of the interactions, if the batch has
+    any, are passed on.
 
     In training it also hides values, by replacing them with the out-of-vocabulary code, which
     trains the embeddings of unknown users, cold items and unseen values. Item ids are hidden with
@@ -114,7 +116,10 @@ class FeatureLookup(tf.keras.layers.Layer):
     def call(self, inputs, training=False):
         positions = {rows: tf.reshape(inputs[rows], [-1]) for rows in self.tables}
         if training:
-            return self._training_features(positions)
+            features = self._training_features(positions)
+            if WEIGHT in inputs:
+                features[WEIGHT] = tf.reshape(inputs[WEIGHT], [-1])
+            return features
         return {
             name: tf.gather(table, positions[rows])
             for rows, tables in self.tables.items()

@@ -32,9 +32,8 @@ def choose(
     Parameters
     ----------
     config : Path, optional
-        A YAML file, or the name of one in configs/. If it is None, the layout of `data` decides
-        between ml-1m and ml-100k; without `data` it is twotower.yaml in the working directory, if
-        there is one.
+        A YAML file, or the name of one in configs/. If it is None, the data set that is found in
+        `data` decides; without `data` it is twotower.yaml in the working directory, if there is one.
     data : Path, optional
         A folder or zip. If it is None, the data that the configuration names is used; without one,
         or with ml-1m, MovieLens-1M is downloaded if it has not been before.
@@ -55,20 +54,22 @@ def choose(
     DataError
         If the data that `config` needs cannot be downloaded.
     """
-    from twotower.workflows.ingest import detect_source, detectable
+    from twotower.workflows.ingest import SOURCES, detect_source, detectable
 
     if data is not None:
         if not data.exists():
             raise ConfigError(f"--data {data}: no such file or folder")
+        if config is not None:
+            return load_config(config, overrides, data), f"data: {data}"
         found = detect_source(data)
-        if config is None:
-            if found is None:
-                raise ConfigError(
-                    f"--data {data}: no known data set there; expected one of {detectable()}. "
-                    "For other data pass --config"
-                )
-            config = CONFIGS / f"{found[0]}.yaml"
-        return load_config(config, overrides, data), f"data: {data}"
+        if found is None:
+            raise ConfigError(
+                f"--data {data}: no known data set there; expected one of {detectable()}. For "
+                "other data pass --config; `twotower init FILE` writes one"
+            )
+        name, place = found
+        line = f"data: {place}, recognised as {SOURCES[name].contents}"
+        return load_config(CONFIGS / f"{name}.yaml", overrides, data), line
     found_here = config is None and DEFAULT_CONFIG.is_file()
     if found_here:
         config = DEFAULT_CONFIG

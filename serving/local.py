@@ -7,15 +7,20 @@ import importlib.util
 import json
 import secrets
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from twotower.serving.client.values import Values, column, padded_lists
 from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.index import METADATA_FILE, load_index
 from twotower.serving.runtime.manifest import MODEL_FILE, verify_manifest
+
+NO_FEATURES: Mapping[str, Values] = MappingProxyType({})
 
 
 class LocalVersion:
@@ -38,6 +43,12 @@ class LocalVersion:
         The users and the items that the version knows.
     item_vectors : ndarray of float32, shape (n, D)
         The vectors of `item_ids`.
+    folder : Path
+        The version's folder.
+    towers_sha256 : str
+        Hash of the towers.
+    contract : Contract
+        Names and types of what `answer` takes and returns.
 
     Raises
     ------
@@ -47,14 +58,16 @@ class LocalVersion:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         verify_manifest(folder)
+        self.folder = folder
         model = json.loads((folder / MODEL_FILE).read_text())
         try:
             contract, engine = _load(folder, model["runtime"], threads)
             self._index = load_index(next(folder.rglob(METADATA_FILE)).parent)
             self.item_ids, self.item_vectors = self._index.item_ids, self._index.vectors
+            self.towers_sha256 = self._index.metadata["towers_sha256"]
             self.user_ids = _known_users(folder, engine)
             limits = {"default_k": 1, "max_k": len(self.item_ids)}
-            self._contract = contract.Contract(**{**model["contract"], **limits})
+            self.contract = contract.Contract(**{**model["contract"], **limits})
         except Exception as error:
             raise ServingError(
                 f"{folder}: cannot run in this process: {error}; "
@@ -63,7 +76,11 @@ class LocalVersion:
         self._engine = engine
 
     def answer(
-        self, user_ids: np.ndarray, k: int, filter_seen: bool = False
+        self,
+        user_ids: np.ndarray,
+        k: int,
+        filter_seen: bool = False,
+        features: Mapping[str, Values] = NO_FEATURES,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items for each user, best first.
 
@@ -74,6 +91,9 @@ class LocalVersion:
             Items per user; at most as many as the version has.
         filter_seen : bool, default False
             Whether to leave out the items that the user has seen.
+        features : mapping of str to sequence
+            Features of the users, one value (for a list feature, one list) per user, in place of
+            those that the version has stored.
 
         Returns
         -------
@@ -81,11 +101,55 @@ class LocalVersion:
             -1 where a user has fewer than k items left.
         scores : ndarray of float32, shape (n, k)
             -inf there.
+
+        Raises
+        ------
+        ServingError
+            If a feature is unknown, or has a value of another kind.
+
+        Notes
+        -----
+        A score may differ in its last bit between batches of different size or with different
+        neighbours, here as on the server, because sums of floats depend on their order.
         """
-        inputs = {self._contract.user_id: user_ids[:, None]}
-        table = self._contract.read(inputs, {K: k, FILTER_SEEN: filter_seen})
-        columns = self._engine.run(table)
-        return columns[self._contract.item_id], columns[SCORE]
+        inputs = {self.contract.user_id: user_ids[:, None]}
+        inputs |= {name: self._tensor(name, values) for name, values in features.items()}
+        columns = self._engine.run(self.contract.read(inputs, {K: k, FILTER_SEEN: filter_seen}))
+        return columns[self.contract.item_id], columns[SCORE]
+
+    def query_vectors(self, user_ids: np.ndarray) -> np.ndarray:
+        """Return the vectors with which users are looked up among the item vectors.
+
+        Parameters
+        ----------
+        user_ids : ndarray of int64, shape (n,)
+
+        Returns
+        -------
+        ndarray of float32, shape (n, D)
+
+        Raises
+        ------
+        ServingError
+            If the version cannot return them.
+        """
+        vectors = getattr(self._engine, "vectors", None)
+        if vectors is None:
+            raise ServingError(
+                f"{self.folder}: cannot return the users' vectors; export it again with "
+                "serving.runtime compiled, and publish it"
+            )
+        return vectors(self.contract.read({self.contract.user_id: user_ids[:, None]}, {}))
+
+    def _tensor(self, name: str, values: Values) -> np.ndarray:
+        """Convert the values of a feature as a client converts those of a request."""
+        kind = self.contract.features.get(name)
+        if kind is None:
+            names = ", ".join(self.contract.features) or "no features"
+            raise ServingError(f"feature '{name}' is unknown; this version takes {names}")
+        if name in self.contract.lists:
+            return padded_lists(name, values, kind)
+        return column(name, values, kind, nullable=True)
 
 
 def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:

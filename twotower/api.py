@@ -254,16 +254,64 @@ class Recommender:
         RunError
             If the model does not know the item.
         """
-        ids, vectors = self._local.item_ids, self._local.item_vectors
-        position = int(np.searchsorted(ids, item))
-        if position == len(ids) or ids[position] != item:
-            raise RunError(f"item {item} is not among the {len(ids):,} items of the model")
-        lengths = np.linalg.norm(vectors, axis=1)
-        scores = vectors @ vectors[position] / np.maximum(lengths * lengths[position], 1e-12)
-        scores[position] = -np.inf
-        best = np.argsort(-scores, kind="stable")[: min(k, len(ids) - 1)]
-        ranks = np.arange(1, len(best) + 1)
-        return pd.DataFrame({"item": ids[best], "rank": ranks, "score": scores[best]})
+        from twotower.pipelines.answers.similar import most_similar
+
+        return most_similar(self._local, item, k)
+
+    def recommend_all(
+        self,
+        out: str | Path,
+        k: int = 10,
+        *,
+        users: str | Path = "all",
+        filter_seen: bool = True,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the k best items of all users to a file, as ``twotower recommend`` does.
+
+        Parameters
+        ----------
+        out : str or Path
+            The file; its suffix, .parquet, .csv or .jsonl, is the format. It has a row per user
+            and item: user id, rank (from 1), item id, score.
+        k : int, default 10
+            Items per user.
+        users : str or Path, default "all"
+            A parquet, CSV or JSON lines file of user ids, to answer only these.
+        filter_seen : bool, default True
+            Whether to leave out the items that a user has seen.
+        overwrite : bool, default False
+            Whether to replace `out` if it exists.
+
+        Returns
+        -------
+        Path
+            The file.
+        """
+        from twotower.pipelines.answers.recommend import recommend
+
+        recommend(self._run, str(users), Path(out), k, filter_seen, overwrite)
+        return Path(out)
+
+    def vectors(self, out: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the vectors of users and items as files, as ``twotower vectors`` does.
+
+        Parameters
+        ----------
+        out : str or Path
+            The folder to make.
+        overwrite : bool, default False
+            Whether to replace `out` if it exists.
+
+        Returns
+        -------
+        Path
+            The folder.
+        """
+        from twotower.pipelines.answers.vectors import write_vectors
+
+        write_vectors(self._run, Path(out), overwrite)
+        return Path(out)
 
     def serve(self) -> Recommender:
         """Start a Triton server on free ports of this machine; `client` asks it.

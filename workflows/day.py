@@ -61,9 +61,9 @@ def suspicions(
         in at least half of its columns; more suggests that ids were renumbered. Without new
         interactions, it is the share of all known users (or items).
     max_shift : float
-        Maximum distance between the median of the new or changed values of a numeric feature, or of
-        `positives.column`, and the range of the values before (without 1 % at either end), in
-        widths of that range; more suggests another unit.
+        Maximum distance between the median of the new or changed values of a numeric feature, of
+        `positives.column` or of `positives.weight`, and the range of the values before (without 1 %
+        at either end), in widths of that range; more suggests another unit.
 
     Returns
     -------
@@ -88,14 +88,16 @@ def suspicions(
                 new=rows.new_numbers(column),
                 max_shift=max_shift,
             )
-    compared = positives.column
-    if compared in day.new.interactions.column_names:
-        found += _describe_shift(
-            f"interactions: column {compared}",
-            before=_numbers(day.before.interactions[compared].to_pandas()),
-            new=_numbers(day.new.interactions[compared].to_pandas()),
-            max_shift=max_shift,
-        )
+    # A column with `positives.values` has categories.
+    compared = [positives.weight, None if positives.values else positives.column]
+    for shown in dict.fromkeys(compared):
+        if shown is not None and shown in day.new.interactions.column_names:
+            found += _describe_shift(
+                f"interactions: column {shown}",
+                before=_numbers(day.before.interactions[shown].to_pandas()),
+                new=_numbers(day.new.interactions[shown].to_pandas()),
+                max_shift=max_shift,
+            )
     return found
 
 

@@ -9,8 +9,10 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, validator
 
 from twotower.workflows.day import Day
+from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
+from twotower.workflows.sources.layouts.lightgcn import LightGCN
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 from twotower.workflows.sources.parquet.config import ParquetConfig
 from twotower.workflows.sources.parquet.source import ParquetSource
@@ -18,9 +20,15 @@ from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSourc
 from twotower.workflows.sources.times import check_scale
 from twotower.workflows.tables import Tables, merge, sorted_by_id
 
-_CLASSES: tuple[type[Source], ...] = (MovieLens1M, MovieLens100K, SyntheticSource, ParquetSource)
+_CLASSES: tuple[type[Source], ...] = (
+    MovieLens1M,
+    MovieLens100K,
+    LightGCN,
+    SyntheticSource,
+    ParquetSource,
+)
 SOURCES = {source.name: source for source in _CLASSES}
-"""All sources by name. `detect_source` tries them in this order."""
+"""All sources by name, in the order in which `detect_source` prefers them."""
 
 
 class IngestConfig(BaseModel, extra="forbid"):
@@ -31,8 +39,8 @@ class IngestConfig(BaseModel, extra="forbid"):
     )
     path: Path | None = Field(
         None,
-        description="For ml-1m and ml-100k: the folder or zip with the official files, or a folder "
-        "that contains it. For parquet: the folder to which the paths under `ingest.parquet` are "
+        description="For a published data set: the folder or zip with its files, or a folder that "
+        "contains it. For parquet: the folder to which the paths under `ingest.parquet` are "
         "relative. If relative, it is resolved against the working directory; the run folder "
         "stores the absolute path.",
     )
@@ -201,19 +209,27 @@ def detect_source(path: Path) -> tuple[str, Path] | None:
     Returns
     -------
     (str, Path) or None
-        The name of the first source that recognises `path`, and the folder or file with its data;
-        None if there is none (see `Source.recognise`).
+        The name of the source whose files are at `path` or else, of the sources with files in a
+        folder of it, the first; and the folder or file with the data. None if there is none (see
+        `Source.recognise`).
 
     Raises
     ------
     DataError
-        If a zip is damaged.
+        If a zip is damaged, or the files of several sources are at `path`.
     """
+    found: dict[str, Path] = {}
     for name, source in SOURCES.items():
-        found = source.recognise(path)
-        if found is not None:
-            return name, found
-    return None
+        if (place := source.recognise(path)) is not None:
+            found[name] = place
+    here = [name for name, place in found.items() if place == path]
+    if len(here) > 1:
+        several = " and ".join(SOURCES[name].contents for name in here)
+        raise DataError(
+            f"{path}: files of {several}; give each data set a folder of its own, or name the "
+            "source in a config"
+        )
+    return next(((name, found[name]) for name in here or found), None)
 
 
 def detectable() -> str:

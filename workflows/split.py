@@ -18,12 +18,14 @@ PARTS = ("train", "valid", "test")
 class SplitConfig(BaseModel, extra="forbid"):
     """How the positives are divided into train, valid and test."""
 
-    method: Literal["random", "leave_last_out", "temporal", "file"] = Field(
+    method: Literal["random", "leave_last_out", "temporal", "file", "column"] = Field(
         "random",
         description="random: each user's positives are divided at random by `ratios`. "
         "leave_last_out: each user's last positive is test and the one before it is valid. "
         "temporal: two points in time, the same for all users, divide the positives by `ratios`. "
-        "file: the parquet file `path` names the part of each pair.",
+        "file: the parquet file `path` names the part of each pair. column: the column `part` of "
+        "the interactions does, as in data sets with an official test part; if it has no valid "
+        "rows, each user's train rows are divided at random by the first two `ratios`.",
     )
     ratios: tuple[float, float, float] = Field(
         (0.8, 0.1, 0.1), description="Shares of train, valid and test. They must add up to 1."
@@ -41,7 +43,9 @@ class SplitConfig(BaseModel, extra="forbid"):
         "(train, valid or test). If relative, it is resolved against the working directory; the "
         "run folder stores the absolute path.",
     )
-    seed: int = Field(42, ge=0, le=2**31 - 1, description="Random seed of the method `random`.")
+    seed: int = Field(
+        42, ge=0, le=2**31 - 1, description="Random seed of the methods `random` and `column`."
+    )
 
     @validator("ratios")
     def _add_up(cls, ratios: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -168,6 +172,8 @@ def describe(config: SplitConfig) -> str:
         "temporal": f"global cut in time {shares}",
         # Only the file's name, because reports should not contain paths of one machine.
         "file": f"read from {config.path.name if config.path else ''}",
+        "column": "the parts that the data set names; without valid, a share of each user's train, "
+        f"seed {config.seed}",
     }[config.method]
     return f"{config.k_core}-core, {words}" if config.k_core else words
 
@@ -266,6 +272,28 @@ def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     return (times >= train_end).astype(np.int8) + (times >= valid_end)
 
 
+def _from_column(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
+    """Read the parts from the column `part`; without valid, take it from train."""
+    if "part" not in rows:
+        raise DataError(
+            "split.method column needs the column part (train, valid or test) in the interactions; "
+            "keep it, or choose another method"
+        )
+    codes = pd.Categorical(rows["part"], categories=PARTS).codes.copy()
+    if (codes < 0).any():
+        found = rows["part"].to_numpy()[codes < 0][0]
+        raise DataError(
+            f"interactions, column part: {found!r} in {int((codes < 0).sum()):,} rows; expected "
+            f"{', '.join(PARTS)}"
+        )
+    if not (codes == 1).any():
+        train, valid, _ = config.ratios
+        ratios = (train / (train + valid), valid / (train + valid), 0)
+        is_train = codes == 0
+        codes[is_train] = _random(rows[is_train], config.copy(update={"ratios": ratios}))
+    return codes
+
+
 def _from_file(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     """Read the parts from the file; -1 for a pair that it does not name."""
     if config.path is None:
@@ -329,4 +357,5 @@ _METHODS = {
     "leave_last_out": _leave_last_out,
     "temporal": _temporal,
     "file": _from_file,
+    "column": _from_column,
 }

@@ -155,6 +155,7 @@ def whole_data_squared(
     *,
     share: tf.Tensor,
     unobserved_weight: float,
+    weight: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Squared error over all pairs of a batch's users and the catalogue, without sampling.
 
@@ -172,6 +173,8 @@ def whole_data_squared(
         From 0 to 1, the fraction of each user's positives that is in the batch.
     unobserved_weight : float
         Above 0 to 1; ENMF uses 0.1 to 0.5.
+    weight : Tensor of float32, shape (n,), optional
+        Confidence of each interaction, by default 1.
 
     Returns
     -------
@@ -180,7 +183,7 @@ def whole_data_squared(
 
     Notes
     -----
-    The loss is (sum over interactions of (1 - s)^2 + sum over queries u of share u *
+    The loss is (sum over interactions of weight * (1 - s)^2 + sum over queries u of share u *
     unobserved_weight * (sum of s(u, c)^2 over the candidates c that are no positive of u in the
     batch)) / n. The sum over all candidates is u^T (V^T V) u, so no (q, c) matrix is computed; the
     squares of the batch's own pairs are subtracted from it. (Implicit ALS: Hu et al., ICDM 2008; by
@@ -196,7 +199,8 @@ def whole_data_squared(
     gram = tf.matmul(candidates, candidates, transpose_a=True)
     everything = tf.reduce_sum(tf.matmul(query, gram) * query, axis=1)
     unobserved = unobserved_weight * tf.reduce_sum(share * (everything - observed))
-    fit = tf.reduce_sum(tf.square(1.0 - positive))
+    errors = tf.square(1.0 - positive)
+    fit = tf.reduce_sum(errors if weight is None else weight * errors)
     return (fit + unobserved) / tf.cast(tf.size(positive), tf.float32)
 
 

@@ -23,6 +23,7 @@ from twotower.models.batch_keys import (
     ROW,
     SEED,
     SHARE,
+    WEIGHT,
 )
 from twotower.models.objective.config import MIN_LEARNED_TEMPERATURE, ObjectiveConfig
 from twotower.models.objective.corrections import (
@@ -140,9 +141,11 @@ class InBatchSoftmax(mm.ContrastiveOutput):
         """
         return self._grouped_softmax(query, candidate)
 
-    def _grouped_softmax(
-        self, query: tf.Tensor, candidate: Candidate, weight: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def _weight(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor | None:
+        """The weight of each interaction, float32 [n]; None if all are equal."""
+        return batch.get(WEIGHT)
+
+    def _grouped_softmax(self, query: tf.Tensor, candidate: Candidate) -> tf.Tensor:
         batch = candidate.metadata
         return grouped_softmax(
             query,
@@ -151,7 +154,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
             batch[POSITIVE_OF],
             batch[COUNT],
             bias=self._bias(candidate),
-            weight=weight,
+            weight=self._weight(batch),
             temperature=self.temperature,
             precision=self.precision,
         )
@@ -202,10 +205,11 @@ class ObjectiveOutput(InBatchSoftmax):
             self.weights_by_row = tf.constant(weights, tf.float32)
 
     def _weight(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor | None:
-        """The weight of each interaction, float32 [n]; None if all are equal."""
+        weight = super()._weight(batch)
         if self.weights_by_row is None:
-            return None
-        return tf.gather(tf.gather(self.weights_by_row, batch[ROW]), batch[POSITIVE_OF])
+            return weight
+        of_item = tf.gather(tf.gather(self.weights_by_row, batch[ROW]), batch[POSITIVE_OF])
+        return of_item if weight is None else weight * of_item
 
     def _mean(self, losses: tf.Tensor, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The weighted mean of the losses float32 [n] of the interactions."""
@@ -235,7 +239,7 @@ class SoftmaxOutput(ObjectiveOutput):
         batch, given = candidate.metadata, self.objective
         if given.label_smoothing or given.corrected_logq or given.mask_known or self.queue:
             return self._mean(self._loss_by_row(query, candidate), batch)
-        return self._grouped_softmax(query, candidate, self._weight(batch))
+        return self._grouped_softmax(query, candidate)
 
     def _loss_by_row(self, query: tf.Tensor, candidate: Candidate) -> tf.Tensor:
         """The loss of each interaction, float32 [n], from its scores of all candidates [n, c]."""
@@ -357,6 +361,7 @@ class WholeDataOutput(ObjectiveOutput):
             batch[POSITIVE_OF],
             share=batch[SHARE],
             unobserved_weight=self.objective.unobserved_weight,
+            weight=self._weight(batch),
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 from merlin.schema import ColumnSchema
 
-from twotower.models.batch_keys import POSITIVE_OF, QUERY_OF
+from twotower.models.batch_keys import POSITIVE_OF, QUERY_OF, WEIGHT
 
 AUGMENTED = "_augmented"  # the name of the vector among the inputs of a tower; not a column's name
 
@@ -56,9 +56,10 @@ class MimicLoss(tf.keras.layers.Layer):
     Notes
     -----
     The loss is the mean of |a_u - p_v|^2 + |a_v - p_u|^2 over the interactions of user u and item
-    v, where a are augmented vectors and p are the towers' outputs, without a gradient. (The paper's
-    mean also runs over negatives, which add nothing to it.) The paper's category alignment loss,
-    for catalogues that one category dominates, is left out.
+    v, where a are augmented vectors and p are the towers' outputs, without a gradient. Weights of
+    interactions are factors of these distances. (The paper's mean also runs over negatives, which
+    add nothing to it.) The paper's category alignment loss, for catalogues that one category
+    dominates, is left out.
     """
 
     def __init__(self, query: AugmentedVector, candidate: AugmentedVector, weight: float, **kwargs):
@@ -74,7 +75,9 @@ class MimicLoss(tf.keras.layers.Layer):
             users, of_users = tf.gather(users, query_of), tf.gather(of_users, query_of)
             items, of_items = tf.gather(items, positive_of), tf.gather(of_items, positive_of)
             distance = _distance(of_users, items) + _distance(of_items, users)
-            self.add_loss(self.weight * distance)
+            if WEIGHT in features:
+                distance *= features[WEIGHT]
+            self.add_loss(self.weight * tf.reduce_mean(distance))
         return inputs
 
     def compute_output_shape(self, input_shape):
@@ -83,6 +86,6 @@ class MimicLoss(tf.keras.layers.Layer):
 
 
 def _distance(augmented: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Mean squared distance of the rows of [n, dim]; no gradient flows into `target`."""
+    """Squared distances [n] of the rows of [n, dim]; no gradient flows into `target`."""
     difference = augmented - tf.stop_gradient(target)
-    return tf.reduce_mean(tf.reduce_sum(tf.square(difference), axis=1))
+    return tf.reduce_sum(tf.square(difference), axis=1)

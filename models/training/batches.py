@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from merlin.schema import Tags
 
-from twotower.models.batch_keys import ITEM_ROW, USER_ROW
+from twotower.models.batch_keys import ITEM_ROW, USER_ROW, WEIGHT
 from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.objective.sampling import known_pairs
@@ -20,7 +21,7 @@ from twotower.models.two_tower import history_column
 
 
 def shuffled_batches(
-    user_rows: np.ndarray, item_rows: np.ndarray, batch_size: int, seed: int, first_step: int = 0
+    columns: Mapping[str, np.ndarray], batch_size: int, seed: int, first_step: int = 0
 ) -> tf.data.Dataset:
     """Create endless batches of shuffled positives, one epoch after another.
 
@@ -30,9 +31,9 @@ def shuffled_batches(
 
     Parameters
     ----------
-    user_rows, item_rows : ndarray of int32, shape (n,)
-        Table rows of the positives. Only those of the batch are read, so the arrays may be
-        memory-mapped.
+    columns : mapping of str to ndarray, shape (n,)
+        What a batch is read as, see `training_columns`. Only the rows of the batch are read, so the
+        arrays may be memory-mapped.
     batch_size : int
     seed : int
     first_step : int
@@ -41,12 +42,14 @@ def shuffled_batches(
     Returns
     -------
     tf.data.Dataset
-        Of dicts with `USER_ROW` and `ITEM_ROW`, int32 of shape (batch_size,).
+        Of dicts with the names of `columns`, each of shape (batch_size,).
     """
-    last, steps_per_epoch = len(user_rows) - 1, len(user_rows) // batch_size
+    n = len(next(iter(columns.values())))
+    last, steps_per_epoch = n - 1, n // batch_size
+    types = [tf.as_dtype(values.dtype) for values in columns.values()]
 
-    def rows(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return user_rows[positions], item_rows[positions]
+    def rows(positions: np.ndarray) -> list[np.ndarray]:
+        return [values[positions] for values in columns.values()]
 
     def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         positions = step % steps_per_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
@@ -54,10 +57,10 @@ def shuffled_batches(
         shuffled = tf.random.experimental.index_shuffle(
             positions, [seed, step // steps_per_epoch], tf.constant(last, tf.int64)
         )
-        users, items = tf.numpy_function(rows, [shuffled], [tf.int32, tf.int32], stateful=False)
+        read = tf.numpy_function(rows, [shuffled], types, stateful=False)
+        # AutoGraph knows no zip(strict=True).
         return {
-            USER_ROW: tf.ensure_shape(users, [batch_size]),
-            ITEM_ROW: tf.ensure_shape(items, [batch_size]),
+            name: tf.ensure_shape(read[place], [batch_size]) for place, name in enumerate(columns)
         }
 
     options = tf.data.Options()
@@ -65,6 +68,14 @@ def shuffled_batches(
     options.autotune.enabled = False
     endless = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return endless.map(batch).prefetch(2).with_options(options)
+
+
+def training_columns(data: TrainingData) -> dict[str, np.ndarray]:
+    """Return the columns [n] of the positives that `FeatureLookup` reads, by their batch keys."""
+    columns = {USER_ROW: data.user_rows, ITEM_ROW: data.item_rows}
+    if data.weights is not None:
+        columns[WEIGHT] = data.weights
+    return columns
 
 
 def feature_lookup(

@@ -17,7 +17,6 @@ from scipy.sparse.linalg import ArpackError, eigsh
 from twotower.models.batch_keys import OUT_OF_VOCABULARY
 from twotower.models.errors import ModelError
 from twotower.models.evaluation.baselines import gram_matrix, item_item_weights
-from twotower.models.evaluation.ranking import binary
 from twotower.models.training.config import ClosedFormConfig, unmet_requirements
 from twotower.models.training.data import TrainingData
 from twotower.models.training.model import TwoTower
@@ -30,7 +29,7 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     Parameters
     ----------
     train : csr_matrix, shape (n_users, n_items)
-        Nonzero where there is a positive.
+        The weights of the positives, True or 1 where they have none.
     dim : int
         Dimension of the vectors. Dimensions beyond the number of items are 0.
     config : ClosedFormConfig
@@ -56,8 +55,16 @@ def solve(train: csr_matrix, dim: int, config: ClosedFormConfig) -> tuple[np.nda
     item-item weights are B = -P / diag P, column by column, with a zero diagonal. Among all
     projections of the scores X B to `dim` dimensions, X B V V' has the smallest weighted squared
     error, where V are the first eigenvectors of B'GB. `history` is B V and `candidates` is V.
+
+    X has the square root of each weight, so that a user whose positives all weigh w counts as w
+    users. G = X'X then has the total weight of each item on its diagonal, and is the Gram matrix of
+    the unweighted positives if all weigh 1. (A regression that weights each error would have
+    another Gram matrix for each item.)
     """
-    train = binary(train).astype(float)
+    train = csr_matrix(train, dtype=float, copy=True)
+    train.sum_duplicates()
+    train.eliminate_zeros()
+    train.data = np.sqrt(train.data)
     n_items = train.shape[1]
     n_users = np.bincount(train.indices, minlength=n_items)
     popular = np.argsort(-n_users, kind="stable")[: config.most_items]
@@ -114,7 +121,10 @@ def set_closed_form_weights(
     ones = np.ones(len(data.user_rows), bool)
     shape = (data.n_users, data.n_items)
     train = csr_matrix((ones, (data.user_rows, data.item_rows)), shape)
-    history, candidates = solve(train, tower.config.dim, config)
+    weighted = train
+    if data.weights is not None:
+        weighted = csr_matrix((data.weights, (data.user_rows, data.item_rows)), shape)
+    history, candidates = solve(weighted, tower.config.dim, config)
     tables = embedding_tables(tower.model)
     codes = data.items[item_id][:, 0]
     known = codes > OUT_OF_VOCABULARY

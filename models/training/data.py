@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,12 +24,16 @@ class TrainingData:
         (n, length) for lists, float32 of shape (n, 1) for numbers.
     user_rows, item_rows : ndarray of int32, shape (n_positives,)
         Table rows of each positive, in memory or memory-mapped.
+    weights : ndarray of float32, shape (n_positives,), optional
+        Weight of each positive in the loss, with a mean of 1; in memory or memory-mapped. None if
+        all weigh the same.
     """
 
     users: Mapping[str, np.ndarray]
     items: Mapping[str, np.ndarray]
     user_rows: np.ndarray
     item_rows: np.ndarray
+    weights: np.ndarray | None = None
 
     @property
     def n_users(self) -> int:
@@ -40,6 +44,15 @@ class TrainingData:
     def n_items(self) -> int:
         """Number of rows of the item table."""
         return len(next(iter(self.items.values())))
+
+    def take(self, rows: np.ndarray) -> TrainingData:
+        """Return the data with only the positives `rows`, an int array, in this order."""
+        return replace(
+            self,
+            user_rows=self.user_rows[rows],
+            item_rows=self.item_rows[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
 
     @cached_property
     def positives_per_item(self) -> np.ndarray:
@@ -63,9 +76,19 @@ def memory_map_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
     -------
     user_rows, item_rows : ndarray of int32, shape (n_positives,)
     """
-    with path.open("rb") as file:
-        pairs = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    # With read-ahead, every batch would read some 30 times what it needs.
-    pairs.madvise(mmap.MADV_RANDOM)
-    rows = np.frombuffer(pairs, np.int32).reshape(-1, 2)
+    rows = memory_map(path, np.int32).reshape(-1, 2)
     return rows[:, 0], rows[:, 1]
+
+
+def memory_map(path: Path, dtype: type[np.generic]) -> np.ndarray:
+    """Map a file of nothing but numbers of type `dtype`, which are read at random.
+
+    Returns
+    -------
+    ndarray of dtype, shape (n,)
+    """
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # With read-ahead, every batch would read some 30 times what it needs.
+    content.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(content, dtype)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from twotower.models.errors import ModelError
 from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
-from twotower.models.training.batches import feature_lookup, shuffled_batches
+from twotower.models.training.batches import feature_lookup, shuffled_batches, training_columns
 from twotower.models.training.callbacks import LearningRate, ReportProgress, Validation
 from twotower.models.training.checkpoint import Progress, TrainingState
 from twotower.models.training.config import TrainingConfig
@@ -130,8 +130,7 @@ def _train(
     while not _is_finished(progress, config):
         # First the rest of an interrupted epoch, then all other epochs in one call.
         batches = shuffled_batches(
-            user_rows=data.user_rows,
-            item_rows=data.item_rows,
+            columns=training_columns(data),
             batch_size=config.batch_size,
             seed=config.seed,
             first_step=int(model.optimizer.iterations),

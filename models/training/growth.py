@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +48,7 @@ def with_replay(
     wanted = min(old, max(round(replay * new), MIN_BATCHES * batch_size - new))
     drawn = np.random.default_rng(seed).choice(old, wanted, replace=False)
     rows = np.append(drawn, np.arange(old, old + new))
-    return replace(data, user_rows=data.user_rows[rows], item_rows=data.item_rows[rows])
+    return data.take(rows)
 
 
 def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoTower:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from twotower.pipelines.run import Run
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-START, STEPS, SERVE, EXPERIMENT = "Start", "Steps", "Serve", "Experiment"
+START, STEPS, SERVE = "Start", "Steps", "Serve"
+ANSWERS, EXPERIMENT = "Answers", "Experiment"
 EPILOG = """\
 `twotower VERB --help` lists the options of a verb and shows an example.
 

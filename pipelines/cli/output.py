@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from twotower.pipelines.answers.similar import Similar
     from twotower.pipelines.experiments.comparison import Comparison
     from twotower.pipelines.run import Run
     from twotower.pipelines.timeline import Timeline
@@ -88,6 +89,18 @@ def plain_recommendations(
 
     results = [{"user": user, "items": items(row)} for row, user in enumerate(users)]
     return {"version": answer.version, "users": results}
+
+
+def plain_similar(found: Similar) -> dict[str, Any]:
+    """Return the items similar to each item, with scores and the columns that `show` names."""
+    results = []
+    for item, rows in found.items.items():
+        shown = found.shown.reindex(rows["item"])
+        columns = json.loads(shown.to_json(orient="records", date_format="iso"))
+        triples = zip(rows["item"].tolist(), rows["score"].tolist(), columns, strict=True)
+        similar = [{"item": each, "score": score, "show": show} for each, score, show in triples]
+        results.append({"item": item, "similar": similar})
+    return {"version": found.version, "items": results}
 
 
 def plain_timeline(timeline: Timeline) -> dict[str, Any]:

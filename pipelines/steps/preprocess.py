@@ -28,7 +28,9 @@ INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.par
 PARTS = ("train", "valid", "test")
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
-TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `map_rows`
+TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
+WEIGHT = "weight"  # the column of split.parquet with the weights
+TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
 _LEFT_OUT = {
     "repeated_pairs": "positives left out because a later row has the same user and item",
     "dropped_by_k_core": "positives left out by k-core",
@@ -42,8 +44,8 @@ def preprocess(run: Run) -> dict[str, Any]:
 
     Writes workflow/ (the fitted graph) and processed/:
 
-    - split.parquet: the positives with their part, raw ids, and rows in the two tables
-    - train_rows.bin: the rows of the training part
+    - split.parquet: the positives with their part, raw ids, rows in the two tables and weights
+    - train_rows.bin and train_weights.bin: the rows and the weights of the training part
     - users.parquet and items.parquet: the encoded tables
     - raw_users.parquet: the user table before encoding, with the history
     - schema.pbtxt: the schema of the encoded tables
@@ -62,7 +64,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     run.verified("ingest")
     from twotower.workflows.features.checks import check_data
     from twotower.workflows.features.graph import fit_features
-    from twotower.workflows.features.positives import add_history, filter_positives
+    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
     from twotower.workflows.split import split
 
     names = run.config.features
@@ -83,6 +85,8 @@ def preprocess(run: Run) -> dict[str, Any]:
         workflow = fit_features(train, users, items, names, out / "workflow")
         progress(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
+        if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
+            parts[WEIGHT] = weights
         notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
         counts = notes["split"]
         result(
@@ -124,7 +128,7 @@ def split_ahead(run: Run) -> pd.DataFrame:
 
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
-    wanted = [names.user_id, names.item_id, "timestamp", positives.column]
+    wanted = [names.user_id, names.item_id, "timestamp", "part", positives.column]
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
@@ -146,6 +150,7 @@ def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
             "temporal": "split.ratios give it too short a time; increase its share, or use "
             "split.method random",
             "file": f"{config.path} lists no rows for it; add some",
+            "column": "no row names it in the column part; use another split.method",
         }
         raise ConfigError(
             f"split.method {config.method}: the part {' and '.join(empty)} has no rows of "
@@ -173,7 +178,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         How many rows of the training part are new: the last ones.
     """
     from twotower.workflows.features.growth import grow_features
-    from twotower.workflows.features.positives import add_history, filter_positives
+    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
     from twotower.workflows.split import extend_split
 
     names = run.config.features
@@ -192,6 +197,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         )
         progress(3, 4, "encode users and items")
         notes |= {"positives": len(positives)}
+        if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
+            parts[WEIGHT] = weights
         notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
@@ -217,6 +224,8 @@ def _write(
 ) -> dict[str, Any]:
     """Encode both tables, add their row numbers to the split, and write everything.
 
+    The weights of the training part are written with a mean of 1.
+
     Returns
     -------
     dict
@@ -235,6 +244,9 @@ def _write(
     parts.to_parquet(processed / SPLIT, index=False)
     train = parts[parts["part"] == "train"]
     train[["user_row", "item_row"]].to_numpy(np.int32).tofile(processed / TRAIN_ROWS)
+    if WEIGHT in parts:
+        weights = train[WEIGHT].to_numpy(np.float64)
+        (weights / weights.mean()).astype(np.float32).tofile(processed / TRAIN_WEIGHTS)
     TensorflowMetadata.from_merlin_schema(workflow.output_schema).to_proto_text_file(
         str(processed), SCHEMA
     )
@@ -275,9 +287,20 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
 def load_training_data(run: Run) -> TrainingData:
-    """The training part as row numbers in the encoded tables; the numbers stay on the disk."""
-    from twotower.models.training.data import TrainingData, memory_map_rows
+    """The training part: rows of the encoded tables and weights, both of which stay on the disk."""
+    from twotower.models.training.data import TrainingData, memory_map, memory_map_rows
 
     users, items = load_tables(run)
-    user_rows, item_rows = memory_map_rows(run.path / "processed" / TRAIN_ROWS)
-    return TrainingData(users=users, items=items, user_rows=user_rows, item_rows=item_rows)
+    processed = run.path / "processed"
+    user_rows, item_rows = memory_map_rows(processed / TRAIN_ROWS)
+    return TrainingData(
+        users=users,
+        items=items,
+        user_rows=user_rows,
+        item_rows=item_rows,
+        weights=(
+            memory_map(processed / TRAIN_WEIGHTS, np.float32)
+            if run.config.positives.has_weights
+            else None
+        ),
+    )

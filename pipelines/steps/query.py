@@ -228,7 +228,8 @@ def print_recommendations(
                 rendered.add_row(str(place + 1), "-", "no unseen item left")
                 break
             shown = [
-                Text("?") if item in unknown else _text(items.at[item, column]) for column in items
+                Text("?") if item in unknown else as_text(items.at[item, column])
+                for column in items
             ]
             scores = [f"{answer.scores[row, place]:.4f}" for answer in answers.values()]
             rendered.add_row(str(place + 1), str(item), *shown, *scores)
@@ -241,7 +242,7 @@ def print_recommendations(
         )
 
 
-def _text(value: Any) -> Text:
+def as_text(value: Any) -> Text:
     """A value as it is: in a plain string rich would interpret tags and emoji codes."""
     if isinstance(value, (list, np.ndarray)):
         return Text(", ".join(str(v) for v in value))

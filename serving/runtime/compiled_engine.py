@@ -63,6 +63,10 @@ class CompiledEngine:
         seconds["FaissTopK"] += time.perf_counter() - ended
         return {self.top_k.item_id: items, SCORE: scores}
 
+    def vectors(self, table: Table) -> np.ndarray:
+        """Return the query vectors float32 [n, D] of a table of n requests."""
+        return self._vectors(table, self.users.rows(table[self.user_id]))
+
     def _vectors(self, table: Table, rows: np.ndarray) -> np.ndarray:
         """Compute the query vectors float32 [n, D] of the users in `rows`."""
         columns = {**table, self.row: rows}

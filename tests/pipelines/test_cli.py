@@ -206,6 +206,7 @@ def test_help_lists_all_verbs_by_section_with_whole_summaries():
     assert sections["Start:"] == ["run", "doctor"]
     assert sections["Steps:"][:3] == ["ingest", "preprocess", "train"]
     assert {"serve", "query", "versions", "rollback", "update"} <= {*sections["Serve:"]}
+    assert sections["Answers:"] == ["recommend", "vectors", "similar"]
     assert sections["Experiment:"] == ["compare", "tune", "timeline"]
     assert max(map(len, lines)) <= 80 and "..." not in "".join(lines[lines.index("Start:") :])
     for name, command in main.commands.items():

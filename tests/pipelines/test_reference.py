@@ -38,7 +38,10 @@ def test_every_setting_with_a_number_is_listed():
         ("features.history", ["integer or null", "`null`", "> 0, ≤ 4,096"]),
         ("ingest.parquet.columns", ["mapping of string to string", "`{}`", ""]),
         ("split.ratios", ["list of 3 numbers", "`[0.8, 0.1, 0.1]`", ""]),
-        ("split.method", ["choice", "`random`", "`random`, `leave_last_out`, `temporal`, `file`"]),
+        (
+            "split.method",
+            ["choice", "`random`", "`random`, `leave_last_out`, `temporal`, `file`, `column`"],
+        ),
         ("space.<name>.low", ["number or null", "`null`", ""]),
     ],
 )

@@ -269,6 +269,13 @@ def test_a_source_can_be_chosen_where_both_lie(ml_1m, ml_100k, tmp_path):
     assert (report.source, report.interactions) == ("ml-100k", 3)
 
 
+def test_a_folder_with_the_files_of_two_data_sets_is_refused(ml_1m, ml_100k):
+    for file in ml_100k.iterdir():
+        file.rename(ml_1m / file.name)
+    with pytest.raises(DataError, match=r"files of MovieLens-1M .* and MovieLens-100K .* of its"):
+        detect_source(ml_1m)
+
+
 def test_an_incomplete_folder_is_recognised_so_that_reading_can_say_what_is_missing(ml_1m):
     (ml_1m / "users.dat").unlink()
     assert detect_source(ml_1m) == ("ml-1m", ml_1m)

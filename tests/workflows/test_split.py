@@ -115,6 +115,32 @@ def test_k_core_peels_until_nothing_changes():
         split(rows, SplitConfig(k_core=3))
 
 
+def test_a_column_names_the_parts():
+    rows = pairs((1, 1), (1, 2), (2, 1)).assign(part=["test", "valid", "train"])
+    assert parts(rows, method="column") == ["test", "valid", "train"]
+
+
+def test_without_valid_a_share_of_each_users_train_rows_is_taken():
+    rows = pairs(*((user, item) for user in (1, 2) for item in range(12)))
+    rows["part"] = ["train"] * 10 + ["test"] * 2 + ["train"] * 12
+    result = split(rows, SplitConfig(method="column", ratios=(0.8, 0.2, 0)))
+    sizes = result.groupby(["user_id", "part"]).size().unstack()
+    assert sizes.to_dict("index") == {
+        1: {"train": 8, "valid": 2, "test": 2},
+        2: {"train": 10, "valid": 2, "test": 0},
+    }
+    assert (result["part"] == "test").tolist() == (rows["part"] == "test").tolist()
+    other = split(rows, SplitConfig(method="column", ratios=(0.8, 0.2, 0), seed=1))
+    assert not other["part"].equals(result["part"])
+
+
+def test_a_column_without_parts_is_refused():
+    with pytest.raises(DataError, match="needs the column part"):
+        parts(pairs((1, 1)), method="column")
+    with pytest.raises(DataError, match="column part: 'dev' in 1 rows; expected train, valid, tes"):
+        parts(pairs((1, 1), (1, 2)).assign(part=["train", "dev"]), method="column")
+
+
 def test_a_pair_that_comes_again_is_in_one_part_at_its_last_place():
     rows = pairs((1, 10, 1), (1, 11, 2), (1, 12, 3), (1, 10, 4))
     result = split(rows, SplitConfig(method="leave_last_out"))

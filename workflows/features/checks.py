@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from twotower.workflows.errors import DataError
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.names import internal_name
-from twotower.workflows.features.positives import check_positives_column
+from twotower.workflows.features.positives import check_positives, check_positives_columns
 from twotower.workflows.features.sides import Side
 from twotower.workflows.tables import read_frame
 
@@ -31,8 +31,11 @@ def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig)
     DataError
         The message names the setting and the column.
     """
-    interactions = pq.read_schema(data / "interactions.parquet").empty_table().to_pandas()
-    check_positives_column(interactions, positives)
+    path = data / "interactions.parquet"
+    there = pq.read_schema(path).names
+    check_positives_columns(there, positives)
+    wanted = [features.user_id, features.item_id, *positives.columns]
+    check_positives(pd.read_parquet(path, columns=[n for n in there if n in wanted]), positives)
     users, items = (read_frame(data / f"{side.name}s.parquet") for side in features.sides)
     check_sides(users, items, features)
 

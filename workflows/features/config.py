@@ -2,34 +2,120 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Extra, Field, conint, root_validator
+from pydantic import (
+    BaseModel,
+    Extra,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    conint,
+    root_validator,
+    validator,
+)
 
 from twotower.workflows.features.sides import Side
 
 if TYPE_CHECKING:
     Length = int
+    Value = str | int | float
 else:
+    Value = StrictStr | StrictInt | StrictFloat
     # Of a list. A request to the server can contain no longer one.
     Length = conint(gt=0, le=4096)
 
 
+WEIGHTS = (1e-12, 1e12)
+"""Smallest and largest weight of an interaction: their ratios are finite in float32."""
+
+
 class PositivesConfig(BaseModel, extra=Extra.forbid):
-    """Which interactions count as positives."""
+    """Which interactions count as positives, and how much each weighs in training."""
 
     column: str | None = Field(
         None,
-        description="Column of the interactions that is compared with `at_least`. Without it, "
-        "every interaction is a positive.",
+        description="Column of the interactions that tells positives from other rows, by "
+        "`at_least` or `values`. Without it, every interaction is a positive.",
     )
-    at_least: float = Field(
-        1.0,
+    at_least: float | None = Field(
+        None,
         ge=-1e300,
         le=1e300,
-        description="Threshold: an interaction is a positive if its value in `column` is greater "
-        "than or equal to it.",
+        description="Threshold, 1 by default: an interaction is a positive if its value in "
+        "`column` is greater than or equal to it.",
     )
+    values: list[Value] | dict[str, float] = Field(
+        [],
+        description="Instead of `at_least`: an interaction is a positive if its value in `column` "
+        "is one of these, such as [purchase, addtocart]. As a mapping, such as {purchase: 5, "
+        "addtocart: 1}, it also gives the weight in training of an interaction with the value.",
+    )
+    weight: str | None = Field(
+        None,
+        description="Column of the interactions with the weight of a positive in training, such "
+        "as a count: a positive of weight 2 counts as two of weight 1. Weights are numbers above "
+        "0; those of repeated pairs are added up. Without it, and without weights in `values`, "
+        "all pairs weigh the same.",
+    )
+    weight_transform: Literal["none", "sqrt", "log1p"] = Field(
+        "none",
+        description="Function of each pair's total weight: sqrt, or log1p (the logarithm of 1 + "
+        "the weight), make a few very large counts less dominant.",
+    )
+
+    @validator("values", pre=True)
+    def _check_values(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for value, weight in values.items():
+                number = isinstance(weight, int | float) and not isinstance(weight, bool)
+                if not number or not WEIGHTS[0] <= weight <= WEIGHTS[1]:
+                    raise ValueError(
+                        f"{value}: the weight is {weight!r}; give a number from {WEIGHTS[0]:g} to "
+                        f"{WEIGHTS[1]:g}"
+                    )
+        elif isinstance(values, list):
+            for value in values:
+                if isinstance(value, bool) or not isinstance(value, str | int | float):
+                    raise ValueError(
+                        f"{value!r} is neither a text nor a number; put texts in quotes"
+                    )
+                if not isinstance(value, str) and not abs(value) < 2**63:
+                    raise ValueError(f"{value!r}: give numbers below 2^63")
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _fit_together(cls, config: dict[str, Any]) -> dict[str, Any]:
+        for name in ("at_least", "values"):
+            if config[name] not in (None, [], {}) and config["column"] is None:
+                raise ValueError(f"{name}: name the column that it is compared with in column")
+        if config["values"] and config["at_least"] is not None:
+            raise ValueError("at_least and values both say which rows are positives; remove one")
+        if config["weight"] and isinstance(config["values"], dict):
+            raise ValueError(
+                "values and weight both give weights; make values a list, or remove weight"
+            )
+        if config["weight_transform"] != "none" and not cls.construct(**config).has_weights:
+            raise ValueError(
+                "weight_transform: there are no weights; give weight, or weights in values"
+            )
+        return config
+
+    @property
+    def threshold(self) -> float:
+        """The value of `at_least`, or its default."""
+        return 1.0 if self.at_least is None else self.at_least
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether positives have weights."""
+        return self.weight is not None or bool(isinstance(self.values, dict) and self.values)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the interactions that the settings name, each once."""
+        return list(dict.fromkeys(name for name in (self.column, self.weight) if name is not None))
 
 
 class FeaturesConfig(BaseModel, extra=Extra.forbid):

@@ -13,13 +13,14 @@ from twotower.models.training.fit import fit
 from twotower.models.training.model import create
 
 ROWS = np.arange(103, dtype=np.int32)
+COLUMNS = {"user_row": ROWS, "item_row": ROWS * 1000}
 
 
 def take(steps, batch_size=10, seed=7, first_step=0):
     """The user rows of some steps; the item rows must be 1000 times as large."""
     from twotower.models.training.batches import shuffled_batches
 
-    batches = shuffled_batches(ROWS, ROWS * 1000, batch_size, seed, first_step)
+    batches = shuffled_batches(COLUMNS, batch_size, seed, first_step)
     taken = list(batches.take(steps).as_numpy_iterator())
     for rows in taken:
         np.testing.assert_array_equal(rows["item_row"], rows["user_row"] * 1000)
@@ -53,7 +54,8 @@ def test_rows_of_a_file_are_those_in_memory(tmp_path):
     from twotower.models.training.data import memory_map_rows
 
     np.stack([ROWS, ROWS * 1000], axis=1).tofile(tmp_path / "rows")
-    batches = shuffled_batches(*memory_map_rows(tmp_path / "rows"), 10, seed=7)
+    columns = dict(zip(COLUMNS, memory_map_rows(tmp_path / "rows"), strict=True))
+    batches = shuffled_batches(columns, 10, seed=7)
     for ours, known in zip(batches.take(12).as_numpy_iterator(), take(12), strict=True):
         np.testing.assert_array_equal(ours["user_row"], known)
         np.testing.assert_array_equal(ours["item_row"], known * 1000)

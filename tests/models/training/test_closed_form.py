@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -168,3 +170,41 @@ def test_unsuitable_towers_are_refused_naming_the_setting(data, changes, history
     tower = create(schema(history=history), given, TOWERS.copy(update=changes), seed=1)
     with pytest.raises(ModelError, match=missing):
         set_closed_form_weights(tower, given, PLAIN)
+
+
+def test_a_user_of_weight_3_is_three_users(train):
+    weights = train.toarray().astype(float)
+    weights[7] *= 3
+    thrice = csr_matrix(np.vstack([train.toarray(), *[train.toarray()[7:8]] * 2]))
+    found = solve(csr_matrix(weights), ITEMS, PLAIN)
+    expected = solve(thrice, ITEMS, PLAIN)
+    without = solve(train, ITEMS, PLAIN)
+    weights = [history @ candidates.T for history, candidates in (found, expected, without)]
+    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-4, atol=1e-5)
+    assert np.abs(weights[0] - weights[2]).max() > 1e-3
+
+
+def test_weights_follow_the_formula(train):
+    config = ClosedFormConfig(l2=2, popularity_l2=0.5, user_power=1)
+    weights = train.toarray() * np.random.default_rng(1).uniform(0.2, 4, train.shape)
+    history, candidates = solve(csr_matrix(weights), ITEMS, config)
+    gram = np.zeros((ITEMS, ITEMS))
+    users = 1 / np.maximum((weights > 0).sum(axis=1), 1)
+    for user, row in zip(users / users.mean(), weights, strict=True):
+        gram += user * np.sqrt(np.outer(row, row))
+    p = np.linalg.inv(gram + 2 * np.eye(ITEMS) + 0.5 * np.diag(np.diag(gram)))
+    b = -p / np.diag(p)
+    np.fill_diagonal(b, 0)
+    np.testing.assert_allclose(history @ candidates.T, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_towers_are_solved_for_the_weights(data):
+    tower = create(schema(), data, TOWERS, seed=1)
+    set_closed_form_weights(tower, data, PLAIN)
+    plain = scores(tower, data)
+    ones = replace(data, weights=np.ones(len(data.user_rows), np.float32))
+    set_closed_form_weights(tower, ones, PLAIN)
+    np.testing.assert_array_equal(scores(tower, data), plain)
+    draw = np.random.default_rng(1).uniform(0.2, 4, len(data.user_rows)).astype(np.float32)
+    set_closed_form_weights(tower, replace(data, weights=draw), PLAIN)
+    assert np.abs(scores(tower, data) - plain).max() > 1e-3

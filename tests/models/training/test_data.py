@@ -19,6 +19,7 @@ def test_a_file_larger_than_the_memory_stays_on_disk(tmp_path):
     users, items = memory_map_rows(tmp_path / "rows")
     assert (len(users), users[-1], items[-1]) == (interactions, 3, 5)
     before = psutil.Process().memory_info().rss
-    for batch in shuffled_batches(users, items, 4096, seed=1).take(10).as_numpy_iterator():
+    batches = shuffled_batches({"user_row": users, "item_row": items}, 4096, seed=1)
+    for batch in batches.take(10).as_numpy_iterator():
         assert batch["user_row"].shape == (4096,)
     assert psutil.Process().memory_info().rss - before < 1 << 30

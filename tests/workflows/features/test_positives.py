@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,7 +12,13 @@ from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.encode import as_arrays, encode
 from twotower.workflows.features.graph import fit_features
 from twotower.workflows.features.growth import grow_features
-from twotower.workflows.features.positives import add_history, filter_positives
+from twotower.workflows.features.positives import (
+    add_history,
+    check_positives,
+    filter_positives,
+    is_positive,
+    pair_weights,
+)
 
 
 def test_positives_are_the_rows_at_or_above_the_threshold():
@@ -80,3 +87,98 @@ def test_a_history_has_the_codes_of_the_item_ids(tmp_path):
     assert after[:3] == list(codes.values()) and after[3] == max(after)
     lists = as_arrays(encode(workflow, "user", grown), {"history": 2})["history"]
     assert lists[2].tolist() == [after[3], after[3]]
+
+
+EVENTS = pd.DataFrame(
+    {
+        "user_id": [1, 1, 2, 2, 3],
+        "item_id": [7, 8, 7, 9, 7],
+        "event": ["view", "purchase", "addtocart", None, "view"],
+        "code": [1, 3, 2, 3, 1],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "config, rows",
+    [
+        ({"column": "event", "values": ["purchase", "addtocart"]}, [1, 2]),
+        ({"column": "event", "values": {"purchase": 5, "view": 1}}, [0, 1, 4]),
+        ({"column": "code", "values": [3, 2.0]}, [1, 2, 3]),
+        ({"column": "code", "values": {"3": 2.5}}, [1, 3]),
+        ({"column": "code", "at_least": 3}, [1, 3]),
+    ],
+)
+def test_values_select_the_positives(config, rows):
+    config = PositivesConfig(**config)
+    assert np.flatnonzero(is_positive(EVENTS, config)).tolist() == rows
+    assert filter_positives(EVENTS, config)["item_id"].tolist() == EVENTS["item_id"][rows].tolist()
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (
+            {"column": "event", "values": ["purchase", "buy"]},
+            r"no row has 'buy' in column 'event' \(it has 'view', 'purchase', 'addtocart'\); corr",
+        ),
+        ({"column": "event", "values": [1]}, "column 'event' has texts, so put 1 in quotes"),
+        (
+            {"column": "code", "values": ["buy"]},
+            r"column 'code' has numbers, but 'buy' is none \(it has ",
+        ),
+        (
+            {"column": "event"},
+            r"column 'event' has no numbers, .* \(it has 'view', .*\); name the values .* in "
+            r"positives\.values",
+        ),
+        ({"weight": "event"}, "'event' has 'view', not a number; give the weights of texts as a m"),
+        ({"weight": "price"}, r"positives\.weight: the interactions have no column 'price'; they"),
+    ],
+)
+def test_what_does_not_fit_the_column_is_named_with_what_is_there(config, message):
+    with pytest.raises(DataError, match=message):
+        filter_positives(EVENTS, PositivesConfig(**config))
+
+
+@pytest.mark.parametrize(
+    "wrong, shown", [(0.0, "0"), (-1.0, "-1"), (np.inf, "inf"), (None, "no v")]
+)
+def test_a_weight_that_is_not_above_0_is_refused_with_its_row(wrong, shown):
+    rows = EVENTS.assign(count=pd.Series([2.0, 1.0, wrong, wrong, 5.0], dtype=float))
+    with pytest.raises(DataError, match=rf"has {shown}.* for user_id 2 and item_id 7 \(2 such pos"):
+        check_positives(rows, PositivesConfig(weight="count"))
+    # Other rows need no weight.
+    check_positives(rows, PositivesConfig(column="event", values=["view"], weight="count"))
+
+
+def test_the_weights_of_repeated_pairs_are_added_up():
+    rows = pd.DataFrame({"user_id": [1, 2, 1, 1], "item_id": [7, 7, 7, 8], "n": [3, 1, 5, 2]})
+    pairs = pd.DataFrame({"user_id": [1, 2, 1], "item_id": [8, 7, 7]})
+
+    def weights(**config):
+        return pair_weights(pairs, rows, PositivesConfig(**config))
+
+    assert weights() is None
+    assert weights(weight="n").tolist() == [2, 1, 8]
+    np.testing.assert_allclose(weights(weight="n", weight_transform="log1p"), np.log1p([2, 1, 8]))
+    np.testing.assert_allclose(weights(weight="n", weight_transform="sqrt"), np.sqrt([2, 1, 8]))
+    by_value = weights(column="n", values={"3": 10, "1": 2, "5": 1, "2": 0.5})
+    assert by_value.tolist() == [0.5, 2, 11] and by_value.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"column": "event", "at_least": 2, "values": ["buy"]}, "at_least and values both say"),
+        ({"values": ["buy"]}, "values: name the column"),
+        ({"at_least": 2}, "at_least: name the column"),
+        ({"column": "event", "values": [True]}, "True is neither a text nor a number"),
+        ({"column": "event", "values": {"buy": 0}}, "buy: the weight is 0; give a number from"),
+        ({"column": "event", "values": {"buy": 1}, "weight": "n"}, "values and weight both give"),
+        ({"weight_transform": "sqrt"}, "weight_transform: there are no weights"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        PositivesConfig(**config)

@@ -120,6 +120,7 @@ def _store(file: DataFile, dialect: Dialect, types: Mapping[str, pa.DataType]) -
         with pq.ParquetWriter(stored, reader.schema) as writer:
             for batch in reader:
                 writer.write_batch(batch)
+        stored.flush()
         if dialect.quotes and text.quotes % 2:
             _refuse_open_quote(file, dialect)
         return stored

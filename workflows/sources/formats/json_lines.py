@@ -104,6 +104,7 @@ def read_json_lines(file: DataFile, options: ReadOptions) -> list[JsonPart]:
                 writer.write_table(block[0])
                 first += len(block[0])
                 block = next(blocks, None)
+        stored.flush()
         parts.append(JsonPart(file, encoding, stored, start, names, mixed))
     return parts
 

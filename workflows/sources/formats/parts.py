@@ -55,7 +55,7 @@ class ParquetPart(Part):
     file : DataFile
         The file for messages, which is opened if there is no `source`.
     source : file object, optional
-        The parquet file.
+        The parquet file; it is kept open.
     """
 
     def __init__(self, file: DataFile, source: BinaryIO | None = None):
@@ -67,10 +67,15 @@ class ParquetPart(Part):
 
     def _open(self) -> pq.ParquetFile:
         try:
-            source = self._source
-            if source is None and self.file.member:
+            if self._source is not None:
+                # By its path: Arrow's threads abort the process if they hold a Python file when
+                # it ends.
+                source: object = f"/dev/fd/{self._source.fileno()}"
+            elif self.file.member:
                 source = pa.BufferReader(self.file.open().read())
-            opened = pq.ParquetFile(self.file.path if source is None else source)
+            else:
+                source = self.file.path
+            opened = pq.ParquetFile(source)
             opened.schema_arrow.names  # noqa: B018 - raises if the names are damaged
         except (*UNREADABLE, *BROKEN) as error:
             raise DataError(f"{self.file}: not a readable parquet file ({error})") from error
