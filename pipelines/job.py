@@ -33,7 +33,8 @@ def choose(
     ----------
     config : Path, optional
         A YAML file, or the name of one in configs/. If it is None, the data set that is found in
-        `data` decides; without `data` it is twotower.yaml in the working directory, if there is one.
+        `data` decides; without `data` it is twotower.yaml in the working directory, if there is
+        one.
     data : Path, optional
         A folder or zip. If it is None, the data that the configuration names is used; without one,
         or with ml-1m, MovieLens-1M is downloaded if it has not been before.

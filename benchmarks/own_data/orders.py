@@ -72,7 +72,7 @@ def make_orders(
     again = draw.random(rows) < repeated * rows / max(rows - customers, 1)
     for row, customer in enumerate(buyer.tolist()):
         before = bought.setdefault(customer, [])
-        if again[row] and before:
+        if (again[row] and before) or len(before) == products:
             chosen[row] = before[draw.integers(len(before))]
             continue
         fits = np.isin(category, likes[customer])

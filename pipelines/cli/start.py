@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -61,12 +60,17 @@ def run(config, data, folder, overrides) -> None:
     metavar="COLUMN",
     help="The column with the rating, count or event type; none if there is none.",
 )
+@click.option("--separator", help="Text between two fields of a CSV file, if it is not found.")
 @click.option(
-    "--out", type=FILE, default=Path("twotower.yaml"), show_default=True, help="The file to write."
+    "--header/--no-header", default=None, help="Whether the first line of a CSV file has names."
+)
+@click.option("--encoding", help="Encoding of a CSV file, such as latin-1.")
+@click.option(
+    "--out", type=FILE, default="twotower.yaml", show_default=True, help="The file to write."
 )
 @click.option("--force", is_flag=True, help="Replace the file; the old one is kept as FILE.old.")
 @json_option
-def init(interactions, items, users, user, item, time, value, out, force, as_json) -> None:
+def init(interactions, items, users, out, force, as_json, **known) -> None:
     """Guess what the columns of your files mean, and write twotower.yaml.
 
     It reads CSV, JSON lines and parquet, and says what it assumed. What is not clear is a
@@ -78,10 +82,12 @@ def init(interactions, items, users, user, item, time, value, out, force, as_jso
 
     tables = {"interactions": interactions, "users": users, "items": items}
     files = {name: path for name, path in tables.items() if path is not None}
-    named = Named(user=user, item=item, time=time, value=value)
+    named = Named(**{name: known[name] for name in ("user", "item", "time", "value")})
+    said = {name: known[name] for name in ("separator", "header", "encoding")}
+    reading = {name: value for name, value in said.items() if value is not None}
     output(
         as_json,
-        lambda: init(files=files, named=named, out=out, force=force),
+        lambda: init(files=files, named=named, reading=reading, out=out, force=force),
         lambda made: {"config": str(made.path), **plain(made.guess)},
     )
 

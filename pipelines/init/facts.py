@@ -100,18 +100,20 @@ class Facts:
         return pc.fill_null(self.values.cast(pa.float64(), safe=False), np.nan).to_numpy()
 
     @cached_property
+    def known_numbers(self) -> np.ndarray:
+        """The numbers without nulls; empty if the values are not numbers."""
+        return np.empty(0) if self.numbers is None else self.numbers[~np.isnan(self.numbers)]
+
+    @cached_property
     def range(self) -> tuple[float, float]:
         """The lowest and the highest number."""
-        assert self.numbers is not None
-        return float(np.nanmin(self.numbers)), float(np.nanmax(self.numbers))
+        return float(self.known_numbers.min()), float(self.known_numbers.max())
 
     @cached_property
     def is_whole(self) -> bool:
         """Whether the values are whole numbers."""
-        if self.numbers is None or self.nulls == self.rows:
-            return False
-        known = self.numbers[~np.isnan(self.numbers)]
-        return bool((known == np.trunc(known)).all())
+        known = self.known_numbers
+        return len(known) > 0 and bool((known == np.trunc(known)).all())
 
     @cached_property
     def texts(self) -> list[str]:

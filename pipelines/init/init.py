@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import yaml
 
-from twotower.pipelines.config import DEFAULT_CONFIG, parse_config, read_yaml
+from twotower.pipelines.config import DEFAULT_CONFIG, parse_config
 from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.init.facts import Facts, facts_of, facts_of_frame
@@ -17,10 +18,17 @@ from twotower.pipelines.init.report import print_guess
 from twotower.pipelines.init.settings import run_name
 from twotower.pipelines.init.write import as_yaml
 from twotower.pipelines.run import write_atomically
+from twotower.workflows.ingest import detect_source
+from twotower.workflows.sources.formats.options import ReadOptions
+from twotower.workflows.sources.formats.table import open_table
 
+AS_FOUND = ReadOptions()
 ROLE_OF = {"users": "user", "items": "item"}
 KEPT = ".old"
 """Ending of a configuration that `force` has replaced."""
+
+
+NOTHING_SAID: Mapping[str, Any] = {}
 
 
 class Initialised(NamedTuple):
@@ -33,6 +41,7 @@ class Initialised(NamedTuple):
 def init(
     files: Mapping[str, Path],
     named: Named = NOTHING_NAMED,
+    reading: Mapping[str, Any] = NOTHING_SAID,
     out: Path = DEFAULT_CONFIG,
     force: bool = False,
 ) -> Initialised:
@@ -45,6 +54,8 @@ def init(
         the source `files` reads.
     named : Named
         The columns that are known.
+    reading : mapping of str to Any
+        How to read CSV files, where they do not show it: separator, header, encoding.
     out : Path
         The configuration to write.
     force : bool
@@ -66,15 +77,14 @@ def init(
             f"{out} exists, and you may have edited it: --force replaces it (the old one is kept "
             f"as {out.name}{KEPT}), --out FILE writes another"
         )
-    found = guess_tables(files, named)
+    found = guess_tables(files, named, ReadOptions(**reading))
     print_guess(found)
-    text = as_yaml(
-        found, {name: str(path) for name, path in files.items()}, run_name(files["interactions"])
-    )
+    described = {**{name: str(path) for name, path in files.items()}, **reading}
+    text = as_yaml(found, described, run_name(files["interactions"]))
+    parse_config(yaml.safe_load(text), str(out))
     if out.exists():
         out.replace(out.with_name(out.name + KEPT))
     write_atomically(out, text)
-    parse_config(read_yaml(out), str(out))
     count = sum(map(len, found.questions.values()))
     check = f"answer its {count} question{'s' * (count > 1)}" if count else "check it"
     option = "" if out == DEFAULT_CONFIG else f" --config {out}"
@@ -82,7 +92,9 @@ def init(
     return Initialised(guess=found, path=out)
 
 
-def guess_tables(tables: Mapping[str, Path | pa.Table], named: Named) -> Guess:
+def guess_tables(
+    tables: Mapping[str, Path | pa.Table], named: Named, options: ReadOptions = AS_FOUND
+) -> Guess:
     """Read all columns of files, or of tables in memory, and guess what they mean; see `init`."""
     first = tables["interactions"]
     where = str(first) if isinstance(first, Path) else "interactions"
@@ -90,7 +102,7 @@ def guess_tables(tables: Mapping[str, Path | pa.Table], named: Named) -> Guess:
         facts = {}
         for name, table in tables.items():
             if isinstance(table, Path):
-                facts[name] = _facts_of_files(table, lambda column: report(phase=column))
+                facts[name] = _facts_of_files(table, options, lambda column: report(phase=column))
             else:
                 facts[name] = facts_of_frame(table)
         sides = {ROLE_OF[name]: columns for name, columns in facts.items() if name in ROLE_OF}
@@ -100,11 +112,10 @@ def guess_tables(tables: Mapping[str, Path | pa.Table], named: Named) -> Guess:
     return found
 
 
-def _facts_of_files(path: Path, progress: Callable[[str], None]) -> dict[str, Facts]:
-    from twotower.workflows.ingest import detect_source
-    from twotower.workflows.sources.formats.table import open_table
-
+def _facts_of_files(
+    path: Path, options: ReadOptions, progress: Callable[[str], None]
+) -> dict[str, Facts]:
     known = detect_source(path) if path.exists() else None
     if known is not None:
         raise ConfigError(f"{path} is {known[0]}, which needs no init: twotower run --data {path}")
-    return facts_of(open_table(path, on_message=say), progress)
+    return facts_of(open_table(path, options, on_message=say), progress)

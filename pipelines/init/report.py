@@ -106,7 +106,9 @@ def _feature(feature: Feature) -> str:
 def _positives(guess: Guess) -> str:
     value = guess.value
     if value is not None and value.values:
-        return f"rows whose {value.column} is {', '.join(value.values)}: {value.share:.1%}"
+        return (
+            f"rows whose {value.column} is {', '.join(map(str, value.values))}: {value.share:.1%}"
+        )
     if value is not None and value.at_least is not None:
         return f"rows whose {value.column} is {value.at_least:g} or more: {value.share:.1%}"
     return "all rows"

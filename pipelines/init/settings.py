@@ -19,14 +19,14 @@ EPOCHS = 30
 KS = (10, 20, 50, 100)
 
 
-def settings(guess: Guess, files: Mapping[str, str], name: str) -> dict[str, Any]:
+def settings(guess: Guess, files: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Make the settings of a run, as `parse_config` takes them.
 
     Parameters
     ----------
     guess : Guess
-    files : mapping of str to str
-        The paths by table: interactions, users, items.
+    files : mapping of str to Any
+        The paths by table (interactions, users, items), and how to read them.
     name : str
         Of the run.
 
@@ -59,7 +59,8 @@ def run_name(path: str | Path) -> str:
     ('Bestellungen-2024', 'data')
     """
     stem = Path(path).name.split(".")[0]
-    return re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-_")[:60] or "data"
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-_")[:60] or "data"
+    return "last-data" if name == "last" else name  # runs/last names the run used last
 
 
 def batch_size(positives: int) -> int:
@@ -89,7 +90,7 @@ def duplicates(guess: Guess) -> str:
     return "keep_all" if kind in ("event", "binary", "count") else "keep_last"
 
 
-def _files(guess: Guess, files: Mapping[str, str]) -> dict[str, Any]:
+def _files(guess: Guess, files: Mapping[str, Any]) -> dict[str, Any]:
     section: dict[str, Any] = dict(files)
     named = {"user_id": guess.ids["user"], "item_id": guess.ids["item"]}
     if guess.time:
@@ -97,10 +98,8 @@ def _files(guess: Guess, files: Mapping[str, str]) -> dict[str, Any]:
     columns = {ours: theirs for ours, theirs in named.items() if ours != theirs}
     if columns:
         section["columns"] = columns
-    if guess.time:
-        section["keep"] = ["timestamp"]
-        if guess.time.format:
-            section["time_format"] = guess.time.format
+    if guess.time and guess.time.format:
+        section["time_format"] = guess.time.format
     if guess.profile.repeats:
         section["duplicates"] = duplicates(guess)
     if any(feature.differing for feature in (*guess.features.user, *guess.features.item)):

@@ -105,7 +105,8 @@ def find_value(
                 f"neither numbers nor at most {MAX_EVENTS} kinds of events; name another one, or "
                 "--value none"
             )
-        return _value(column, "count" if kind == "unclear" else kind, []), {}
+        # Numbers of a scale that were named say how much a user liked an item.
+        return _value(column, "rating" if kind == "unclear" else kind, []), {}
     kinds: dict[str, Kind] = {}
     for name, column in facts.items():
         if name in taken or (found := _kind(column)) is None:
@@ -135,7 +136,7 @@ def _kind(column: Facts) -> Kind | None:
     if column.is_list or column.is_time or column.distinct < 2:
         return None
     numeric, name = column.numbers is not None, column.name
-    flag = numeric and set(np.unique(column.numbers[~np.isnan(column.numbers)])) == {0.0, 1.0}  # type: ignore[index]
+    flag = _is_flag(column)
     if numeric and has_role(name, "rating") and _is_scale(*column.range):
         return "rating"
     if column.distinct <= MAX_EVENTS and _has_events(column):
@@ -149,15 +150,20 @@ def _kind(column: Facts) -> Kind | None:
     if not numeric or column.is_boolean or flag or has_role(name, "order"):
         return None
     low, high = column.range
-    halves = bool((np.mod(column.numbers[~np.isnan(column.numbers)] * 2, 1) == 0).all())  # type: ignore[index]
+    halves = bool((np.mod(column.known_numbers * 2, 1) == 0).all())
     return "unclear" if halves and column.distinct <= 12 and low >= 0 and high <= 10 else None
 
 
 def _kind_of_values(column: Facts) -> Kind | None:
     """Tell the kind of a column that was named: any numbers, or a few texts."""
     if column.numbers is not None:
-        return "count"
+        return "binary" if _is_flag(column) else "count"
     return "event" if 2 <= column.distinct <= MAX_EVENTS else None
+
+
+def _is_flag(column: Facts) -> bool:
+    """Whether the numbers are 0 and 1."""
+    return set(np.unique(column.known_numbers)) == {0.0, 1.0}
 
 
 def _is_scale(low: float, high: float) -> bool:
@@ -217,8 +223,7 @@ def _value(column: Facts, kind: Kind, same: list[str]) -> Value:
 
 
 def _threshold(column: Facts) -> float:
-    assert column.numbers is not None
-    known = column.numbers[~np.isnan(column.numbers)]
+    known = column.known_numbers
     top = next((scale for scale in TOP_OF_SCALES if column.range[1] <= scale), None)
     if column.range[1] > 2 and top is not None:
         if (known >= TOP_OF_SCALES[top]).mean() >= MIN_LIKED:

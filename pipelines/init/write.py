@@ -14,14 +14,14 @@ QUESTION = "QUESTION"
 MAX_NAMES = 6
 
 
-def as_yaml(guess: Guess, files: Mapping[str, str], name: str) -> str:
+def as_yaml(guess: Guess, files: Mapping[str, Any], name: str) -> str:
     """Write the configuration of a guess.
 
     Parameters
     ----------
     guess : Guess
-    files : mapping of str to str
-        The paths by table: interactions, users, items.
+    files : mapping of str to Any
+        The paths by table (interactions, users, items), and how to read them.
     name : str
         Of the run.
 
