@@ -12,6 +12,7 @@ import pyarrow as pa
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.sides import Side
 from twotower.workflows.ids import Ids, RunIds
+from twotower.workflows.sources.findings import Finding
 from twotower.workflows.tables import Tables, frame
 
 MIN_ROWS = 20
@@ -33,6 +34,8 @@ class Day(NamedTuple):
         The number of new interactions, which are the last rows of the merged ones.
     ids : RunIds
         The ids of the merged tables.
+    findings : sequence of Finding
+        What was found in the new data.
     """
 
     before: Tables
@@ -40,6 +43,7 @@ class Day(NamedTuple):
     merged: Tables
     appended: int
     ids: RunIds
+    findings: Sequence[Finding] = ()
 
 
 def suspicions(

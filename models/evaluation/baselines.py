@@ -19,6 +19,8 @@ from twotower.models.evaluation.ranking import Ranker, Scorer, binary
 EASE_MAX_ITEMS = 20_000  # takes 4.8 GB and minutes to invert; both grow steeply beyond
 BLOCK = 1024  # items per block when counting the users that two items have in common
 MAX_BLOCK_NEIGHBOURS = 1 << 23  # neighbours of all items of a block: 64 MB
+# ItemKNN counts about 2e8 pairs of items per second, and ranks about 5e7 scores per second.
+MAX_DEFAULT_PAIRS, MAX_DEFAULT_SCORES = 10**9, 10**9
 
 
 class Baseline(Protocol):
@@ -234,6 +236,27 @@ def fit_baseline(name: str, train: csr_matrix, seed: int) -> Scorer | Ranker:
     if name not in BASELINES:
         raise ModelError(f"unknown baseline {name!r}; choose from {', '.join(BASELINES)}")
     return BASELINES[name](seed).fit(train)
+
+
+def default_baselines(train: csr_matrix, users: int) -> list[str]:
+    """Return the baselines to measure if the settings name none.
+
+    Parameters
+    ----------
+    train : csr_matrix, shape (n_users, n_items)
+        The interactions to fit them on.
+    users : int
+        Number of users to rank the items for.
+
+    Returns
+    -------
+    list of str
+        Popularity, random and, if it takes seconds, itemknn: it is the cheapest baseline that is
+        personal. Its time grows with the pairs of items that a user has, and with the scores.
+    """
+    pairs = (np.diff(train.indptr).astype(float) ** 2).sum()
+    cheap = pairs <= MAX_DEFAULT_PAIRS and users * train.shape[1] <= MAX_DEFAULT_SCORES
+    return ["popularity", "random", *(["itemknn"] if cheap else [])]
 
 
 def gram_matrix(train: csr_matrix) -> np.ndarray:

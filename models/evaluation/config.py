@@ -63,10 +63,11 @@ class EvaluationConfig(BaseModel, extra=Extra.forbid):
         "protocol of published results); 'items' is the whole item table, including items without "
         "interactions (as the server ranks)",
     )
-    baselines: list[BaselineName] = Field(
-        ["popularity", "random"],
+    baselines: list[BaselineName] | None = Field(
+        None,
         unique_items=True,
-        description="models to compare with: popularity, random, itemknn, ease",
+        description="models to compare with: popularity, random, itemknn, ease. none: popularity, "
+        "random and, unless it would take minutes, itemknn",
     )
 
 

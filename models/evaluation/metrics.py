@@ -23,6 +23,12 @@ from twotower.models.evaluation.ranking import (
 )
 
 METRICS = ("recall", "ndcg", "mrr", "hit", "precision", "map", "coverage")
+USER_METRICS = METRICS[:-1]
+"""The metrics that each user has. Coverage is a property of all recommendations together."""
+
+OnUsers = Callable[[np.ndarray, np.ndarray], None]
+"""Called after each batch with the users (int, shape (n,)) and their metrics (float64, shape
+(n, len(USER_METRICS), number of cutoffs))."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ def evaluate(
     candidates: np.ndarray | None = None,
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
+    on_users: OnUsers | None = None,
 ) -> Metrics:
     """Rank the candidates for every user with a relevant item and average the metrics.
 
@@ -76,6 +83,8 @@ def evaluate(
         Maximum number of users ranked at once. The metrics do not depend on it.
     progress : callable (done, total), optional
         Called after each batch with the number of users done and the number of all users.
+    on_users : callable (users, values), optional
+        Called after each batch with the metrics of each user, see `OnUsers`.
 
     Returns
     -------
@@ -90,34 +99,41 @@ def evaluate(
         If shapes do not fit, a pair is both relevant and seen, there is nothing to evaluate, or a
         score is NaN.
     """
-    relevant, seen = binary(relevant), binary(seen)
-    cutoffs = np.asarray(ks, dtype=np.int64)
+    relevant, seen, cutoffs = binary(relevant), binary(seen), np.asarray(ks, dtype=np.int64)
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
     _check_input(relevant, seen, cutoffs, candidates, batch_size)
     sizes = np.diff(relevant.indptr)
     users = np.flatnonzero(sizes)
     # One row per user, averaged at the end: the sum is then the same for every batch size.
-    per_user = np.empty((len(users), len(METRICS) - 1, len(cutoffs)))
+    per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
     k_max, done = int(cutoffs.max()), 0
     for batch, ranked in rank_in_batches(scorer, users, seen, k_max, candidates, batch_size):
         is_item = ranked >= 0
         hits = is_relevant(relevant[batch], ranked)
-        per_user[done : done + len(batch)] = _metrics_of_users(hits, sizes[batch], cutoffs)
+        own = per_user[done : done + len(batch)]
+        own[:] = _metrics_of_users(hits, sizes[batch], cutoffs)
+        if on_users is not None:
+            on_users(batch, own)
         for row, k in zip(covered, cutoffs, strict=True):
             row[ranked[:, :k][is_item[:, :k]]] = True
         done += len(batch)
         if progress is not None:
             progress(done, len(users))
     n_candidates = int(candidates.sum())
-    table = np.vstack([per_user.mean(axis=0), covered.sum(axis=1) / n_candidates])
-    values = {
+    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / n_candidates, cutoffs)
+    return Metrics(values, users=len(users), candidates=n_candidates)
+
+
+def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:
+    """Name the means of the users' metrics (shape (6, c)) and the coverage (shape (c,))."""
+    table = np.vstack([means, coverage])
+    return {
         f"{name}@{k}": float(table[row, column])
         for column, k in enumerate(cutoffs)
         for row, name in enumerate(METRICS)
     }
-    return Metrics(values, users=len(users), candidates=n_candidates)
 
 
 def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) -> Table:
@@ -202,7 +218,7 @@ def _metrics_of_users(hits: np.ndarray, sizes: np.ndarray, cutoffs: np.ndarray) 
     Returns
     -------
     ndarray of float64, shape (n, 6, c)
-        The metrics in the order of `METRICS`.
+        The metrics in the order of `USER_METRICS`.
 
     Notes
     -----

@@ -68,6 +68,11 @@ def plain_versions(run: Run, versions: Sequence[Version]) -> list[dict[str, Any]
     return [{**asdict(each), "answers": each.number == answers} for each in versions]
 
 
+def plain_version(number: int) -> dict[str, int]:
+    """Return the number of a version under its name."""
+    return {"version": number}
+
+
 def plain_recommendations(
     run: Run, users: Sequence[int], answers: dict[str, Recommendations]
 ) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from twotower.pipelines.cli.options import (
+    FILE,
     STEPS,
     config_option,
     data_option,
@@ -15,7 +16,7 @@ from twotower.pipelines.cli.options import (
     run_option,
     set_option,
 )
-from twotower.pipelines.cli.output import output
+from twotower.pipelines.cli.output import output, plain_version
 
 
 @main.verb(STEPS, "twotower ingest --config ml-1m --data ml-1m.zip")
@@ -70,16 +71,25 @@ def train(folder, overrides, resume) -> None:
     step(open_run(folder, overrides), resume)
 
 
-@main.verb(STEPS, "twotower evaluate --set 'evaluation.baselines=[popularity, ease]'")
+@main.verb(
+    STEPS,
+    "twotower evaluate --set 'evaluation.baselines=[popularity, ease]'\n"
+    "twotower evaluate --per-user users.parquet",
+)
 @run_option
 @set_option
+@click.option(
+    "--per-user",
+    type=FILE,
+    help="Parquet file to write: a row per model and user, with the user's metrics.",
+)
 @json_option
-def evaluate(folder, overrides, as_json) -> None:
+def evaluate(folder, overrides, per_user, as_json) -> None:
     """Measure the towers and the baselines on the test part."""
     from twotower.pipelines.steps.evaluate import evaluate as step
 
     opened = open_run(folder, overrides)
-    output(as_json, lambda: step(opened), lambda _: opened.notes("evaluate"))
+    output(as_json, lambda: step(opened, per_user), lambda _: opened.notes("evaluate"))
 
 
 @main.verb(STEPS, "twotower export --set serving.max_k=500")
@@ -92,7 +102,7 @@ def export(folder, overrides) -> None:
     step(open_run(folder, overrides))
 
 
-@main.verb(STEPS, "twotower publish\ntwotower publish --version 2")
+@main.verb(STEPS, "twotower publish\ntwotower publish --version 2 --anyway")
 @run_option
 @click.option(
     "--version",
@@ -100,8 +110,15 @@ def export(folder, overrides) -> None:
     type=click.IntRange(min=1),
     help="Number of the version. Default: the newest.",
 )
-def publish(folder, number) -> None:
+@click.option(
+    "--anyway",
+    is_flag=True,
+    help="Publish it although a baseline is at least as good, by the verdict of `evaluate`.",
+)
+@json_option
+def publish(folder, number, anyway, as_json) -> None:
     """Choose the version to serve; a running server loads it."""
     from twotower.pipelines.steps.publish import publish as step
 
-    step(open_run(folder), number)
+    opened = open_run(folder)
+    output(as_json, lambda: step(opened, number, anyway=anyway), plain_version)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
+from rich.panel import Panel
 
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.preprocess import load_split, load_tables
+from twotower.pipelines.steps.preprocess import load_ids, load_split, load_tables
+from twotower.pipelines.verdict.facts import gather, overlap_of
+from twotower.pipelines.verdict.per_user import OneMetric, both, check_user_file, user_file
+from twotower.pipelines.verdict.verdict import MODEL, Verdict, judge
+from twotower.pipelines.verdict.words import objection, paragraph
 
 if TYPE_CHECKING:
-    from twotower.models.evaluation.metrics import Metrics
+    from twotower.models.evaluation.metrics import Metrics, OnUsers
     from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.pipelines.config import Config
 
-MODEL = "two-tower"
 # Fixed, so that trainings with different seeds are validated on the same users.
 SAMPLE_SEED = 0
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
@@ -87,8 +94,20 @@ class Evaluator:
         self.users = np.sort(chosen)
         self.relevant, self.seen = self.relevant[self.users], self.seen[self.users]
 
+    def baselines(self) -> list[str]:
+        """The names of the baselines to measure."""
+        from twotower.models.evaluation.baselines import default_baselines
+
+        if self.config.baselines is not None:
+            return list(self.config.baselines)
+        users = np.count_nonzero(np.diff(self.relevant.indptr))
+        return default_baselines(self.train, users)
+
     def evaluate(
-        self, scorer: Scorer | Ranker, progress: Callable[[int, int], None] | None = None
+        self,
+        scorer: Scorer | Ranker,
+        progress: Callable[[int, int], None] | None = None,
+        on_users: OnUsers | None = None,
     ) -> Metrics:
         """Compute the metrics at all cutoffs in the settings.
 
@@ -97,6 +116,8 @@ class Evaluator:
         scorer : Scorer or Ranker
         progress : callable (done, total), optional
             Called after each batch of users.
+        on_users : callable (users, values), optional
+            Called after each batch with the metrics of each user.
 
         Returns
         -------
@@ -112,6 +133,7 @@ class Evaluator:
             candidates=self.candidates,
             batch_size=self.config.batch_size,
             progress=progress,
+            on_users=on_users,
         )
 
     def popularity_metrics(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
@@ -141,14 +163,16 @@ class Evaluator:
 
 
 @writes
-def evaluate(run: Run) -> dict[str, dict]:
-    """Measure the model and the baselines on the test part.
+def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
+    """Measure the model and the baselines on the test part, and say what the numbers mean.
 
-    Writes reports/metrics.json and prints a table.
+    Writes reports/metrics.json and prints a table and the verdict.
 
     Parameters
     ----------
     run : Run
+    per_user : Path, optional
+        A parquet file to write, with the metrics of each user for each model.
 
     Returns
     -------
@@ -156,41 +180,82 @@ def evaluate(run: Run) -> dict[str, dict]:
         Name of each model to its metrics.
     """
     run.verified("ingest", "preprocess", "train")
-    from twotower.models.evaluation.baselines import fit_baseline
+    if per_user is not None:
+        check_user_file(per_user)
     from twotower.models.evaluation.metrics import metrics_table
 
     with stage("evaluate") as (report, result), run.step("evaluate") as (out, notes):
         report(0, 1, "import")
         load_libraries()
-        from twotower.models.training.saving import load
-        from twotower.models.two_tower import TowerScorer
-
         report(0, 1, "load the towers")
         evaluator = Evaluator(run, "test")
-        tower = load(run.path / "model")
-        metrics = {}
-        for name in (MODEL, *run.config.evaluation.baselines):
-            report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
-            scorer = (
-                TowerScorer.of(tower.model, *load_tables(run))
-                if name == MODEL
-                else fit_baseline(name, evaluator.train, run.config.training.seed)
-            )
-
-            def ranked(done: int, total: int, name: str = name) -> None:
-                report(done, total, f"{name}: rank", f"{done:,} of {total:,} users")
-
-            metrics[name] = evaluator.evaluate(scorer, ranked)
+        kept = OneMetric(run.config.training.monitor, run.config.evaluation.ks)
+        with _user_file(run, evaluator, per_user) as write:
+            metrics = {
+                name: _measured(run, evaluator, name, both(kept, write, name), report)
+                for name in (MODEL, *evaluator.baselines())
+            }
+        report(0, 1, "verdict")
+        verdict = _verdict(run, evaluator, kept)
         protocol = _protocol(run, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
-        report_path = out / "reports" / "metrics.json"
-        report_path.write_text(json.dumps({"protocol": protocol, "metrics": values}, indent=1))
-        notes |= {"protocol": protocol, "metrics": values}
+        notes |= {"protocol": protocol, "metrics": values, "verdict": verdict.to_dict()}
+        notes["verdict"]["text"] = paragraph(verdict, run.config)
+        notes["verdict"]["objection"] = objection(verdict)
+        (out / "reports" / "metrics.json").write_text(json.dumps(notes, indent=1))
         result(protocol["ranking"])
     table = metrics_table(metrics, _title(protocol), run.config.evaluation.ks[:2])
     table.caption = f"test part of: {protocol['split']}"
     console.print(table)
+    color = "red" if notes["verdict"]["objection"] else "green"
+    panel = Panel(escape(notes["verdict"]["text"]), title="verdict", border_style=color)
+    console.print(panel, soft_wrap=False)
     return values
+
+
+def _measured(
+    run: Run, evaluator: Evaluator, name: str, on_users: OnUsers, report: Callable[..., None]
+) -> Metrics:
+    """The metrics of the trained towers, or of a baseline that is fitted first."""
+    from twotower.models.evaluation.baselines import fit_baseline
+    from twotower.models.training.saving import load
+    from twotower.models.two_tower import TowerScorer
+
+    report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
+    scorer: Scorer | Ranker
+    if name == MODEL:
+        scorer = TowerScorer.of(load(run.path / "model").model, *load_tables(run))
+    else:
+        scorer = fit_baseline(name, evaluator.train, run.config.training.seed)
+
+    def ranked(done: int, total: int) -> None:
+        report(done, total, f"{name}: rank", f"{done:,} of {total:,} users")
+
+    return evaluator.evaluate(scorer, ranked, on_users)
+
+
+def _user_file(
+    run: Run, evaluator: Evaluator, path: Path | None
+) -> contextlib.AbstractContextManager[Any]:
+    """The file of the users' metrics, see `user_file`; nothing without a path."""
+    if path is None:
+        return contextlib.nullcontext()
+    from twotower.workflows.ids import RunIds
+
+    ids = RunIds.read(run.path / "data").users
+    sizes = np.diff(evaluator.relevant.indptr).astype(np.int64)
+    return user_file(path, run.config.evaluation.ks, load_ids(run)[0], ids, sizes)
+
+
+def _verdict(run: Run, evaluator: Evaluator, kept: OneMetric) -> Verdict:
+    facts = gather(
+        relevant=evaluator.relevant,
+        train=evaluator.train,
+        candidates=evaluator.candidates,
+        split=run.config.split.method,
+        overlap=overlap_of(run),
+    )
+    return judge(kept.name, kept.values, facts)
 
 
 def chosen_on(run: Run) -> str:
@@ -226,7 +291,7 @@ def check_baselines(config: Config, train: pd.DataFrame) -> None:
     from twotower.models.evaluation.baselines import EASE_MAX_ITEMS
 
     items = train[config.features.item_id].nunique()
-    if "ease" in config.evaluation.baselines and items > EASE_MAX_ITEMS:
+    if "ease" in (config.evaluation.baselines or ()) and items > EASE_MAX_ITEMS:
         raise ConfigError(
             f"evaluation.baselines: ease takes up to {EASE_MAX_ITEMS:,} items, and the training "
             f"part has {items:,}; take it out (itemknn has no such limit)"

@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.run.manifest import recorded
 from twotower.pipelines.steps.serve import RunningServer, running_server
 from twotower.serving.repository import ModelRepository, Version
 from twotower.serving.triton.control import ModelControl
 
 
-def publish(run: Run, number: int | None = None, *, replaces: int | None = None) -> int:
+def publish(
+    run: Run, number: int | None = None, *, replaces: int | None = None, anyway: bool = False
+) -> int:
     """Serve a version from now on; a running server loads it at once.
 
     Parameters
@@ -27,6 +31,8 @@ def publish(run: Run, number: int | None = None, *, replaces: int | None = None)
         The version; default: the newest.
     replaces : int, optional
         The version that must be the published one; default: any.
+    anyway : bool
+        Only warn if the verdict of the evaluation speaks against the version.
 
     Returns
     -------
@@ -36,7 +42,8 @@ def publish(run: Run, number: int | None = None, *, replaces: int | None = None)
     Raises
     ------
     RunError
-        If another version than `replaces` has been published in the meantime.
+        If another version than `replaces` has been published in the meantime, or the verdict of
+        the evaluation is that a baseline is at least as good as the version.
     ServingError
         If the version is damaged or does not load; the earlier version stays published.
     """
@@ -49,7 +56,26 @@ def publish(run: Run, number: int | None = None, *, replaces: int | None = None)
             )
         return repository.publish(number, control)
 
+    if against := _objection(run, number):
+        if not anyway:
+            raise RunError(
+                f"{run.path}: {against}. `twotower publish --anyway` publishes it nevertheless"
+            )
+        console.print(f"[bold red]warning[/] {escape(against)}; it is published anyway")
     return _change(run, "publish", change)
+
+
+def _objection(run: Run, number: int | None) -> str | None:
+    """What the latest evaluation says against version `number`; None if it is of other towers."""
+    if "evaluate" not in run.manifest["steps"]:
+        return None
+    versions = ModelRepository(run.path / TRITON).versions()
+    asked = [version for version in versions if number in (None, version.number)]
+    evaluated = recorded(run.path, "evaluate", "made_from")["train"]
+    if not asked or asked[-1].towers_sha256 != evaluated:
+        return None
+    # Reports of earlier versions of this project have no verdict.
+    return recorded(run.path, "evaluate", "notes").get("verdict", {}).get("objection")
 
 
 def rollback(run: Run) -> int:

@@ -62,9 +62,10 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
     run.verified("ingest", "preprocess", "train")
     published = ModelRepository(run.path / TRITON).published
     _learn(run, folder, anyway, published)
-    for step in (evaluate, export):
-        if not _is_up_to_date(run, step.__name__):
-            step(run)
+    if not _is_up_to_date(run, "evaluate"):
+        evaluate(run)
+    if not _is_up_to_date(run, "export"):
+        export(run)
     return _publish(run, published)
 
 
@@ -82,7 +83,7 @@ def _publish(run: Run, replaces: int | None) -> int:
     repository, version = ModelRepository(run.path / TRITON), run.notes("export")["version"]
     same = _replaced_with_these_towers(run, repository)
     if version > repository.newest_published and same is None:
-        return publish(run, version, replaces=replaces)
+        return publish(run, version, replaces=replaces, anyway=True)
     published = repository.published
     assert published is not None  # `version` was published, or another one with its towers
     if version != published:
@@ -93,7 +94,7 @@ def _publish(run: Run, replaces: int | None) -> int:
             f"`twotower publish --version {version}` publishes it anyway"
         )
     if (server := running_server(run)) and answering(server) != published:
-        publish(run, published, replaces=published)
+        publish(run, published, replaces=published, anyway=True)
     return published
 
 
@@ -117,10 +118,13 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
     """
     from twotower.workflows.features.checks import check_sides
     from twotower.workflows.ingest import IngestReport, ingest_more
+    from twotower.workflows.sources.findings import add_update
     from twotower.workflows.tables import frame
 
     with stage("ingest") as (progress, result):
-        day = ingest_more(run.config.ingest, run.path / "data", folder, progress, say)
+        day = ingest_more(
+            run.config.ingest, run.path / "data", folder, progress, say, run.config.wanted
+        )
         if day is None:
             result(f"{folder}: nothing new")
             return
@@ -142,6 +146,7 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
     with run.steps("update", "ingest", "preprocess", "train") as (out, notes):
         day.merged.write(out / "data")
         day.ids.write(out / "data")
+        add_update(run.path / "data", out / "data", str(folder), day.findings)
         notes["ingest"] |= {**total.dict(), "summary": str(total)}
         notes["ingest"]["updates"] = [*before.get("updates", []), new]
         new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])

@@ -258,7 +258,9 @@ def test_json_is_alone_on_stdout(small_run):
 def test_json_of_evaluate_is_the_report_of_the_run(small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    monkeypatch.setattr("twotower.pipelines.steps.evaluate.evaluate", lambda run: print("table"))
+    monkeypatch.setattr(
+        "twotower.pipelines.steps.evaluate.evaluate", lambda run, per_user: print("table")
+    )
     done = CliRunner().invoke(main, ["evaluate", "--run", str(small_run.path), "--json"])
     report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
     assert json.loads(done.stdout) == report and done.stderr == "table\n"

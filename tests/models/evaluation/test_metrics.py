@@ -279,7 +279,7 @@ def test_wrong_input_is_explained(change, message):
 def test_config_defaults_and_errors():
     config = EvaluationConfig()
     assert config.ks == [10, 20, 50, 100]
-    assert config.baselines == ["popularity", "random"]
+    assert config.baselines is None
     assert config.valid_users is None
     for bad in (
         {"ks": []},

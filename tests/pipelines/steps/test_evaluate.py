@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from twotower.models.evaluation.metrics import evaluate as measure
+from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps import evaluate as step
 from twotower.pipelines.steps import train
 from twotower.pipelines.steps.evaluate import Evaluator, evaluate
-from twotower.pipelines.steps.preprocess import load_training_data
+from twotower.pipelines.steps.preprocess import load_split, load_training_data
 
 
 def copy_of(run: Run, to: Path, *overrides: str) -> Run:
@@ -84,6 +86,42 @@ def test_candidates_are_the_items_of_any_part(small_run, tmp_path):
     assert Evaluator(run, "test").candidates is None
 
 
+def test_the_users_metrics_average_to_the_table(small_run, tmp_path):
+    run = copy_of(small_run, tmp_path / "run", "evaluation.ks=[10, 20]")
+    values = evaluate(run, tmp_path / "users.parquet")
+    rows = pd.read_parquet(tmp_path / "users.parquet")
+    parts = load_split(run.path / "processed")
+    relevant = parts["test"].groupby("user_id").size()
+    for model, metrics in values.items():
+        mine = rows[rows["model"] == model].set_index("user_id")
+        pd.testing.assert_series_equal(mine["relevant"], relevant, check_names=False)
+        means = mine.drop(columns=["model", "relevant"]).mean()
+        assert len(means) == 12
+        for name, mean in means.items():
+            assert mean == pytest.approx(metrics[name], abs=1e-12), (model, name)
+    assert list(values) == ["two-tower", "popularity", "random", "itemknn"]
+    assert not list(tmp_path.glob(".users*"))
+
+
+def test_a_users_file_that_cannot_be_written_is_refused_before_the_work(small_run, tmp_path):
+    for name, message in (("users.csv", r"users.csv: a parquet file is"), ("no/u.parquet", "no/u")):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(small_run, tmp_path / name)
+
+
+def test_the_report_has_the_verdict(small_run):
+    report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
+    verdict, metrics = report["verdict"], report["metrics"]
+    assert verdict["metric"] == "ndcg@10"
+    assert verdict["model"] == pytest.approx(metrics["two-tower"]["ndcg@10"])
+    for rival in verdict["rivals"]:
+        assert rival["value"] == pytest.approx(metrics[rival["name"]]["ndcg@10"])
+    assert verdict["facts"]["users"] == metrics["two-tower"]["users"]
+    assert (verdict["outcome"], verdict["use"]) == ("better", "two-tower")
+    assert verdict["text"].startswith("The model is better than the strongest baseline, itemknn")
+    assert verdict["objection"] is None
+
+
 def test_progress_names_the_model_and_the_phase(small_run, tmp_path, monkeypatch):
     run = copy_of(small_run, tmp_path / "run", "evaluation.baselines=[popularity,itemknn]")
     reported = []
@@ -117,4 +155,5 @@ def test_progress_names_the_model_and_the_phase(small_run, tmp_path, monkeypatch
         ("popularity: rank", done),
         ("itemknn: fit", ""),
         ("itemknn: rank", done),
+        ("verdict", ""),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -205,3 +206,22 @@ def test_old_versions_are_removed_when_one_is_published(run):
         shutil.copytree(folder / "1", folder / str(number))
     publish(run)
     assert [each.number for each in versions(run)] == [1, 3, 4, 5]  # 1 was published before
+
+
+def test_a_version_that_a_baseline_beats_is_published_only_on_request(run, twotower, capsys):
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    verdict = manifest["steps"]["evaluate"]["notes"]["verdict"]
+    verdict["objection"] = "the model is worse than popularity"
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    export(run)
+    refused = twotower("publish", status=1)
+    assert "the model is worse than popularity. `twotower publish --anyway`" in refused
+    assert [each.number for each in versions(run) if each.published] == [1]
+    told = twotower("publish", "--anyway")
+    assert "warning the model is worse than popularity; it is published anyway" in told
+    assert [each.number for each in versions(run) if each.published] == [2]
+    # The verdict is about the towers that were evaluated, not about other ones.
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    manifest["steps"]["evaluate"]["made_from"]["train"] = "other towers"
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    assert '"version": 1' in twotower("publish", "--version", "1", "--json")
