@@ -129,8 +129,31 @@ def guess(
         if kind := facts[name].personal:
             question = f"should the run store {kind} ({name}) as ids?"
             found.questions.setdefault(role, []).append(question)
+    profile, split, positives = _measure(facts, ids, time, value, where)
+    return Guess(
+        ids=ids,
+        sides=found.sides,
+        time=time,
+        value=value,
+        features=features,
+        split=split,
+        profile=profile,
+        positives=positives,
+        questions=_questions(found, time, value, features),
+    )
+
+
+def _measure(
+    facts: Mapping[str, Facts],
+    ids: Mapping[str, str],
+    time: Time | None,
+    value: Value | None,
+    where: str,
+) -> tuple[Profile, Split, int]:
+    """Profile the interactions, split the positives, and count these; refuse too few."""
     known = _has_ids(facts, ids, time)
     users, items = (facts[ids[role]].codes for role in ("user", "item"))
+    seconds = time.seconds if time else None
     _check_size(users[known], items[known], where, "rows with a user and an item")
     liked = known & _positives(facts, value)
     _check_size(users[liked], items[liked], where, "positives")
@@ -139,21 +162,12 @@ def guess(
         items=items[liked],
         seconds=seconds[liked] if seconds is not None else None,
     )
-    return Guess(
-        ids=ids,
-        sides=found.sides,
-        time=time,
-        value=value,
-        features=features,
-        split=split,
-        profile=profile(
-            users=users[known],
-            items=items[known],
-            seconds=seconds[known] if seconds is not None else None,
-        ),
-        positives=positives,
-        questions=_questions(found, time, value, features),
+    found = profile(
+        users=users[known],
+        items=items[known],
+        seconds=seconds[known] if seconds is not None else None,
     )
+    return found, split, positives
 
 
 def _has_ids(facts: Mapping[str, Facts], ids: Mapping[str, str], time: Time | None) -> np.ndarray:

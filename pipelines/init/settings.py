@@ -98,6 +98,15 @@ def _files(guess: Guess, files: Mapping[str, Any]) -> dict[str, Any]:
     columns = {ours: theirs for ours, theirs in named.items() if ours != theirs}
     if columns:
         section["columns"] = columns
+    keys = {
+        f"{role}s": side.key
+        for role, side in guess.sides.items()
+        if side.key not in (guess.ids[role], f"{role}_id")
+    }
+    if keys:
+        section["id_columns"] = keys
+    if guess.time and "timestamp" not in columns:
+        section["keep"] = ["timestamp"]
     if guess.time and guess.time.format:
         section["time_format"] = guess.time.format
     if guess.profile.repeats:

@@ -156,9 +156,9 @@ def _proposals(section: str, guess: Guess) -> Iterator[str]:
             yield f"# positives: {{weight: {column}, weight_transform: log1p}}"
     elif section == "features" and guess.features.context:
         kinds = {each.name: each.kind for each in guess.features.context}
-        categorical = [name for name, kind in kinds.items() if kind == "categorical"]
-        if categorical:
-            yield f"  # context: {flow(categorical)}"
+        for setting, kind in (("context", "categorical"), ("context_numeric", "numeric")):
+            if names := [name for name, each in kinds.items() if each == kind]:
+                yield f"  # {setting}: {flow(names)}"
 
 
 def _left_out(guess: Guess) -> Iterator[str]:
