@@ -125,7 +125,7 @@ from twotower.workflows.errors import DataError
 
 for setting, message in (
     ("features.item=[year]", "the items table has no column year"),
-    ("positives.column=clicks", "no column clicks; there are user_id, item_id, timestamp, click"),
+    ("positives.column=clicks", "the interactions have no column 'clicks'"),
     ("split.path=no_train.parquet", "no row has the part 'train', which the model is fitted on"),
 ):
     run = Run(Path("run"))
