@@ -9,6 +9,13 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, Field, root_validator, validator
 
+from twotower.workflows.availability import (
+    AVAILABLE,
+    completed,
+    describe,
+    is_available,
+    withdraw_unlisted,
+)
 from twotower.workflows.day import Day
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
@@ -93,6 +100,7 @@ class IngestReport(BaseModel):
     items: int
     interactions: int
     synthetic: bool
+    withdrawn: int = 0
 
     @classmethod
     def of(cls, source: str, tables: Tables) -> IngestReport:
@@ -103,6 +111,7 @@ class IngestReport(BaseModel):
             items=len(tables.items),
             interactions=len(tables.interactions),
             synthetic=SOURCES[source].synthetic,
+            withdrawn=int((~is_available(tables.items)).sum()),
         )
 
     def __str__(self) -> str:
@@ -110,7 +119,7 @@ class IngestReport(BaseModel):
         kind = "synthetic data" if self.synthetic else self.source
         return (
             f"{kind}: {self.interactions:,} interactions, {self.users:,} users, "
-            f"{self.items:,} items"
+            f"{self.items:,} items" + (f" ({self.withdrawn:,} withdrawn)" if self.withdrawn else "")
         )
 
 
@@ -149,6 +158,8 @@ def ingest(
         Ids.of(raw.items["item_id"], raw.interactions["item_id"]),
     )
     tables = with_all_rows(Tables(**_encoded(raw._asdict(), ids)), ids, findings)
+    for line in describe(tables.items.slice(0, 0), tables.items, ids.items):
+        findings(line)
     tables.write(out)
     ids.write(out)
     write_report(out, findings.entries)
@@ -199,10 +210,17 @@ def ingest_more(
         before.items.extend(*(raw[name]["item_id"] for name in raw if name != "users")),
     )
     empty = Tables(*(table.slice(0, 0) for table in old))
-    new = with_all_rows(empty._replace(**_encoded(raw, ids)), ids, findings, old)
+    given = empty._replace(**_encoded(raw, ids))
+    new = with_all_rows(given, ids, findings, old)
     if "timestamp" in old.interactions.column_names:
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
+    has_catalogue = AVAILABLE in given.items.column_names and len(given.items) > 0
+    new = new._replace(items=completed(new.items, old.items))
     merged, appended = merge(old, new, source.keeps_repeats)
+    if has_catalogue and source.lists_all_items:
+        merged = merged._replace(items=withdraw_unlisted(merged.items, given.items))
+    for line in describe(old.items, merged.items, ids.items):
+        findings(line)
     return None if merged.same(old) else Day(old, new, merged, appended, ids, findings.entries)
 
 
