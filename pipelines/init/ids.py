@@ -86,6 +86,11 @@ def find_ids(
     for role in ROLES:
         if (name := named.get(role)) is not None:
             ids.columns[role] = check_name(name, facts, where, role)
+            if not _can_be_ids(facts[name]):
+                raise ConfigError(
+                    f"{where}: column {name!r} cannot have the ids of the {role}s, because its "
+                    f"values are such as {facts[name].examples()}; expected whole numbers or texts"
+                )
     for role in ROLES:
         if role not in ids.columns:
             _find_by_name(role, facts, sides.get(role), ids)
