@@ -58,7 +58,7 @@ def run(tables, tmp_path_factory) -> Run:
         features[f"{side}_multi_hot"] = {LIST + side: 2}
     tree = {
         "name": "names",
-        "ingest": {"source": "parquet", "path": str(folder), "parquet": files},
+        "ingest": {"source": "files", "path": str(folder), "files": files},
         "features": features,
         "model": {"dim": 8, "feature_dim": 4, "hidden": [8]},
         "training": {"epochs": 1, "batch_size": 64},

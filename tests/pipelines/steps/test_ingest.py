@@ -46,7 +46,7 @@ def make_run(folder, keep=("timestamp", "click"), **sections) -> Run:
     }
     tree = {
         "name": "small",
-        "ingest": {"source": "parquet", "path": str(folder), "parquet": files},
+        "ingest": {"source": "files", "path": str(folder), "files": files},
         "positives": {"column": "click"},
         "split": {"method": "file", "path": str(folder / "parts.parquet")},
         **sections,
@@ -165,7 +165,7 @@ def test_an_error_distinguishes_overrides_from_the_settings_of_the_run(in_folder
     ingest(run)
     (in_folder / "log.parquet").rename(in_folder / "other.parquet")
     run = Run(run.path)
-    run.override(("ingest.parquet.interactions=other.parquet",))
+    run.override(("ingest.files.interactions=other.parquet",))
     set_it = r"--set ingest\.parquet\.interactions=other\.parquet"
     with pytest.raises(
         RunError, match=rf"leave out what --set .* `twotower ingest {set_it}` first"
