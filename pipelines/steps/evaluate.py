@@ -93,7 +93,8 @@ class Evaluator:
         if self.withdrawn_items:
             is_candidate = True if self.candidates is None else self.candidates
             self.candidates = available & is_candidate
-            self.relevant = self.relevant.multiply(available).tocsr()
+            self.relevant.data &= available[self.relevant.indices]
+            self.relevant.eliminate_zeros()
         self.withdrawn_pairs = pairs - self.relevant.nnz
 
     def sample(self, count: int) -> None:
