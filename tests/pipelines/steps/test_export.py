@@ -52,8 +52,7 @@ def run(tables, tmp_path_factory) -> Run:
     for name, table in zip(("interactions", "users", "items"), tables, strict=True):
         table.to_parquet(folder / f"{name}.parquet")
         files[name] = f"{name}.parquet"
-    for side, names, table in (("user", USER_NAMES, tables[1]), ("item", ITEM_NAMES, tables[2])):
-        files[f"{side}_features"] = list(table)[1:]
+    for side, names in (("user", USER_NAMES), ("item", ITEM_NAMES)):
         features |= {side: names, f"{side}_numeric": [NUMBER + side]}
         features[f"{side}_multi_hot"] = {LIST + side: 2}
     tree = {

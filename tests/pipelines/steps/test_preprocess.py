@@ -152,7 +152,7 @@ def test_the_main_job_checks_this_before_tensorflow_is_imported(tmp_path):
         "split.ratios=[1, 0, 0]": "split.ratios: valid has a share of 0",
         "training.monitor=auc": "training.monitor: 'auc' is not measured",
         "model.hidden=[0]": "model.hidden.0: ensure this value is greater than 0",
-        "show=[title]": "show: the item table has no column title",
+        "show=[title]": "no column title for the items",
     }
     script = f"""
 import os, sys

@@ -494,11 +494,8 @@ def test_mistakes_are_named(base_run, folders, tmp_path, monkeypatch):
     users = pd.read_parquet(day / "users.parquet")
     users.drop(columns="age").to_parquet(day / "users.parquet")
     with pytest.raises(
-        DataError, match=r"users\.parquet: no column age; there are user_id, gender"
+        DataError, match=r"no column age for the users: .*users\.parquet has user_id, gender"
     ):
-        update(run, day)
-    users[:-1].to_parquet(day / "users.parquet")
-    with pytest.raises(DataError, match=r"user_id \d+ has no row in users\.parquet"):
         update(run, day)
     assert files(run.path) == before
 

@@ -279,5 +279,5 @@ def _not_found(name: str, key: str, readers: list[TableReader]) -> DataError:
     there = "; ".join(f"{each.path} has {', '.join(each.table.names)}" for each in readers)
     return DataError(
         f"no column {name} for the {key.partition('_')[0]}s: {there}. Correct the name under "
-        f"features, or map it: ingest.files.columns: {{{name}: <name in the file>}}"
+        f"features or show, or map it: ingest.files.columns: {{{name}: <name in the file>}}"
     )
