@@ -55,8 +55,6 @@ def with_all_rows(
             else pa.nulls(len(missing), field.type)
             for field in table.schema
         }
-        if AVAILABLE in columns:
-            columns[AVAILABLE] = pa.array([True] * len(missing))
         both = pa.concat_tables([table, pa.table(columns, schema=table.schema)])
         found[name] = sorted_by_id(both) if len(missing) else table
     return tables._replace(**found)
