@@ -68,6 +68,16 @@ def plain_versions(run: Run, versions: Sequence[Version]) -> list[dict[str, Any]
     return [{**asdict(each), "answers": each.number == answers} for each in versions]
 
 
+def plain_run(run: Run) -> dict[str, Any]:
+    """Return what a main job made: its folder, metrics, verdict and version."""
+    return {
+        "run": str(run.path),
+        "recipes": run.notes("preprocess").get("recipes"),
+        **run.notes("evaluate"),
+        "version": run.notes("export")["version"],
+    }
+
+
 def plain_version(number: int) -> dict[str, int]:
     """Return the number of a version under its name."""
     return {"version": number}
