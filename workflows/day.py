@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from twotower.workflows.availability import AVAILABLE, is_available
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.sides import Side
 from twotower.workflows.ids import Ids, RunIds
@@ -59,7 +60,8 @@ def suspicions(
     max_changed : float
         Maximum share of the known users (or items) in the new interactions whose new row differs
         in at least half of its columns; more suggests that ids were renumbered. Without new
-        interactions, it is the share of all known users (or items).
+        interactions, it is the share of all known users (or items). Also the maximum share of the
+        items that are withdrawn.
     max_shift : float
         Maximum distance between the median of the new or changed values of a numeric feature, of
         `positives.column` or of `positives.weight`, and the range of the values before (without 1 %
@@ -70,7 +72,7 @@ def suspicions(
     list of str
         One sentence with figures per likely mistake.
     """
-    found = []
+    found = _describe_withdrawn(day, max_changed)
     for side in features.sides:
         name = f"{side.name}s"
         rows = _Rows(
@@ -101,6 +103,19 @@ def suspicions(
     return found
 
 
+def _describe_withdrawn(day: Day, max_changed: float) -> list[str]:
+    """Describe the withdrawn items, if there are too many."""
+    before, after = (is_available(tables.items) for tables in (day.before, day.merged))
+    known = np.isin(day.merged.items["item_id"].to_numpy(), day.before.items["item_id"].to_numpy())
+    count, total = int((before & ~after[known]).sum()), int(before.sum())
+    if total < MIN_ROWS or count <= max_changed * total:
+        return []
+    return [
+        f"items: {count:,} of {total:,} are withdrawn ({count / total:.0%}; update.max_changed is "
+        f"{max_changed:.0%}). Is the catalogue complete?"
+    ]
+
+
 class _Rows:
     """The users (or items) in the new data: known ones, before and after, and new ones."""
 
@@ -113,7 +128,9 @@ class _Rows:
         self.new = _rows_of(merged, ids[~known])
         # Per column except the id: whether the value of each known row has changed.
         self.differ = {
-            column: self._differs(column) for column in before.column_names if column != side.id
+            column: self._differs(column)
+            for column in before.column_names
+            if column not in (side.id, AVAILABLE)
         }
 
     def describe_changed(self, interactions: pa.Table, max_changed: float) -> list[str]:

@@ -8,6 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import BaseModel, Field, validator
 
+from twotower.workflows.availability import (
+    AVAILABLE,
+    completed,
+    describe,
+    is_available,
+    withdraw_unlisted,
+)
 from twotower.workflows.day import Day
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
@@ -72,6 +79,7 @@ class IngestReport(BaseModel):
     items: int
     interactions: int
     synthetic: bool
+    withdrawn: int = 0
 
     @classmethod
     def of(cls, source: str, tables: Tables) -> IngestReport:
@@ -82,6 +90,7 @@ class IngestReport(BaseModel):
             items=len(tables.items),
             interactions=len(tables.interactions),
             synthetic=SOURCES[source].synthetic,
+            withdrawn=int((~is_available(tables.items)).sum()),
         )
 
     def __str__(self) -> str:
@@ -89,7 +98,7 @@ class IngestReport(BaseModel):
         kind = "synthetic data" if self.synthetic else self.source
         return (
             f"{kind}: {self.interactions:,} interactions, {self.users:,} users, "
-            f"{self.items:,} items"
+            f"{self.items:,} items" + (f" ({self.withdrawn:,} withdrawn)" if self.withdrawn else "")
         )
 
 
@@ -123,6 +132,8 @@ def ingest(
         Ids.of(raw.items["item_id"], raw.interactions["item_id"]),
     )
     tables = Tables(**_encoded(raw._asdict(), ids))
+    for line in describe(tables.items.slice(0, 0), tables.items, ids.items):
+        on_message(line)
     tables.write(out)
     ids.write(out)
     return IngestReport.of(config.source, tables)
@@ -168,7 +179,13 @@ def ingest_more(
     new = empty._replace(**_encoded(raw, ids))
     if "timestamp" in old.interactions.column_names:
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
+    has_catalogue = AVAILABLE in new.items.column_names and len(new.items) > 0
+    new = new._replace(items=completed(new.items, old.items))
     merged, appended = merge(old, new, source.keeps_repeats)
+    if has_catalogue and source.lists_all_items:
+        merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
+    for line in describe(old.items, merged.items, ids.items):
+        on_message(line)
     return None if merged.same(old) else Day(old, new, merged, appended, ids)
 
 

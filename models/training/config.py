@@ -172,6 +172,7 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         description="largest accepted fraction of known users or items with other values in at "
         "least half of their columns, which suggests that ids were renumbered. It is measured on "
         "those in the new interactions, or on all known ones if there are no new interactions. "
+        "Also the largest accepted fraction of items that are withdrawn. "
         "Above it the update stops before training; 1: no check",
     )
     max_shift: float = Field(

@@ -22,6 +22,7 @@ from twotower.pipelines.verdict.facts import gather, overlap_of
 from twotower.pipelines.verdict.per_user import OneMetric, both, check_user_file, user_file
 from twotower.pipelines.verdict.verdict import MODEL, Verdict, judge
 from twotower.pipelines.verdict.words import objection, paragraph
+from twotower.workflows.availability import read_available
 
 if TYPE_CHECKING:
     from twotower.models.evaluation.metrics import Metrics, OnUsers
@@ -51,7 +52,10 @@ class Evaluator:
     train, relevant, seen : csr_matrix of bool, shape (n_users, n_items)
         Interactions of the train part, of `part`, and those that are masked.
     candidates : ndarray of bool, shape (n_items,), or None
-        Items that may be recommended; None for all.
+        Items that may be recommended; None for all. Withdrawn items may not, so they are not
+        relevant either.
+    withdrawn_items, withdrawn_pairs : int
+        The number of withdrawn items, and of their pairs that are not in `relevant`.
     users : slice or ndarray of int
         Rows of the user table that a model scores as users 0, 1, ...; see `sample`.
     """
@@ -80,6 +84,17 @@ class Evaluator:
             self.candidates = np.zeros(n_items, bool)
             for pairs in parts.values():
                 self.candidates[pairs["item_row"]] = True
+        self._leave_out_withdrawn(read_available(run.path / "data"))
+
+    def _leave_out_withdrawn(self, available: np.ndarray) -> None:
+        """Remove withdrawn items from the candidates and from the relevant items."""
+        pairs = self.relevant.nnz
+        self.withdrawn_items = int((~available).sum())
+        if self.withdrawn_items:
+            is_candidate = True if self.candidates is None else self.candidates
+            self.candidates = available & is_candidate
+            self.relevant = self.relevant.multiply(available).tocsr()
+        self.withdrawn_pairs = pairs - self.relevant.nnz
 
     def sample(self, count: int) -> None:
         """Use only some of the users with relevant items, always the same random ones.
@@ -197,7 +212,7 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
             }
         report(0, 1, "verdict")
         verdict = _verdict(run, evaluator, kept)
-        protocol = _protocol(run, metrics[MODEL])
+        protocol = _protocol(run, evaluator, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
         notes |= {"protocol": protocol, "metrics": values, "verdict": verdict.to_dict()}
         compared = "recipes" in run.notes("preprocess")  # see pipelines.verdict.auto
@@ -303,14 +318,20 @@ def _count_rows(run: Run, table: str, id_name: str) -> int:
     return len(pd.read_parquet(run.path / "data" / f"{table}.parquet", columns=[id_name]))
 
 
-def _protocol(run: Run, metrics: Metrics) -> dict[str, Any]:
+def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any]:
     """How the metrics were measured, for the report."""
+    ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
+    if evaluator.withdrawn_items:
+        ranking += (
+            f"; {evaluator.withdrawn_items:,} withdrawn items and their "
+            f"{evaluator.withdrawn_pairs:,} pairs left out"
+        )
     return {
         "part": "test",
         "data": run.notes("ingest")["summary"],
         "synthetic": run.notes("ingest")["synthetic"],
         "split": run.notes("preprocess")["split"]["protocol"],
-        "ranking": PROTOCOL.format(candidates=metrics.candidates, users=metrics.users),
+        "ranking": ranking,
         "chosen_on": chosen_on(run),
     }
 

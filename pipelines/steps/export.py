@@ -41,6 +41,7 @@ def export(run: Run) -> dict[str, Any]:
         from twotower.serving.runtime.manifest import MANIFEST_FILE, sha256
         from twotower.serving.seen import SeenItems
         from twotower.serving.version import write_version
+        from twotower.workflows.availability import read_available
         from twotower.workflows.features.encode import load_workflow
         from twotower.workflows.features.names import internal_name
         from twotower.workflows.tables import read_frame
@@ -50,9 +51,9 @@ def export(run: Run) -> dict[str, Any]:
         _, item_ids = load_ids(run)
         _, items = load_tables(run)
         raw_users = read_frame(run.path / "processed" / RAW_USERS)
-        towers = run.identity("train")
+        towers, available = run.identity("train"), read_available(run.path / "data")
         vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
-        build_index(item_ids, vectors, out / "index", towers)
+        build_index(item_ids[available], vectors[available], out / "index", towers)
         progress(2, 4, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
@@ -69,14 +70,21 @@ def export(run: Run) -> dict[str, Any]:
         staged = out / VERSION
         write_version(ensemble, staged, run.config.serving)
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
-        notes |= {"items": len(item_ids), "seen_pairs": len(seen_users), "bytes": size}
+        indexed, withdrawn = int(available.sum()), int((~available).sum())
+        notes |= {
+            "items": indexed,
+            "withdrawn": withdrawn,
+            "seen_pairs": len(seen_users),
+            "bytes": size,
+        }
         notes["version_manifest_sha256"] = sha256(staged / MANIFEST_FILE)
         # The version is added when the step is committed. This process holds the lock until then,
         # so no other version gets the number.
         notes["version"] = ModelRepository(run.path / TRITON).next_number()
         result(
             f"version {notes['version']}: {run.config.serving.runtime} runtime, "
-            f"{len(item_ids):,} items indexed, {size / 1e6:.1f} MB"
+            f"{indexed:,} items indexed{f' ({withdrawn:,} withdrawn)' if withdrawn else ''}, "
+            f"{size / 1e6:.1f} MB"
         )
     return notes
 

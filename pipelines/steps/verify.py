@@ -155,7 +155,7 @@ def brute_force(run: Run, users: np.ndarray, k: int) -> tuple[np.ndarray, np.nda
 
 
 def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Score every item for `users` with the reloaded TensorFlow towers.
+    """Score every item that is not withdrawn, with the reloaded TensorFlow towers.
 
     Parameters
     ----------
@@ -173,6 +173,7 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
     from twotower.models.two_tower import embed
+    from twotower.workflows.availability import read_available
 
     user_ids, item_ids = load_ids(run)
     user_table, item_table = load_tables(run)
@@ -183,7 +184,8 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seen = pd.DataFrame(dict(zip(("user", "item"), seen_pairs(run), strict=True)))
     seen = seen.merge(pd.DataFrame({"user": users, "row": np.arange(len(users))}), on="user")
     scores[seen["row"], np.searchsorted(item_ids, seen["item"])] = -np.inf
-    return item_ids, scores
+    available = read_available(run.path / "data")
+    return item_ids[available], scores[:, available]
 
 
 def best_of(item_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from twotower.workflows.availability import with_available
 from twotower.workflows.day import Day, suspicions
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ids import Ids, RunIds
@@ -111,3 +112,28 @@ def test_what_is_null_or_a_list_is_compared_as_a_value():
     earlier = BEFORE._replace(items=before)
     day = Day(earlier, nulls, *merge(earlier, nulls), RunIds(Ids(), Ids()))
     assert suspicions(day, FEATURES, PositivesConfig(), 0.5, 3.0) == []
+
+
+def test_a_catalogue_that_withdraws_most_items_is_reported():
+    def withdrawn(count: int) -> list[str]:
+        gone = with_available(BEFORE.items, np.arange(N) >= count)
+        before = BEFORE._replace(items=with_available(BEFORE.items, np.ones(N, bool)))
+        merged = before._replace(items=gone)
+        day = Day(before, before._replace(items=gone.slice(0, 0)), merged, 0, RunIds(Ids(), Ids()))
+        return suspicions(day, FEATURES, PositivesConfig(), 0.5, 3.0)
+
+    assert withdrawn(100) == []
+    (text,) = withdrawn(101)
+    assert text.startswith("items: 101 of 200 are withdrawn (50%; update.max_changed is 50%)")
+
+
+def test_a_withdrawn_item_is_not_another_item():
+    """The column is not one of those that show that ids were renumbered."""
+    ids = pa.table({"item_id": list(range(N))})
+    before = BEFORE._replace(items=with_available(ids, np.ones(N, bool)))
+    new = before._replace(items=with_available(ids, np.arange(N) >= 90))
+    day = Day(before, new, *merge(before, new), RunIds(Ids(), Ids()))
+    assert suspicions(day, FeaturesConfig(user=["city"]), PositivesConfig(), 0.1, 3.0) == [
+        "items: 90 of 200 are withdrawn (45%; update.max_changed is 10%). "
+        "Is the catalogue complete?"
+    ]

@@ -63,6 +63,14 @@ class Source(ABC):
         """Whether interactions may repeat a (user_id, item_id) pair."""
         return False
 
+    @property
+    def lists_all_items(self) -> bool:
+        """Whether the items of an update are the whole catalogue; others are then withdrawn.
+
+        It holds for rows that have the column `AVAILABLE` of `workflows.availability`.
+        """
+        return False
+
     @classmethod
     def recognise(cls, path: Path) -> Path | None:
         """Find data in this format without any settings.
