@@ -16,7 +16,7 @@ from twotower.pipelines.cli.options import (
     run_option,
     set_option,
 )
-from twotower.pipelines.cli.output import output, plain_comparison, plain_timeline
+from twotower.pipelines.cli.output import output, plain_comparison, plain_config, plain_timeline
 
 
 @main.verb(
@@ -52,11 +52,12 @@ def compare(config, data, docs, overrides, as_json) -> None:
     help="YAML file, or the name of one in configs/tune/, such as smoke.",
 )
 @data_option
-def tune(config, data) -> None:
+@json_option
+def tune(config, data, as_json) -> None:
     """Search for better settings in the space that a file declares."""
     from twotower.pipelines.experiments.tune import tune as experiment
 
-    experiment(config, data)
+    output(as_json, lambda: experiment(config, data), plain_config)
 
 
 @main.verb(EXPERIMENT, "twotower timeline --json")

@@ -14,10 +14,12 @@ import click
 
 if TYPE_CHECKING:
     from twotower.pipelines.answers.similar import Similar
+    from twotower.pipelines.config import Config
     from twotower.pipelines.experiments.comparison import Comparison
     from twotower.pipelines.run import Run
     from twotower.pipelines.timeline import Timeline
     from twotower.serving.client import Recommendations
+    from twotower.serving.doctor import Check
     from twotower.serving.repository import Version
 
 Result = TypeVar("Result")
@@ -66,6 +68,16 @@ def plain_versions(run: Run, versions: Sequence[Version]) -> list[dict[str, Any]
     server = running_server(run)
     answers = answering(server) if server else None
     return [{**asdict(each), "answers": each.number == answers} for each in versions]
+
+
+def plain_checks(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """Return the checks of `doctor`."""
+    return [asdict(check) for check in checks]
+
+
+def plain_config(config: Config) -> dict[str, Any]:
+    """Return all settings of a configuration."""
+    return json.loads(config.json())
 
 
 def plain_run(run: Run) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from twotower.pipelines.cli.options import (
     run_option,
     set_option,
 )
-from twotower.pipelines.cli.output import output, plain_run
+from twotower.pipelines.cli.output import output, plain_checks, plain_run
 
 
 @main.verb(
@@ -73,8 +73,12 @@ def run(config, data, folder, overrides, recipe, budget, as_json) -> None:
 @main.verb(START, "twotower doctor\ntwotower doctor --server")
 @click.option("--server", is_flag=True, help="Check the run's server instead.")
 @run_option
-def doctor(server, folder) -> None:
+@json_option
+def doctor(server, folder, as_json) -> None:
     """Check the installation, or with --server a running server."""
     from twotower.pipelines.doctor import doctor, doctor_server
 
-    sys.exit(0 if (doctor_server(open_run(folder)) if server else doctor()) else 1)
+    checks = output(
+        as_json, lambda: doctor_server(open_run(folder)) if server else doctor(), plain_checks
+    )
+    sys.exit(0 if all(check.ok for check in checks) else 1)

@@ -262,7 +262,7 @@ def _adopt(run: Run, search: Search, best: Attempt, attempts: list[Attempt]) -> 
             f"as for the recipe; {notes['positives']:,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in PARTS)
         )
-    shutil.rmtree(run.path / WORK)
+    shutil.rmtree(run.path / WORK, ignore_errors=True)
 
 
 def _table(attempts: list[Attempt], monitor: str) -> Table:
