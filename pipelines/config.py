@@ -83,11 +83,12 @@ class Config(BaseModel, extra=Extra.forbid):
 
     @root_validator(skip_on_failure=True)
     def _buckets_have_numbers(cls, values: dict) -> dict:
-        numeric = values["features"].user_numeric + values["features"].item_numeric
+        features = values["features"]
+        numeric = features.user_numeric + features.item_numeric + features.context_numeric
         if values["model"].buckets and not numeric:
             raise ValueError(
                 "model.buckets bins numeric features, but there are none; add some to "
-                "features.user_numeric or features.item_numeric, or leave model.buckets out"
+                "features.user_numeric, item_numeric or context_numeric, or leave model.buckets out"
             )
         return values
 
@@ -127,8 +128,9 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _closed_form_can_solve(cls, values: dict) -> dict:
         if values["training"].start:
-            has_history = values["features"].history is not None
-            if wrong := unmet_requirements(values["model"], has_history):
+            features = values["features"]
+            has_history, has_context = features.history is not None, bool(features.context_columns)
+            if wrong := unmet_requirements(values["model"], has_history, has_context):
                 raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
         return values
 

@@ -91,7 +91,11 @@ def suspicions(
                 max_shift=max_shift,
             )
     # A column with `positives.values` has categories.
-    compared = [positives.weight, None if positives.values else positives.column]
+    compared = [
+        None if positives.values else positives.column,
+        positives.weight,
+        *features.context_numeric,
+    ]
     for shown in dict.fromkeys(compared):
         if shown is not None and shown in day.new.interactions.column_names:
             found += _describe_shift(

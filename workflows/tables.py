@@ -194,8 +194,17 @@ def repeated_pairs(user_ids: np.ndarray, item_ids: np.ndarray) -> tuple[np.ndarr
         The numbers of these rows (from 0), ascending, and of the first row with the same pair.
     """
     pairs = pair_codes(user_ids, item_ids)
+    none = np.empty(0, dtype=np.int64)
+    # Most data has no repeats, and finding that out takes less time and memory.
+    if (pairs[1:] > pairs[:-1]).all() or (pairs[1:] < pairs[:-1]).all():
+        return none, none
+    ordered = np.sort(pairs)
+    if (ordered[1:] != ordered[:-1]).all():
+        return none, none
+    del ordered
     order = np.argsort(pairs, kind="stable")
-    starts = np.flatnonzero(np.r_[True, pairs[order][1:] != pairs[order][:-1]])
+    pairs = pairs[order]
+    starts = np.flatnonzero(np.r_[True, pairs[1:] != pairs[:-1]])
     sizes = np.diff(np.r_[starts, len(order)])
     firsts = np.empty(len(order), dtype=np.int64)
     firsts[order] = np.repeat(order[starts], sizes)
@@ -218,6 +227,16 @@ def pairs_among(rows: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
 
 def pair_codes(user_ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
     """Number the pairs: rows have the same int64 if and only if both ids are equal."""
+    if not len(user_ids):
+        return np.empty(0, dtype=np.int64)
+    lows = [int(ids.min()) for ids in (user_ids, item_ids)]
+    spans = [int(ids.max()) - low + 1 for ids, low in zip((user_ids, item_ids), lows, strict=True)]
+    if spans[0] * spans[1] < 2**63:  # without sorting
+        codes = np.subtract(user_ids, lows[0], dtype=np.int64)
+        codes *= spans[1]
+        codes += item_ids
+        codes -= lows[1]
+        return codes
     users = np.unique(user_ids, return_inverse=True)[1]
     items, item_codes = np.unique(item_ids, return_inverse=True)
     return users.astype(np.int64) * max(len(items), 1) + item_codes

@@ -8,7 +8,14 @@ import pyarrow as pa
 import pytest
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.tables import Tables, frame, merge, pairs_among
+from twotower.workflows.tables import (
+    Tables,
+    frame,
+    merge,
+    pair_codes,
+    pairs_among,
+    repeated_pairs,
+)
 
 
 def interactions(*rows: tuple) -> pa.Table:
@@ -136,3 +143,34 @@ def test_pairs_among_looks_at_both_ids():
     right = pd.DataFrame({"user_id": [2, 1], "item_id": [10, 10]})
     assert pairs_among(left, right).tolist() == [True, False, True]
     assert pairs_among(left, right.iloc[:0]).tolist() == [False] * 3
+
+
+IDS = {
+    "small": np.arange(-3, 4),
+    "large": np.array([-(2**63), -(2**62), -1, 0, 5, 2**62, 2**63 - 1]),
+    "far": np.arange(2**63 - 8, 2**63 - 1),
+}
+
+
+@pytest.mark.parametrize("users", IDS)
+@pytest.mark.parametrize("items", IDS)
+def test_pairs_are_equal_if_both_ids_are(users, items):
+    random = np.random.default_rng(1)
+    user_ids, item_ids = (random.choice(IDS[name], 60) for name in (users, items))
+    codes = pair_codes(user_ids, item_ids)
+    assert codes.dtype == np.int64
+    pairs = list(zip(user_ids.tolist(), item_ids.tolist(), strict=True))
+    expected = [[one == other for other in pairs] for one in pairs]
+    assert ((codes[:, None] == codes[None, :]) == expected).all()
+    repeats, firsts = repeated_pairs(user_ids, item_ids)
+    found = {row: pairs.index(pair) for row, pair in enumerate(pairs) if pairs.index(pair) < row}
+    assert found and dict(zip(repeats.tolist(), firsts.tolist(), strict=True)) == found
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_different_pairs_have_no_repeats(step):
+    users, items = np.repeat(np.arange(5), 5)[::step], np.tile(np.arange(5), 5)[::step]
+    order = np.random.default_rng(1).permutation(25)
+    for rows in (slice(None), order, slice(0, 0)):
+        repeats, firsts = repeated_pairs(users[rows], items[rows])
+        assert len(repeats) == len(firsts) == 0

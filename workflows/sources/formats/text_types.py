@@ -36,6 +36,8 @@ def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     >>> typed(pa.chunked_array([["00042", "7"]])).to_pylist()
     ['00042', '7']
     """
+    if (whole := _integers(column)) is not None:
+        return whole
     values = pc.drop_null(pc.unique(column))
     if not len(values):
         return pa.chunked_array([pa.nulls(len(column))])
@@ -55,6 +57,24 @@ def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
             continue
         return as_number(column, kind)
     return column
+
+
+def _integers(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Convert text that is integers only, as programs write them, in less time and memory.
+
+    The text of an integer that was cast is the text before if there is no zero or space too many.
+    """
+    chunks = []
+    for texts in column.chunks:
+        try:
+            numbers = texts.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return None
+        same = pc.all(pc.equal(numbers.cast(pa.string()), texts))
+        if not same.as_py():  # None if there is no value
+            return None
+        chunks.append(numbers)
+    return pa.chunked_array(chunks, pa.int64()) if chunks else None
 
 
 def as_number(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
