@@ -16,7 +16,7 @@ from twotower.pipelines.cli.options import (
     run_option,
     set_option,
 )
-from twotower.pipelines.cli.output import output, plain_comparison, plain_config, plain_timeline
+from twotower.pipelines.cli.output import output, plain_comparison, plain_timeline
 
 
 @main.verb(
@@ -55,9 +55,10 @@ def compare(config, data, docs, overrides, as_json) -> None:
 @json_option
 def tune(config, data, as_json) -> None:
     """Search for better settings in the space that a file declares."""
+    from twotower.pipelines.config import as_tree
     from twotower.pipelines.experiments.tune import tune as experiment
 
-    output(as_json, lambda: experiment(config, data), plain_config)
+    output(as_json, lambda: experiment(config, data), as_tree)
 
 
 @main.verb(EXPERIMENT, "twotower timeline --json")

@@ -14,7 +14,6 @@ import click
 
 if TYPE_CHECKING:
     from twotower.pipelines.answers.similar import Similar
-    from twotower.pipelines.config import Config
     from twotower.pipelines.experiments.comparison import Comparison
     from twotower.pipelines.run import Run
     from twotower.pipelines.timeline import Timeline
@@ -73,11 +72,6 @@ def plain_versions(run: Run, versions: Sequence[Version]) -> list[dict[str, Any]
 def plain_checks(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """Return the checks of `doctor`."""
     return [asdict(check) for check in checks]
-
-
-def plain_config(config: Config) -> dict[str, Any]:
-    """Return all settings of a configuration."""
-    return json.loads(config.json())
 
 
 def plain_run(run: Run) -> dict[str, Any]:

@@ -17,10 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from twotower.pipelines.child import run_in_subprocess
-from twotower.pipelines.config import Config, apply_overrides, parse_config
+from twotower.pipelines.config import Config, apply_overrides, as_tree, parse_config
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ChildError, ConfigError, RunError
-from twotower.pipelines.experiments.experiment import as_tree
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, short_hash
 from twotower.pipelines.run import MANIFEST, Run, write_atomically
 from twotower.pipelines.run.layout import folders_of

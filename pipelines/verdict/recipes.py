@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Extra, Field
 
-from twotower.pipelines.config import CONFIGS, find_config, parse, read_yaml
-from twotower.pipelines.experiments.experiment import as_text
+from twotower.pipelines.config import CONFIGS, as_text, find_config, parse, read_yaml
 
 FOLDER = CONFIGS / "recipes"
 AUTO = "auto"
