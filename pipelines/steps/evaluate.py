@@ -265,7 +265,8 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
         protocol = _protocol(run, evaluator, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
         notes |= {"protocol": protocol, "metrics": values, "verdict": verdict.to_dict()}
-        notes["verdict"]["text"] = paragraph(verdict, run.config)
+        compared = "recipes" in run.notes("preprocess")  # see pipelines.verdict.auto
+        notes["verdict"]["text"] = paragraph(verdict, run.config, compared)
         notes["verdict"]["objection"] = objection(verdict)
         (out / "reports" / "metrics.json").write_text(json.dumps(notes, indent=1))
         result(protocol["ranking"])
