@@ -22,9 +22,12 @@ from twotower.pipelines.errors import ConfigError
 from twotower.serving.config import ServingConfig
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ingest import IngestConfig
+from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.split import SplitConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT_CONFIG = Path("twotower.yaml")
+"""What `twotower init` writes and `twotower run` uses, in the working directory."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -72,6 +75,23 @@ class Config(BaseModel, extra=Extra.forbid):
     show: list[str] = Field(
         [], description="Item columns to print beside each recommended item, such as its title."
     )
+
+    @property
+    def wanted(self) -> Wanted:
+        """The columns that `positives`, `features`, `show` and `split` name."""
+        user, item = self.features.sides
+        positives, context = self.positives, self.features.context_columns
+        part = ["part"] if self.split.method == "column" else []
+        return Wanted(
+            interactions=tuple(dict.fromkeys([*positives.columns, *context, *part])),
+            users=tuple(name for name in user.columns if name not in (user.id, user.history)),
+            items=tuple(
+                dict.fromkeys(name for name in [*item.columns, *self.show] if name != item.id)
+            ),
+            categories=frozenset([*user.categorical, *item.categorical, *self.features.context]),
+            every_row=bool(positives.values or positives.weight)
+            or positives.column not in (None, "rating"),
+        )
 
     @root_validator(skip_on_failure=True)
     def _name_is_not_reserved(cls, values: dict) -> dict:
@@ -212,7 +232,7 @@ def load_config(
 def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split")) -> Config:
     """Return `config` with absolute paths in `sections`, valid from any working directory.
 
-    The files of `ingest.parquet` are relative to `ingest.path`; if that is not set, it becomes the
+    The files of `ingest.files` are relative to `ingest.path`; if that is not set, it becomes the
     working directory.
     """
     changed = {}
@@ -365,4 +385,15 @@ def parse(model: type[Model], tree: Any, where: str) -> Model:
 
 def to_yaml(config: Config) -> str:
     """Return the whole configuration, with defaults, as YAML that `load_config` reads."""
-    return yaml.safe_dump(json.loads(config.json()), sort_keys=False)
+    return yaml.safe_dump(as_tree(config), sort_keys=False)
+
+
+def as_tree(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain values, defaults included."""
+    return json.loads(config.json())
+
+
+def as_text(value: Any) -> str:
+    """Return `value` as one line of YAML, as --set reads it."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")
