@@ -79,7 +79,7 @@ def check_table(table: pd.DataFrame, side: Side) -> None:
     if missing:
         raise DataError(
             f"features: the {side.name}s table has no column {', '.join(missing)}; "
-            f"it has {', '.join(table.columns)}"
+            f"it has {', '.join(table.columns)}. If the files have it, run `twotower ingest` again"
         )
     for column in side.categorical:
         _check_categorical(table[column], side)
