@@ -29,6 +29,7 @@ from twotower.pipelines.steps.verify import verify
 from twotower.serving.client import RetrievalClient
 from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.errors import ServingError
+from twotower.workflows.errors import DataError
 
 TASTES, MONTHS, EACH = 4, ("Jan", "Feb", "Mar", "Apr"), 10
 N_ITEMS = TASTES * len(MONTHS) * EACH
@@ -117,6 +118,16 @@ def test_the_queries_of_the_evaluation_have_their_own_context(with_context):
     evaluator.sample(40)
     some = evaluator.evaluate(evaluator.tower_scorer(model, users, items))
     assert some.users == 40 and abs(some.values["recall@5"] - whole.values["recall@5"]) < 0.15
+
+
+def test_the_context_is_read_without_naming_it_twice(tmp_path):
+    alone = {"ingest.files.keep": []}
+    run = ingested(tmp_path / "context", seasons(), **alone, **CONTEXT)
+    columns = pd.read_parquet(run.path / "data" / "interactions.parquet").columns
+    assert set(columns) == {"user_id", "item_id", "month", "size"}
+    message = "160 of 160 users have more than one value.* name it under features.context or"
+    with pytest.raises(DataError, match=message):
+        ingested(tmp_path / "user", seasons(), **alone, **{"features.user": ["month"]})
 
 
 def test_the_closed_form_refuses_a_context():
