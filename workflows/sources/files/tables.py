@@ -139,9 +139,9 @@ class Log:
         if self._differing == "error":
             value, last = map(_shown, values)
             advice = (
-                f"Make a table with one row per {side} and name it under ingest.files.{side}s, or set "
-                "ingest.files.differing to keep_last, which may use rows of the test part and make "
-                "test metrics too high"
+                f"Make a table with one row per {side} and name it under ingest.files.{side}s, or "
+                "set ingest.files.differing to keep_last, which may use rows of the test part and "
+                "make test metrics too high"
             )
             if side == "user":
                 advice += (
@@ -149,8 +149,8 @@ class Log:
                     "features.context or context_numeric"
                 )
             raise DataError(
-                f"{place}: {value} for {self._key} {self.ids[row].as_py()!r}, which has {last} in a "
-                f"later row; {found}. {advice}"
+                f"{place}: {value} for {self._key} {self.ids[row].as_py()!r}, which has {last} "
+                f"in a later row; {found}. {advice}"
             )
         self._findings.note(
             "differing_values",
