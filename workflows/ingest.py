@@ -19,7 +19,10 @@ from twotower.workflows.day import Day
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
+from twotower.workflows.sources.layouts.amazon import Amazon
+from twotower.workflows.sources.layouts.atomic import Atomic
 from twotower.workflows.sources.layouts.lightgcn import LightGCN
+from twotower.workflows.sources.layouts.movielens import MovieLens10M, MovieLensCSV
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 from twotower.workflows.sources.parquet.config import ParquetConfig
 from twotower.workflows.sources.parquet.source import ParquetSource
@@ -30,6 +33,10 @@ from twotower.workflows.tables import Tables, merge, sorted_by_id
 _CLASSES: tuple[type[Source], ...] = (
     MovieLens1M,
     MovieLens100K,
+    MovieLens10M,
+    MovieLensCSV,
+    Amazon,
+    Atomic,
     LightGCN,
     SyntheticSource,
     ParquetSource,
