@@ -7,10 +7,13 @@ the batch's distinct users and items, under the columns' names, and adds the key
 # What a batch is read as: int32 [n], rows of the user table and of the item table.
 USER_ROW, ITEM_ROW = "user_row", "item_row"
 
+# Read with them if there are features of the context: int32 [n], rows of the contexts.
+CONTEXT_ROW = "context_row"
 # Read with them if positives have weights: float32 [n], with a mean of 1 over all positives.
 WEIGHT = "_weight"
 
-# int32 [n]: which of the batch's q distinct users and c distinct items each interaction has.
+# int32 [n]: which of the batch's q distinct queries and c distinct items each interaction has. A
+# query is a user, together with the context if there are features of it.
 QUERY_OF, POSITIVE_OF = "_query_of", "_positive_of"
 # float32 or int32 [c]: how many negatives each candidate stands for.
 COUNT = "_count"

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.random.experimental import stateless_fold_in
 
 from twotower.models.batch_keys import (
+    CONTEXT_ROW,
     COUNT,
     ITEM_ROW,
     KNOWN,
@@ -27,6 +28,7 @@ from twotower.models.objective.negatives import Sampler
 from twotower.models.objective.sampling import false_negatives
 
 Features = dict[str, tf.Tensor]
+NO_CONTEXTS: Mapping[str, np.ndarray] = {}
 
 
 class FeatureLookup(tf.keras.layers.Layer):
@@ -34,7 +36,9 @@ class FeatureLookup(tf.keras.layers.Layer):
 
     Passed to `fit(pre=...)`, so that a batch is read as two integers per interaction; the saved
     towers do not contain it. In training the columns have one row per distinct user or item of the
-    batch, and the keys of `batch_keys` are added. The weights of the interactions, if the batch has
+    batch, and the keys of `batch_keys` are added. If there are contexts, a batch also has the rows
+    of these, and the columns of the query tower have one row per distinct user and context. The
+    weights of the interactions, if the batch has
     any, are passed on.
 
     In training it also hides values, by replacing them with the out-of-vocabulary code, which
@@ -58,6 +62,8 @@ class FeatureLookup(tf.keras.layers.Layer):
     step : callable
         Returns the number of the training step, a scalar Tensor of int. All random draws depend on
         it and on `seed` alone.
+    contexts : mapping of str to ndarray
+        The encoded contexts, which replace the columns of `users` with the same names.
     lists : collection of str
         The columns that are lists. A list may have a width of 1, so shapes do not tell.
     history : str, optional
@@ -86,6 +92,7 @@ class FeatureLookup(tf.keras.layers.Layer):
         seed: int,
         step: Callable[[], tf.Tensor],
         *,
+        contexts: Mapping[str, np.ndarray] = NO_CONTEXTS,
         lists: Collection[str] = (),
         history: str | None = None,
         history_dropout: float = 0.0,
@@ -100,9 +107,13 @@ class FeatureLookup(tf.keras.layers.Layer):
         self.seed, self.step, self.lists = seed, step, frozenset(lists)
         self.history, self.history_dropout = history, history_dropout
         self.tables = {
-            USER_ROW: {name: tf.constant(values) for name, values in users.items()},
+            USER_ROW: {name: tf.constant(v) for name, v in users.items() if name not in contexts},
             ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
         }
+        self.n_contexts = 0
+        if contexts:
+            self.tables[CONTEXT_ROW] = {name: tf.constant(v) for name, v in contexts.items()}
+            self.n_contexts = len(next(iter(contexts.values())))
         self.item_id = item_id
         self.sampler, self.draw_own, self.views = sampler, draw_own, views
         self.n_items = len(next(iter(items.values())))
@@ -153,7 +164,8 @@ class FeatureLookup(tf.keras.layers.Layer):
 
     def _batch(self, positions: Features, seed: tf.Tensor) -> tuple[Features, Features]:
         """Rows of the distinct users and items, and the keys that the loss needs."""
-        users, query_of = tf.unique(positions[USER_ROW])
+        queries, query_of = self._queries(positions)
+        users = queries[USER_ROW]
         draw_seed = stateless_fold_in(seed, 1 << 20)
         items, features = self._candidates(positions, draw_seed)
         features[QUERY_OF] = query_of
@@ -164,7 +176,17 @@ class FeatureLookup(tf.keras.layers.Layer):
             ones = tf.ones([tf.size(query_of)])
             here = tf.math.unsorted_segment_sum(ones, query_of, tf.size(users))
             features[SHARE] = here / tf.gather(self.positives_per_user, users)
-        return {USER_ROW: users, ITEM_ROW: items}, features
+        return {**queries, ITEM_ROW: items}, features
+
+    def _queries(self, positions: Features) -> tuple[Features, tf.Tensor]:
+        """Rows of the distinct users, with the contexts if there are any, and who has which."""
+        if not self.n_contexts:
+            users, query_of = tf.unique(positions[USER_ROW])
+            return {USER_ROW: users}, query_of
+        user, context = (tf.cast(positions[name], tf.int64) for name in (USER_ROW, CONTEXT_ROW))
+        codes, query_of = tf.unique(user * self.n_contexts + context)
+        queries = {USER_ROW: codes // self.n_contexts, CONTEXT_ROW: codes % self.n_contexts}
+        return {name: tf.cast(rows, tf.int32) for name, rows in queries.items()}, query_of
 
     def _candidates(self, positions: Features, seed: tf.Tensor) -> tuple[tf.Tensor, Features]:
         """Rows of the distinct items, positives and negatives, and who has them how often."""

@@ -22,6 +22,7 @@ from twotower.pipelines.errors import ConfigError
 from twotower.serving.config import ServingConfig
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ingest import IngestConfig
+from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.split import SplitConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -73,6 +74,23 @@ class Config(BaseModel, extra=Extra.forbid):
         [], description="Item columns to print beside each recommended item, such as its title."
     )
 
+    @property
+    def wanted(self) -> Wanted:
+        """The columns that `positives`, `features`, `show` and `split` name."""
+        user, item = self.features.sides
+        positives, context = self.positives, self.features.context_columns
+        part = ["part"] if self.split.method == "column" else []
+        return Wanted(
+            interactions=tuple(dict.fromkeys([*positives.columns, *context, *part])),
+            users=tuple(name for name in user.columns if name not in (user.id, user.history)),
+            items=tuple(
+                dict.fromkeys(name for name in [*item.columns, *self.show] if name != item.id)
+            ),
+            categories=frozenset([*user.categorical, *item.categorical, *self.features.context]),
+            every_row=bool(positives.values or positives.weight)
+            or positives.column not in (None, "rating"),
+        )
+
     @root_validator(skip_on_failure=True)
     def _name_is_not_reserved(cls, values: dict) -> dict:
         if values["name"] == "last":
@@ -83,11 +101,12 @@ class Config(BaseModel, extra=Extra.forbid):
 
     @root_validator(skip_on_failure=True)
     def _buckets_have_numbers(cls, values: dict) -> dict:
-        numeric = values["features"].user_numeric + values["features"].item_numeric
+        features = values["features"]
+        numeric = features.user_numeric + features.item_numeric + features.context_numeric
         if values["model"].buckets and not numeric:
             raise ValueError(
                 "model.buckets bins numeric features, but there are none; add some to "
-                "features.user_numeric or features.item_numeric, or leave model.buckets out"
+                "features.user_numeric, item_numeric or context_numeric, or leave model.buckets out"
             )
         return values
 
@@ -127,8 +146,9 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _closed_form_can_solve(cls, values: dict) -> dict:
         if values["training"].start:
-            has_history = values["features"].history is not None
-            if wrong := unmet_requirements(values["model"], has_history):
+            features = values["features"]
+            has_history, has_context = features.history is not None, bool(features.context_columns)
+            if wrong := unmet_requirements(values["model"], has_history, has_context):
                 raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
         return values
 
@@ -210,7 +230,7 @@ def load_config(
 def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split")) -> Config:
     """Return `config` with absolute paths in `sections`, valid from any working directory.
 
-    The files of `ingest.parquet` are relative to `ingest.path`; if that is not set, it becomes the
+    The files of `ingest.files` are relative to `ingest.path`; if that is not set, it becomes the
     working directory.
     """
     changed = {}

@@ -54,6 +54,7 @@ def build_ensemble(
     item_id: str,
     towers_sha256: str,
     names: Mapping[str, str] = NO_NAMES,
+    context: pd.DataFrame | None = None,
 ) -> Ensemble:
     """Chain the operators of `serving.operators` into the served graph.
 
@@ -74,7 +75,9 @@ def build_ensemble(
     towers_sha256 : str
         Hash of the towers; an index of other towers is refused.
     names : mapping of str to str, optional
-        User feature -> its name in requests, where the two differ.
+        Feature -> its name in requests, where the two differ.
+    context : pandas.DataFrame, optional
+        The features that only a request can give, as columns of their types; rows are ignored.
 
     Returns
     -------
@@ -86,13 +89,9 @@ def build_ensemble(
         If the parts do not fit together; the message names the part.
     """
     user_id = _user_id(workflow)
-    features = [name for name in workflow.input_schema.column_names if name != user_id]
     tower = QueryTower(saved_model)
     _check_inputs(tower, workflow, names)
-    numbers = [name for name in moments(workflow) if name in users]
-    users = users.astype(dict.fromkeys(numbers, np.float64))
-    completed = UserFeatures(users, user_id, features, list_lengths(workflow, names), names)
-    _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
+    completed = _user_features(users, workflow, names, context)
     history = _history(workflow, completed)
     top = FaissTopK(
         index_dir,
@@ -143,6 +142,30 @@ def compile_ensemble(ensemble: Ensemble, out: Path) -> None:
         folder.mkdir(parents=True)
         plan[name] = node.op.compile(folder, node.input_schema)
     (out / PLAN_FILE).write_text(json.dumps(plan, indent=2) + "\n")
+
+
+def _user_features(
+    users: pd.DataFrame, workflow: Any, names: Mapping[str, str], context: pd.DataFrame | None
+) -> UserFeatures:
+    """Return the operator of the features; see `build_ensemble`."""
+    user_id = _user_id(workflow)
+    users = _with_floats(users, workflow)
+    completed = UserFeatures(
+        users,
+        user_id,
+        features=[name for name in workflow.input_schema.column_names if name != user_id],
+        lists=list_lengths(workflow, names),
+        names=names,
+        context=None if context is None else _with_floats(context, workflow),
+    )
+    _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
+    return completed
+
+
+def _with_floats(table: pd.DataFrame, workflow: Any) -> pd.DataFrame:
+    """The table with its numeric features as float64."""
+    numbers = [name for name in moments(workflow) if name in table]
+    return table.astype(dict.fromkeys(numbers, np.float64))
 
 
 def _user_id(workflow: Any) -> str:
@@ -196,6 +219,8 @@ def _ranges(workflow: Any, names: Mapping[str, str]) -> dict[str, tuple[float, f
 
 def _check_numbers(users: pd.DataFrame, ranges: dict[str, tuple[float, float]]) -> None:
     for name, (low, high) in ranges.items():
+        if name not in users:  # of the context
+            continue
         outside = users[name][(users[name] < low) | (users[name] > high)]
         if len(outside):
             raise ServingError(

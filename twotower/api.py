@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from twotower.serving.local import LocalVersion
 
 Table: TypeAlias = pd.DataFrame | str | Path
-"""A data frame, or the path of a parquet file or of a folder of parquet files."""
+"""A data frame, or the path of a file or folder: parquet, CSV or JSON lines."""
 
 NAME = "python"
 SOURCE = "source"
@@ -53,7 +53,8 @@ def fit(
     Parameters
     ----------
     interactions : DataFrame, str or Path
-        One row per interaction. A path names a parquet file or a folder of parquet files.
+        One row per interaction. A path names a file or folder of
+        parquet, CSV or JSON lines.
     user, item : str
         The columns that hold the ids, whole numbers of 0 or more.
     time : str, optional
@@ -103,15 +104,12 @@ def fit(
     tree = {
         "name": NAME,
         "ingest": {
-            "source": "parquet",
+            "source": "files",
             "path": str(folder / SOURCE),
-            "parquet": {
+            "files": {
                 **files,
                 "columns": {name: column for name, column in ours.items() if name != column},
                 "keep": [name for name in ("rating", "timestamp") if name in ours],
-                "user_features": list(user_features),
-                "item_features": list(item_features),
-                "duplicates": "keep_last",
             },
         },
         "positives": {"column": "rating", "at_least": min_rating} if rating else {},

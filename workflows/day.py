@@ -13,6 +13,7 @@ from twotower.workflows.availability import AVAILABLE, is_available
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.sides import Side
 from twotower.workflows.ids import Ids, RunIds
+from twotower.workflows.sources.findings import Finding
 from twotower.workflows.tables import Tables, frame
 
 MIN_ROWS = 20
@@ -34,6 +35,8 @@ class Day(NamedTuple):
         The number of new interactions, which are the last rows of the merged ones.
     ids : RunIds
         The ids of the merged tables.
+    findings : sequence of Finding
+        What was found in the new data.
     """
 
     before: Tables
@@ -41,6 +44,7 @@ class Day(NamedTuple):
     merged: Tables
     appended: int
     ids: RunIds
+    findings: Sequence[Finding] = ()
 
 
 def suspicions(
@@ -91,7 +95,11 @@ def suspicions(
                 max_shift=max_shift,
             )
     # A column with `positives.values` has categories.
-    compared = [positives.weight, None if positives.values else positives.column]
+    compared = [
+        None if positives.values else positives.column,
+        positives.weight,
+        *features.context_numeric,
+    ]
     for shown in dict.fromkeys(compared):
         if shown is not None and shown in day.new.interactions.column_names:
             found += _describe_shift(

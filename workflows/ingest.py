@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, Field, validator
+from pydantic import BaseModel, Field, root_validator, validator
 
 from twotower.workflows.availability import (
     AVAILABLE,
@@ -18,16 +19,19 @@ from twotower.workflows.availability import (
 from twotower.workflows.day import Day
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
+from twotower.workflows.rows import wanted_again, with_all_rows
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
+from twotower.workflows.sources.files.config import FilesConfig
+from twotower.workflows.sources.files.source import FilesSource
+from twotower.workflows.sources.findings import Findings, write_report
 from twotower.workflows.sources.layouts.amazon import Amazon
 from twotower.workflows.sources.layouts.atomic import Atomic
 from twotower.workflows.sources.layouts.lightgcn import LightGCN
 from twotower.workflows.sources.layouts.movielens import MovieLens10M, MovieLensCSV
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
-from twotower.workflows.sources.parquet.config import ParquetConfig
-from twotower.workflows.sources.parquet.source import ParquetSource
 from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
 from twotower.workflows.sources.times import check_scale
+from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables, merge, sorted_by_id
 
 _CLASSES: tuple[type[Source], ...] = (
@@ -39,7 +43,7 @@ _CLASSES: tuple[type[Source], ...] = (
     Atomic,
     LightGCN,
     SyntheticSource,
-    ParquetSource,
+    FilesSource,
 )
 SOURCES = {source.name: source for source in _CLASSES}
 """All sources by name, in the order in which `detect_source` prefers them."""
@@ -54,17 +58,34 @@ class IngestConfig(BaseModel, extra="forbid"):
     path: Path | None = Field(
         None,
         description="For a published data set: the folder or zip with its files, or a folder that "
-        "contains it. For parquet: the folder to which the paths under `ingest.parquet` are "
+        "contains it. For files: the folder to which the paths under `ingest.files` are "
         "relative. If relative, it is resolved against the working directory; the run folder "
         "stores the absolute path.",
     )
     # The settings of a source are in the field that is named like the source.
-    parquet: ParquetConfig | None = Field(
-        None, description="Files and columns to read. Required when `source` is parquet."
+    files: FilesConfig | None = Field(
+        None, description="Files and columns to read. Required when `source` is files."
     )
     synthetic: SyntheticConfig = Field(
         SyntheticConfig(), description="Size and seed of the generated data set."
     )
+
+    strict: bool = Field(
+        False,
+        description="Whether imperfect data is refused. By default documented rules handle it, "
+        "such as dropping rows without an id, and each is reported with its count in a line and in "
+        "data/report.json.",
+    )
+
+    @root_validator(pre=True)
+    def _parquet_is_files_now(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("source") == "parquet" or "parquet" in values:
+            raise ValueError(
+                "source parquet is called files now: write `source: files`, and rename the section "
+                "`parquet` to `files`. Columns that `features` names need no user_features or "
+                "item_features there"
+            )
+        return values
 
     @validator("source")
     def _is_known(cls, name: str) -> str:
@@ -114,6 +135,7 @@ def ingest(
     out: Path,
     progress: Progress | None = None,
     on_message: OnMessage = ignore,
+    wanted: Wanted | None = None,
 ) -> IngestReport:
     """Read and check the source, then write the tidy tables.
 
@@ -122,27 +144,32 @@ def ingest(
     config : IngestConfig
     out : Path
         The folder for interactions.parquet, users.parquet and items.parquet (see `Tables`), and for
-        user_ids.parquet and item_ids.parquet (see `Ids`). Nothing is written if the data is wrong.
+        user_ids.parquet and item_ids.parquet (see `Ids`); report.json has what was found in the
+        data (see `Findings`). Nothing is written if the data is wrong.
     progress : callable, optional
         Called with (units done, units in total).
     on_message : callable, optional
         Called with a line for each thing in the data that people should know, such as repeated
         rows, with its count.
+    wanted : Wanted, optional
+        The columns that the settings of the run name.
 
     Raises
     ------
     DataError
     """
-    raw = _source(config).read(progress, on_message)
+    findings = Findings(on_message, config.strict)
+    raw = _source(config, wanted).read(progress, findings)
     ids = RunIds(
         Ids.of(raw.users["user_id"], raw.interactions["user_id"]),
         Ids.of(raw.items["item_id"], raw.interactions["item_id"]),
     )
-    tables = Tables(**_encoded(raw._asdict(), ids))
+    tables = with_all_rows(Tables(**_encoded(raw._asdict(), ids)), ids, findings)
     for line in describe(tables.items.slice(0, 0), tables.items, ids.items):
-        on_message(line)
+        findings(line)
     tables.write(out)
     ids.write(out)
+    write_report(out, findings.entries)
     return IngestReport.of(config.source, tables)
 
 
@@ -152,6 +179,7 @@ def ingest_more(
     more: Path,
     progress: Progress | None = None,
     on_message: OnMessage = ignore,
+    wanted: Wanted | None = None,
 ) -> Day | None:
     """Read new data and merge it with the tidy tables.
 
@@ -161,10 +189,12 @@ def ingest_more(
     data : Path
         The folder with the tidy tables.
     more : Path
-        A folder or zip in the format of the source: new interactions and, if the source has such
-        files, a row for every user and item in them; or no interactions, only users or items.
+        A folder or zip in the format of the source: new interactions, or only users or items. A
+        new user or item without a row has unknown features; a known one keeps its row.
     progress, on_message : callable, optional
         As for `ingest`.
+    wanted : Wanted, optional
+        As for `ingest`. The columns that are read are those of the tidy tables.
 
     Returns
     -------
@@ -175,25 +205,30 @@ def ingest_more(
     ------
     DataError
     """
-    source, before = _source(config), RunIds.read(data)
-    raw = source.read_update(more, before.types, progress, on_message)
+    findings, before, old = (
+        Findings(on_message, config.strict),
+        RunIds.read(data),
+        Tables.read(data),
+    )
+    source = _source(config, wanted_again(wanted or Wanted(), old, before))
+    raw = source.read_update(more, before.types, progress, findings)
     ids = RunIds(
         before.users.extend(*(raw[name]["user_id"] for name in raw if name != "items")),
         before.items.extend(*(raw[name]["item_id"] for name in raw if name != "users")),
     )
-    old = Tables.read(data)
     empty = Tables(*(table.slice(0, 0) for table in old))
-    new = empty._replace(**_encoded(raw, ids))
+    given = empty._replace(**_encoded(raw, ids))
+    new = with_all_rows(given, ids, findings, old)
     if "timestamp" in old.interactions.column_names:
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
-    has_catalogue = AVAILABLE in new.items.column_names and len(new.items) > 0
+    has_catalogue = AVAILABLE in given.items.column_names and len(given.items) > 0
     new = new._replace(items=completed(new.items, old.items))
     merged, appended = merge(old, new, source.keeps_repeats)
     if has_catalogue and source.lists_all_items:
-        merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
+        merged = merged._replace(items=withdraw_unlisted(merged.items, given.items))
     for line in describe(old.items, merged.items, ids.items):
-        on_message(line)
-    return None if merged.same(old) else Day(old, new, merged, appended, ids)
+        findings(line)
+    return None if merged.same(old) else Day(old, new, merged, appended, ids, findings.entries)
 
 
 def _encoded(raw: Mapping[str, pa.Table], ids: RunIds) -> dict[str, pa.Table]:
@@ -216,9 +251,9 @@ def source_files(config: IngestConfig) -> list[Path]:
     return _source(config).files()
 
 
-def _source(config: IngestConfig) -> Source:
+def _source(config: IngestConfig, wanted: Wanted | None = None) -> Source:
     settings = getattr(config, config.source.replace("-", "_"), None)
-    return SOURCES[config.source](config.path, settings)
+    return SOURCES[config.source](config.path, settings, wanted)
 
 
 def detect_source(path: Path) -> tuple[str, Path] | None:

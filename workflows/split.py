@@ -264,7 +264,7 @@ def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     if "timestamp" not in rows:
         raise DataError(
             "split.method temporal needs the column timestamp in the interactions; keep it "
-            "(ingest.parquet.keep) or choose another method"
+            "(ingest.files.keep) or choose another method"
         )
     times = rows["timestamp"].to_numpy()
     cuts = (np.cumsum(config.ratios[:2]) * len(times) + 1e-9).astype(np.int64)

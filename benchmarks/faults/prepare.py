@@ -93,11 +93,9 @@ def _make_data(folder: Path, seed: int, days: int) -> tuple[Path, list[Path]]:
     parquet = {
         **{name: f"{name}.parquet" for name in Tables._fields},
         "keep": tables.interactions.column_names[2:],
-        "user_features": tables.users.column_names[1:],
-        "item_features": tables.items.column_names[1:],
     }
     tree = json.loads(config.json())
-    tree["ingest"] = {"source": "parquet", "path": str(base), "parquet": parquet}
+    tree["ingest"] = {"source": "files", "path": str(base), "files": parquet}
     run = Run.create(parse_config(tree, "synthetic run"), folder / "run")
     ingest_step(run, remember=False)
     return run.path, day_folders

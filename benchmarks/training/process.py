@@ -242,13 +242,12 @@ def _load_data(task: Task, run: Run) -> tuple[Schema, TrainingData]:
 
 def _test_score(run: Run, data: TrainingData) -> Callable[[Any], float]:
     """Return a function that computes a model's NDCG@10 on test, train and valid masked."""
-    from twotower.models.two_tower import TowerScorer
     from twotower.pipelines.steps.evaluate import Evaluator
 
     evaluator = Evaluator(run, "test")
 
     def score(model: Any) -> float:
-        scorer = TowerScorer.of(model, data.users, data.items)
+        scorer = evaluator.tower_scorer(model, data.users, data.items)
         return evaluator.evaluate(scorer).values[METRIC]
 
     return score

@@ -63,6 +63,7 @@ def evaluate(
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
     on_users: OnUsers | None = None,
+    user_of: np.ndarray | None = None,
 ) -> Metrics:
     """Rank the candidates for every user with a relevant item and average the metrics.
 
@@ -84,7 +85,9 @@ def evaluate(
     progress : callable (done, total), optional
         Called after each batch with the number of users done and the number of all users.
     on_users : callable (users, values), optional
-        Called after each batch with the metrics of each user, see `OnUsers`.
+        Called after each batch, with `user_of` once at the end; see `OnUsers`.
+    user_of : ndarray of int, shape (n_users,), optional
+        If the rows are queries, the user of each. Metrics are averaged over each user's first.
 
     Returns
     -------
@@ -103,27 +106,31 @@ def evaluate(
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
     _check_input(relevant, seen, cutoffs, candidates, batch_size)
-    sizes = np.diff(relevant.indptr)
-    users = np.flatnonzero(sizes)
+    users = np.flatnonzero(sizes := np.diff(relevant.indptr))
     # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
     k_max, done = int(cutoffs.max()), 0
     for batch, ranked in rank_in_batches(scorer, users, seen, k_max, candidates, batch_size):
-        is_item = ranked >= 0
-        hits = is_relevant(relevant[batch], ranked)
         own = per_user[done : done + len(batch)]
-        own[:] = _metrics_of_users(hits, sizes[batch], cutoffs)
-        if on_users is not None:
+        own[:] = _metrics_of_users(is_relevant(relevant[batch], ranked), sizes[batch], cutoffs)
+        if on_users is not None and user_of is None:
             on_users(batch, own)
-        for row, k in zip(covered, cutoffs, strict=True):
-            row[ranked[:, :k][is_item[:, :k]]] = True
+        _cover(covered, ranked, cutoffs)
         done += len(batch)
         if progress is not None:
             progress(done, len(users))
-    n_candidates = int(candidates.sum())
-    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / n_candidates, cutoffs)
-    return Metrics(values, users=len(users), candidates=n_candidates)
+    if user_of is not None:
+        users, per_user = _mean_by_user(user_of[users], per_user, on_users)
+    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs)
+    return Metrics(values, users=len(users), candidates=int(candidates.sum()))
+
+
+def _cover(covered: np.ndarray, ranked: np.ndarray, cutoffs: np.ndarray) -> None:
+    """Mark in `covered`, bool [c, n_items], the items of `ranked` [n, k] up to each cutoff."""
+    for row, k in zip(covered, cutoffs, strict=True):
+        best = ranked[:, :k]
+        row[best[best >= 0]] = True
 
 
 def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:
@@ -134,6 +141,19 @@ def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> di
         for column, k in enumerate(cutoffs)
         for row, name in enumerate(METRICS)
     }
+
+
+def _mean_by_user(
+    user_of: np.ndarray, values: np.ndarray, on_users: OnUsers | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The different users of queries int [n], and their means [u, ...] of `values` [n, ...]."""
+    users, place, count = np.unique(user_of, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(users), *values.shape[1:]))
+    np.add.at(sums, place, values)
+    means = sums / count.reshape(-1, *[1] * (values.ndim - 1))
+    if on_users is not None:
+        on_users(users, means)
+    return users, means
 
 
 def metrics_table(results: dict[str, Metrics], title: str, ks: Sequence[int]) -> Table:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from merlin.schema import Tags
 
-from twotower.models.batch_keys import ITEM_ROW, USER_ROW, WEIGHT
+from twotower.models.batch_keys import CONTEXT_ROW, ITEM_ROW, USER_ROW, WEIGHT
 from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.objective.sampling import known_pairs
@@ -73,6 +73,8 @@ def shuffled_batches(
 def training_columns(data: TrainingData) -> dict[str, np.ndarray]:
     """Return the columns [n] of the positives that `FeatureLookup` reads, by their batch keys."""
     columns = {USER_ROW: data.user_rows, ITEM_ROW: data.item_rows}
+    if data.context_rows is not None:
+        columns[CONTEXT_ROW] = data.context_rows
     if data.weights is not None:
         columns[WEIGHT] = data.weights
     return columns
@@ -109,6 +111,7 @@ def feature_lookup(
     return FeatureLookup(
         users=data.users,
         items=data.items,
+        contexts=data.contexts,
         item_id=schema.select_by_tag(Tags.ITEM_ID).first.name,
         hide_item_id=hide_probability,
         dropout=config.feature_dropout,

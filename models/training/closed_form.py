@@ -112,7 +112,8 @@ def set_closed_form_weights(
         If the towers are not sums of embeddings with a summed history.
     """
     history_name = history_column(tower.schema)
-    unmet = unmet_requirements(tower.config, history_name is not None)
+    has_context = bool(tower.schema.select_by_tag(Tags.CONTEXT).column_names)
+    unmet = unmet_requirements(tower.config, history_name is not None, has_context)
     if unmet or history_name is None:
         raise ModelError(f"training.start solves for sums of embeddings; it requires {unmet}")
     user_id, item_id = (

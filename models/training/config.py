@@ -180,14 +180,14 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         ge=0,
         le=1e12,
         description="largest accepted shift of a number (features.user_numeric, "
-        "features.item_numeric, positives.column), which suggests another unit: the distance of "
-        "the median of its new values from the range of 98 % of its earlier values, in widths of "
-        "that range. Above it the update stops before training; 0: any median outside the range "
-        "stops it, 1e12: no check",
+        "features.item_numeric, features.context_numeric, positives.column, positives.weight), "
+        "which suggests another unit: the distance of the median of its new values from the range "
+        "of 98 % of its earlier values, in widths of that range. Above it the update stops before "
+        "training; 0: any median outside the range stops it, 1e12: no check",
     )
 
 
-def unmet_requirements(config: TwoTowerConfig, has_history: bool) -> str:
+def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: bool) -> str:
     """List the settings that `training.start` requires and the configuration does not have.
 
     Parameters
@@ -195,6 +195,8 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool) -> str:
     config : TwoTowerConfig
     has_history : bool
         Whether there is a column with the user's items (`features.history`).
+    has_context : bool
+        Whether the query tower reads the context (`features.context`).
 
     Returns
     -------
@@ -203,6 +205,7 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool) -> str:
     """
     settings = {
         "features.history": (has_history, "a number, the maximum items per user"),
+        "features.context and features.context_numeric": (not has_context, "[]"),
         "model.history_pooling": (config.history_pooling == "sum", "sum"),
         "model.normalize": (not config.normalize, "false"),
         "model.hidden": (not config.hidden, "[]"),

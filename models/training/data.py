@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,12 @@ class TrainingData:
     weights : ndarray of float32, shape (n_positives,), optional
         Weight of each positive in the loss, with a mean of 1; in memory or memory-mapped. None if
         all weigh the same.
+    contexts : mapping of str to ndarray
+        Encoded columns of the contexts, which the query tower reads together with those of the
+        user. `users` has the same columns with the values of a context that is not given. Empty if
+        there are no features of the context.
+    context_rows : ndarray of int32, shape (n_positives,), optional
+        The row of `contexts` of each positive; in memory or memory-mapped.
     """
 
     users: Mapping[str, np.ndarray]
@@ -34,6 +40,8 @@ class TrainingData:
     user_rows: np.ndarray
     item_rows: np.ndarray
     weights: np.ndarray | None = None
+    contexts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    context_rows: np.ndarray | None = None
 
     @property
     def n_users(self) -> int:
@@ -52,6 +60,7 @@ class TrainingData:
             user_rows=self.user_rows[rows],
             item_rows=self.item_rows[rows],
             weights=None if self.weights is None else self.weights[rows],
+            context_rows=None if self.context_rows is None else self.context_rows[rows],
         )
 
     @cached_property

@@ -21,6 +21,10 @@ from twotower.serving.runtime.manifest import sha256
 
 if TYPE_CHECKING:
     from twotower.models.evaluation.config import BaselineName
+    from twotower.models.evaluation.ranking import Ranker, Scorer
+    from twotower.pipelines.steps.evaluate import Evaluator
+
+    ScorerOf = Callable[[Evaluator], Scorer | Ranker]
 
 DATA_SECTIONS = STEPS["ingest"].settings + STEPS["preprocess"].settings
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -175,11 +179,12 @@ def measure(trial: Trial, checkpoints: Path, on_metrics: OnMetrics = _ignore) ->
     evaluators = {part: Evaluator(run, part) for part in trial.parts}
     if trial.baseline:
         train = next(iter(evaluators.values())).train
-        scorer, result = _fit_baseline(trial.baseline, train, trial.config.training.seed)
+        scorer_of, result = _fit_baseline(trial.baseline, train, trial.config.training.seed)
     else:
-        scorer, result = _fit_towers(run, checkpoints, on_metrics)
+        scorer_of, result = _fit_towers(run, checkpoints, on_metrics)
     k = cutoff(trial.config.training.monitor)
     for part, evaluator in evaluators.items():
+        scorer = scorer_of(evaluator)
         metrics = evaluator.evaluate(scorer)
         result[part] = {**metrics.to_dict(), **evaluator.popularity_metrics(scorer, k)}
     return result
@@ -190,30 +195,31 @@ def cutoff(monitor: str) -> int:
     return int(monitor.rpartition("@")[2])
 
 
-def _fit_baseline(name: BaselineName, train: Any, seed: int) -> tuple[Any, dict[str, Any]]:
+def _fit_baseline(name: BaselineName, train: Any, seed: int) -> tuple[ScorerOf, dict[str, Any]]:
     from twotower.models.evaluation.baselines import fit_baseline
 
     began = time.perf_counter()
     scorer = fit_baseline(name, train, seed)
-    return scorer, {"seconds": time.perf_counter() - began}
+    return lambda evaluator: scorer, {"seconds": time.perf_counter() - began}
 
 
-def _fit_towers(run: Run, checkpoints: Path, on_metrics: OnMetrics) -> tuple[Any, dict[str, Any]]:
+def _fit_towers(
+    run: Run, checkpoints: Path, on_metrics: OnMetrics
+) -> tuple[ScorerOf, dict[str, Any]]:
     from twotower.pipelines.libraries import load_libraries
     from twotower.pipelines.steps.preprocess import load_split
     from twotower.pipelines.steps.train import check_training, fit_towers, summary
 
     check_training(run.config, load_split(run.path / "processed")["train"])
     load_libraries()
-    from twotower.models.two_tower import TowerScorer
-
     checkpoints.mkdir(parents=True, exist_ok=True)
     tower, data = fit_towers(run, checkpoints, on_metrics=on_metrics)
     monitor = run.config.training.monitor
     notes = summary(tower.history, monitor, len(data.user_rows))
     result = {name: notes[name] for name in ("epochs", "best_epoch")}
     result |= {"seconds": sum(tower.history["seconds"]), "curve": _curve(tower.history, monitor)}
-    return TowerScorer.of(tower.model, data.users, data.items), result
+    model = tower.model
+    return lambda evaluator: evaluator.tower_scorer(model, data.users, data.items), result
 
 
 def _curve(history: Mapping[str, Any], monitor: str) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,12 @@ from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.preprocess import load_ids, load_split, load_tables
+from twotower.pipelines.steps.preprocess import (
+    load_contexts,
+    load_ids,
+    load_split,
+    load_tables,
+)
 from twotower.pipelines.verdict.facts import gather, overlap_of
 from twotower.pipelines.verdict.per_user import OneMetric, both, check_user_file, user_file
 from twotower.pipelines.verdict.verdict import MODEL, Verdict, judge
@@ -26,12 +31,15 @@ from twotower.workflows.availability import read_available
 
 if TYPE_CHECKING:
     from twotower.models.evaluation.metrics import Metrics, OnUsers
+    from twotower.models.evaluation.queries import Queries
     from twotower.models.evaluation.ranking import Ranker, Scorer
+    from twotower.models.two_tower import TowerScorer
     from twotower.pipelines.config import Config
 
 # Fixed, so that trainings with different seeds are validated on the same users.
 SAMPLE_SEED = 0
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
+WITH_CONTEXT = ", each pair in its own context"
 
 
 class Evaluator:
@@ -58,6 +66,8 @@ class Evaluator:
         The number of withdrawn items, and of their pairs that are not in `relevant`.
     users : slice or ndarray of int
         Rows of the user table that a model scores as users 0, 1, ...; see `sample`.
+    queries : Queries or None
+        With features of the context: each pair of `part` is to be found in its own context.
     """
 
     def __init__(self, run: Run, part: str):
@@ -84,7 +94,14 @@ class Evaluator:
             self.candidates = np.zeros(n_items, bool)
             for pairs in parts.values():
                 self.candidates[pairs["item_row"]] = True
-        self._leave_out_withdrawn(read_available(run.path / "data"))
+        available = read_available(run.path / "data")
+        self._leave_out_withdrawn(available)
+        self.queries: Queries | None = None
+        if features.context_columns:
+            from twotower.models.evaluation.queries import Queries
+
+            pairs = parts[part][available[parts[part]["item_row"]]]
+            self.queries = Queries.of(pairs, load_contexts(run), n_items)
 
     def _leave_out_withdrawn(self, available: np.ndarray) -> None:
         """Remove withdrawn items from the candidates and from the relevant items."""
@@ -108,6 +125,30 @@ class Evaluator:
         chosen = np.random.default_rng(SAMPLE_SEED).choice(users, count, replace=False)
         self.users = np.sort(chosen)
         self.relevant, self.seen = self.relevant[self.users], self.seen[self.users]
+        if self.queries is not None:
+            self.queries = self.queries.of_users(self.users)
+
+    def tower_scorer(
+        self, model: Any, users: Mapping[str, np.ndarray], items: Mapping[str, np.ndarray]
+    ) -> TowerScorer:
+        """Create the scorer of a model, which answers each query with its context.
+
+        Parameters
+        ----------
+        model : RetrievalModelV2
+        users, items : mapping of str to ndarray
+            The encoded tables, with all users.
+
+        Returns
+        -------
+        TowerScorer
+        """
+        from twotower.models.two_tower import TowerScorer
+
+        users = {name: column[self.users] for name, column in users.items()}
+        if self.queries is None:
+            return TowerScorer.of(model, users, items)
+        return self.queries.tower_scorer(model, users, items)
 
     def baselines(self) -> list[str]:
         """The names of the baselines to measure."""
@@ -129,6 +170,7 @@ class Evaluator:
         Parameters
         ----------
         scorer : Scorer or Ranker
+            One that does not know the context answers all queries of a user alike.
         progress : callable (done, total), optional
             Called after each batch of users.
         on_users : callable (users, values), optional
@@ -141,14 +183,13 @@ class Evaluator:
         from twotower.models.evaluation.metrics import evaluate
 
         return evaluate(
-            scorer=scorer,
-            relevant=self.relevant,
-            seen=self.seen,
+            **self._rows(scorer),
             ks=self.config.ks,
             candidates=self.candidates,
             batch_size=self.config.batch_size,
             progress=progress,
             on_users=on_users,
+            user_of=None if self.queries is None else self.queries.users,
         )
 
     def popularity_metrics(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
@@ -167,14 +208,22 @@ class Evaluator:
         from twotower.models.evaluation.popularity import popularity_metrics
 
         return popularity_metrics(
-            scorer=scorer,
-            relevant=self.relevant,
-            seen=self.seen,
+            **self._rows(scorer),
             train=self.train,
             k=k,
             candidates=self.candidates,
             batch_size=self.config.batch_size,
         )
+
+    def _rows(self, scorer: Scorer | Ranker) -> dict[str, Any]:
+        """What a ranking is of: users or, with a context, queries."""
+        if self.queries is None:
+            return {"scorer": scorer, "relevant": self.relevant, "seen": self.seen}
+        return {
+            "scorer": self.queries.by_user(scorer),
+            "relevant": self.queries.relevant,
+            "seen": self.seen[self.queries.users],
+        }
 
 
 @writes
@@ -234,12 +283,12 @@ def _measured(
     """The metrics of the trained towers, or of a baseline that is fitted first."""
     from twotower.models.evaluation.baselines import fit_baseline
     from twotower.models.training.saving import load
-    from twotower.models.two_tower import TowerScorer
 
     report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
     scorer: Scorer | Ranker
     if name == MODEL:
-        scorer = TowerScorer.of(load(run.path / "model").model, *load_tables(run))
+        model = load(run.path / "model").model
+        scorer = evaluator.tower_scorer(model, *load_tables(run))
     else:
         scorer = fit_baseline(name, evaluator.train, run.config.training.seed)
 
@@ -320,6 +369,7 @@ def _count_rows(run: Run, table: str, id_name: str) -> int:
 def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any]:
     """How the metrics were measured, for the report."""
     ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
+    ranking += WITH_CONTEXT if evaluator.queries is not None else ""
     if evaluator.withdrawn_items:
         ranking += (
             f"; {evaluator.withdrawn_items:,} withdrawn items and their "

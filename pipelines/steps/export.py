@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.libraries import load_libraries
@@ -51,6 +52,7 @@ def export(run: Run) -> dict[str, Any]:
         _, item_ids = load_ids(run)
         _, items = load_tables(run)
         raw_users = read_frame(run.path / "processed" / RAW_USERS)
+        context = _context(run)
         towers, available = run.identity("train"), read_available(run.path / "data")
         vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
         build_index(item_ids[available], vectors[available], out / "index", towers)
@@ -64,7 +66,8 @@ def export(run: Run) -> dict[str, Any]:
             seen=SeenItems.from_pairs(seen_users, seen_items),
             item_id=names.item_id,
             towers_sha256=towers,
-            names={internal_name(name): name for name in raw_users},
+            names={internal_name(name): name for name in [*raw_users, *context]},
+            context=context.rename(columns=internal_name),
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
@@ -87,6 +90,12 @@ def export(run: Run) -> dict[str, Any]:
             f"{size / 1e6:.1f} MB"
         )
     return notes
+
+
+def _context(run: Run) -> pd.DataFrame:
+    """The features of the context as columns without rows."""
+    interactions = pq.read_schema(run.path / "data" / INTERACTIONS)
+    return interactions.empty_table().to_pandas()[run.config.features.context_columns]
 
 
 def seen_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:

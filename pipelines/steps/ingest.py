@@ -40,7 +40,7 @@ def ingest(run: Run, remember: bool = True) -> dict[str, Any]:
     config = run.config
     remarks: list[str] = []
     with stage("ingest") as (progress, result), run.step("ingest") as (out, notes):
-        summary = read(config.ingest, out / "data", progress, remarks.append)
+        summary = read(config.ingest, out / "data", progress, remarks.append, config.wanted)
         for remark in remarks:
             say(remark)
         check_data(out / "data", config.positives, config.features)

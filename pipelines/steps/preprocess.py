@@ -30,6 +30,8 @@ SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
 WEIGHT = "weight"  # the column of split.parquet with the weights
+CONTEXTS = "contexts.parquet"
+TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
 TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
 _LEFT_OUT = {
     "repeated_pairs": "positives left out because a later row has the same user and item",
@@ -44,9 +46,10 @@ def preprocess(run: Run) -> dict[str, Any]:
 
     Writes workflow/ (the fitted graph) and processed/:
 
-    - split.parquet: the positives with their part, raw ids, rows in the two tables and weights
-    - train_rows.bin and train_weights.bin: the rows and the weights of the training part
-    - users.parquet and items.parquet: the encoded tables
+    - split.parquet: the positives with their part, raw ids, rows in the tables and weights
+    - train_rows.bin, train_contexts.bin and train_weights.bin: the rows of the training part in the
+      tables, and the weights
+    - users.parquet, items.parquet and contexts.parquet: the encoded tables
     - raw_users.parquet: the user table before encoding, with the history
     - schema.pbtxt: the schema of the encoded tables
     - split.json: the sizes of the parts
@@ -63,6 +66,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     """
     run.verified("ingest")
     from twotower.workflows.features.checks import check_data
+    from twotower.workflows.features.context import add_context
     from twotower.workflows.features.graph import fit_features
     from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
     from twotower.workflows.split import split
@@ -80,14 +84,15 @@ def preprocess(run: Run) -> dict[str, Any]:
         parts = split(positives, run.config.split)
         _check_parts(parts, run.config.split)
         progress(2, 5, "fit the feature graph")
-        train = parts[parts["part"] == "train"]
+        pairs = add_context(parts, positives, names)
+        train = pairs[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
         progress(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
+        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
@@ -177,6 +182,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     int
         How many rows of the training part are new: the last ones.
     """
+    from twotower.workflows.features.context import add_context
     from twotower.workflows.features.growth import grow_features
     from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
     from twotower.workflows.split import extend_split
@@ -190,7 +196,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         fresh = interactions.iloc[len(interactions) - appended :]
         parts = extend_split(old, positives, fresh, run.config.split)
         progress(1, 4, "grow the vocabularies")
-        train = parts[parts["part"] == "train"]
+        pairs = add_context(parts, positives, names)
+        train = pairs[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
@@ -199,7 +206,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        notes |= {"split": _write(workflow, parts, users, items, names, out / "processed")}
+        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
             f"{new.sum():,} new positives: " + ", ".join(f"{part} {new[part]:,}" for part in PARTS)
@@ -208,23 +215,29 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
 
 
 def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    from twotower.workflows.tables import read_frame
+    """The tidy tables. Whole numbers beside nulls stay whole where they are features."""
+    from twotower.workflows.tables import frame, read_frame
 
     data = run.path / "data"
-    return pd.read_parquet(data / INTERACTIONS), read_frame(data / USERS), read_frame(data / ITEMS)
+    interactions = pd.read_parquet(data / INTERACTIONS)
+    if context := run.config.features.context_columns:
+        interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
+    return interactions, read_frame(data / USERS), read_frame(data / ITEMS)
 
 
 def _write(
     workflow: nvt.Workflow,
     parts: pd.DataFrame,
+    pairs: pd.DataFrame,
     users: pd.DataFrame,
     items: pd.DataFrame,
     names: FeaturesConfig,
     processed: Path,
 ) -> dict[str, Any]:
-    """Encode both tables, add their row numbers to the split, and write everything.
+    """Encode the tables, add their row numbers to the split `parts`, and write everything.
 
-    The weights of the training part are written with a mean of 1.
+    `pairs` has the context of each row of `parts`. The weights of the training part are written
+    with a mean of 1.
 
     Returns
     -------
@@ -233,17 +246,24 @@ def _write(
     """
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
+    from twotower.workflows.features import context
     from twotower.workflows.features.encode import encode
     from twotower.workflows.split import split_report
 
     parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
     parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
     users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
-    encode(workflow, "user", users).to_parquet(processed / USERS)
+    encoded_users = encode(workflow, "user", users, without=names.context_columns)
+    context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
     encode(workflow, "item", items).to_parquet(processed / ITEMS)
+    if names.context_columns:
+        parts["context_row"], contexts = context.distinct_contexts(pairs, names)
+        context.encode_context(workflow, contexts, names).to_parquet(processed / CONTEXTS)
     parts.to_parquet(processed / SPLIT, index=False)
     train = parts[parts["part"] == "train"]
     train[["user_row", "item_row"]].to_numpy(np.int32).tofile(processed / TRAIN_ROWS)
+    if names.context_columns:
+        train["context_row"].to_numpy(np.int32).tofile(processed / TRAIN_CONTEXTS)
     if WEIGHT in parts:
         weights = train[WEIGHT].to_numpy(np.float64)
         (weights / weights.mean()).astype(np.float32).tofile(processed / TRAIN_WEIGHTS)
@@ -286,21 +306,32 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     return users, items
 
 
+def load_contexts(run: Run) -> dict[str, np.ndarray]:
+    """The encoded contexts as arrays, see `as_arrays`; empty without features of the context."""
+    from twotower.workflows.features.encode import as_arrays
+
+    if not run.config.features.context_columns:
+        return {}
+    return as_arrays(pd.read_parquet(run.path / "processed" / CONTEXTS), {})
+
+
 def load_training_data(run: Run) -> TrainingData:
     """The training part: rows of the encoded tables and weights, both of which stay on the disk."""
     from twotower.models.training.data import TrainingData, memory_map, memory_map_rows
 
     users, items = load_tables(run)
-    processed = run.path / "processed"
+    config, processed = run.config, run.path / "processed"
+
+    def mapped(file: str, dtype: type[np.generic]) -> np.ndarray:
+        return memory_map(processed / file, dtype)
+
     user_rows, item_rows = memory_map_rows(processed / TRAIN_ROWS)
     return TrainingData(
         users=users,
         items=items,
         user_rows=user_rows,
         item_rows=item_rows,
-        weights=(
-            memory_map(processed / TRAIN_WEIGHTS, np.float32)
-            if run.config.positives.has_weights
-            else None
-        ),
+        weights=mapped(TRAIN_WEIGHTS, np.float32) if config.positives.has_weights else None,
+        contexts=load_contexts(run),
+        context_rows=mapped(TRAIN_CONTEXTS, np.int32) if config.features.context_columns else None,
     )

@@ -188,7 +188,6 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
         `twotower.models.evaluation.metrics.evaluate`.
     """
     from twotower.models.evaluation.config import count_valid_users
-    from twotower.models.two_tower import TowerScorer
 
     evaluator = Evaluator(run, "valid")
     n_users = np.count_nonzero(np.diff(evaluator.relevant.indptr))
@@ -200,10 +199,10 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     )
     if count < n_users:
         evaluator.sample(count)
-    users = {name: column[evaluator.users] for name, column in data.users.items()}
 
     def measure(model: Any, progress: Callable[[int, int], None] = _no_op) -> dict[str, float]:
-        metrics = evaluator.evaluate(TowerScorer.of(model, users, data.items), progress)
+        scorer = evaluator.tower_scorer(model, data.users, data.items)
+        metrics = evaluator.evaluate(scorer, progress)
         return {**metrics.values, "users": metrics.users}
 
     return measure

@@ -118,10 +118,13 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
     """
     from twotower.workflows.features.checks import check_sides
     from twotower.workflows.ingest import IngestReport, ingest_more
+    from twotower.workflows.sources.findings import add_update
     from twotower.workflows.tables import frame
 
     with stage("ingest") as (progress, result):
-        day = ingest_more(run.config.ingest, run.path / "data", folder, progress, say)
+        day = ingest_more(
+            run.config.ingest, run.path / "data", folder, progress, say, run.config.wanted
+        )
         if day is None:
             result(f"{folder}: nothing new")
             return
@@ -143,6 +146,7 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
     with run.steps("update", "ingest", "preprocess", "train") as (out, notes):
         day.merged.write(out / "data")
         day.ids.write(out / "data")
+        add_update(run.path / "data", out / "data", str(folder), day.findings)
         notes["ingest"] |= {**total.dict(), "summary": str(total)}
         notes["ingest"]["updates"] = [*before.get("updates", []), new]
         new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])

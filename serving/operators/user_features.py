@@ -33,6 +33,8 @@ from twotower.serving.vocabularies import NO_NAMES
 class UserFeatures(ServedOperator):
     """Takes the features that a request does not give from the user table.
 
+    Features of the context are not in the table: only a request can give them.
+
     Parameters
     ----------
     users : pandas.DataFrame
@@ -41,11 +43,13 @@ class UserFeatures(ServedOperator):
         Name of the id column, int64.
     features : list of str
         Names of the raw feature columns: integers, floats, strings, or lists of them. Nulls are
-        allowed; a null list is an empty list.
+        allowed; a null list is an empty list. Those of the context are among them.
     lists : mapping of str to int, optional
         List feature -> number of values kept per row.
     names : mapping of str to str, optional
         Feature -> its name in requests, where the two differ.
+    context : pandas.DataFrame, optional
+        The features of the context, as columns of their types; its rows are ignored.
     """
 
     def __init__(
@@ -55,16 +59,29 @@ class UserFeatures(ServedOperator):
         features: list[str],
         lists: Mapping[str, int] | None = None,
         names: Mapping[str, str] = NO_NAMES,
+        context: pd.DataFrame | None = None,
     ) -> None:
         super().__init__()
         self.names = {name: names.get(name, name) for name in features}
-        _check_users(users, user_id, self.names)
+        self.context = {
+            name: _triton_type(context[name], self.names[name])
+            for name in features
+            if context is not None and name in context
+        }
+        _check_users(
+            users,
+            user_id,
+            {name: self.names[name] for name in features if name not in self.context},
+        )
         users = users.sort_values(user_id)
         self.user_id = user_id
         self.user_ids = users[user_id].to_numpy(np.int64)
         self.lists = dict(lists or {})
         self.features, self.stored = {}, {}
         for name in features:
+            if name in self.context:
+                self.features[name] = self.context[name]
+                continue
             if name in self.lists:
                 stored = _lists(users[name], self.lists[name], self.names[name])
             else:
@@ -75,7 +92,8 @@ class UserFeatures(ServedOperator):
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
     ) -> Schema:
         names = [name for stored in self.stored.values() for name in stored]
-        return input_schema.select_by_name([self.user_id, *names])
+        given = [column for name in self.context for column in (name, state_of(name))]
+        return input_schema.select_by_name([self.user_id, *names, *given])
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
         columns = {name: column.values for name, column in transformable.items()}
@@ -92,6 +110,8 @@ class UserFeatures(ServedOperator):
             for column in stored.keys() - completed:
                 completed[column] = columns[column].copy()
                 completed[column][take] = stored[column][row[take]]
+        for name in self.context:
+            completed |= {column: columns[column] for column in (name, state_of(name))}
         return TensorTable(completed)
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
@@ -106,6 +126,7 @@ class UserFeatures(ServedOperator):
             "features": stems,
             "dtypes": self.features,
             "lists": list(self.lists),
+            "context": self.context,
         }
 
 

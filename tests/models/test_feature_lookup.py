@@ -143,3 +143,40 @@ def test_other_items_of_a_history_are_hidden_at_history_dropout(with_history):
     rows = {"user_row": tf.constant([2]), "item_row": tf.constant([0])}
     steps = np.stack([at(with_history, step, rows)["seen"][0] for step in range(1000)])
     np.testing.assert_allclose((steps == 2).mean(axis=0), 0.25, atol=0.05)
+
+
+def test_a_query_is_a_user_in_one_context():
+    """The same user in another context is another query; the context replaces the user's column."""
+    import tensorflow as tf
+
+    from twotower.models.feature_lookup import FeatureLookup
+
+    lookup = FeatureLookup(
+        {"user": np.arange(3, 7, dtype=np.int32)[:, None], "month": np.full((4, 1), 2, np.int32)},
+        {"film": np.arange(3, 9, dtype=np.int32)[:, None]},
+        item_id="film",
+        hide_item_id=np.zeros(6, np.float32),
+        dropout=0.0,
+        seed=1,
+        step=lambda: tf.constant(0),
+        contexts={
+            "month": np.array([[4], [3], [5]], np.int32),
+            "size": np.array([[0.5], [0.25], [1.0]], np.float32),
+        },
+        known=np.array([0 * 6 + 2, 3 * 6 + 1]),
+    )
+    batch = {
+        "user_row": tf.constant([3, 0, 3, 3]),
+        "item_row": tf.constant([1, 2, 2, 1]),
+        "context_row": tf.constant([1, 1, 2, 1]),
+        "_weight": tf.constant([1.0, 2.0, 3.0, 4.0]),
+    }
+    features = lookup(batch, training=True)
+    assert features["_query_of"].numpy().tolist() == [0, 1, 2, 0]
+    assert features["user"].numpy()[:, 0].tolist() == [6, 3, 6]
+    assert features["month"].numpy()[:, 0].tolist() == [3, 3, 5]
+    assert features["size"].numpy()[:, 0].tolist() == [0.25, 0.25, 1.0]
+    assert features["_weight"].numpy().tolist() == [1, 2, 3, 4]
+    assert features["_known"].numpy().tolist() == [[True, False], [False, True], [True, False]]
+    plain = lookup(batch, training=False)
+    assert plain["month"].numpy()[:, 0].tolist() == [3, 3, 5, 3]

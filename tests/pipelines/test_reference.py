@@ -36,7 +36,7 @@ def test_every_setting_with_a_number_is_listed():
         ("model.hidden", ["list of integers", "`[]`", "> 0, ≤ 65,536"]),
         ("model.normalize", ["boolean", "`true`", ""]),
         ("features.history", ["integer or null", "`null`", "> 0, ≤ 4,096"]),
-        ("ingest.parquet.columns", ["mapping of string to string", "`{}`", ""]),
+        ("ingest.files.columns", ["mapping of string to string", "`{}`", ""]),
         ("split.ratios", ["list of 3 numbers", "`[0.8, 0.1, 0.1]`", ""]),
         (
             "split.method",

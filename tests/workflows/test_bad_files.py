@@ -11,7 +11,8 @@ import pytest
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ingest import IngestConfig, ingest
-from twotower.workflows.sources.parquet.config import ParquetConfig
+from twotower.workflows.sources.files.config import FilesConfig
+from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.split import SplitConfig, split
 
 LOG = pd.DataFrame({"user_id": [1, 2, 2], "item_id": [10, 10, 11], "price": [1, 2, 3]})
@@ -190,100 +191,85 @@ BAD = {
         "ml-1m.zip: truncated or damaged zip; ml-1m/ratings.dat",
     ),
     "ids in the log that the table has as numbers": (
-        "parquet",
+        "files",
         log(user_id=["ann", "bob", "bob"]),
         "users.parquet, row 1, column user_id: 1 (int64); in the other data; text; as string",
     ),
-    "an empty id": (
-        "parquet",
-        log(item_id=["a", "", "b"]),
-        "log.parquet, row 2, column item_id: an empty text; Leave such rows out",
-    ),
     "an id with the character NUL": (
-        "parquet",
+        "files",
         log(item_id=["a", "b", "a\0"]),
         "log.parquet, row 3, column item_id: a text with the character NUL; Remove",
     ),
     "an id that ends lists": (
-        "parquet",
+        "files",
         log(item_id=["a", "\uffff", "b"]),
         "log.parquet, row 2, column item_id: a text with U+FFFF; Remove",
     ),
     "an id that is too long": (
-        "parquet",
+        "files",
         log(item_id=["a" * 1024, "é" * 512 + "e", "b"]),
         "log.parquet, row 2, column item_id: a text of more than 1,024 bytes; hash",
     ),
     "an integer that ends lists": (
-        "parquet",
+        "files",
         log(item_id=[1, -(2**63), 3]),
         "log.parquet, row 2, column item_id: -9223372036854775808; another number",
     ),
     "an unsigned integer that ends lists": (
-        "parquet",
+        "files",
         log(item_id=np.array([1, 2, 2**64 - 1], np.uint64)),
         "log.parquet, row 3, column item_id: 18446744073709551615; another number",
     ),
     "ids that are true or false": (
-        "parquet",
+        "files",
         log(item_id=[True, False, True]),
         "log.parquet, row 1, column item_id: 1 (bool); whole numbers or text",
     ),
     "ids that are times": (
-        "parquet",
+        "files",
         log(item_id=pd.to_datetime(["2020-01-01"] * 3)),
         "log.parquet, row 1, column item_id: 1577836800 (timestamp; whole numbers or text",
     ),
     "ids that are fractions": (
-        "parquet",
+        "files",
         log(item_id=[1.0, 2.5, 3.0]),
         "log.parquet, row 2, column item_id: 2.5 (double); whole numbers",
     ),
-    "a null id": (
-        "parquet",
-        log(item_id=pd.array([1, 2, None], dtype="Int64")),
-        "log.parquet, row 3, column item_id: null",
+    "no id at all": (
+        "files",
+        log(item_id=pd.array([None, None, None], dtype="Int64")),
+        "log.parquet, column item_id: no value in any row; expected item_id",
     ),
     "missing column": (
-        "parquet",
+        "files",
         log(price=None),
-        "log.parquet: no column price; user_id, item_id; columns: {price:",
+        "no column price for the items; log.parquet has user_id, item_id; columns: {price:",
     ),
     "a column type we do not know": (
-        "parquet",
+        "files",
         log(price=pd.to_timedelta([1, 2, 3], unit="s")),
         "log.parquet, column price: type duration[ns] is not supported",
     ),
     "a pair twice": (
-        "parquet",
+        "files",
         log(item_id=[10, 11, 11]),
         "log.parquet, row 3: user_id 2 and item_id 11; row 2; keep_last",
     ),
     "not parquet": (
-        "parquet",
+        "files",
         lambda folder: (folder / "log.parquet").write_text("user_id,item_id\n1,2\n"),
         "log.parquet: not a readable parquet file",
     ),
     "parquet cut short": (
-        "parquet",
+        "files",
         lambda f: (f / "log.parquet").write_bytes((f / "log.parquet").read_bytes()[:-40]),
         "log.parquet: not a readable parquet file",
     ),
-    "no such parquet file": ("parquet", remove("log.parquet"), "log.parquet: no parquet file"),
+    "no such parquet file": ("files", remove("log.parquet"), "log.parquet: no data file"),
     "no rows": (
-        "parquet",
+        "files",
         lambda folder: LOG[:0].to_parquet(folder / "log.parquet"),
         "log.parquet: no rows",
-    ),
-    "a user without a row": (
-        "parquet",
-        users([1, 5]),
-        "log.parquet, row 2: user_id 2 has no row in; users.parquet",
-    ),
-    "a user with two rows": (
-        "parquet",
-        users([1, 2, 1]),
-        "users.parquet, row 3: user_id 1 has a row already; row 1",
     ),
     "split: a pair that is no positive": (
         "split",
@@ -326,13 +312,14 @@ def _use(kind: str, folder: Path, out: Path) -> None:
     if kind == "split":
         split(LOG, SplitConfig(method="file", path=folder / "split.parquet"))
         return
-    parquet = ParquetConfig(
+    parquet = FilesConfig(
         interactions="log.parquet",
         users="users.parquet",
-        item_features=["price"],
+        duplicates="error",
         differing="keep_last",
     )
-    ingest(IngestConfig(source=kind, path=folder, parquet=parquet), out)
+    config = IngestConfig(source=kind, path=folder, files=parquet)
+    ingest(config, out, wanted=Wanted(items=("price",)))
 
 
 @pytest.mark.parametrize("name", BAD)

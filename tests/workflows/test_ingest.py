@@ -27,7 +27,8 @@ from twotower.workflows.ingest import (
     source_files,
 )
 from twotower.workflows.sources.base import Source, ignore
-from twotower.workflows.sources.parquet.config import ParquetConfig
+from twotower.workflows.sources.files.config import FilesConfig
+from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables
 
 
@@ -40,6 +41,7 @@ def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
         "interactions.parquet",
         "item_ids.parquet",
         "items.parquet",
+        "report.json",
         "user_ids.parquet",
         "users.parquet",
     ]
@@ -110,15 +112,15 @@ def test_a_day_of_parquet_may_have_only_users_or_items(tmp_path):
         return folder
 
     files = {name: f"{name}.parquet" for name in ("interactions", "users", "items")}
-    parquet = ParquetConfig(**files, user_features=["age"], item_features=["name"])
+    parquet, wanted = FilesConfig(**files), Wanted(users=("age",), items=("name",))
     base = write(
         tmp_path / "base",
         interactions={"user_id": [1, 2], "item_id": [5, 5]},
         users={"user_id": [1, 2], "age": [30, 40]},
         items={"item_id": [5], "name": ["a"]},
     )
-    config, data = IngestConfig(source="parquet", path=base, parquet=parquet), tmp_path / "data"
-    ingest(config, data)
+    config, data = IngestConfig(source="files", path=base, files=parquet), tmp_path / "data"
+    ingest(config, data, wanted=wanted)
     users = {"user_id": [3, 2], "age": [50, None]}
     day = ingest_more(config, data, write(tmp_path / "users", users=users))
     assert day.appended == 0 and day.merged.users["age"].to_pylist() == [30, None, 50]
@@ -152,14 +154,14 @@ def test_a_column_may_have_no_value_in_a_day(given, missing, tmp_path):
             rows.drop(columns=["item_id", "click"]).to_parquet(folder / "users.parquet")
         return folder
 
-    parquet = ParquetConfig(
+    parquet = FilesConfig(
         interactions="log.parquet",
         users="users.parquet" if given else None,
-        user_features=list(columns),
         keep=["click"],
     )
-    config = IngestConfig(source="parquet", path=write(base, tmp_path / "base"), parquet=parquet)
-    ingest(config, tmp_path / "data")
+    wanted = Wanted(users=tuple(columns))
+    config = IngestConfig(source="files", path=write(base, tmp_path / "base"), files=parquet)
+    ingest(config, tmp_path / "data", wanted=wanted)
     before = Tables.read(tmp_path / "data").users.schema
     found = ingest_more(config, tmp_path / "data", write(day, tmp_path / "day"))
     assert found.merged.users.schema == before
@@ -172,9 +174,9 @@ def test_a_column_may_have_no_value_in_a_day(given, missing, tmp_path):
         user=["city"], user_numeric=["age", "income"], user_multi_hot={"tags": 4}
     )
     assert suspicions(found, features, PositivesConfig(column="click"), 0.5, 3.0) == []
-    first = config.copy(update={"path": tmp_path / "day"})
-    with pytest.raises(DataError, match=r"column .*: no value in any row; leave the column out"):
-        ingest(first, tmp_path / "first")
+    first = config.copy(update={"path": tmp_path / "day", "strict": True})
+    with pytest.raises(DataError, match=r"column .* no value in any row\. Correct the data, or"):
+        ingest(first, tmp_path / "first", wanted=wanted)
 
 
 @pytest.mark.parametrize("unit", [1, 1000, "%Y-%m-%dT%H:%M:%SZ", "%m/%d/%Y %I:%M:%S %p"])
@@ -186,9 +188,9 @@ def test_a_day_with_times_in_another_unit_is_converted_or_refused(unit, tmp_path
         return tmp_path / name
 
     seconds = [1710512345, 1710598745]
-    parquet = ParquetConfig(interactions="log.parquet", keep=["timestamp"])
+    parquet = FilesConfig(interactions="log.parquet", keep=["timestamp"])
     base = write("base", [1, 2], seconds)
-    config, data = IngestConfig(source="parquet", path=base, parquet=parquet), tmp_path / "data"
+    config, data = IngestConfig(source="files", path=base, files=parquet), tmp_path / "data"
     ingest(config, data)
     new = pd.to_datetime([1711512345, 1711598745], unit="s")
     stored = new.strftime(unit) if isinstance(unit, str) else new.astype("int64") // 10**9 * unit
@@ -211,11 +213,13 @@ def test_more_with_a_user_it_does_not_describe_is_refused(ml_1m, tmp_path):
 
 
 def test_where_there_can_be_no_more_is_said(tmp_path):
+    user, item = pa.table({"user_id": [1]}), pa.table({"item_id": [1]})
+    Tables(user.append_column("item_id", item[0]), user, item).write(tmp_path)
     with pytest.raises(DataError, match="source synthetic has no new data"):
         ingest_more(IngestConfig(source="synthetic"), tmp_path, tmp_path)
-    fixed = ParquetConfig(interactions=tmp_path / "log.parquet")
-    with pytest.raises(DataError, match=r"log\.parquet: ingest\.parquet has an absolute path"):
-        ingest_more(IngestConfig(source="parquet", parquet=fixed), tmp_path, tmp_path)
+    fixed = FilesConfig(interactions=tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet: ingest\.files has an absolute path"):
+        ingest_more(IngestConfig(source="files", files=fixed), tmp_path, tmp_path)
 
 
 def test_synthetic_needs_no_path_and_says_what_it_is(tmp_path):
@@ -234,9 +238,9 @@ def test_an_unknown_key_is_refused_by_name():
         IngestConfig(source="ml-2m")
 
 
-@pytest.mark.parametrize("source", ["ml-1m", "parquet"])
+@pytest.mark.parametrize("source", ["ml-1m", "files"])
 def test_a_source_without_its_setting_says_which(source, tmp_path):
-    with pytest.raises(DataError, match=r"`path`|`parquet`"):
+    with pytest.raises(DataError, match=r"`path`|`files`"):
         ingest(IngestConfig(source=source), tmp_path)
 
 

@@ -13,7 +13,7 @@ from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.names import internal_name
 from twotower.workflows.features.positives import check_positives, check_positives_columns
 from twotower.workflows.features.sides import Side
-from twotower.workflows.tables import read_frame
+from twotower.workflows.tables import frame, read_frame
 
 MAX_NUMBER = 1e150
 """Numbers are squared to compute the variance; the square must fit in a float64."""
@@ -36,8 +36,28 @@ def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig)
     check_positives_columns(there, positives)
     wanted = [features.user_id, features.item_id, *positives.columns]
     check_positives(pd.read_parquet(path, columns=[n for n in there if n in wanted]), positives)
+    check_context(path, features)
     users, items = (read_frame(data / f"{side.name}s.parquet") for side in features.sides)
     check_sides(users, items, features)
+
+
+def check_context(path: Path, features: FeaturesConfig) -> None:
+    """Check the columns of the interactions in the file `path` that are context.
+
+    Raises
+    ------
+    DataError
+        The message names the column, a value and what to do.
+    """
+    side = features.of_interaction
+    there = pq.read_schema(path).names
+    if missing := [column for column in features.context_columns if column not in there]:
+        raise DataError(
+            f"features.context: the interactions have no column {', '.join(missing)}; they have "
+            f"{', '.join(there)}"
+        )
+    if features.context_columns:
+        check_table(frame(pq.read_table(path, columns=side.columns)), side)
 
 
 def check_sides(users: pd.DataFrame, items: pd.DataFrame, features: FeaturesConfig) -> None:
@@ -59,7 +79,7 @@ def check_table(table: pd.DataFrame, side: Side) -> None:
     if missing:
         raise DataError(
             f"features: the {side.name}s table has no column {', '.join(missing)}; "
-            f"it has {', '.join(table.columns)}"
+            f"it has {', '.join(table.columns)}. If the files have it, run `twotower ingest` again"
         )
     for column in side.categorical:
         _check_categorical(table[column], side)
@@ -76,10 +96,10 @@ def _check_categorical(values: pd.Series, side: Side) -> None:
         raise DataError(f"{where} has no value in any row; leave it out")
     # All values of a parquet column have the same type, so one is enough.
     if _is_list(values.iloc[int(known.argmax())]):
-        raise DataError(
-            f"{where} has lists; name it under features.{side.name}_multi_hot with the maximum "
-            "number of values per row"
-        )
+        advice = f"name it under features.{side.name}_multi_hot with the maximum length of a list"
+        if side.name == "context":
+            advice = "context has one value per interaction: store one value per row"
+        raise DataError(f"{where} has lists; {advice}")
 
 
 def _check_numbers(values: pd.Series, side: Side) -> None:
@@ -87,7 +107,8 @@ def _check_numbers(values: pd.Series, side: Side) -> None:
     if not len(values):
         raise DataError(f"{where} has no value; leave it out")
     if not pd.api.types.is_numeric_dtype(values):
-        kind = f"{side.name}_multi_hot" if _is_list(values.iloc[0]) else side.name
+        is_list = _is_list(values.iloc[0]) and side.name != "context"
+        kind = f"{side.name}_multi_hot" if is_list else side.name
         raise DataError(
             f"{where} has {values.iloc[0]!r}, not a number; store numbers, or name it under "
             f"features.{kind}"

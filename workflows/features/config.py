@@ -143,6 +143,15 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
         description="Columns of the item table that contain text, as {column: maximum number of "
         "words per row}. The first words are kept; workflows/features/text.py splits the text.",
     )
+    context: list[str] = Field(
+        [],
+        description="Categorical columns of the interactions that belong to the interaction, not "
+        "to the user, such as the month or the place. The query tower reads the row's own value in "
+        "training and in the evaluation, and the request's at serving time.",
+    )
+    context_numeric: list[str] = Field(
+        [], description="Numeric columns of the interactions, used like those in `context`."
+    )
     user_numeric: list[str] = Field([], description="Numeric columns of the user table.")
     item_numeric: list[str] = Field([], description="Numeric columns of the item table.")
     history: Length | None = Field(
@@ -183,21 +192,40 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
         )
         return user, item
 
+    @property
+    def of_interaction(self) -> Side:
+        """The context: columns of the interactions that the query tower reads."""
+        return Side(
+            name="context",
+            id=self.user_id,
+            categorical=self.context,
+            multi_hot={},
+            numeric=self.context_numeric,
+        )
+
+    @property
+    def context_columns(self) -> list[str]:
+        """The columns of `context` and `context_numeric`."""
+        return [*self.context, *self.context_numeric]
+
     @root_validator(skip_on_failure=True)
     def _no_column_is_used_twice(cls, values: dict[str, Any]) -> dict[str, Any]:
-        sides = cls.construct(**values).sides
+        config = cls.construct(**values)
+        sides = config.sides
         if values["history"] and cls.history_column in values["user_multi_hot"]:
             raise ValueError(
                 f"features.history makes the column {cls.history_column!r}, which "
                 "features.user_multi_hot names too; rename the column in the data"
             )
-        columns = [column for side in sides for column in side.columns]
+        if cls.item_id in config.context_columns or cls.user_id in config.context_columns:
+            raise ValueError("features.context: the ids are features already; remove them")
+        columns = [column for side in sides for column in side.columns] + config.context_columns
         # `Side.multi_hot` contains such a column only once.
         columns += values["item_text"].keys() & values["item_multi_hot"]
         repeated = sorted({column for column in columns if columns.count(column) > 1})
         if repeated:
             raise ValueError(
-                f"{', '.join(repeated)}: named twice; a column can be used once, on one side and "
-                "as one kind. To use it again, copy it under another name"
+                f"{', '.join(repeated)}: named twice; a column can be used once, on one side or as "
+                "context, and as one kind. To use it again, copy it under another name"
             )
         return values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ def load_workflow(path: Path) -> nvt.Workflow:
     return nvt.Workflow.load(str(path))
 
 
-def encode(workflow: nvt.Workflow, side: str, table: pd.DataFrame) -> pd.DataFrame:
+def encode(
+    workflow: nvt.Workflow, side: str, table: pd.DataFrame, without: Iterable[str] = ()
+) -> pd.DataFrame:
     """Encode the rows of one side, keeping their order.
 
     Parameters
@@ -39,6 +42,9 @@ def encode(workflow: nvt.Workflow, side: str, table: pd.DataFrame) -> pd.DataFra
         The Subgraph to use: "user" or "item".
     table : DataFrame
         Rows with the column names of the data.
+    without : iterable of str
+        Columns of the side, by the names of the data, that are not encoded. The table need not have
+        them.
 
     Returns
     -------
@@ -49,6 +55,9 @@ def encode(workflow: nvt.Workflow, side: str, table: pd.DataFrame) -> pd.DataFra
     from merlin.schema import Tags
 
     graph = workflow.get_subworkflow(side)
+    if left_out := [internal_name(column) for column in without]:
+        # On a copy, because the nodes are those of `workflow`.
+        graph = deepcopy(graph).remove_inputs(left_out)
     table = table.rename(columns=internal_name)
     rows = typed(
         table[graph.input_schema.column_names].reset_index(drop=True),

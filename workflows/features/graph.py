@@ -42,8 +42,8 @@ def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
 
     Notes
     -----
-    Columns are tagged USER_ID, ITEM_ID, USER and ITEM. Categorify adds the tag CATEGORICAL,
-    Normalize adds CONTINUOUS.
+    Columns are tagged USER_ID, ITEM_ID, USER and ITEM, those of the context USER and CONTEXT.
+    Categorify adds the tag CATEGORICAL, Normalize adds CONTINUOUS.
     """
     import nvtabular as nvt
     from merlin.dag.ops.subgraph import Subgraph
@@ -56,7 +56,13 @@ def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
         )
         return encoded >> ops.AddMetadata(tags=tags)
 
-    def subgraph(side: Side, id_tag: Tags, tag: Tags) -> Subgraph:
+    def numeric(columns: list[str], tags: list[Any]) -> nvt.WorkflowNode:
+        # Nulls are filled after Normalize, which ignores them: before it, they would shift the
+        # mean.
+        scaled = columns >> ops.Normalize(out_dtype="float32") >> ops.FillMissing(0)
+        return scaled >> ops.AddMetadata(tags=tags)
+
+    def nodes_of(side: Side, id_tag: Tags, tag: Tags) -> nvt.WorkflowNode:
         nodes = categorify([side.id], [id_tag, tag])
         if side.categorical:
             nodes += categorify(side.categorical, [tag])
@@ -65,16 +71,20 @@ def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
             tags = [tag, Tags.SEQUENCE] if column == side.history else [tag]
             nodes += categorify([column], tags) >> ops.ListSlice(0, length)
         if side.numeric:
-            # Nulls are filled after Normalize, which ignores them: before it, they would shift
-            # the mean.
-            scaled = side.numeric >> ops.Normalize(out_dtype="float32") >> ops.FillMissing(0)
-            nodes += scaled >> ops.AddMetadata(tags=[tag])
-        return Subgraph(side.name, nodes)
+            nodes += numeric(side.numeric, [tag])
+        return nodes
 
     user, item = (side.internal for side in config.sides)
-    return nvt.Workflow(
-        subgraph(user, Tags.USER_ID, Tags.USER) + subgraph(item, Tags.ITEM_ID, Tags.ITEM)
-    )
+    query = nodes_of(user, Tags.USER_ID, Tags.USER)
+    context = config.of_interaction.internal
+    # The tag by which the context is told from the user's features.
+    tags = [Tags.USER, Tags.CONTEXT]
+    if context.categorical:
+        query += categorify(context.categorical, tags)
+    if context.numeric:
+        query += numeric(context.numeric, tags)
+    candidate = nodes_of(item, Tags.ITEM_ID, Tags.ITEM)
+    return nvt.Workflow(Subgraph(user.name, query) + Subgraph(item.name, candidate))
 
 
 def fit_features(
@@ -89,7 +99,7 @@ def fit_features(
     Parameters
     ----------
     train : DataFrame
-        The pairs of the training part, with the columns user_id and item_id.
+        The pairs of the training part, with the columns user_id, item_id and the context.
     users, items : DataFrame
         The tidy tables, `users` with its history (see `add_history`). They are joined to `train`,
         so a value is counted once per pair.
@@ -115,12 +125,15 @@ def fit_features(
     import nvtabular as nvt
 
     wide = train[[config.user_id, config.item_id]]
+    if config.context_columns:
+        of_rows = side_rows(train, config.of_interaction).drop(columns=config.user_id)
+        wide = wide.join(of_rows)
     for side, table in zip(config.sides, (users, items), strict=True):
         rows = side_rows(table, side).drop(columns=side.history or [])
         wide = wide.merge(rows, on=side.id)
     if config.history:
         wide[config.history_column] = wide[[config.item_id]].to_numpy().tolist()
-    for side in config.sides:
+    for side in (*config.sides, config.of_interaction):
         check_training(wide, side)
     lists = [column for side in config.sides for column in side.internal.multi_hot]
     # This name must not be a substring of any file name: NVTabular replaces the path inside the

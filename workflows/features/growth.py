@@ -44,12 +44,17 @@ def grow_features(
         rows, side = side_rows(table, side), side.internal
         occurrences = rows[side.id].map(train[side.id].value_counts()).fillna(0).astype(np.int64)
         for column in [side.id, *side.categorical, *side.multi_hot]:
-            path = out / "categories" / f"unique.{column}.parquet"
             if column == side.history:
                 counts = train[config.item_id].value_counts().rename_axis("value")
             else:
                 counts = _count(rows[column], occurrences)
-            _grow_vocabulary(pd.read_parquet(path), counts, config.min_frequency).to_parquet(path)
+            _grow_file(out, column, counts, config)
+        schema += nvt.Dataset(rows).schema
+    if config.context_columns:
+        context = config.of_interaction
+        rows = side_rows(train, context).drop(columns=context.id)
+        for column in context.internal.categorical:
+            _grow_file(out, column, _count(rows[column], pd.Series(1, rows.index)), config)
         schema += nvt.Dataset(rows).schema
     workflow = load_workflow(out)
     for node in Graph.get_nodes_by_op_type([workflow.output_node], Subgraph):
@@ -57,6 +62,12 @@ def grow_features(
         node.op.graph.construct_schema(schema)
     workflow.fit_schema(schema).save(str(out))
     return workflow
+
+
+def _grow_file(out: Path, column: str, counts: pd.Series, config: FeaturesConfig) -> None:
+    """Append the new frequent values of `counts` to the vocabulary of a column of the graph."""
+    path = out / "categories" / f"unique.{column}.parquet"
+    _grow_vocabulary(pd.read_parquet(path), counts, config.min_frequency).to_parquet(path)
 
 
 def _count(values: pd.Series, occurrences: pd.Series) -> pd.Series:

@@ -123,7 +123,7 @@ def check_positives_columns(names: Collection[str], config: PositivesConfig) -> 
         if name is not None and name not in names:
             raise DataError(
                 f"positives.{setting}: the interactions have no column {name!r}; "
-                f"they have {', '.join(names)}"
+                f"they have {', '.join(names)}. If the files have it, run `twotower ingest` again"
             )
 
 

@@ -9,14 +9,14 @@ from twotower.workflows.features.names import internal_name
 
 
 class Side(NamedTuple):
-    """The columns of one tower. All are in one table.
+    """The columns of one tower that are in one table, or the context.
 
     Attributes
     ----------
     name : str
-        "user" or "item".
+        "user" or "item"; "context" for the columns of the interactions.
     id : str
-        The id column.
+        The id column; for the context that of the user.
     categorical, numeric : list of str
     multi_hot : dict of str to int
         List columns, with the maximum number of values per row.

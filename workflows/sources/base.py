@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables
 
 IdTypes = Mapping[str, pa.DataType]
@@ -35,6 +36,8 @@ class Source(ABC):
         The setting `ingest.path`.
     settings : BaseModel or None
         The source's section of the ingest settings; None for a source without settings.
+    wanted : Wanted, optional
+        The columns that the settings of the run name, for a source that does not read all.
 
     Attributes
     ----------
@@ -54,9 +57,10 @@ class Source(ABC):
     synthetic: ClassVar[bool] = False
     names_files: ClassVar[bool] = False
 
-    def __init__(self, path: Path | None, settings: Any = None):
+    def __init__(self, path: Path | None, settings: Any = None, wanted: Wanted | None = None):
         self.path = path
         self.settings = settings
+        self.wanted = wanted or Wanted()
 
     @property
     def keeps_repeats(self) -> bool:
@@ -123,8 +127,7 @@ class Source(ABC):
     ) -> dict[str, pa.Table]:
         """Read and check new data from `folder`, which has the same format as `path`.
 
-        If there are new interactions, there must be a row for every user and item in them.
-        Otherwise `folder` may have only users or only items.
+        Without interactions, `folder` may have only users or only items.
 
         Parameters
         ----------

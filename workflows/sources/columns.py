@@ -6,7 +6,7 @@ The columns come from any file format; their values already have tidy types (see
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,12 +78,15 @@ class Column:
         The column in each file.
     rows : Rows
         Where the rows are.
+    selected : ndarray of int64 or None
+        The numbers of the rows in `rows` that `values` has; None for all.
     """
 
     name: str
     values: pa.ChunkedArray
     stored: Sequence[Stored]
     rows: Rows
+    selected: np.ndarray | None = None
 
     @property
     def stored_name(self) -> str:
@@ -97,11 +100,17 @@ class Column:
 
     def place(self, row: int) -> str:
         """Describe a value for messages: its file, row and column."""
+        row = row if self.selected is None else int(self.selected[row])
         return f"{self.rows.place(row)}, column {self.stored_name}"
 
     def replace_values(self, values: pa.ChunkedArray) -> Column:
         """The same column with other values, row by row."""
-        return Column(self.name, values, self.stored, self.rows)
+        return replace(self, values=values)
+
+    def select(self, rows: np.ndarray) -> Column:
+        """Some rows of the column, in order."""
+        assert self.selected is None
+        return replace(self, values=self.values.take(pa.array(rows)), selected=rows)
 
 
 def as_ids(column: Column, kind: pa.DataType | None = None) -> pa.Array:

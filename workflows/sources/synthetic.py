@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, root_validator
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.base import IdTypes, OnMessage, Progress, Source, ignore
+from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables
 
 GENRES = {  # name: percentage of the films that have it
@@ -88,8 +89,8 @@ class SyntheticSource(Source):
     name = "synthetic"
     synthetic = True
 
-    def __init__(self, path: Path | None, settings: SyntheticConfig):
-        super().__init__(path, settings)
+    def __init__(self, path: Path | None, settings: SyntheticConfig, wanted: Wanted | None = None):
+        super().__init__(path, settings, wanted)
 
     def files(self) -> list[Path]:
         """No files."""

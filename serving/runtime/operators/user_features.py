@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..arrays import load_column, ranges
-from ..contract import ABSENT, FILLER, Table, count_of, row_of, state_of
+from ..contract import ABSENT, FILLER, TYPES, Table, count_of, row_of, state_of
 
 
 class UserFeatures:
     """Takes the features that a request does not give from the user table.
+
+    Features of the context are not in the table: if a request does not give one, it is `ABSENT`.
 
     The last row of the table is for unknown users. A list feature is stored as the values of all
     users, one user after the other.
@@ -30,12 +32,21 @@ class UserFeatures:
                 self.lists[name] = _narrowed(values), np.cumsum(counts) - counts, counts
             else:
                 self.stored[name] = np.append(values, np.array(FILLER[dtype], values.dtype))
-        self.features = list(entry["features"])
+        self.context = entry["context"]
+        self.features = [*entry["features"], *self.context]
 
     def run(self, columns: Table) -> Table:
         row = columns[row_of(self.user_id)]
         completed = {self.user_id: columns[self.user_id]}
+        for name, dtype in self.context.items():
+            if state_of(name) in columns:
+                completed |= {column: columns[column] for column in (name, state_of(name))}
+            else:
+                completed[name] = np.full(len(row), FILLER[dtype], TYPES[dtype])
+                completed[state_of(name)] = np.full(len(row), ABSENT, np.int8)
         for name in self.features:
+            if name in self.context:
+                continue
             if state_of(name) not in columns:
                 completed.update(self._of_rows(name, row))
                 continue

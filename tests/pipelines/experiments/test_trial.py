@@ -81,13 +81,14 @@ def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypa
     parts = pairs.assign(part=["train", "valid", "test", "train"])
     tree = json.loads(small_config().json())
     tree["ingest"] = {
-        "source": "parquet",
+        "source": "files",
         "path": str(tmp_path / "files"),
-        "parquet": {"interactions": "*.parquet"},
+        "files": {"interactions": "*.parquet"},
     }
     tree |= {
         "positives": {},
         "features": {},
+        "show": [],
         "split": {"method": "file", "path": str(tmp_path / "split.parquet")},
     }
     config = parse_config(tree, "test")
@@ -121,7 +122,7 @@ def test_a_file_of_the_data_is_read_once_for_all_variants(tmp_path, monkeypatch)
         pd.DataFrame({"user_id": [1]}).to_parquet(tmp_path / f"{name}.parquet")
     tree = json.loads(small_config().json())
     parquet = {"interactions": "log.parquet", "users": "users.parquet"}
-    tree["ingest"] = {"source": "parquet", "path": str(tmp_path), "parquet": parquet}
+    tree["ingest"] = {"source": "files", "path": str(tmp_path), "files": parquet}
     config = parse_config(tree, "test")
     before = {content_hash(config) for _ in range(3)}
     assert len(before) == 1 and [path.stem for path in read] == ["log", "users"]

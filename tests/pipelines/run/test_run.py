@@ -127,14 +127,14 @@ def test_stored_paths_work_from_any_working_directory(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     parquet = "{interactions: a.parquet}"
-    overrides = ("ingest.source=parquet", f"ingest.parquet={parquet}", "split.path=s.parquet")
+    overrides = ("ingest.source=files", f"ingest.files={parquet}", "split.path=s.parquet")
     run = Run.create(load_config(CONFIGS / "synthetic.yaml", overrides), tmp_path / "run")
     write_step(run, "ingest", "data")
     monkeypatch.chdir(tmp_path)
     run = Run(tmp_path / "run")
     assert run.config.ingest.path == tmp_path / "here"
     assert run.config.split.path == tmp_path / "here" / "s.parquet"
-    assert run.config.ingest.parquet.interactions == Path("a.parquet"), "starts from the folder"
+    assert run.config.ingest.files.interactions == Path("a.parquet"), "starts from the folder"
     run.override(("ingest.path=there", "training.epochs=3"))
     write_step(run, "ingest", "data")
     monkeypatch.chdir("/")

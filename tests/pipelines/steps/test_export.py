@@ -52,13 +52,12 @@ def run(tables, tmp_path_factory) -> Run:
     for name, table in zip(("interactions", "users", "items"), tables, strict=True):
         table.to_parquet(folder / f"{name}.parquet")
         files[name] = f"{name}.parquet"
-    for side, names, table in (("user", USER_NAMES, tables[1]), ("item", ITEM_NAMES, tables[2])):
-        files[f"{side}_features"] = list(table)[1:]
+    for side, names in (("user", USER_NAMES), ("item", ITEM_NAMES)):
         features |= {side: names, f"{side}_numeric": [NUMBER + side]}
         features[f"{side}_multi_hot"] = {LIST + side: 2}
     tree = {
         "name": "names",
-        "ingest": {"source": "parquet", "path": str(folder), "parquet": files},
+        "ingest": {"source": "files", "path": str(folder), "files": files},
         "features": features,
         "model": {"dim": 8, "feature_dim": 4, "hidden": [8]},
         "training": {"epochs": 1, "batch_size": 64},

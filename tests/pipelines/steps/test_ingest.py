@@ -46,7 +46,7 @@ def make_run(folder, keep=("timestamp", "click"), **sections) -> Run:
     }
     tree = {
         "name": "small",
-        "ingest": {"source": "parquet", "path": str(folder), "parquet": files},
+        "ingest": {"source": "files", "path": str(folder), "files": files},
         "positives": {"column": "click"},
         "split": {"method": "file", "path": str(folder / "parts.parquet")},
         **sections,
@@ -95,8 +95,14 @@ def test_positives_that_are_left_out_are_counted(in_folder, capsys):
 @pytest.mark.parametrize(
     "sections, message",
     [
-        ({"features": {"user": ["age"]}}, "the users table has no column age"),
-        ({"positives": {"column": "clicks"}}, "the interactions have no column 'clicks'"),
+        (
+            {"features": {"user": ["age"]}},
+            "no column age for the users: .*log.parquet has user_id, item_id, ",
+        ),
+        (
+            {"positives": {"column": "clicks"}},
+            "no column clicks; there are user_id, item_id, timestamp, click",
+        ),
     ],
 )
 def test_a_missing_column_is_reported_by_ingest(sections, message, in_folder):
@@ -165,8 +171,8 @@ def test_an_error_distinguishes_overrides_from_the_settings_of_the_run(in_folder
     ingest(run)
     (in_folder / "log.parquet").rename(in_folder / "other.parquet")
     run = Run(run.path)
-    run.override(("ingest.parquet.interactions=other.parquet",))
-    set_it = r"--set ingest\.parquet\.interactions=other\.parquet"
+    run.override(("ingest.files.interactions=other.parquet",))
+    set_it = r"--set ingest\.files\.interactions=other\.parquet"
     with pytest.raises(
         RunError, match=rf"leave out what --set .* `twotower ingest {set_it}` first"
     ):

@@ -20,7 +20,7 @@ from twotower.pipelines.steps.train import check_training
 
 PARQUET = {
     "name": "made-up",
-    "ingest": {"source": "parquet", "parquet": {"interactions": "ev.parquet"}},
+    "ingest": {"source": "files", "files": {"interactions": "ev.parquet"}},
 }
 
 
@@ -29,7 +29,7 @@ def ingested(folder: Path, rows: pd.DataFrame, **settings) -> Run:
     folder.mkdir(exist_ok=True)
     rows.to_parquet(folder / "ev.parquet")
     keep = [name for name in rows if name not in ("user_id", "item_id")]
-    settings = {"ingest.path": str(folder), "ingest.parquet.keep": keep, **settings}
+    settings = {"ingest.path": str(folder), "ingest.files.keep": keep, **settings}
     run = Run.create(parse_config(set_keys(PARQUET, settings, "here"), "here"), folder / "run")
     ingest(run, remember=False)
     return run
@@ -144,7 +144,7 @@ def test_a_baseline_that_is_too_slow_for_the_training_part_is_named(monkeypatch)
 def test_the_main_job_checks_this_before_tensorflow_is_imported(tmp_path):
     pairs(6, 4).to_parquet(tmp_path / "ev.parquet")
     (tmp_path / "base.yaml").write_text(
-        "name: made-up\ningest: {source: parquet, path: ., parquet: {interactions: ev.parquet}}\n"
+        "name: made-up\ningest: {source: files, path: ., files: {interactions: ev.parquet}}\n"
     )
     wrong = {
         "split.method=leave_last_out split.k_core=5": "nothing to split",
@@ -152,7 +152,7 @@ def test_the_main_job_checks_this_before_tensorflow_is_imported(tmp_path):
         "split.ratios=[1, 0, 0]": "split.ratios: valid has a share of 0",
         "training.monitor=auc": "training.monitor: 'auc' is not measured",
         "model.hidden=[0]": "model.hidden.0: ensure this value is greater than 0",
-        "show=[title]": "show: the item table has no column title",
+        "show=[title]": "no column title for the items",
     }
     script = f"""
 import os, sys

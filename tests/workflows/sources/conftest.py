@@ -1,4 +1,4 @@
-"""A small log of interactions as parquet, for the tests of columns and of parquet files."""
+"""A small log of interactions as parquet, for the tests of columns and of files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twotower.workflows.sources.parquet.config import ParquetConfig
-from twotower.workflows.sources.parquet.source import ParquetSource
+from twotower.workflows.sources.files.config import FilesConfig
+from twotower.workflows.sources.files.source import FilesSource
+from twotower.workflows.sources.wanted import Wanted
 
 
 def read(folder, log: pd.DataFrame, **settings):
-    """The tables of `log` as interactions.parquet, and the messages."""
+    """The tables of `log` as log.parquet, and the messages."""
     pq.write_table(pa.Table.from_pandas(log, preserve_index=False), folder / "log.parquet")
     messages = []
-    config = ParquetConfig(interactions="log.parquet", **settings)
-    return ParquetSource(folder, config).read(on_message=messages.append), messages
+    source = files_source(folder, **{"interactions": "log.parquet", **settings})
+    return source.read(on_message=messages.append), messages
+
+
+def files_source(folder, user_features=(), item_features=(), categories=(), **settings):
+    """The source of files in a folder, with wanted features."""
+    wanted = Wanted((), tuple(user_features), tuple(item_features), frozenset(categories))
+    return FilesSource(folder, FilesConfig(**settings), wanted)
 
 
 PAIRS = pd.DataFrame({"user_id": [1, 2, 2], "item_id": [10, 10, 11]})

@@ -8,9 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflows.sources.conftest import column
-from twotower.workflows.sources.parquet.config import ParquetConfig
-from twotower.workflows.sources.parquet.source import ParquetSource
+from tests.workflows.sources.conftest import column, files_source
 
 
 @pytest.mark.parametrize(
@@ -20,7 +18,7 @@ from twotower.workflows.sources.parquet.source import ParquetSource
         (column([Decimal("1.50"), None]), [1.5, None]),
         (column([Decimal(2**60), Decimal(7)], pa.decimal128(38, 0)), [2**60, 7]),
         (column([b"a", b"b"]), ["a", "b"]),
-        (column(["a", ""], pa.large_string()), ["a", ""]),
+        (column(["a", ""], pa.large_string()), ["a", None]),
         (column([["a", None], None], pa.large_list(pa.large_string())), [["a", None], None]),
         (column([[1, 2], [3, 4]], pa.list_(pa.int8(), 2)), [[1, 2], [3, 4]]),
         (column([[None, 2], [3, None]], pa.list_(pa.int8(), 2)), [[None, 2], [3, None]]),
@@ -29,5 +27,5 @@ from twotower.workflows.sources.parquet.source import ParquetSource
 )
 def test_types_become_tidy(table, expected, tmp_path):
     pq.write_table(table, tmp_path / "log.parquet")
-    config = ParquetConfig(interactions="log.parquet", user_features=["x"])
-    assert ParquetSource(tmp_path, config).read().users["x"].to_pylist() == expected
+    source = files_source(tmp_path, interactions="log.parquet", user_features=["x"])
+    assert source.read().users["x"].to_pylist() == expected

@@ -10,7 +10,7 @@ from tests.workflows.sources.conftest import PAIRS, read
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import RunIds
 from twotower.workflows.ingest import IngestConfig, ingest, ingest_more
-from twotower.workflows.sources.parquet.config import ParquetConfig
+from twotower.workflows.sources.files.config import FilesConfig
 
 UUIDS = ["9f1c2d3e-0a1b-4c5d-8e9f-00112233aabb", "00000000-0000-4000-8000-000000000000"]
 
@@ -32,8 +32,8 @@ def test_ids_are_read_and_written_as_given(ids, kind, tmp_path):
     """Codes are distinct where ids are, and decode to the ids of the file."""
     log = PAIRS.assign(user_id=ids)
     log.to_parquet(tmp_path / "log.parquet")
-    config = ParquetConfig(interactions="log.parquet")
-    ingest(IngestConfig(source="parquet", path=tmp_path, parquet=config), tmp_path / "data")
+    config = FilesConfig(interactions="log.parquet")
+    ingest(IngestConfig(source="files", path=tmp_path, files=config), tmp_path / "data")
     users = RunIds.read(tmp_path / "data").users
     assert str(users.type) == kind
     codes = pd.read_parquet(tmp_path / "data" / "interactions.parquet")["user_id"]
@@ -62,8 +62,8 @@ def test_ids_are_read_and_written_as_given(ids, kind, tmp_path):
     ],
 )
 def test_a_day_with_ids_of_another_kind_is_refused(before, ids, message, tmp_path):
-    config = ParquetConfig(interactions="log.parquet", duplicates="keep_last")
-    config = IngestConfig(source="parquet", path=tmp_path, parquet=config)
+    config = FilesConfig(interactions="log.parquet", duplicates="keep_last")
+    config = IngestConfig(source="files", path=tmp_path, files=config)
     PAIRS.assign(user_id=before).to_parquet(tmp_path / "log.parquet")
     ingest(config, tmp_path / "data")
     day = tmp_path / "day"
@@ -74,8 +74,8 @@ def test_a_day_with_ids_of_another_kind_is_refused(before, ids, message, tmp_pat
 
 
 def test_a_day_may_store_the_same_integers_in_another_type(tmp_path):
-    config = ParquetConfig(interactions="log.parquet", duplicates="keep_last")
-    config = IngestConfig(source="parquet", path=tmp_path, parquet=config)
+    config = FilesConfig(interactions="log.parquet", duplicates="keep_last")
+    config = IngestConfig(source="files", path=tmp_path, files=config)
     PAIRS.to_parquet(tmp_path / "log.parquet")
     ingest(config, tmp_path / "data")
     day = tmp_path / "day"
@@ -90,7 +90,10 @@ def test_ids_that_floats_have_rounded_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"These ids are rounded, .*: in pandas read them as"):
         read(tmp_path, log)
     log = PAIRS.assign(user_id=pd.array(exact, dtype="Int64"))
-    with pytest.raises(DataError, match=r"row 2, column user_id: null; .* Leave such rows out \(1"):
-        read(tmp_path, log)
-    tables, _ = read(tmp_path, log.dropna())
+    tables, messages = read(tmp_path, log)
     assert tables.users["user_id"].to_pylist() == [2**60 + 1, 2**60 + 3]
+    path = tmp_path / "log.parquet"
+    assert messages == [
+        f"1 of 3 rows of {path} have no user_id, the first at {path}, row 2; these rows are left "
+        "out"
+    ]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tests.workflows.sources.conftest import DATES, PAIRS, SECONDS, read
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.parquet.config import ParquetConfig
+from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.times import check_scale
 
 
@@ -47,11 +47,10 @@ def test_fractions_of_seconds_are_dropped_and_a_message_says_so(kind, tmp_path):
 
 @pytest.mark.parametrize("values", [[1.6e9, np.nan, np.nan], ["1.6e9", "nan", None]])
 def test_times_that_are_missing_are_counted(values, tmp_path):
-    message = (
-        r"row 2, column timestamp: null timestamp \(2 such rows\); leave such rows out or give"
-    )
-    with pytest.raises(DataError, match=message):
-        read(tmp_path, PAIRS.assign(timestamp=values), keep=["timestamp"])
+    tables, messages = read(tmp_path, PAIRS.assign(timestamp=values), keep=["timestamp"])
+    assert tables.interactions["timestamp"].to_pylist() == [1_600_000_000]
+    assert len(messages) == 1
+    assert messages[0].startswith("2 of 3 rows of ") and "have no timestamp" in messages[0]
 
 
 TIMES = {
@@ -113,7 +112,6 @@ def test_the_setting_decides_what_is_unclear(values, time_format, expected, tmp_
         (["5", "soon", "7"], None, "row 2, column timestamp: 'soon'; expected a number"),
         ([5, 6, 10**13], "milliseconds", "row 3.*10000000000000; as milliseconds .* after the"),
         (["2020-01-31"] * 3, "%d/%m/%Y", "row 1.*'2020-01-31'; it cannot be read as %d/%m/%Y"),
-        (["2020-01-31", " ", ""], None, r"row 2, column timestamp: null timestamp \(2 such rows"),
     ],
 )
 def test_what_does_not_fit_is_refused(values, time_format, message, tmp_path):
@@ -128,7 +126,7 @@ def test_what_does_not_fit_is_refused(values, time_format, message, tmp_path):
 
 def test_a_wrong_setting_is_refused():
     with pytest.raises(ValidationError, match="'minutes' has no year"):
-        ParquetConfig(interactions="log.parquet", time_format="minutes")
+        FilesConfig(interactions="log.parquet", time_format="minutes")
 
 
 def test_a_sequence_of_places_is_not_mixed_with_times():

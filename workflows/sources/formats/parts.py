@@ -34,6 +34,26 @@ class Part(ABC):
     names: list[str]
     num_rows: int
 
+    @property
+    def columns(self) -> list[str]:
+        """Its columns and those that its folders name, such as year in year=2024/."""
+        return [*self.names, *(name for name in self.file.partitions if name not in self.names)]
+
+    def kind(self, name: str) -> pa.DataType:
+        """The type of a column of the file or its folders."""
+        return self.type(name) if name in self.names else pa.string()
+
+    def values(self, name: str) -> pa.ChunkedArray:
+        """Read a column of the file or its folders."""
+        if name in self.names:
+            return self.read(name)
+        value = pa.scalar(self.file.partitions[name], pa.string())
+        return pa.chunked_array([pa.repeat(value, self.num_rows)])
+
+    def is_plain_text(self, name: str) -> bool:
+        """Whether a column is text that may stand for numbers."""
+        return self.has_plain_text if name in self.names else True
+
     @abstractmethod
     def type(self, name: str) -> pa.DataType:
         """The type in which the file has a column."""

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
+from urllib.parse import unquote
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.formats.options import Format
@@ -24,9 +25,14 @@ _KINDS: dict[str, Format] = {
     ".jsonl": "json",
     ".ndjson": "json",
 }
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _NAMES = {"parquet": "parquet", "csv": "CSV", "json": "JSON lines"}
 BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 """Errors of a damaged or encrypted archive."""
+
+
+class NoRows(DataError):
+    """There is no file, or no row in the files."""
 
 
 class DataFile(NamedTuple):
@@ -39,11 +45,24 @@ class DataFile(NamedTuple):
         The file within the zip file `path`.
     kind : str
         "parquet", "csv" or "json".
+    folders : tuple of str
+        The names of the folders below the one that was named, or in the zip.
     """
 
     path: Path
     member: str | None
     kind: Format
+    folders: tuple[str, ...] = ()
+
+    @property
+    def partitions(self) -> dict[str, str | None]:
+        """The columns that the folders name, as Hive and Spark do: year=2024."""
+        pairs = (folder.partition("=") for folder in self.folders)
+        return {
+            name: None if value == _NO_VALUE else unquote(value)
+            for name, equals, value in pairs
+            if name and equals
+        }
 
     def __str__(self) -> str:
         return str(self.path / self.member) if self.member else str(self.path)
@@ -74,23 +93,27 @@ def expand(path: Path, format: Format = "auto") -> list[DataFile]:
 
     Raises
     ------
+    NoRows
+        If there is none.
     DataError
-        If there is none, or files of several formats.
+        If there are files of several formats.
     """
     files: set[DataFile] = set()
+    base = path if path.is_dir() else _existing(path)
     for each in _found(path):
         if each.is_dir():
             inside = (file for file in each.rglob("*") if file.is_file())
-            files |= {_data_file(f, None, format) for f in inside if _is_data(f, each, format)}
+            found = [file for file in inside if _is_data(file, each, format)]
+            files |= {_data_file(file, None, format, file.relative_to(base)) for file in found}
         elif each.suffix == ".zip":
             files |= _members(each, format)
         else:
-            files.add(_data_file(each, None, format))
+            files.add(_data_file(each, None, format, each.relative_to(base)))
     if not files and (inner := _inside_zip(path)) is not None:
         files.add(_data_file(*inner, format))
     if not files:
         kind = "data" if format == "auto" else _NAMES[format]
-        raise DataError(f"{path}: no {kind} file there")
+        raise NoRows(f"{path}: no {kind} file there")
     ordered = sorted(files, key=lambda file: _natural(str(file)))
     kinds = {file.kind: file for file in reversed(ordered)}
     if len(kinds) > 1:
@@ -102,16 +125,35 @@ def expand(path: Path, format: Format = "auto") -> list[DataFile]:
     return ordered
 
 
+def same_in_another_format(path: Path) -> Path:
+    """Return `path` or, if nothing is there, the only data file of its name with another ending."""
+    stem = path.name.partition(".")[0]
+    if path.exists() or not path.parent.is_dir() or glob.has_magic(path.name):
+        return path
+    others = [
+        each
+        for each in path.parent.iterdir()
+        if each.name.partition(".")[0] == stem and (_kind_by_name(each) or each.suffix == ".zip")
+    ]
+    return others[0] if len(others) == 1 else path
+
+
 def _found(path: Path) -> Iterable[Path]:
     return [path] if path.exists() else map(Path, glob.glob(_pattern(path), recursive=True))
 
 
 def _pattern(path: Path) -> str:
     """Turn `path` into a glob pattern, escaping special characters in folders that exist."""
-    folder = path
-    while not folder.exists():
-        folder = folder.parent
+    folder = _existing(path)
     return str(Path(glob.escape(str(folder)), path.relative_to(folder)))
+
+
+def _existing(path: Path) -> Path:
+    """The last folder of `path` that exists."""
+    folder = path
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
 
 
 def _is_data(file: PurePath, folder: PurePath, format: Format) -> bool:
@@ -131,9 +173,12 @@ def _kind_by_name(file: PurePath) -> Format | None:
     return _KINDS.get(ending.lower())
 
 
-def _data_file(path: Path, member: str | None, format: Format) -> DataFile:
+def _data_file(
+    path: Path, member: str | None, format: Format, within: PurePath | None = None
+) -> DataFile:
     kind = format if format != "auto" else _kind_by_name(PurePath(member or path))
-    return DataFile(path, member, kind or _kind_by_content(path, member))
+    folders = within.parent.parts if within is not None else ()
+    return DataFile(path, member, kind or _kind_by_content(path, member), folders)
 
 
 def _kind_by_content(path: Path, member: str | None) -> Format:
@@ -157,7 +202,7 @@ def _members(path: Path, format: Format) -> set[DataFile]:
         raise DataError(f"{path}: not a readable zip ({error})") from error
     root = PurePosixPath()
     return {
-        _data_file(path, name, format)
+        _data_file(path, name, format, PurePosixPath(name))
         for name in names
         if _is_data(PurePosixPath(name), root, format)
     }

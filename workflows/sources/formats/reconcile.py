@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,12 +17,20 @@ from twotower.workflows.sources.formats.text_types import as_number, first_not, 
 from twotower.workflows.tables import EXACT, UNREADABLE
 
 
-def joined(
+class Joined(NamedTuple):
+    """The values of a column, and the number of words among numbers that became null."""
+
+    values: pa.ChunkedArray
+    words: int
+
+
+def join(
     values: list[pa.ChunkedArray],
     stored: Sequence[Stored | None],
     parts: Sequence[Part],
     options: ReadOptions,
-) -> pa.ChunkedArray:
+    keep_unsigned: bool = False,
+) -> Joined:
     """Join the parts of a column.
 
     Text of CSV files becomes numbers if all of it can (see `text_types`). A part without any value
@@ -36,19 +45,23 @@ def joined(
         The column in each part; None where it is missing.
     parts : sequence of Part
     options : ReadOptions
+    keep_unsigned : bool
+        Whether uint64 stays as it is.
 
     Raises
     ------
     DataError
         If the types differ otherwise, or are not supported; the message names the file.
     """
+    before = sum(part.null_count for part in values)
     values = _texts_typed(values, stored, parts, options)
+    words = sum(part.null_count for part in values) - before
     kinds: dict[str, Stored] = {}
     for index, place in enumerate(stored):
         if place is None:
             continue
         try:
-            values[index] = tidy(values[index])
+            values[index] = tidy(values[index], keep_unsigned)
         except pa.ArrowNotImplementedError as error:
             raise DataError(f"{place}: {error}") from error
         except UNREADABLE as error:
@@ -57,6 +70,8 @@ def joined(
             kinds.setdefault("times" if is_time(place.type) else str(values[index].type), place)
     if set(kinds) == {"int64", "double"}:
         values = _whole_if_all(values)
+    elif set(kinds) == {"int64", "uint64"} and not _any_negative(values):
+        values = [part if is_untyped(part.type) else part.cast(pa.uint64()) for part in values]
     elif len(kinds) > 1:
         (one, place), (other, differing) = list(kinds.items())[:2]
         raise DataError(
@@ -67,7 +82,12 @@ def joined(
     types = [part.type for part in values]
     kind = min(types, key=lambda each: (is_untyped(each), pa.types.is_null(each)))
     chunks = [chunk for part in values for chunk in part.cast(kind).chunks]
-    return pa.chunked_array(chunks, kind)
+    return Joined(pa.chunked_array(chunks, kind), words)
+
+
+def _any_negative(values: list[pa.ChunkedArray]) -> bool:
+    smallest = [pc.min(part).as_py() for part in values if pa.types.is_int64(part.type)]
+    return any(each is not None and each < 0 for each in smallest)
 
 
 def _texts_typed(
@@ -80,7 +100,9 @@ def _texts_typed(
     texts = [
         index
         for index, place in enumerate(stored)
-        if place is not None and parts[index].has_plain_text and pa.types.is_string(place.type)
+        if place is not None
+        and parts[index].is_plain_text(place.name)
+        and pa.types.is_string(place.type)
     ]
     if not texts:
         return values
@@ -118,13 +140,14 @@ def _known(
         ) from error
 
 
+def all_whole(values: pa.ChunkedArray) -> bool:
+    """Whether all floats are whole numbers, small enough to be exact."""
+    whole = pc.and_(pc.equal(pc.trunc(values), values), pc.less(pc.abs(values), EXACT))
+    return pc.all(whole).as_py() in (True, None)
+
+
 def _whole_if_all(values: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
     """Make integers and floats one type."""
     floats = [part for part in values if pa.types.is_floating(part.type)]
-    whole = all(
-        pc.all(pc.and_(pc.equal(pc.trunc(part), part), pc.less(pc.abs(part), EXACT))).as_py()
-        in (True, None)
-        for part in floats
-    )
-    kind = pa.int64() if whole else pa.float64()
+    kind = pa.int64() if all(map(all_whole, floats)) else pa.float64()
     return [part if is_untyped(part.type) else part.cast(kind) for part in values]

@@ -11,13 +11,14 @@ import pyarrow as pa
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.base import OnMessage, ignore
 from twotower.workflows.sources.columns import Column, Rows, Stored
+from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.formats.delimited import DelimitedPart
 from twotower.workflows.sources.formats.dialect import find_dialect
 from twotower.workflows.sources.formats.json_lines import read_json_lines
 from twotower.workflows.sources.formats.options import ReadOptions
 from twotower.workflows.sources.formats.parts import ParquetPart, Part
-from twotower.workflows.sources.formats.paths import DataFile, expand
-from twotower.workflows.sources.formats.reconcile import joined
+from twotower.workflows.sources.formats.paths import DataFile, NoRows, expand
+from twotower.workflows.sources.formats.reconcile import join
 from twotower.workflows.tables import UNREADABLE
 
 
@@ -41,18 +42,18 @@ class FileTable:
         parts: list[Part],
         options: ReadOptions,
         names: Mapping[str, str],
-        on_message: OnMessage,
+        findings: Findings,
     ):
         self.path, self._parts, self._options = path, parts, options
-        self._names, self._on_message = names, on_message
-        self.names = list(dict.fromkeys(name for part in parts for name in part.names))
+        self._names, self._findings = names, findings
+        self.names = list(dict.fromkeys(name for part in parts for name in part.columns))
         self.rows = Rows([part.place for part in parts], [part.num_rows for part in parts])
         self.num_rows = len(self.rows)
 
     def __contains__(self, name: str) -> bool:
         return self._names.get(name, name) in self.names or name in self.names
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str, keep_unsigned: bool = False) -> Column:
         """Read a column, in its tidy type (see `arrow_types.tidy`).
 
         A part that lacks the column, or has no value in it, has nulls. Without any value in any
@@ -62,6 +63,8 @@ class FileTable:
         ----------
         name : str
             The name here or in the files.
+        keep_unsigned : bool
+            Whether uint64 stays as it is.
 
         Returns
         -------
@@ -88,13 +91,22 @@ class FileTable:
                 values.append(pa.chunked_array([pa.nulls(part.num_rows)]))
                 continue
             try:
-                values.append(part.read(place.name))
+                values.append(part.values(place.name))
             except UNREADABLE as error:
                 if isinstance(error, DataError):
                     raise
                 raise DataError(f"{place}: cannot be read: {error}") from error
-        column = Column(name, joined(values, stored, self._parts, self._options), found, self.rows)
+        joined = join(values, stored, self._parts, self._options, keep_unsigned)
+        column = Column(name, joined.values, found, self.rows)
         self._say_where_missing(column, stored)
+        if joined.words:
+            self._findings.changed(
+                "words_without_value",
+                joined.words,
+                f"column {column.stored_name} of {self.path}: {joined.words:,} words such as NA or "
+                "null among numbers",
+                "they are unknown values",
+            )
         return column
 
     def _say_where_missing(self, column: Column, stored: list[Stored | None]) -> None:
@@ -105,9 +117,12 @@ class FileTable:
         ]
         if lacking:
             rows = sum(part.num_rows for part in lacking)
-            self._on_message(
+            self._findings.changed(
+                "missing_columns",
+                rows,
                 f"column {column.stored_name}: {len(lacking):,} of {len(self._parts):,} files lack "
-                f"it, such as {lacking[0].file}; its {rows:,} values there are unknown"
+                f"it, such as {lacking[0].file}",
+                f"its {rows:,} values there are unknown",
             )
 
     def _stored(self, name: str, part: Part) -> Stored | None:
@@ -118,13 +133,13 @@ class FileTable:
                 "columns: {<name>: ''}, and list that name in place of ''"
             )
         for candidate in (self._names.get(name, name), name):
-            count = part.names.count(candidate)
+            count = part.columns.count(candidate)
             if count > 1:
                 raise DataError(
                     f"{part.file}: {count} columns named {candidate}; give each a different name"
                 )
             if count:
-                return Stored(str(part.file), candidate, part.type(candidate))
+                return Stored(str(part.file), candidate, part.kind(candidate))
         return None
 
 
@@ -145,24 +160,24 @@ def open_table(
     names : mapping of str to str, optional
         Names of columns here -> names in the files, where they differ.
     on_message : callable, optional
-        Called with a line on what was found out, and for each column that some parts lack.
+        `Findings`, or a function that is called with each line.
 
     Raises
     ------
+    NoRows
+        If there is no file or no row.
     DataError
-        If there is no file or no row, or a file cannot be read; the message says what to do.
+        If a file cannot be read; the message says what to do.
     """
-    options = options or ReadOptions()
+    options, findings = options or ReadOptions(), Findings.of(on_message)
     files = expand(path, options.format)
-    parts = [
-        part for part in _parts(files, options, on_message) if part.num_rows or len(files) == 1
-    ]
+    parts = [part for part in _parts(files, options, findings) if part.num_rows or len(files) == 1]
     if not sum(part.num_rows for part in parts):
-        raise DataError(f"{files[0]}: no rows")
-    return FileTable(path, parts, options, names or {}, on_message)
+        raise NoRows(f"{files[0]}: no rows")
+    return FileTable(path, parts, options, names or {}, findings)
 
 
-def _parts(files: list[DataFile], options: ReadOptions, on_message: OnMessage) -> Iterator[Part]:
+def _parts(files: list[DataFile], options: ReadOptions, on_message: Findings) -> Iterator[Part]:
     if files[0].kind == "parquet":
         yield from map(ParquetPart, files)
     elif files[0].kind == "json":

@@ -8,8 +8,8 @@ import pytest
 
 from tests.workflows.sources.conftest import DATES, PAIRS, SECONDS, column, read
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.parquet.config import ParquetConfig
-from twotower.workflows.sources.parquet.source import ParquetSource
+from twotower.workflows.sources.files.config import FilesConfig
+from twotower.workflows.sources.files.source import FilesSource
 
 
 def test_a_column_without_a_name_is_refused_until_it_has_one(tmp_path):
@@ -24,21 +24,24 @@ def test_times_in_one_file_and_numbers_in_another_are_not_mixed(tmp_path):
     (tmp_path / "parts").mkdir()
     PAIRS.assign(timestamp=DATES).to_parquet(tmp_path / "parts" / "a.parquet")
     PAIRS.assign(timestamp=SECONDS * 1000).to_parquet(tmp_path / "parts" / "b.parquet")
-    settings = ParquetConfig(interactions="parts", keep=["timestamp"], duplicates="keep_all")
-    with pytest.raises(DataError, match=r"column timestamp: different types .*\(int64, times\)"):
-        ParquetSource(tmp_path, settings).read()
+    settings = FilesConfig(interactions="parts", keep=["timestamp"], duplicates="keep_all")
+    with pytest.raises(DataError, match=r"column timestamp: int64, but .*a\.parquet has times"):
+        FilesSource(tmp_path, settings).read()
 
 
 def test_a_file_without_any_value_of_a_column_takes_the_type_of_the_others(tmp_path):
     (tmp_path / "parts").mkdir()
     pq.write_table(column(["a", "b"]), tmp_path / "parts" / "a.parquet")
     pq.write_table(column([None, None]), tmp_path / "parts" / "b.parquet")
-    config = ParquetConfig(interactions="parts", keep=["x"], duplicates="keep_all")
-    tables = ParquetSource(tmp_path, config).read()
+    config = FilesConfig(interactions="parts", keep=["x"], duplicates="keep_all")
+    tables = FilesSource(tmp_path, config).read()
     assert tables.interactions["x"].to_pylist() == ["a", "b", None, None]
     (tmp_path / "parts" / "a.parquet").unlink()
-    with pytest.raises(DataError, match="column x: no value in any row; leave the column out"):
-        ParquetSource(tmp_path, config).read()
+    messages = []
+    tables = FilesSource(tmp_path, config).read(on_message=messages.append)
+    assert tables.interactions["x"].to_pylist() == [None, None]
+    line = f"column x of {tmp_path / 'parts'} has no value in any row; its values are unknown"
+    assert messages == [line]
 
 
 @pytest.mark.parametrize("name", ["a [1]", "b*", "c?"])
@@ -48,10 +51,10 @@ def test_folders_mean_themselves_whatever_their_names_have(name, tmp_path):
     (tmp_path / "a 1").mkdir()
     PAIRS.to_parquet(folder / "log.parquet")
     for path in ("log.parquet", "*.parquet", "."):
-        config = ParquetConfig(interactions=path)
-        assert len(ParquetSource(folder, config).read().interactions) == 3
-    config = ParquetConfig(interactions=folder / "*.parquet")
-    assert len(ParquetSource(None, config).read().interactions) == 3
+        config = FilesConfig(interactions=path)
+        assert len(FilesSource(folder, config).read().interactions) == 3
+    config = FilesConfig(interactions=folder / "*.parquet")
+    assert len(FilesSource(None, config).read().interactions) == 3
 
 
 @pytest.mark.parametrize("where", ["table.parquet", "*.parquet", ".", "**/*.parquet"])
@@ -64,7 +67,7 @@ def test_a_folder_may_be_named_like_a_file(where, tmp_path):
         rows.to_parquet(spark / f"{part}.parquet")
     if where != "**/*.parquet":
         PAIRS.to_parquet(spark / "_temporary" / "part-0.parquet")
-    tables = ParquetSource(tmp_path, ParquetConfig(interactions=where)).read()
+    tables = FilesSource(tmp_path, FilesConfig(interactions=where)).read()
     assert tables.interactions["item_id"].to_pylist() == [10, 10, 11]
 
 
@@ -74,14 +77,14 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     )
     pq.write_table(table, tmp_path / "log.parquet")
     with pytest.raises(DataError, match=r"log\.parquet: 2 columns named item_id; give each a diff"):
-        ParquetSource(tmp_path, ParquetConfig(interactions="log.parquet")).read()
+        FilesSource(tmp_path, FilesConfig(interactions="log.parquet")).read()
 
 
 def test_damage_is_reported_wherever_it_is(tmp_path):
     """Bytes changed or the end cut off: the tables are read, or it is a DataError."""
     PAIRS.assign(x=["a", "b", None]).to_parquet(tmp_path / "whole.parquet")
     whole = (tmp_path / "whole.parquet").read_bytes()
-    config = ParquetConfig(interactions="log.parquet", keep=["x"])
+    config = FilesConfig(interactions="log.parquet", keep=["x"])
     refused = 0
     damaged = [whole[:length] for length in range(0, len(whole), 200)]
     # The last bytes are the footer: names, types, sizes and places.
@@ -93,7 +96,7 @@ def test_damage_is_reported_wherever_it_is(tmp_path):
     for data in damaged:
         (tmp_path / "log.parquet").write_bytes(data)
         try:
-            ParquetSource(tmp_path, config).read()
+            FilesSource(tmp_path, config).read()
         except DataError as error:
             assert "log.parquet" in str(error)
             refused += 1

@@ -7,10 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflows.sources.conftest import PAIRS, read
+from tests.workflows.sources.conftest import PAIRS, files_source, read
 from twotower.workflows.errors import DataError
-from twotower.workflows.sources.parquet.config import ParquetConfig
-from twotower.workflows.sources.parquet.source import ParquetSource
 
 
 def test_a_feature_that_differs_from_row_to_row_is_refused_with_a_way_out(tmp_path):
@@ -60,8 +58,8 @@ def test_an_unknown_value_beside_a_known_one_differs(tmp_path):
 def test_equal_values_do_not_differ(same, other, tmp_path):
     log = pa.table({"user_id": [2, 2, 1], "item_id": [10, 11, 10], "x": [*same, other]})
     pq.write_table(log, tmp_path / "log.parquet")
-    config = ParquetConfig(interactions="log.parquet", user_features=["x"])
-    assert ParquetSource(tmp_path, config).read().users["x"][0].as_py() == other
+    source = files_source(tmp_path, interactions="log.parquet", user_features=["x"])
+    assert source.read().users["x"][0].as_py() == other
 
 
 @pytest.mark.parametrize(
@@ -70,9 +68,9 @@ def test_equal_values_do_not_differ(same, other, tmp_path):
 def test_different_values_differ_beside_nulls(one, other, tmp_path):
     log = pa.table({"user_id": [1, 2, 2], "item_id": [10, 10, 11], "x": [None, one, other]})
     pq.write_table(log, tmp_path / "log.parquet")
-    config = ParquetConfig(interactions="log.parquet", user_features=["x"])
+    source = files_source(tmp_path, interactions="log.parquet", user_features=["x"])
     with pytest.raises(DataError, match=r"row 2, column x: .* for user_id 2, which has "):
-        ParquetSource(tmp_path, config).read()
+        source.read()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
-"""The parquet source: mapped columns, given tables and derived ones."""
+"""The source of files: mapped columns, given tables and derived ones."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
 
+from tests.workflows.sources.conftest import files_source
 from twotower.workflows.errors import DataError
 from twotower.workflows.ingest import IngestConfig, ingest
-from twotower.workflows.sources.parquet.config import ParquetConfig
-from twotower.workflows.sources.parquet.source import ParquetSource
+from twotower.workflows.sources.files.config import FilesConfig
+from twotower.workflows.sources.files.source import FilesSource
+from twotower.workflows.sources.wanted import Wanted
 
 ROWS = pd.DataFrame(
     {
@@ -26,7 +28,7 @@ ROWS = pd.DataFrame(
 COLUMNS = {"user_id": "uid", "item_id": "sku", "timestamp": "when", "rating": "stars"}
 
 
-def config(**changes) -> ParquetConfig:
+def source(folder, **changes) -> FilesSource:
     settings = {
         "interactions": "log.parquet",
         "columns": COLUMNS,
@@ -36,7 +38,7 @@ def config(**changes) -> ParquetConfig:
         "duplicates": "keep_all",
         "differing": "keep_last",
     }
-    return ParquetConfig(**{**settings, **changes})
+    return files_source(folder, **{**settings, **changes})
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def folder(tmp_path):
 
 
 def test_columns_are_renamed_typed_and_in_file_order(folder):
-    interactions = ParquetSource(folder, config()).read().interactions
+    interactions = source(folder).read().interactions
     assert interactions.to_pydict() == {
         "user_id": [7, 3, 7, 3],
         "item_id": [20, 10, 10, 10],
@@ -58,7 +60,7 @@ def test_columns_are_renamed_typed_and_in_file_order(folder):
 
 
 def test_without_tables_the_last_row_of_a_user_or_item_wins(folder):
-    tables = ParquetSource(folder, config()).read()
+    tables = source(folder).read()
     assert tables.users.to_pydict() == {"user_id": [3, 7], "city": [None, "Bari"]}
     assert tables.items.to_pydict() == {"item_id": [10, 20], "price": [8, 5]}
     assert str(tables.items["price"].type) == "int64"
@@ -66,14 +68,12 @@ def test_without_tables_the_last_row_of_a_user_or_item_wins(folder):
 
 def test_whole_numbers_beside_nulls_are_whole_and_exact(folder):
     ROWS.assign(price=pd.array([5, 2**60 + 1, None, 8], "Int64")).to_parquet(folder / "log.parquet")
-    read = (
-        ParquetSource(folder, config(keep=["price"], item_features=[])).read().interactions["price"]
-    )
+    read = source(folder, keep=["price"], item_features=[]).read().interactions["price"]
     assert read.to_pylist() == [5, 2**60 + 1, None, 8]
 
 
 def test_keep_last_leaves_the_later_row_of_a_pair(folder):
-    interactions = ParquetSource(folder, config(duplicates="keep_last")).read().interactions
+    interactions = source(folder, duplicates="keep_last").read().interactions
     assert interactions["item_id"].to_pylist() == [20, 10, 10]
     assert interactions["rating"].to_pylist() == [5.0, 3.0, 2.0]
 
@@ -81,7 +81,7 @@ def test_keep_last_leaves_the_later_row_of_a_pair(folder):
 def test_given_tables_may_use_either_name(folder):
     pd.DataFrame({"user_id": [9, 7, 3], "city": ["x", "y", "z"]}).to_parquet(folder / "u.parquet")
     pd.DataFrame({"sku": [20, 10], "price": [1, 2]}).to_parquet(folder / "i.parquet")
-    tables = ParquetSource(folder, config(users="u.parquet", items="i.parquet")).read()
+    tables = source(folder, users="u.parquet", items="i.parquet").read()
     assert tables.users.to_pydict() == {"user_id": [9, 7, 3], "city": ["x", "y", "z"]}
     assert tables.items.to_pydict() == {"item_id": [20, 10], "price": [1, 2]}
     assert str(tables.items["price"].type) == "int64"
@@ -92,8 +92,8 @@ def test_a_folder_or_glob_is_read_in_natural_order(folder, where):
     (folder / "parts").mkdir()
     for name, part in (("part.2", ROWS[:1]), ("part.10", ROWS[1:])):
         part.to_parquet(folder / "parts" / f"{name}.parquet")
-    tables = ParquetSource(folder, config(interactions=where)).read()
-    whole = ParquetSource(folder, config()).read()
+    tables = source(folder, interactions=where).read()
+    whole = source(folder).read()
     assert [t.to_pydict() for t in tables] == [t.to_pydict() for t in whole]
 
 
@@ -102,7 +102,7 @@ def test_rows_are_counted_within_their_file(folder):
     ROWS[:3].to_parquet(folder / "parts" / "a.parquet")
     ROWS[3:].to_parquet(folder / "parts" / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet, row 1: .* already in .*a\.parquet, row 2"):
-        ParquetSource(folder, config(interactions="parts", duplicates="error")).read()
+        source(folder, interactions="parts", duplicates="error").read()
 
 
 def test_categories_and_lists_are_kept_as_values(tmp_path):
@@ -115,36 +115,34 @@ def test_categories_and_lists_are_kept_as_values(tmp_path):
         }
     )
     rows.to_parquet(tmp_path / "log.parquet")
-    settings = ParquetConfig(
+    tables = files_source(
+        tmp_path,
         interactions="log.parquet",
         user_features=["kind"],
         item_features=["genres"],
         differing="keep_last",
-    )
-    tables = ParquetSource(tmp_path, settings).read()
+    ).read()
     assert tables.users.to_pydict() == {"user_id": [1, 2], "kind": ["a", "b"]}
     assert tables.items.to_pydict() == {"item_id": [1], "genres": [["x", "y"]]}
 
 
 def test_progress_ends_at_its_total(folder):
     seen = []
-    ParquetSource(folder, config()).read(progress=lambda done, total: seen.append((done, total)))
+    source(folder).read(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
 
 def test_ali_ccp_sample_in_merlin_names(ali_ccp_parquet, tmp_path):
     user = ["user_profile", "user_gender", "user_age", "user_geography", "user_brands"]
     item = ["item_category", "item_shop", "item_brand", "item_intention"]
-    settings = ParquetConfig(
+    settings = FilesConfig(
         interactions="train.parquet",
         keep=["click", "conversion"],
-        user_features=user,
-        item_features=item,
         duplicates="keep_all",
         differing="keep_last",
     )
-    source = IngestConfig(source="parquet", path=ali_ccp_parquet, parquet=settings)
-    report = ingest(source, tmp_path)
+    source = IngestConfig(source="files", path=ali_ccp_parquet, files=settings)
+    report = ingest(source, tmp_path, wanted=Wanted(users=tuple(user), items=tuple(item)))
     raw = pd.read_parquet(ali_ccp_parquet / "train.parquet")
     interactions = pd.read_parquet(tmp_path / "interactions.parquet")
     assert report.interactions == len(interactions) == len(raw) == 100

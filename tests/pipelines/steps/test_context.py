@@ -1,0 +1,207 @@
+"""Features of the context, from the interactions to the metrics: the item depends on the month."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.pipelines.steps.test_preprocess import ingested
+from twotower.pipelines.config import parse_config, set_keys
+from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.evaluate import Evaluator, evaluate
+from twotower.pipelines.steps.export import export
+from twotower.pipelines.steps.preprocess import (
+    load_contexts,
+    load_split,
+    load_tables,
+    load_training_data,
+    preprocess,
+)
+from twotower.pipelines.steps.train import train
+from twotower.pipelines.steps.update import update
+from twotower.serving.local import LocalVersion
+
+TASTES, MONTHS, EACH = 4, ("Jan", "Feb", "Mar", "Apr"), 10
+N_ITEMS = TASTES * len(MONTHS) * EACH
+SETTINGS = {
+    "training.batch_size": 128,
+    "training.epochs": 12,
+    "training.learning_rate": 0.05,
+    "model.dim": 16,
+    "evaluation.ks": [5],
+    "training.monitor": "ndcg@5",
+    "evaluation.baselines": ["popularity", "itemknn"],
+}
+CONTEXT = {"features.context": ["month"], "features.context_numeric": ["size"]}
+
+
+def seasons(users: int = 160, per_month: int = 4) -> pd.DataFrame:
+    """Every user likes the items of a taste, other ones every month."""
+    draw = np.random.default_rng(0)
+    rows = [
+        (user, (user % TASTES * len(MONTHS) + month) * EACH + item, MONTHS[month])
+        for user in range(users)
+        for month in range(len(MONTHS))
+        for item in draw.choice(EACH, per_month, replace=False)
+    ]
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "month"])
+    table["size"] = draw.normal(size=len(table))
+    return table.sample(frac=1, random_state=0).reset_index(drop=True)
+
+
+def trained(folder, **settings) -> Run:
+    run = ingested(folder, seasons(), **SETTINGS, **settings)
+    preprocess(run)
+    train(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def with_context(tmp_path_factory) -> Run:
+    return trained(tmp_path_factory.mktemp("with"), **CONTEXT)
+
+
+def test_the_context_decides_what_is_found(with_context, tmp_path):
+    found = evaluate(with_context)
+    without = evaluate(trained(tmp_path))
+    assert found["two-tower"]["recall@5"] > 0.7
+    assert without["two-tower"]["recall@5"] < 0.3
+    # Baselines do not know the context.
+    assert found["itemknn"]["recall@5"] < 0.3
+    assert found["two-tower"]["users"] == without["two-tower"]["users"]
+    assert "each pair in its own context" in with_context.notes("evaluate")["protocol"]["ranking"]
+
+
+def test_every_positive_has_the_context_of_its_row(with_context):
+    data = load_training_data(with_context)
+    assert set(data.contexts) == {"month", "size"} and data.context_rows.dtype == np.int32
+    rows = load_split(with_context.path / "processed")["train"]
+    raw = seasons().merge(rows, on=["user_id", "item_id"], how="right")
+    months = data.contexts["month"][data.context_rows, 0]
+    assert len(set(zip(raw["month"], months, strict=True))) == len(MONTHS)
+    sizes = data.contexts["size"][data.context_rows, 0]
+    assert np.corrcoef(raw["size"], sizes)[0, 1] > 0.9999
+    # The user table has the codes of a context that is not given.
+    assert (data.users["month"] == 2).all() and (data.users["size"] == 0).all()
+
+
+def test_the_queries_of_the_evaluation_have_their_own_context(with_context):
+    evaluator = Evaluator(with_context, "test")
+    rows = load_split(with_context.path / "processed")["test"]
+    queries = evaluator.queries
+    assert len(queries.users) == len(rows[["user_row", "context_row"]].drop_duplicates())
+    assert queries.relevant.sum() == len(rows)
+    from twotower.models.training.saving import load
+    from twotower.models.two_tower import embed
+
+    model = load(with_context.path / "model").model
+    users, items = load_tables(with_context)
+    scorer = evaluator.tower_scorer(model, users, items)
+    place = len(queries.users) // 2
+    user, context = queries.users[place], queries.contexts[place]
+    features = {name: column[[user]] for name, column in users.items()}
+    features |= {name: each[[context]] for name, each in load_contexts(with_context).items()}
+    np.testing.assert_allclose(
+        scorer.users[[place]], embed(model.query_encoder, features), atol=1e-6
+    )
+    whole = evaluator.evaluate(scorer)
+    evaluator.sample(40)
+    some = evaluator.evaluate(evaluator.tower_scorer(model, users, items))
+    assert some.users == 40 and abs(some.values["recall@5"] - whole.values["recall@5"]) < 0.15
+
+
+def test_the_closed_form_refuses_a_context():
+    tree = {
+        "name": "made-up",
+        "ingest": {"source": "synthetic"},
+        "training": {"start": {}},
+        "features": {"history": 5, "context": ["month"]},
+        "model": {"history_pooling": "sum", "normalize": False},
+    }
+    with pytest.raises(ConfigError, match=r"it needs features\.context and features\.context_nu"):
+        parse_config(tree, "here")
+    parse_config(set_keys(tree, {"features.context": []}, "here"), "here")
+
+
+@pytest.fixture(scope="module")
+def exported(with_context):
+    """The compiled and the stock ensemble of the same towers."""
+    versions = {}
+    for runtime in ("compiled", "merlin"):
+        with_context.override((f"serving.runtime={runtime}",))
+        number = export(with_context)["version"]
+        versions[runtime] = LocalVersion(with_context.path / TRITON / "retrieval" / str(number))
+    return versions
+
+
+def by_the_towers(run: Run, users: np.ndarray, months: list, sizes: list) -> np.ndarray:
+    """Scores of all items by the trained towers, with NVTabular's codes of the context."""
+    from twotower.models.training.saving import load
+    from twotower.models.two_tower import embed
+    from twotower.workflows.features.context import encode_context
+    from twotower.workflows.features.encode import as_arrays, load_workflow
+
+    model, (table, items) = load(run.path / "model").model, load_tables(run)
+    features = {name: column[users] for name, column in table.items()}
+    given = pd.DataFrame({"month": months, "size": sizes})
+    workflow = load_workflow(run.path / "workflow")
+    features |= as_arrays(encode_context(workflow, given, run.config.features), {})
+    return embed(model.query_encoder, features) @ embed(model.candidate_encoder, items).T
+
+
+@pytest.mark.parametrize("runtime", ["compiled", "merlin"])
+def test_an_answer_depends_on_the_month_of_the_request(with_context, exported, runtime):
+    version, users = exported[runtime], np.repeat(np.arange(8), 4)
+    assert version.contract.features["month"] == "BYTES"
+    assert version.contract.features["size"] == "FP64"
+    months, sizes = [*MONTHS] * 8, np.linspace(-2, 2, 32).tolist()
+    found, scores = version.answer(users, 5, features={"month": months, "size": sizes})
+    expected = by_the_towers(with_context, users, months, sizes)
+    best = np.argsort(-expected, axis=1, kind="stable")[:, :5]
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, best, 1), atol=2e-6)
+    assert (found == best).mean() > 0.98  # equal scores may be swapped
+    groups = found // EACH
+    assert (groups == (users % TASTES * 4 + np.arange(32) % 4)[:, None]).mean() > 0.9
+    # One by one, and with another user's month between them.
+    for row in (0, 5, 31):
+        alone, _ = version.answer(
+            users[[row]], 5, features={"month": months[row : row + 1], "size": sizes[row : row + 1]}
+        )
+        np.testing.assert_array_equal(alone[0], found[row])
+
+
+@pytest.mark.parametrize("runtime", ["compiled", "merlin"])
+def test_an_unknown_month_is_one_that_is_not_given(exported, runtime):
+    version, users = exported[runtime], np.array([3, 4, 999])
+    absent = version.answer(users, 5)
+    unknown = version.answer(users, 5, features={"month": ["Okt", "May", ""]})
+    np.testing.assert_array_equal(absent[0], unknown[0])
+    np.testing.assert_allclose(absent[1], unknown[1], atol=1e-6)
+    # A vector that was cached for a user without a month does not answer for one with a month.
+    again = version.answer(users[:2], 5, features={"month": ["Jan", "Feb"]})
+    assert (again[0] != absent[0][:2]).any()
+    np.testing.assert_array_equal(version.answer(users, 5)[0], absent[0])
+    # A null is not an unknown value: no row had one in training, so its embedding is as it began.
+    null = version.answer(users[:2], 5, features={"month": [None, None]})
+    assert null[0].shape == (2, 5)
+
+
+def test_an_update_learns_new_months(with_context, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("day")
+    run = Run(shutil.copytree(with_context.path, folder / "run"))
+    day = seasons(users=200, per_month=3).assign(month="May")
+    day[::2].to_parquet(folder / "ev.parquet")
+    before = load_contexts(run)
+    number = update(run, folder, anyway=True)
+    contexts, data = load_contexts(run), load_training_data(run)
+    assert before["month"].max() == 2 + len(MONTHS) and contexts["month"].max() == 3 + len(MONTHS)
+    assert (contexts["month"][data.context_rows[-50:]] == 3 + len(MONTHS)).all()
+    version = LocalVersion(run.path / TRITON / "retrieval" / str(number))
+    answers = [
+        version.answer(np.arange(9), 5, features={"month": [m] * 9})[0] for m in ("May", "?")
+    ]
+    assert (answers[0] != answers[1]).any()

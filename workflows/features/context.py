@@ -1,0 +1,81 @@
+"""The context of interactions: what the query tower reads of a row, and not of its user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from twotower.workflows.features.config import FeaturesConfig
+from twotower.workflows.features.encode import encode
+
+if TYPE_CHECKING:
+    import nvtabular as nvt
+
+UNKNOWN = 2
+"""Categorify's code of a value that is not in the vocabulary, and of a context not given."""
+
+
+def add_context(
+    pairs: pd.DataFrame, positives: pd.DataFrame, config: FeaturesConfig
+) -> pd.DataFrame:
+    """Add to pairs the context of each.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        The columns user_id and item_id; each pair once.
+    positives : DataFrame
+        The positive rows, among them all of `pairs`.
+    config : FeaturesConfig
+
+    Returns
+    -------
+    DataFrame
+        user_id, item_id and the columns of the context, with the index of `pairs`. A repeated pair
+        has the context of its last row.
+    """
+    keys = [config.user_id, config.item_id]
+    if not config.context_columns:
+        return pairs[keys]
+    last = positives[[*keys, *config.context_columns]].drop_duplicates(keys, keep="last")
+    return pairs[keys].merge(last, on=keys, how="left").set_index(pairs.index)
+
+
+def distinct_contexts(
+    rows: pd.DataFrame, config: FeaturesConfig
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Number the different contexts of `rows`.
+
+    Returns
+    -------
+    numbers : ndarray of int32, shape (len(rows),)
+    contexts : DataFrame
+        The contexts by number. Nulls are equal to each other.
+    """
+    context = rows[config.context_columns]
+    numbers = np.zeros(len(context), np.int64)
+    for column in context:
+        codes = pd.factorize(context[column])[0] + 1
+        numbers = np.unique(numbers * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
+    first = np.unique(numbers, return_index=True)[1]
+    return numbers.astype(np.int32), context.iloc[first].reset_index(drop=True)
+
+
+def encode_context(
+    workflow: nvt.Workflow, contexts: pd.DataFrame, config: FeaturesConfig
+) -> pd.DataFrame:
+    """Encode contexts with the Subgraph "user" of a fitted feature graph; see `encode`."""
+    return encode(workflow, "user", contexts, without=config.sides[0].columns)
+
+
+def add_unknown_context(encoded: pd.DataFrame, config: FeaturesConfig) -> pd.DataFrame:
+    """Add to the encoded user table the columns of a context that is not given.
+
+    A category is out of vocabulary, as an unknown value is; a number is the mean.
+    """
+    side = config.of_interaction.internal
+    unknown = {name: np.full(len(encoded), UNKNOWN, np.int32) for name in side.categorical}
+    mean = {name: np.zeros(len(encoded), np.float32) for name in side.numeric}
+    return encoded.assign(**unknown, **mean)

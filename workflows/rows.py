@@ -1,0 +1,74 @@
+"""Rows of the tidy tables that the data lacks, and the columns that an update needs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from twotower.workflows.availability import AVAILABLE
+from twotower.workflows.ids import RunIds
+from twotower.workflows.sources.findings import Findings
+from twotower.workflows.sources.wanted import Wanted
+from twotower.workflows.tables import Tables, sorted_by_id
+
+
+def with_all_rows(
+    tables: Tables, ids: RunIds, findings: Findings, before: Tables | None = None
+) -> Tables:
+    """Add a row of unknown features for each user and item of the interactions that has none.
+
+    Parameters
+    ----------
+    tables : Tables
+        With codes as ids.
+    ids : RunIds
+    findings : Findings
+        Gets the number of added rows, if the table has features.
+    before : Tables, optional
+        The tables before an update, whose users and items need no new row.
+
+    Returns
+    -------
+    Tables
+        Users and items are sorted by id.
+    """
+    found = {}
+    for name, key, known in (("users", "user_id", ids.users), ("items", "item_id", ids.items)):
+        table = getattr(tables, name)
+        codes = np.unique(tables.interactions[key].to_numpy())
+        there = [
+            table[key].to_numpy(),
+            *([getattr(before, name)[key].to_numpy()] if before else []),
+        ]
+        missing = codes[~np.isin(codes, np.concatenate(there))]
+        if len(missing) and table.num_columns > 1:
+            findings.changed(
+                f"{name}_without_row",
+                len(missing),
+                f"{len(missing):,} of {len(codes):,} {name} in the interactions have no row in the "
+                f"table of {name}, such as {known.decode(missing[:1])[0]!r}",
+                "their features are unknown",
+            )
+        columns = {
+            field.name: pa.array(missing)
+            if field.name == key
+            else pa.nulls(len(missing), field.type)
+            for field in table.schema
+        }
+        if AVAILABLE in columns:
+            columns[AVAILABLE] = pa.array([True] * len(missing))
+        both = pa.concat_tables([table, pa.table(columns, schema=table.schema)])
+        found[name] = sorted_by_id(both) if len(missing) else table
+    return tables._replace(**found)
+
+
+def wanted_again(wanted: Wanted, before: Tables, ids: RunIds) -> Wanted:
+    """The columns of the tidy tables, with their types, for an update."""
+    interactions, users, items = (
+        tuple(name for name in table.column_names if name not in ("user_id", "item_id", AVAILABLE))
+        for table in before
+    )
+    types = {field.name: field.type for table in before for field in table.schema}
+    return wanted._replace(
+        interactions=interactions, users=users, items=items, types={**types, **ids.types}
+    )
