@@ -91,11 +91,13 @@ class Published(Source):
         return place and place.root
 
     def files(self) -> list[Path]:
-        """All files of the place, or the zip."""
+        """The files that are read, or the zip."""
         place = self._place(self.path)
         if not place.root.is_dir():
             return [place.root]
-        return sorted(place.path(name) for name in place.names)
+        config = self.interactions(place)
+        names = [*(config.paths if config else ()), *self.side_files(place).values()]
+        return [place.folder / name for name in names]
 
     def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:
         """Read all tables. `progress` counts the columns of the interactions."""
@@ -119,12 +121,14 @@ class Published(Source):
         if config is not None:
             source = self._files_source(place, config)
             tables = source.read_update(place.folder, id_types, progress, findings)
-        return self._completed(place, tables, id_types, findings)
+        completed = self._completed(place, tables, id_types, findings)
+        # Without a file of their own, users and items keep the rows that they have.
+        given = ("interactions", *self.side_files(place))
+        return {name: completed[name] for name in given if name in completed}
 
     def _files_source(self, place: Place, config: FilesConfig) -> FilesSource:
-        """The source of the interactions, and of the sides that have no file of their own."""
-        own = {side: () for side in self.side_files(place)}
-        return FilesSource(place.folder, config, self.wanted._replace(**own))
+        """The source of the interactions; they have no features of users or items."""
+        return FilesSource(place.folder, config, self.wanted._replace(users=(), items=()))
 
     def _completed(
         self,

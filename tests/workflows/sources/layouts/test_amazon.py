@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
 from tests.workflows.sources.layouts.conftest import (
@@ -14,7 +15,8 @@ from tests.workflows.sources.layouts.conftest import (
     write_lines,
 )
 from twotower.workflows.errors import DataError
-from twotower.workflows.ingest import detect_source
+from twotower.workflows.ids import RunIds
+from twotower.workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
 from twotower.workflows.sources.layouts.amazon import Amazon
 
 HEADER = "user_id,parent_asin,rating,timestamp"
@@ -97,6 +99,28 @@ def test_other_files_are_not_taken_for_reviews(lines, tmp_path):
     for name in ("data.csv", "data.json", "meta_data.json"):
         folder = write_lines(tmp_path / name, {name: lines})
         assert detect_source(folder) is None
+
+
+def test_a_day_without_products_keeps_those_before(tmp_path):
+    base = {"All_Beauty.jsonl": REVIEWS_2023, "meta_All_Beauty.jsonl": PRODUCTS["2023"]}
+    path = write_lines(tmp_path / "base", base)
+    config, data = IngestConfig(source="amazon", path=path), tmp_path / "data"
+    ingest(config, data)
+    review = {**REVIEWS_2023[0], "timestamp": 1500000000000, "parent_asin": "B00NEW0000"}
+    known = {**REVIEWS_2023[1], "timestamp": 1500000000000, "user_id": "ANEWONE"}
+    day = write_lines(tmp_path / "day", {"more.jsonl": [review, known]})
+    for place in (day, day / "more.jsonl"):
+        merged = ingest_more(config, data, place).merged
+        ids = RunIds.read(data).items.extend(pa.array(["B00NEW0000"]))
+        titles = zip(
+            ids.decode(merged.items["item_id"].to_numpy()), merged.items["title"], strict=True
+        )
+        assert {item: title.as_py() for item, title in titles} == {
+            "0700099867": "It's",
+            "B00NH13Q8W": None,
+            "B00NEW0000": None,
+        }
+        assert len(merged.interactions) == 5
 
 
 def test_what_is_unclear_is_refused(tmp_path):

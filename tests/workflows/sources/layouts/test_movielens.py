@@ -25,6 +25,8 @@ def test_the_csv_editions(tmp_path):
     assert str(tables.interactions.schema.field("rating").type) == "float"
     assert plain(tables.users) == {"user_id": [1, 2]}
     assert plain(tables.items) == ITEMS
+    files = MovieLensCSV(tmp_path).files()
+    assert files == [tmp_path / "ml-25m" / name for name in ("ratings.csv", "movies.csv")]
 
 
 def test_the_10m_edition(tmp_path):
