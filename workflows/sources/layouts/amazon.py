@@ -35,7 +35,7 @@ _JSON = (
 _HEADER = ["user_id", "parent_asin", "rating", "timestamp"]
 _PRODUCT = re.compile(r"[0-9A-Z]{10}")
 _RATING, _SECONDS = re.compile(r"[1-5]\.0"), re.compile(r"[0-9]{9,10}")
-_ENDING = re.compile(r"\.(json|jsonl|csv)(\.gz)?")
+_ENDING = re.compile(r"\.(json|jsonl|csv)(\.gz)?$")
 _SAMPLE_LINES = 20
 _PRODUCT_SCHEMA = pa.schema(
     {
@@ -129,7 +129,7 @@ def _products(place: Place) -> list[str]:
 
 
 def _is_text(name: str) -> bool:
-    return bool(_ENDING.fullmatch("".join(Path(name).suffixes[-2:]))) or name.endswith(".jsonl")
+    return bool(_ENDING.search(name))
 
 
 def _columns(lines: list[str]) -> Columns | None:
