@@ -383,4 +383,15 @@ def parse(model: type[Model], tree: Any, where: str) -> Model:
 
 def to_yaml(config: Config) -> str:
     """Return the whole configuration, with defaults, as YAML that `load_config` reads."""
-    return yaml.safe_dump(json.loads(config.json()), sort_keys=False)
+    return yaml.safe_dump(as_tree(config), sort_keys=False)
+
+
+def as_tree(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain values, defaults included."""
+    return json.loads(config.json())
+
+
+def as_text(value: Any) -> str:
+    """Return `value` as one line of YAML, as --set reads it."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.panel import Panel
@@ -20,6 +21,9 @@ from twotower.pipelines.timeline import (
     recorded,
     timeline_table,
 )
+
+if TYPE_CHECKING:
+    from twotower.pipelines.verdict.auto import Auto
 
 DOWNLOADS = Path("data")
 
@@ -103,14 +107,27 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
     return load_config(path, overrides, archive), f"data: {archive}"
 
 
-def main_job(config: Config, path: Path | None = None) -> Run:
-    """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton."""
+def main_job(config: Config, path: Path | None = None, auto: Auto | None = None) -> Run:
+    """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton.
+
+    Parameters
+    ----------
+    config : Config
+    path : Path, optional
+        The run folder; default: runs/<name>.
+    auto : Auto, optional
+        Try the recipes first and take the best one.
+
+    Returns
+    -------
+    Run
+    """
     from twotower.pipelines.steps.query import demonstrate, example_users
 
     run = Run.create(config, path)
     with recorded() as timeline, run.writing("run"):
         say(f"run folder: {run.path}")
-        fit_and_publish(run)
+        fit_and_publish(run, auto)
         demonstrate(run)
     write_atomically(run.path / FILE, timeline.to_json())
     console.print(timeline_table(timeline))
@@ -121,10 +138,16 @@ def main_job(config: Config, path: Path | None = None) -> Run:
     return run
 
 
-def fit_and_publish(run: Run) -> None:
+def fit_and_publish(run: Run, auto: Auto | None = None) -> None:
     """Ingest, preprocess, train, evaluate, export and publish.
 
     What the data and the settings make impossible is refused before TensorFlow is imported.
+
+    Parameters
+    ----------
+    run : Run
+    auto : Auto, optional
+        Try the recipes after ingesting, and go on with the best one.
     """
     from twotower.pipelines.steps.evaluate import check_baselines, evaluate
     from twotower.pipelines.steps.export import export
@@ -133,17 +156,21 @@ def fit_and_publish(run: Run) -> None:
     from twotower.pipelines.steps.publish import publish
     from twotower.pipelines.steps.query import shown_items
     from twotower.pipelines.steps.train import check_training, train
+    from twotower.pipelines.verdict.auto import choose_recipe
 
     ingest(run)
     shown_items(run)
     ahead = split_ahead(run)
     train_part = ahead[ahead["part"] == "train"]
+    if auto is not None:
+        choose_recipe(run, auto)
     check_training(run.config, train_part)
     check_baselines(run.config, train_part)
     with stage("import") as (_, result):
         load_libraries()
         result("TensorFlow and Merlin")
-    preprocess(run)
+    if auto is None:
+        preprocess(run)
     train(run)
     evaluate(run)
     export(run)
