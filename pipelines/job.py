@@ -73,7 +73,7 @@ def choose(
             )
         name, place = found
         line = f"data: {place}, recognised as {SOURCES[name].contents}"
-        return load_config(SOURCES[name].config(data), overrides, data), line
+        return load_config(SOURCES[name].shipped_config(data), overrides, data), line
     if config is not None:
         chosen = load_config(config, overrides)
         if chosen.ingest.source != "ml-1m" or chosen.ingest.path is not None:

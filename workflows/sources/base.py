@@ -99,7 +99,7 @@ class Source(ABC):
         return None
 
     @classmethod
-    def config(cls, path: Path) -> str:
+    def shipped_config(cls, path: Path) -> str:
         """Return the name of the shipped configuration for the data that `recognise` finds."""
         return cls.name
 

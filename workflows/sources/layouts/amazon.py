@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Amazon(Published):
         return bool(_reviews(place) or _products(place))
 
     @classmethod
-    def config(cls, path: Path) -> str:
+    def shipped_config(cls, path: Path) -> str:
         """The configuration without or with features of products."""
         place = cls.find(path)
         return "amazon-products" if place is not None and _products(place) else "amazon"
@@ -157,7 +157,8 @@ def _columns(lines: list[str]) -> Columns | None:
 
 def _parsed(line: str) -> dict[str, Any] | None:
     """Parse a JSON object or, as in the products of 2014, a Python dictionary."""
-    for parse in (json.loads, ast.literal_eval):
+    parsers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
+    for parse in parsers:
         try:
             row = parse(line)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -96,7 +96,8 @@ class Published(Source):
         if not place.root.is_dir():
             return [place.root]
         config = self.interactions(place)
-        names = [*(config.paths if config else ()), *self.side_files(place).values()]
+        names: list[str | Path] = [*(config.paths if config else ())]
+        names += self.side_files(place).values()
         return [place.folder / name for name in names]
 
     def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:

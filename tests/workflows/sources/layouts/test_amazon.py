@@ -55,7 +55,7 @@ def test_each_form_gives_the_same_interactions(form, tmp_path):
     folder = write_lines(tmp_path / "amazon", {name: lines})
     assert detect_source(folder) == ("amazon", folder)
     assert detect_source(folder / name) == ("amazon", folder / name)
-    assert Amazon.config(folder) == "amazon"
+    assert Amazon.shipped_config(folder) == "amazon"
     for path in (folder, folder / name):
         tables = Amazon(path).read()
         assert plain(tables.interactions) == INTERACTIONS
@@ -68,7 +68,7 @@ def test_products_have_a_title_a_brand_and_categories(year, tmp_path):
     name, lines = FORMS["2023" if year == "2023" else "2014 or 2018"]
     files = {name: lines, "meta_Beauty.json.gz": PRODUCTS[year]}
     folder = write_lines(tmp_path / "amazon", files)
-    assert Amazon.config(folder) == "amazon-products"
+    assert Amazon.shipped_config(folder) == "amazon-products"
     messages: list[str] = []
     tables = Amazon(folder).read(on_message=messages.append)
     rows = {row["item_id"]: row for row in tables.items.to_pylist()}
