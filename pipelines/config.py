@@ -26,6 +26,8 @@ from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.split import SplitConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT_CONFIG = Path("twotower.yaml")
+"""What `twotower init` writes and `twotower run` uses, in the working directory."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -383,4 +385,15 @@ def parse(model: type[Model], tree: Any, where: str) -> Model:
 
 def to_yaml(config: Config) -> str:
     """Return the whole configuration, with defaults, as YAML that `load_config` reads."""
-    return yaml.safe_dump(json.loads(config.json()), sort_keys=False)
+    return yaml.safe_dump(as_tree(config), sort_keys=False)
+
+
+def as_tree(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain values, defaults included."""
+    return json.loads(config.json())
+
+
+def as_text(value: Any) -> str:
+    """Return `value` as one line of YAML, as --set reads it."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")

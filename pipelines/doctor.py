@@ -30,41 +30,48 @@ MODULES = (
 """What training and export import, besides what `check_serving` looks for."""
 
 
-def doctor() -> bool:
+def doctor() -> list[Check]:
     """Print installed versions and checks of the installation.
 
     Returns
     -------
-    bool
-        True if everything needed is installed.
+    list of Check
+        All are `ok` if everything needed is installed.
     """
-    from twotower.serving.doctor import check_serving
+    from twotower.serving.doctor import Check, check_serving
 
-    missing = [name for name in MODULES if not _installed(name)]
-    if "pydantic" not in missing:
+    if _installed("pydantic"):
         _print_versions()
-    checks = Table("check", "", "found", "how to get it", title="checks", title_justify="left")
-    for name in MODULES:
-        if name in missing:
-            checks.add_row(name, "[red]missing[/]", "", "make env")
-        else:
-            checks.add_row(name, "[green]ok[/]", "installed", "")
-    found = check_serving()
-    _add_rows(checks, found, "missing")
+    checks = [
+        Check(name, True, "installed") if _installed(name) else Check(name, False, "", "make env")
+        for name in MODULES
+    ]
+    checks += check_serving()
     gpu = _gpu()
-    checks.add_row("GPU", "[green]ok[/]" if gpu else "-", Text(gpu or "none; CPU"), "")
-    checks.add_row("GPU for NVTabular", *_cudf())
-    console.print(checks)
-    return not missing and all(check.ok for check in found)
+    optional = "optional; training uses one that TensorFlow finds"
+    checks.append(Check("GPU", True, gpu or "none; CPU", "" if gpu else optional))
+    cudf = _installed("cudf")
+    container = "the merlin-tensorflow container: make docker-build"
+    checks.append(
+        Check(
+            name="GPU for NVTabular",
+            ok=True,
+            value="cuDF" if cudf else "pandas on the CPU",
+            advice="" if cudf else container,
+        )
+    )
+    table = Table("check", "", "found", "how to get it", title="checks", title_justify="left")
+    _add_rows(table, checks, "missing")
+    console.print(table)
+    return checks
 
 
-def doctor_server(run: Run) -> bool:
+def doctor_server(run: Run) -> list[Check]:
     """Print checks of the run's server.
 
     Returns
     -------
-    bool
-        True if all checks passed.
+    list of Check
 
     Raises
     ------
@@ -81,7 +88,7 @@ def doctor_server(run: Run) -> bool:
     found = check_server(server.http, server.metrics, server.pid)
     _add_rows(table, found, "wrong")
     console.print(table)
-    return all(check.ok for check in found)
+    return found
 
 
 def _add_rows(table: Table, found: Sequence[Check], bad: str) -> None:
@@ -118,9 +125,3 @@ def _gpu() -> str:
     except (OSError, subprocess.SubprocessError):  # no driver or no device
         return ""
     return ", ".join(done.stdout.split("\n")).strip(", ")
-
-
-def _cudf() -> tuple[str, str, str]:
-    if _installed("cudf"):
-        return "[green]ok[/]", "cuDF", ""
-    return "-", "pandas on the CPU", "the merlin-tensorflow container: make docker-build"

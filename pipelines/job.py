@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.panel import Panel
 
-from twotower.pipelines.config import CONFIGS, Config, load_config
+from twotower.pipelines.config import CONFIGS, DEFAULT_CONFIG, Config, load_config
 from twotower.pipelines.console import console, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import load_libraries
@@ -21,6 +22,9 @@ from twotower.pipelines.timeline import (
     timeline_table,
 )
 
+if TYPE_CHECKING:
+    from twotower.pipelines.verdict.auto import Auto
+
 DOWNLOADS = Path("data")
 
 
@@ -33,10 +37,11 @@ def choose(
     ----------
     config : Path, optional
         A YAML file, or the name of one in configs/. If it is None, the data set that is found in
-        `data` decides.
+        `data` decides; without `data` it is twotower.yaml in the working directory, if there is
+        one.
     data : Path, optional
-        A folder or zip. If it is None, the data that `config` names is used; without `config`, or
-        with ml-1m, MovieLens-1M is downloaded if it has not been before.
+        A folder or zip. If it is None, the data that the configuration names is used; without one,
+        or with ml-1m, MovieLens-1M is downloaded if it has not been before.
     overrides : tuple of str
         "section.key=value", values in YAML.
 
@@ -65,15 +70,19 @@ def choose(
         if found is None:
             raise ConfigError(
                 f"--data {data}: no known data set there; expected one of {detectable()}. For "
-                "other data pass --config"
+                "other data pass --config; `twotower init FILE` writes one"
             )
         name, place = found
         line = f"data: {place}, recognised as {SOURCES[name].contents}"
         return load_config(CONFIGS / f"{name}.yaml", overrides, data), line
+    found_here = config is None and DEFAULT_CONFIG.is_file()
+    if found_here:
+        config = DEFAULT_CONFIG
     if config is not None:
         chosen = load_config(config, overrides)
         if chosen.ingest.source != "ml-1m" or chosen.ingest.path is not None:
-            return chosen, f"data: {chosen.ingest.path or chosen.ingest.source}"
+            line = f"data: {chosen.ingest.path or chosen.ingest.source}"
+            return chosen, f"configuration: {config} in this folder" if found_here else line
     return _download(config, overrides)
 
 
@@ -103,14 +112,27 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
     return load_config(path, overrides, archive), f"data: {archive}"
 
 
-def main_job(config: Config, path: Path | None = None) -> Run:
-    """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton."""
+def main_job(config: Config, path: Path | None = None, auto: Auto | None = None) -> Run:
+    """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton.
+
+    Parameters
+    ----------
+    config : Config
+    path : Path, optional
+        The run folder; default: runs/<name>.
+    auto : Auto, optional
+        Try the recipes first and take the best one.
+
+    Returns
+    -------
+    Run
+    """
     from twotower.pipelines.steps.query import demonstrate, example_users
 
     run = Run.create(config, path)
     with recorded() as timeline, run.writing("run"):
         say(f"run folder: {run.path}")
-        fit_and_publish(run)
+        fit_and_publish(run, auto)
         demonstrate(run)
     write_atomically(run.path / FILE, timeline.to_json())
     console.print(timeline_table(timeline))
@@ -121,10 +143,16 @@ def main_job(config: Config, path: Path | None = None) -> Run:
     return run
 
 
-def fit_and_publish(run: Run) -> None:
+def fit_and_publish(run: Run, auto: Auto | None = None) -> None:
     """Ingest, preprocess, train, evaluate, export and publish.
 
     What the data and the settings make impossible is refused before TensorFlow is imported.
+
+    Parameters
+    ----------
+    run : Run
+    auto : Auto, optional
+        Try the recipes after ingesting, and go on with the best one.
     """
     from twotower.pipelines.steps.evaluate import check_baselines, evaluate
     from twotower.pipelines.steps.export import export
@@ -133,17 +161,21 @@ def fit_and_publish(run: Run) -> None:
     from twotower.pipelines.steps.publish import publish
     from twotower.pipelines.steps.query import shown_items
     from twotower.pipelines.steps.train import check_training, train
+    from twotower.pipelines.verdict.auto import choose_recipe
 
     ingest(run)
     shown_items(run)
     ahead = split_ahead(run)
     train_part = ahead[ahead["part"] == "train"]
+    if auto is not None:
+        choose_recipe(run, auto)
     check_training(run.config, train_part)
     check_baselines(run.config, train_part)
     with stage("import") as (_, result):
         load_libraries()
         result("TensorFlow and Merlin")
-    preprocess(run)
+    if auto is None:
+        preprocess(run)
     train(run)
     evaluate(run)
     export(run)

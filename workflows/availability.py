@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids
+from twotower.workflows.sources.findings import Findings
 
 AVAILABLE = "item__available"
 """The column of the item table that says whether an item may be recommended; without it, all may.
@@ -44,33 +45,22 @@ def read_available(data: Path) -> np.ndarray:
 
 
 def with_available(items: pa.Table, available: np.ndarray) -> pa.Table:
-    """Add or replace the column.
-
-    Raises
-    ------
-    DataError
-        If no item may be recommended.
-    """
-    if len(items) and not available.any():
-        raise DataError(
-            f"all {len(items):,} items are withdrawn, so there is nothing to recommend; is the "
-            "catalogue, or its column of available items, the right one?"
-        )
-    place, column = items.schema.get_field_index(AVAILABLE), pa.array(available)
+    """Add or replace the column by bool [n_items]."""
+    place, column = items.schema.get_field_index(AVAILABLE), pa.array(available, pa.bool_())
     if place < 0:
         return items.append_column(AVAILABLE, column)
     return items.set_column(place, AVAILABLE, column)
 
 
-def completed(new: pa.Table, old: pa.Table) -> pa.Table:
-    """Give new rows of items the column, if the old item table has it and they do not.
+def settled(items: pa.Table, lists_all_items: bool) -> pa.Table:
+    """Decide on the items that have a row only because they are in the interactions.
 
-    An item stays as it was; an unknown one may be recommended.
+    If a catalogue lists all items, these are withdrawn, else they may be recommended.
     """
-    if AVAILABLE not in old.column_names or AVAILABLE in new.column_names:
-        return new
-    withdrawn = old.filter(pc.invert(old[AVAILABLE]))["item_id"].combine_chunks()
-    return new.append_column(AVAILABLE, pc.invert(pc.is_in(new["item_id"], value_set=withdrawn)))
+    if AVAILABLE not in items.column_names:
+        return items
+    column = pc.fill_null(items[AVAILABLE], not lists_all_items)
+    return with_available(items, column.to_numpy())
 
 
 def withdraw_unlisted(items: pa.Table, listed: pa.Table) -> pa.Table:
@@ -83,12 +73,12 @@ def withdraw_unlisted(items: pa.Table, listed: pa.Table) -> pa.Table:
     listed : Table
         The rows of the catalogue.
     """
-    still = pc.is_in(items["item_id"], value_set=listed["item_id"].combine_chunks())
-    return with_available(items, is_available(items) & still.to_numpy())
+    still = np.isin(items["item_id"].to_numpy(), listed["item_id"].to_numpy())
+    return with_available(items, is_available(items) & still)
 
 
-def describe(before: pa.Table, after: pa.Table, ids: Ids) -> list[str]:
-    """Say which items are withdrawn, and which are back, in a line each.
+def note_changes(before: pa.Table, after: pa.Table, ids: Ids, findings: Findings) -> None:
+    """Report which items are withdrawn, and which are back.
 
     Parameters
     ----------
@@ -96,20 +86,28 @@ def describe(before: pa.Table, after: pa.Table, ids: Ids) -> list[str]:
         The item table before and after; `before` may have no rows.
     ids : Ids
         The ids of the items.
+    findings : Findings
+        Gets the numbers and some of the ids.
+
+    Raises
+    ------
+    DataError
+        If no item may be recommended.
     """
     codes, available = after["item_id"].to_numpy(), is_available(after)
+    if not available.any():
+        raise DataError(
+            f"all {len(codes):,} items are withdrawn, so there is nothing to recommend; is the "
+            "catalogue, or its column of available items, the right one?"
+        )
     old = before["item_id"].to_numpy()[~is_available(before)]
-    withdrawn = np.setdiff1d(codes[~available], old)
-    back = np.intersect1d(codes[available], old)
-    lines = (
-        (withdrawn, "withdrawn: in no answer from now on"),
-        (back, "available again"),
-    )
-    return [
-        f"{len(found):,} item{'s' if len(found) > 1 else ''} {what} ({_named(ids.decode(found))})"
-        for found, what in lines
-        if len(found)
-    ]
+    for rule, found, what in (
+        ("withdrawn_items", np.setdiff1d(codes[~available], old), "withdrawn: in no answer"),
+        ("returned_items", np.intersect1d(codes[available], old), "available again"),
+    ):
+        if len(found):
+            count = f"{len(found):,} item{'s' if len(found) > 1 else ''}"
+            findings.note(rule, len(found), f"{count} {what} ({_named(ids.decode(found))})")
 
 
 def _named(ids: np.ndarray) -> str:

@@ -10,10 +10,9 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, root_validator, validator
 
 from twotower.workflows.availability import (
-    AVAILABLE,
-    completed,
-    describe,
     is_available,
+    note_changes,
+    settled,
     withdraw_unlisted,
 )
 from twotower.workflows.day import Day
@@ -152,14 +151,15 @@ def ingest(
     DataError
     """
     findings = Findings(on_message, config.strict)
-    raw = _source(config, wanted).read(progress, findings)
+    source = _source(config, wanted)
+    raw = source.read(progress, findings)
     ids = RunIds(
         Ids.of(raw.users["user_id"], raw.interactions["user_id"]),
         Ids.of(raw.items["item_id"], raw.interactions["item_id"]),
     )
     tables = with_all_rows(Tables(**_encoded(raw._asdict(), ids)), ids, findings)
-    for line in describe(tables.items.slice(0, 0), tables.items, ids.items):
-        findings(line)
+    tables = tables._replace(items=settled(tables.items, source.lists_all_items))
+    note_changes(tables.items.slice(0, 0), tables.items, ids.items, findings)
     tables.write(out)
     ids.write(out)
     write_report(out, findings.entries)
@@ -210,17 +210,14 @@ def ingest_more(
         before.items.extend(*(raw[name]["item_id"] for name in raw if name != "users")),
     )
     empty = Tables(*(table.slice(0, 0) for table in old))
-    given = empty._replace(**_encoded(raw, ids))
-    new = with_all_rows(given, ids, findings, old)
+    new = with_all_rows(empty._replace(**_encoded(raw, ids)), ids, findings, old)
     if "timestamp" in old.interactions.column_names:
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
-    has_catalogue = AVAILABLE in given.items.column_names and len(given.items) > 0
-    new = new._replace(items=completed(new.items, old.items))
+    new = new._replace(items=settled(new.items, source.lists_all_items))
     merged, appended = merge(old, new, source.keeps_repeats)
-    if has_catalogue and source.lists_all_items:
-        merged = merged._replace(items=withdraw_unlisted(merged.items, given.items))
-    for line in describe(old.items, merged.items, ids.items):
-        findings(line)
+    if source.lists_all_items and "items" in raw:
+        merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
+    note_changes(old.items, merged.items, ids.items, findings)
     return None if merged.same(old) else Day(old, new, merged, appended, ids, findings.entries)
 
 

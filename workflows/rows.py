@@ -55,8 +55,6 @@ def with_all_rows(
             else pa.nulls(len(missing), field.type)
             for field in table.schema
         }
-        if AVAILABLE in columns:
-            columns[AVAILABLE] = pa.array([True] * len(missing))
         both = pa.concat_tables([table, pa.table(columns, schema=table.schema)])
         found[name] = sorted_by_id(both) if len(missing) else table
     return tables._replace(**found)
@@ -64,9 +62,9 @@ def with_all_rows(
 
 def wanted_again(wanted: Wanted, before: Tables, ids: RunIds) -> Wanted:
     """The columns of the tidy tables, with their types, for an update."""
+    others = ("user_id", "item_id", AVAILABLE)
     interactions, users, items = (
-        tuple(name for name in table.column_names if name not in ("user_id", "item_id", AVAILABLE))
-        for table in before
+        tuple(name for name in table.column_names if name not in others) for table in before
     )
     types = {field.name: field.type for table in before for field in table.schema}
     return wanted._replace(

@@ -52,11 +52,13 @@ def compare(config, data, docs, overrides, as_json) -> None:
     help="YAML file, or the name of one in configs/tune/, such as smoke.",
 )
 @data_option
-def tune(config, data) -> None:
+@json_option
+def tune(config, data, as_json) -> None:
     """Search for better settings in the space that a file declares."""
+    from twotower.pipelines.config import as_tree
     from twotower.pipelines.experiments.tune import tune as experiment
 
-    experiment(config, data)
+    output(as_json, lambda: experiment(config, data), as_tree)
 
 
 @main.verb(EXPERIMENT, "twotower timeline --json")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from twotower.pipelines.run import Run
     from twotower.pipelines.timeline import Timeline
     from twotower.serving.client import Recommendations
+    from twotower.serving.doctor import Check
     from twotower.serving.repository import Version
 
 Result = TypeVar("Result")
@@ -66,6 +67,21 @@ def plain_versions(run: Run, versions: Sequence[Version]) -> list[dict[str, Any]
     server = running_server(run)
     answers = answering(server) if server else None
     return [{**asdict(each), "answers": each.number == answers} for each in versions]
+
+
+def plain_checks(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """Return the checks of `doctor`."""
+    return [asdict(check) for check in checks]
+
+
+def plain_run(run: Run) -> dict[str, Any]:
+    """Return what a main job made: its folder, metrics, verdict and version."""
+    return {
+        "run": str(run.path),
+        "recipes": run.notes("preprocess").get("recipes"),
+        **run.notes("evaluate"),
+        "version": run.notes("export")["version"],
+    }
 
 
 def plain_version(number: int) -> dict[str, int]:

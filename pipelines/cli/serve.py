@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from twotower.pipelines.cli.options import (
@@ -14,7 +16,12 @@ from twotower.pipelines.cli.options import (
     run_option,
     set_option,
 )
-from twotower.pipelines.cli.output import output, plain_recommendations, plain_versions
+from twotower.pipelines.cli.output import (
+    output,
+    plain_recommendations,
+    plain_version,
+    plain_versions,
+)
 
 
 @main.verb(SERVE, "twotower serve --set serving.http_port=8000")
@@ -70,11 +77,12 @@ def versions(folder, as_json) -> None:
 
 @main.verb(SERVE, "twotower rollback")
 @run_option
-def rollback(folder) -> None:
+@json_option
+def rollback(folder, as_json) -> None:
     """Publish the previously published version again."""
     from twotower.pipelines.steps.publish import rollback as step
 
-    step(open_run(folder))
+    output(as_json, lambda: step(open_run(folder)), plain_version)
 
 
 @main.verb(SERVE, "twotower update --data new-interactions/")
@@ -92,11 +100,12 @@ def rollback(folder) -> None:
     help="Accept the data and publish the result even if values or changed rows look like a "
     "mistake, or the metrics drop by more than update.max_loss.",
 )
-def update(data, folder, overrides, anyway) -> None:
+@json_option
+def update(data, folder, overrides, anyway, as_json) -> None:
     """Learn from new data and publish the updated model."""
     from twotower.pipelines.steps.update import update as step
 
-    step(open_run(folder, overrides), data, anyway)
+    output(as_json, lambda: step(open_run(folder, overrides), data, anyway), plain_version)
 
 
 @main.verb(SERVE, "twotower verify --users 1000 -k 50")
@@ -109,8 +118,9 @@ def update(data, folder, overrides, anyway) -> None:
     help="Number of users to compare.",
 )
 @k_option(help="Number of items per user. Default: 100, or serving.max_k if that is lower.")
-def verify(folder, users, k) -> None:
+@json_option
+def verify(folder, users, k, as_json) -> None:
     """Compare the server's answers with a brute-force search."""
     from twotower.pipelines.steps.verify import verify as step
 
-    step(open_run(folder), users, k)
+    output(as_json, lambda: step(open_run(folder), users, k), asdict)

@@ -24,7 +24,8 @@ from twotower.pipelines.cli.output import output, plain_version
 @data_option
 @new_run_option
 @set_option
-def ingest(config, data, folder, overrides) -> None:
+@json_option
+def ingest(config, data, folder, overrides, as_json) -> None:
     """Read and check the data.
 
     With --config or --data a new run folder is made; otherwise the data of --run, or of the last
@@ -32,25 +33,31 @@ def ingest(config, data, folder, overrides) -> None:
     """
     from twotower.pipelines.steps.ingest import ingest as step
 
-    if config is None and data is None:
-        step(open_run(folder, overrides))
-        return
-    from twotower.pipelines.job import choose
-    from twotower.pipelines.run import Run
+    def work():
+        if config is None and data is None:
+            run = open_run(folder, overrides)
+        else:
+            from twotower.pipelines.job import choose
+            from twotower.pipelines.run import Run
 
-    chosen, line = choose(config, data, overrides)
-    click.echo(line)
-    step(Run.create(chosen, folder))
+            chosen, line = choose(config, data, overrides)
+            click.echo(line)
+            run = Run.create(chosen, folder)
+        step(run)
+        return run
+
+    output(as_json, work, lambda run: run.notes("ingest"))
 
 
 @main.verb(STEPS, "twotower preprocess --set split.method=temporal")
 @run_option
 @set_option
-def preprocess(folder, overrides) -> None:
+@json_option
+def preprocess(folder, overrides, as_json) -> None:
     """Select positives, split them, and encode the features."""
     from twotower.pipelines.steps.preprocess import preprocess as step
 
-    step(open_run(folder, overrides))
+    output(as_json, lambda: step(open_run(folder, overrides)), dict)
 
 
 @main.verb(
@@ -64,11 +71,12 @@ def preprocess(folder, overrides) -> None:
     is_flag=True,
     help="Continue a finished training with more epochs. An interrupted training always continues.",
 )
-def train(folder, overrides, resume) -> None:
+@json_option
+def train(folder, overrides, resume, as_json) -> None:
     """Train the two towers."""
     from twotower.pipelines.steps.train import train as step
 
-    step(open_run(folder, overrides), resume)
+    output(as_json, lambda: step(open_run(folder, overrides), resume), dict)
 
 
 @main.verb(
@@ -95,11 +103,12 @@ def evaluate(folder, overrides, per_user, as_json) -> None:
 @main.verb(STEPS, "twotower export --set serving.max_k=500")
 @run_option
 @set_option
-def export(folder, overrides) -> None:
+@json_option
+def export(folder, overrides, as_json) -> None:
     """Index the items and write a new version of the Triton model."""
     from twotower.pipelines.steps.export import export as step
 
-    step(open_run(folder, overrides))
+    output(as_json, lambda: step(open_run(folder, overrides)), dict)
 
 
 @main.verb(STEPS, "twotower publish\ntwotower publish --version 2 --anyway")

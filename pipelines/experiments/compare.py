@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.markup import escape
 
-from twotower.pipelines.config import CONFIGS, Config, find_config, parse, read_yaml
+from twotower.pipelines.config import CONFIGS, Config, as_tree, find_config, parse, read_yaml
 from twotower.pipelines.console import console, say
 from twotower.pipelines.errors import ChildError, ConfigError, RunError
 from twotower.pipelines.experiments.comparison import CompareConfig, Comparison, Outcome
-from twotower.pipelines.experiments.experiment import as_tree, varied
+from twotower.pipelines.experiments.experiment import varied
 from twotower.pipelines.experiments.report import show, write_report
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, prepare
 from twotower.pipelines.lock import writing

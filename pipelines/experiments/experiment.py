@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Extra, Field
 
 from twotower.pipelines.config import (
     Config,
     Name,
+    as_tree,
     find_config,
     from_anywhere,
     parse_config,
@@ -85,11 +84,6 @@ class ExperimentConfig(BaseModel, extra=Extra.forbid):
             raise ConfigError(f"{file}: base: {error}") from None
 
 
-def as_tree(config: Config) -> dict[str, Any]:
-    """Return the configuration as plain values, defaults included."""
-    return json.loads(config.json())
-
-
 def varied(tree: dict[str, Any], values: dict[str, Any], where: str) -> Config:
     """Return the configuration of one training: `tree`, the shared settings, with `values` set.
 
@@ -112,9 +106,3 @@ def _check_varied(keys: Iterable[str], where: str) -> None:
                 f"{', '.join(VARIED_SECTIONS)} may differ (except {', '.join(SHARED_KEYS)}). Use "
                 "`set` at the top level of the file for all trainings"
             )
-
-
-def as_text(value: Any) -> str:
-    """Return `value` as one line of YAML, as --set reads it."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return text.removesuffix("\n").removesuffix("\n...")

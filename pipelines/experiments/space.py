@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, Extra, Field, StrictFloat, StrictInt, root_validator, validator
 
-from twotower.pipelines.experiments.experiment import as_text
+from twotower.pipelines.config import as_text
 
 if TYPE_CHECKING:
     from optuna import Trial

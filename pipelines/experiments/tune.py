@@ -17,6 +17,7 @@ from twotower.models.training.config import MAX_INT
 from twotower.pipelines.config import (
     CONFIGS,
     Config,
+    as_text,
     find_config,
     from_anywhere,
     parse,
@@ -25,7 +26,7 @@ from twotower.pipelines.config import (
 )
 from twotower.pipelines.console import console, say
 from twotower.pipelines.errors import ChildError, ConfigError, RunError
-from twotower.pipelines.experiments.experiment import ExperimentConfig, as_text, varied
+from twotower.pipelines.experiments.experiment import ExperimentConfig, varied
 from twotower.pipelines.experiments.space import Space
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, prepare, short_hash
 from twotower.pipelines.lock import writing

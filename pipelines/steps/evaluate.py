@@ -110,7 +110,8 @@ class Evaluator:
         if self.withdrawn_items:
             is_candidate = True if self.candidates is None else self.candidates
             self.candidates = available & is_candidate
-            self.relevant = self.relevant.multiply(available).tocsr()
+            self.relevant.data &= available[self.relevant.indices]
+            self.relevant.eliminate_zeros()
         self.withdrawn_pairs = pairs - self.relevant.nnz
 
     def sample(self, count: int) -> None:
@@ -264,7 +265,8 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
         protocol = _protocol(run, evaluator, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
         notes |= {"protocol": protocol, "metrics": values, "verdict": verdict.to_dict()}
-        notes["verdict"]["text"] = paragraph(verdict, run.config)
+        compared = "recipes" in run.notes("preprocess")  # see pipelines.verdict.auto
+        notes["verdict"]["text"] = paragraph(verdict, run.config, compared)
         notes["verdict"]["objection"] = objection(verdict)
         (out / "reports" / "metrics.json").write_text(json.dumps(notes, indent=1))
         result(protocol["ranking"])

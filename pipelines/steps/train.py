@@ -296,12 +296,7 @@ def state_folder(run: Run, resume: bool) -> Path:
     RunError
         If `resume` is set and there is no training with these data and settings.
     """
-    relevant: Any = {"model": ..., "training": ..., "evaluation": {"valid_users"}}
-    settings = json.loads(run.config.json(include=relevant))
-    for key in ("epochs", "patience", "checkpoint_seconds"):
-        del settings["training"][key]
-    identity = json.dumps([run.identity("preprocess"), settings], sort_keys=True)
-    folder = run.path / TRAINING / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    folder = run.path / TRAINING / state_name(run)
     finished = folder / FINISHED
     if resume and not folder.is_dir():
         raise RunError(
@@ -314,3 +309,23 @@ def state_folder(run: Run, resume: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     finished.unlink(missing_ok=True)
     return folder
+
+
+def state_name(run: Run) -> str:
+    """Return the name of the folder for the state of a training with the run's data and settings.
+
+    Parameters
+    ----------
+    run : Run
+        With the steps `ingest` and `preprocess` done.
+
+    Returns
+    -------
+    str
+    """
+    relevant: Any = {"model": ..., "training": ..., "evaluation": {"valid_users"}}
+    settings = json.loads(run.config.json(include=relevant))
+    for key in ("epochs", "patience", "checkpoint_seconds"):
+        del settings["training"][key]
+    identity = json.dumps([run.identity("preprocess"), settings], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]

@@ -31,7 +31,7 @@ MIN_HISTORY = 3
 """Median positives per user in training from which a history of them says something."""
 
 
-def paragraph(verdict: Verdict, config: Config) -> str:
+def paragraph(verdict: Verdict, config: Config, compared: bool = False) -> str:
     """Say what the numbers mean, and what to do next.
 
     Parameters
@@ -39,6 +39,8 @@ def paragraph(verdict: Verdict, config: Config) -> str:
     verdict : Verdict
     config : Config
         The settings of the run.
+    compared : bool
+        Whether all recipes have been compared before.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def paragraph(verdict: Verdict, config: Config) -> str:
         _sufficiency(verdict),
         _cold(verdict),
         _drift(verdict),
-        _next(verdict, config),
+        _next(verdict, config, compared),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -203,7 +205,7 @@ def _unmeasured(verdict: Verdict) -> str:
     )
 
 
-def _next(verdict: Verdict, config: Config) -> str:
+def _next(verdict: Verdict, config: Config, compared: bool) -> str:
     """Which recipe to try next, or what else to do."""
     facts = verdict.facts
     if verdict.outcome == "no signal" and max(facts.cold, facts.strangers) >= MOSTLY:
@@ -215,6 +217,8 @@ def _next(verdict: Verdict, config: Config) -> str:
         return "Other data or features may help; another recipe will hardly do so."
     if verdict.outcome == "too few users":
         return "Collect more data, or use a split with more test users."
+    if compared:
+        return "The recipes have been compared; `twotower tune` searches for settings."
     if (found := next_recipe(verdict, config)) is None:
         return "No other recipe is likely to be better; `twotower tune` searches for settings."
     name, reason = found

@@ -203,7 +203,7 @@ def test_help_lists_all_verbs_by_section_with_whole_summaries():
             sections[line] = []
         elif line.strip():
             sections[list(sections)[-1]].append(line.split()[0])
-    assert sections["Start:"] == ["run", "doctor"]
+    assert sections["Start:"] == ["run", "init", "doctor"]
     assert sections["Steps:"][:3] == ["ingest", "preprocess", "train"]
     assert {"serve", "query", "versions", "rollback", "update"} <= {*sections["Serve:"]}
     assert sections["Answers:"] == ["recommend", "vectors", "similar"]
@@ -264,6 +264,41 @@ def test_json_of_evaluate_is_the_report_of_the_run(small_run, tmp_path, monkeypa
     done = CliRunner().invoke(main, ["evaluate", "--run", str(small_run.path), "--json"])
     report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
     assert json.loads(done.stdout) == report and done.stderr == "table\n"
+
+
+def test_json_of_doctor_has_the_checks_of_its_table(tmp_path):
+    done = twotower("doctor", "--json", cwd=tmp_path)
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0 and all(check["ok"] for check in checks.values())
+    assert checks["tensorflow"]["value"] == "installed" and "Triton" in checks
+    assert all(name in done.stderr for name in ("tensorflow", "merlin-models", "GPU"))
+
+
+WITH_RESULT = {*main.commands} - {"serve"}
+
+
+@pytest.mark.parametrize("verb", sorted(WITH_RESULT))
+def test_every_verb_with_a_result_prints_it_as_json(verb):
+    assert any("--json" in option.opts for option in main.commands[verb].params)
+
+
+def test_json_of_steps_is_what_the_manifest_notes(small_run, tmp_path):
+    run = Path(shutil.copytree(small_run.path, tmp_path / "run"))
+
+    def parsed(*arguments: str) -> dict:
+        done = twotower(*arguments, "--run", str(run), "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    found = parsed("verify", "--users", "20", "-k", "5")
+    assert (found["users"], found["k"], found["wrong_ids"]) == (20, 5, 0)
+    exported = parsed("export")
+    assert exported["version"] == 2 and exported["items"] == 300
+    assert parsed("publish") == {"version": 2}
+    assert parsed("rollback") == {"version": 1}
+    ingested = parsed("ingest")
+    assert ingested["users"] == 400 and ingested["synthetic"] is True
+    assert parsed("preprocess")["positives"] == small_run.notes("preprocess")["positives"]
 
 
 def test_json_has_null_instead_of_nan(capsys):

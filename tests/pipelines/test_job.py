@@ -144,3 +144,12 @@ def test_a_main_job_that_fails_at_once_leaves_the_configuration(tmp_path):
 
 def test_a_named_configuration_without_data_needs_none():
     assert choose(CONFIGS / "synthetic.yaml", None)[0] == load_config(CONFIGS / "synthetic.yaml")
+
+
+def test_without_options_the_configuration_in_this_folder_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twotower.yaml").write_text("name: mine\ningest: {source: synthetic}\n")
+    config, line = choose(None, None, ("training.epochs=3",))
+    assert (config.name, config.training.epochs) == ("mine", 3)
+    assert line == "configuration: twotower.yaml in this folder"
+    assert choose(CONFIGS / "synthetic.yaml", None)[0].name == "synthetic"  # an option goes first

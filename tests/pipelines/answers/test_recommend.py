@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import twotower
 from twotower.pipelines.answers.recommend import BATCH, recommend
 from twotower.pipelines.cli import main
 from twotower.pipelines.errors import ConfigError, RunError
@@ -187,6 +188,15 @@ def test_the_command(small_run, tmp_path):
     assert rows["user_id"].tolist() == [3, 3, 1, 1]
     wrong = CliRunner().invoke(main, [*arguments, str(tmp_path / "recs.xlsx")])
     assert "recs.xlsx: name it .parquet, .csv or .jsonl" in wrong.output
+
+
+def test_python_does_the_same(small_run, answers, tmp_path):
+    tt = twotower.load(small_run.path)
+    out = tt.recommend_all(tmp_path / "recs.parquet", k=K)
+    assert out.read_bytes() == answers.read_bytes()
+    frame = tt.recommend([1, 2], k=3)
+    found = pd.read_parquet(out).query("user_id <= 2 and rank <= 3")
+    np.testing.assert_array_equal(frame["item"], found["item_id"])
 
 
 def test_a_wrong_feature_is_refused(small_run, tmp_path):

@@ -32,11 +32,28 @@ class FilesConfig(BaseModel, extra="forbid"):
         description="The same with one row per item. Item features that it lacks, or all of them "
         "without it, are read from the interactions (see `differing`).",
     )
+    available: str | None = Field(
+        None,
+        description="Column of the items file that says whether an item may be recommended: true, "
+        "or a number above 0, such as the stock. An item with false or 0 is withdrawn: it is in no "
+        "answer, but its interactions are learnt from. An item without a value may be recommended.",
+    )
+    catalogue: Literal["additions", "complete"] = Field(
+        "additions",
+        description="What it means that the items file does not list an item. additions: nothing; "
+        "an update may bring only new and changed items. complete: the item is withdrawn, until an "
+        "update lists it again.",
+    )
     columns: dict[str, str] = Field(
         {},
         description="Column names that differ in the files, as {name in this project: name in the "
         "file}, for example {user_id: uid, item_id: sku}. A users or items file may use either "
         "name. `rating` and `timestamp` are read if they are here.",
+    )
+    id_columns: dict[Literal["users", "items"], str] = Field(
+        {},
+        description="The id column of a users or items file, if its name is neither that of the "
+        "interactions nor ours, for example {items: sku}.",
     )
     keep: list[str] = Field(
         [],
@@ -115,6 +132,18 @@ class FilesConfig(BaseModel, extra="forbid"):
                     "wherever it is. Remove this setting, and name the columns under `features`"
                 )
         return values
+
+    @root_validator(skip_on_failure=True)
+    def _catalogue_is_a_file(cls, values: dict[str, Any]) -> dict[str, Any]:
+        asked = values["available"] is not None or values["catalogue"] == "complete"
+        if asked and values["items"] is None:
+            raise ValueError("available and catalogue describe the file `items`; name it")
+        return values
+
+    @property
+    def catalogue_columns(self) -> tuple[str, ...]:
+        """The column `available`, if there is one."""
+        return () if self.available is None else (self.available,)
 
     @property
     def paths(self) -> list[Path]:

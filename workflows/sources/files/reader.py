@@ -57,7 +57,7 @@ class TableReader:
         return self.table.rows.place(row if self._rows is None else int(self._rows[row]))
 
     def __contains__(self, name: str) -> bool:
-        return name in self.table
+        return name in self._read or name in self.table
 
     def keep_complete(self, names: Collection[str]) -> None:
         """Leave out the rows that lack a value of one of these columns.
@@ -69,7 +69,7 @@ class TableReader:
         """
         kept = np.ones(self.table.num_rows, dtype=bool)
         for name in names:
-            column = self._typed(name)
+            column = self.typed(name)
             self._read[name] = column
             if not column.values.null_count:
                 continue
@@ -96,10 +96,15 @@ class TableReader:
 
     def column(self, name: str) -> Column:
         """Read a column, of the rows that are kept."""
-        column = self._read.pop(name) if name in self._read else self._typed(name)
+        column = self._read.pop(name) if name in self._read else self.typed(name)
         return column if self._rows is None else column.select(self._rows)
 
-    def _typed(self, name: str) -> Column:
+    def add(self, column: Column) -> None:
+        """Add a column of all rows, which the files do not have as it is."""
+        self._read[column.name] = column
+
+    def typed(self, name: str) -> Column:
+        """Read a column of all rows, with unknown values as null."""
         is_id = name in ("user_id", "item_id")
         column = self.table.column(name, keep_unsigned=is_id)
         self._counter.advance()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from twotower.workflows.availability import AVAILABLE
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import plain_type
 from twotower.workflows.sources.base import (
@@ -17,6 +18,7 @@ from twotower.workflows.sources.base import (
     ignore,
 )
 from twotower.workflows.sources.columns import as_numbers
+from twotower.workflows.sources.files.catalogue import mark_available
 from twotower.workflows.sources.files.config import FilesConfig, TableName
 from twotower.workflows.sources.files.reader import ROW_COLUMNS, TableReader, known_types
 from twotower.workflows.sources.files.tables import Log, rows_to_keep, side_table
@@ -57,6 +59,11 @@ class FilesSource(Source):
     def keeps_repeats(self) -> bool:
         """Whether all rows of a pair are kept."""
         return self.duplicates == "keep_all"
+
+    @property
+    def lists_all_items(self) -> bool:
+        """Whether `catalogue` is complete."""
+        return self.config.catalogue == "complete"
 
     @property
     def config(self) -> FilesConfig:
@@ -124,7 +131,7 @@ class FilesSource(Source):
         """How to read the files of a table."""
         config, wanted = self.config, self.wanted
         names = ["user_id", "item_id", *ROW_COLUMNS, *config.keep, *config.text_columns]
-        names += [*wanted.interactions, *wanted.users, *wanted.items]
+        names += [*wanted.interactions, *wanted.users, *wanted.items, *config.catalogue_columns]
         types = {**wanted.types, **dict.fromkeys(config.text_columns, pa.string())}
         return ReadOptions(
             format=config.format,
@@ -133,12 +140,21 @@ class FilesSource(Source):
             column_names=tuple(config.column_names.get(table, ())),
             encoding=config.encoding,
             quotes=config.quotes,
-            types=known_types(types, config.columns),
-            wanted=frozenset([*names, *(config.columns.get(name, name) for name in names)]),
+            types=known_types(types, self._names(table)),
+            wanted=frozenset([*names, *(self._names(table).get(name, name) for name in names)]),
         )
 
+    def _names(self, table: TableName) -> dict[str, str]:
+        """The names in the files of a table, by those here, where they differ."""
+        names = {
+            f"{side[:-1]}_id": name
+            for side, name in self.config.id_columns.items()
+            if side == table
+        }
+        return {**self.config.columns, **names}
+
     def _open(self, name: TableName, path: Path, findings: Findings) -> FileTable:
-        return open_table(path, self.options(name), self.config.columns, findings)
+        return open_table(path, self.options(name), self._names(name), findings)
 
     def _tables(
         self,
@@ -152,6 +168,7 @@ class FilesSource(Source):
         sides = {"users": wanted.users, "items": wanted.items}
         # The ids of each table are columns, too.
         total = len(tables) + len(kept) + sum(map(len, sides.values()))
+        total += len(self.config.catalogue_columns)
         counter = ProgressCounter(progress, total + ("interactions" in tables))
         readers = {
             name: TableReader(table, counter, findings, wanted.categories)
@@ -175,7 +192,10 @@ class FilesSource(Source):
             if given is None and (log is None or getattr(self.config, name) is not None):
                 continue  # an update without this file
             kind = plain_type(log.ids.type) if log is not None else types.get(key)
-            found[name] = side_table(log, given, key, sides[name], kind, findings)
+            columns = sides[name]
+            if name == "items" and given is not None and mark_available(given, self.config):
+                columns = (*columns, AVAILABLE)
+            found[name] = side_table(log, given, key, columns, kind, findings)
         return found
 
     def _kept_columns(self, log: FileTable | None) -> list[str]:

@@ -1,0 +1,76 @@
+"""The shipped recipes fit every shipped data set, and are wrong for none by mistake."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from twotower.pipelines.cli import main
+from twotower.pipelines.config import CONFIGS, load_config, parse, read_yaml
+from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.verdict import recipes
+from twotower.pipelines.verdict.recipes import Recipe, load_recipe, recipe_settings, variants
+
+DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+
+
+def test_the_names_are_those_that_the_verdict_advises():
+    assert recipes.names() == ["closed-form", "softmax", "softmax-history", "softmax-wide"]
+
+
+@pytest.mark.parametrize("data_set", DATA_SETS)
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_fits_every_data_set_and_keeps_its_data(data_set, name):
+    settings, before = recipe_settings(name), load_config(data_set)
+    after = load_config(data_set, settings)
+    assert (after.training.start is not None) == (name == "closed-form")
+    for section in ("ingest", "positives", "split", "evaluation", "serving"):
+        assert getattr(after, section) == getattr(before, section)
+    assert after.features.copy(update={"history": None}) == before.features.copy(
+        update={"history": None}
+    )
+
+
+def test_every_recipe_sets_what_another_one_changes():
+    """So that one can follow another: closed-form after softmax, and the other way round."""
+    first = load_config("synthetic", recipe_settings("softmax"))
+    there_and_back = (*recipe_settings("closed-form"), *recipe_settings("softmax"))
+    assert load_config("synthetic", there_and_back) == first
+    wide = load_config("synthetic", recipe_settings("softmax-wide"))
+    assert (first.model.dim, wide.model.dim) == (64, 128)
+    assert first == wide.copy(update={"model": wide.model.copy(update={"dim": 64})})
+
+
+def test_what_is_set_overrides_the_recipe():
+    settings = (*recipe_settings("closed-form"), "training.start.l2=7", "model.dim=32")
+    config = load_config("synthetic", settings)
+    assert (config.training.start.l2, config.training.start.popularity_l2) == (7, 0.3)
+    assert (config.model.dim, config.features.history) == (32, 1024)
+
+
+def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
+    found = dict(variants())
+    assert [*found] == [
+        "closed-form, l2 30",
+        "closed-form, l2 300",
+        "closed-form, l2 3000",
+        "softmax",
+        "softmax-history",
+        "softmax-wide",
+    ]
+    configs = {label: load_config("synthetic", settings) for label, settings in found.items()}
+    solved = [config.training.start.l2 for config in configs.values() if config.training.start]
+    assert solved == [30, 300, 3000]
+    assert configs["closed-form, l2 300"] == load_config(
+        "synthetic", recipe_settings("closed-form")
+    )
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"soft: no such config.* configs/recipes/: softmax, "):
+        load_recipe("soft")
+    (tmp_path / "bad.yaml").write_text("about: x\nsets: {model.dim: 3}\n")
+    with pytest.raises(ConfigError, match="sets: no such key; did you mean set"):
+        parse(Recipe, read_yaml(tmp_path / "bad.yaml"), "bad.yaml")
+    done = CliRunner().invoke(main, ["run", "--recipe", "softmax", "--budget", "3"])
+    assert done.exit_code == 2 and "--budget is for --recipe auto" in done.output
