@@ -13,11 +13,15 @@ from pathlib import Path
 
 import click
 
+from benchmarks.own_data.five_minutes import five_minutes
+from benchmarks.own_data.ingest_25m import movielens_25m
 from benchmarks.own_data.recommend import recommend
 from benchmarks.report import Check, Rows, measure_parts
 
 PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {
+    "five_minutes": five_minutes,
     "recommend": recommend,
+    "movielens_25m": movielens_25m,
 }
 
 
