@@ -74,7 +74,7 @@ def choose(
             )
         name, place = found
         line = f"data: {place}, recognised as {SOURCES[name].contents}"
-        return load_config(CONFIGS / f"{name}.yaml", overrides, data), line
+        return load_config(SOURCES[name].shipped_config(data), overrides, data), line
     found_here = config is None and DEFAULT_CONFIG.is_file()
     if found_here:
         config = DEFAULT_CONFIG

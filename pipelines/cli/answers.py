@@ -31,7 +31,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --out
     required=True,
     metavar="all|FILE",
     help="All users of the published version, or those in a parquet, CSV or JSON lines file: its "
-    "column with the user id, or the first one, and columns named like features of the model.",
+    "column user_id, or the first one, and columns named like features of the model.",
 )
 @click.option(
     "--out",

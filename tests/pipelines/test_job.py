@@ -11,6 +11,13 @@ import psutil
 import pytest
 
 from tests.pipelines.test_lock import in_a_thread
+from tests.workflows.sources.layouts.conftest import (
+    ATOMIC,
+    CSV,
+    ML_10M,
+    REVIEWS_2018,
+    write_lines,
+)
 from twotower.pipelines.config import CONFIGS, load_config
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.job import choose, main_job
@@ -126,6 +133,22 @@ def test_the_layout_chooses_the_configuration(data_dir):
     assert (config.name, config.ingest.path) == ("ml-100k", data_dir / "ml-100k")
     assert choose(None, data_dir)[0].name == "ml-1m"
     assert choose(CONFIGS / "ml-100k.yaml", data_dir)[0].name == "ml-100k"
+
+
+@pytest.mark.parametrize(
+    "name, files",
+    [
+        ("ml-latest", CSV),
+        ("ml-10m", ML_10M),
+        ("amazon", {"reviews_A.json": REVIEWS_2018}),
+        ("atomic", ATOMIC),
+    ],
+)
+def test_a_published_layout_has_its_configuration(name, files, tmp_path):
+    folder = write_lines(tmp_path / "data", files)
+    config, line = choose(None, folder, ("training.epochs=1",))
+    assert (config.name, config.ingest.source, config.training.epochs) == (name, name, 1)
+    assert line.startswith(f"data: {folder}, recognised as ")
 
 
 def test_a_main_job_that_fails_at_once_leaves_the_configuration(tmp_path):
