@@ -22,8 +22,8 @@ from twotower.pipelines.steps.preprocess import (
 )
 
 if TYPE_CHECKING:
-    from twotower.serving.raw_ids import RawIds
-    from twotower.workflows.ids import Ids
+    from twotower.serving.raw_ids import VersionIds
+    from twotower.workflows.ids import RunIds
 
 
 @writes
@@ -42,7 +42,6 @@ def export(run: Run) -> dict[str, Any]:
         from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
         from twotower.models.two_tower import embed
         from twotower.serving.ensemble import build_ensemble
-        from twotower.serving.raw_ids import VersionIds
         from twotower.serving.repository import ModelRepository
         from twotower.serving.runtime.index import build_index
         from twotower.serving.runtime.manifest import MANIFEST_FILE, sha256
@@ -77,9 +76,7 @@ def export(run: Run) -> dict[str, Any]:
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
-        ids = read_ids(run)
-        raw = VersionIds(users=_raw_ids(ids.users), items=_raw_ids(ids.items))
-        write_version(ensemble, staged, run.config.serving, raw)
+        write_version(ensemble, staged, run.config.serving, _raw_ids(read_ids(run)))
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         indexed, withdrawn = int(available.sum()), int((~available).sum())
         notes |= {
@@ -100,11 +97,11 @@ def export(run: Run) -> dict[str, Any]:
     return notes
 
 
-def _raw_ids(ids: Ids) -> RawIds:
-    from twotower.serving.raw_ids import RawIds
+def _raw_ids(ids: RunIds) -> VersionIds:
+    from twotower.serving.raw_ids import RawIds, VersionIds
 
-    datatype = {"int64": "INT64", "uint64": "UINT64", "string": "BYTES"}[str(ids.type)]
-    return RawIds(datatype, ids.texts.to_pylist())
+    datatypes = {"int64": "INT64", "uint64": "UINT64", "string": "BYTES"}
+    return VersionIds(*(RawIds(datatypes[str(side.type)], side.texts.to_pylist()) for side in ids))
 
 
 def _context(run: Run) -> pd.DataFrame:
