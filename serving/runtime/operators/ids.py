@@ -77,7 +77,7 @@ class TextIds:
         return self.texts.take(codes)
 
     def _other_key(self, text: bytes) -> bytes:
-        """Return the key of a text that is longer than the keys, which NumPy would cut, or no id."""
+        """Return the key of a text that is longer than the keys, which NumPy cuts, or no id."""
         key = _key(text) if len(text) > MAX_KEY else _NO_TEXT
         return key if len(key) <= self.width else _NO_TEXT
 
