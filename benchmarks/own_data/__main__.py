@@ -14,10 +14,12 @@ from pathlib import Path
 import click
 
 from benchmarks.own_data.recommend import recommend
+from benchmarks.own_data.verdict import verdict
 from benchmarks.report import Check, Rows, measure_parts
 
 PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {
     "recommend": recommend,
+    "verdict": verdict,
 }
 
 
