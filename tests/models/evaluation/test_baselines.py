@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 
-from tests.models.conftest import Table
+from tests.models.conftest import Table, matrix
 from twotower.models.errors import ModelError
 from twotower.models.evaluation import baselines
 from twotower.models.evaluation.baselines import EASE, ItemKNN, Popularity, Random, fit_baseline
