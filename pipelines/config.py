@@ -26,6 +26,8 @@ from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.split import SplitConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT_CONFIG = Path("twotower.yaml")
+"""What `twotower init` writes and `twotower run` uses, in the working directory."""
 Model = TypeVar("Model", bound=BaseModel)
 
 

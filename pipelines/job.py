@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.panel import Panel
 
-from twotower.pipelines.config import CONFIGS, Config, load_config
+from twotower.pipelines.config import CONFIGS, DEFAULT_CONFIG, Config, load_config
 from twotower.pipelines.console import console, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import load_libraries
@@ -37,10 +37,11 @@ def choose(
     ----------
     config : Path, optional
         A YAML file, or the name of one in configs/. If it is None, the data set that is found in
-        `data` decides.
+        `data` decides; without `data` it is twotower.yaml in the working directory, if there is
+        one.
     data : Path, optional
-        A folder or zip. If it is None, the data that `config` names is used; without `config`, or
-        with ml-1m, MovieLens-1M is downloaded if it has not been before.
+        A folder or zip. If it is None, the data that the configuration names is used; without one,
+        or with ml-1m, MovieLens-1M is downloaded if it has not been before.
     overrides : tuple of str
         "section.key=value", values in YAML.
 
@@ -69,15 +70,19 @@ def choose(
         if found is None:
             raise ConfigError(
                 f"--data {data}: no known data set there; expected one of {detectable()}. For "
-                "other data pass --config"
+                "other data pass --config; `twotower init FILE` writes one"
             )
         name, place = found
         line = f"data: {place}, recognised as {SOURCES[name].contents}"
-        return load_config(CONFIGS / f"{name}.yaml", overrides, data), line
+        return load_config(SOURCES[name].shipped_config(data), overrides, data), line
+    found_here = config is None and DEFAULT_CONFIG.is_file()
+    if found_here:
+        config = DEFAULT_CONFIG
     if config is not None:
         chosen = load_config(config, overrides)
         if chosen.ingest.source != "ml-1m" or chosen.ingest.path is not None:
-            return chosen, f"data: {chosen.ingest.path or chosen.ingest.source}"
+            line = f"data: {chosen.ingest.path or chosen.ingest.source}"
+            return chosen, f"configuration: {config} in this folder" if found_here else line
     return _download(config, overrides)
 
 

@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from twotower.pipelines.cli import quiet
 from twotower.pipelines.config import parse_config, set_keys
-from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.run.layout import RUNS
+from twotower.workflows.errors import DataError
 
 if TYPE_CHECKING:
     from twotower.serving.client import RetrievalClient
     from twotower.serving.local import LocalVersion
 
 Table: TypeAlias = pd.DataFrame | str | Path
-"""A data frame, or the path of a file or folder: parquet, CSV or JSON lines."""
+"""A data frame, or the path of a file or folder: CSV, JSON lines or parquet."""
 
 NAME = "python"
 SOURCE = "source"
@@ -34,40 +37,44 @@ SOURCE = "source"
 def fit(
     interactions: Table,
     *,
-    user: str,
-    item: str,
+    user: str | None = None,
+    item: str | None = None,
     time: str | None = None,
     rating: str | None = None,
-    min_rating: float = 1.0,
+    min_rating: float | None = None,
     users: Table | None = None,
     items: Table | None = None,
-    user_features: Sequence[str] = (),
-    item_features: Sequence[str] = (),
+    user_features: Sequence[str] | None = None,
+    item_features: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     path: str | Path | None = None,
 ) -> Recommender:
     """Train both towers on interactions, evaluate them, and publish them for serving.
 
     It runs the steps of ``twotower run``; every command works on the run folder that it leaves.
+    Columns that are not named are found as by ``twotower init``, which prints what it assumed.
 
     Parameters
     ----------
     interactions : DataFrame, str or Path
-        One row per interaction. A path names a file or folder of
-        parquet, CSV or JSON lines.
-    user, item : str
-        The columns that hold the ids, whole numbers of 0 or more.
+        One row per interaction; a pair may be repeated. A path names a file or folder that the
+        source `files` reads: CSV, JSON lines or parquet.
+    user, item : str, optional
+        The columns that hold the ids: numbers or texts.
     time : str, optional
-        The column that holds the time of the interaction: seconds since 1970, or a datetime.
+        The column that holds the time of the interaction: a datetime, a text or a number.
+        ``"none"`` uses no time.
     rating : str, optional
-        The column that holds the rating. Without it every interaction is a positive.
-    min_rating : float, default 1.0
-        With `rating`, an interaction is a positive if its rating is at least this.
+        The column that holds the rating, count or event. ``"none"`` makes every interaction a
+        positive.
+    min_rating : float, optional
+        With `rating`, an interaction is a positive if its rating is at least this. By default the
+        scale decides: 4 of 5, 7 of 10.
     users, items : DataFrame, str or Path, optional
-        One row per user or item: the id, under the same column name as in `interactions` (or
-        ``user_id`` and ``item_id``), and features.
-    user_features, item_features : sequence of str
-        The columns of `users` and `items` that the towers read as categories.
+        One row per user or item: the id and features.
+    user_features, item_features : sequence of str, optional
+        The columns that the towers read. By default all that are of use; the type of a column
+        decides whether it is a category, a number, a text or a list.
     settings : mapping of str to Any, optional
         Settings of the configuration by their dotted names, such as ``{"training.epochs": 3}``.
     path : str or Path, optional
@@ -80,51 +87,65 @@ def fit(
     Raises
     ------
     ConfigError
-        If a column or a setting does not exist, or a setting has a wrong value.
+        If a column or a setting does not exist, a setting has a wrong value, or a column cannot be
+        told. The message names the candidates.
     DataError
         If the data has a column, a type or a value that cannot be used. The message names it.
     """
     quiet()
+    from twotower.pipelines.init.guess import Named
+    from twotower.pipelines.init.init import guess_tables
+    from twotower.pipelines.init.report import print_guess
+    from twotower.pipelines.init.settings import settings as settings_of
     from twotower.pipelines.job import fit_and_publish
 
     folder = Path(path) if path is not None else RUNS / NAME
     folder = folder.absolute()
-    tables = {"interactions": interactions, "users": users, "items": items}
-    frames = {name: each for name, each in tables.items() if isinstance(each, pd.DataFrame)}
-    files: dict[str, Any] = {
-        name: f"{name}.parquet" if name in frames else str(Path(each).absolute())
+    given = {"interactions": interactions, "users": users, "items": items}
+    tables = {name: _as_table(name, each) for name, each in given.items() if each is not None}
+    guess = guess_tables(
+        tables,
+        Named(
+            user=user,
+            item=item,
+            time=time,
+            value=rating,
+            user_features=user_features,
+            item_features=item_features,
+        ),
+    )
+    files = {
+        name: f"{name}.parquet" if isinstance(each, pa.Table) else str(each)
         for name, each in tables.items()
-        if each is not None
     }
-    named = {"user_id": user, "item_id": item, "timestamp": time, "rating": rating}
-    ours = {name: column for name, column in named.items() if column is not None}
-    for name, frame in frames.items():
-        wanted = {"interactions": ours.values(), "users": user_features, "items": item_features}
-        _check_columns(name, frame, wanted[name])
-    tree = {
-        "name": NAME,
-        "ingest": {
-            "source": "files",
-            "path": str(folder / SOURCE),
-            "files": {
-                **files,
-                "columns": {name: column for name, column in ours.items() if name != column},
-                "keep": [name for name in ("rating", "timestamp") if name in ours],
-            },
-        },
-        "positives": {"column": "rating", "at_least": min_rating} if rating else {},
-        "features": {"user": list(user_features), "item": list(item_features)},
-        "serving": {"seen": "interactions"},
-    }
-    tree = set_keys(tree, settings or {}, "settings")
-    run = Run.create(parse_config(tree, "settings"), folder)
+    tree = settings_of(guess, files, NAME)
+    tree["ingest"]["path"] = str(folder / SOURCE)
+    if min_rating is not None:
+        column = guess.value.column if guess.value else None
+        tree["positives"] = {"column": column, "at_least": min_rating}
+    run = Run.create(parse_config(set_keys(tree, settings or {}, "settings"), "settings"), folder)
+    print_guess(guess)
     with run.writing("fit"):
         source = folder / SOURCE
         source.mkdir(exist_ok=True)
-        for name, frame in frames.items():
-            frame.to_parquet(source / f"{name}.parquet", index=False)
+        for name, each in tables.items():
+            if isinstance(each, pa.Table):
+                pq.write_table(each, source / f"{name}.parquet")
         fit_and_publish(run)
     return Recommender(run)
+
+
+def _as_table(name: str, given: Table) -> pa.Table | Path:
+    """Return a data frame as an Arrow table, and a path as an absolute one."""
+    if not isinstance(given, pd.DataFrame):
+        return Path(given).absolute()
+    try:
+        return pa.Table.from_pandas(given, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"{name}: {error}. Give the column values of one type, such as "
+            'frame["column"].astype(str)'
+        ) from error
 
 
 def load(path: str | Path) -> Recommender:
@@ -181,15 +202,14 @@ class Recommender:
         report = json.loads((self.path / "reports" / "metrics.json").read_text())
         return pd.DataFrame.from_dict(report["metrics"], orient="index")
 
-    def recommend(
-        self, users: Iterable[int], k: int = 10, *, filter_seen: bool = True
-    ) -> pd.DataFrame:
+    def recommend(self, users: Iterable, k: int = 10, *, filter_seen: bool = True) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
         Parameters
         ----------
-        users : iterable of int
-            User ids. An unknown user gets the items for the out-of-vocabulary user.
+        users : iterable of int or str
+            User ids, such as a list, an array or a column of a frame. An unknown user gets the
+            items for the out-of-vocabulary user.
         k : int, default 10
             Items per user.
         filter_seen : bool, default True
@@ -198,14 +218,22 @@ class Recommender:
         Returns
         -------
         DataFrame
-            Columns user, rank (from 1), item, score; fewer than k rows for a user who has seen
-            almost everything.
+            Columns user (in the type of `users`), rank (from 1), item, score; fewer than k rows for
+            a user who has seen almost everything.
+
+        Raises
+        ------
+        ServingError
+            If a user id is of another kind than those that the model was fitted on.
         """
-        ids = np.asarray(list(users), np.int64)
+        ids = users if isinstance(users, (pd.Series, pd.Index, np.ndarray)) else list(users)
+        if not len(ids):
+            empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
+            return pd.DataFrame(empty)
         found, scores = self._local.answer(ids, k, filter_seen)
         frame = pd.DataFrame(
             {
-                "user": np.repeat(ids, found.shape[1]),
+                "user": pd.Series(ids).repeat(found.shape[1]).array,
                 "rank": np.tile(np.arange(1, found.shape[1] + 1), len(ids)),
                 "item": found.ravel(),
                 "score": scores.ravel(),
@@ -213,12 +241,12 @@ class Recommender:
         )
         return frame[np.isfinite(frame["score"])].reset_index(drop=True)
 
-    def similar(self, item: int, k: int = 5) -> pd.DataFrame:
+    def similar(self, item: int | str, k: int = 5) -> pd.DataFrame:
         """Return the k items whose vectors have the highest cosine similarity to the item's.
 
         Parameters
         ----------
-        item : int
+        item : int or str
             Item id.
         k : int, default 5
             Number of items.
@@ -330,11 +358,3 @@ class Recommender:
 
         repository = ModelRepository(self.path / TRITON)
         return LocalVersion(repository.model / str(self._version))
-
-
-def _check_columns(name: str, frame: pd.DataFrame, wanted: Iterable[str]) -> None:
-    missing = [column for column in wanted if column not in frame]
-    if missing:
-        raise ConfigError(
-            f"{name}: no column {missing[0]!r}; the columns are {', '.join(map(str, frame))}"
-        )

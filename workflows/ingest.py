@@ -23,7 +23,10 @@ from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.files.source import FilesSource
 from twotower.workflows.sources.findings import Findings, write_report
+from twotower.workflows.sources.layouts.amazon import Amazon
+from twotower.workflows.sources.layouts.atomic import Atomic
 from twotower.workflows.sources.layouts.lightgcn import LightGCN
+from twotower.workflows.sources.layouts.movielens import MovieLens10M, MovieLensCSV
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
 from twotower.workflows.sources.times import check_scale
@@ -33,6 +36,10 @@ from twotower.workflows.tables import Tables, merge, sorted_by_id
 _CLASSES: tuple[type[Source], ...] = (
     MovieLens1M,
     MovieLens100K,
+    MovieLens10M,
+    MovieLensCSV,
+    Amazon,
+    Atomic,
     LightGCN,
     SyntheticSource,
     FilesSource,

@@ -7,6 +7,7 @@ import sys
 import click
 
 from twotower.pipelines.cli.options import (
+    FILE,
     START,
     config_option,
     data_option,
@@ -45,8 +46,9 @@ from twotower.pipelines.cli.output import output, plain_checks, plain_run
 def run(config, data, folder, overrides, recipe, budget, as_json) -> None:
     """Run all steps, then print recommendations from Triton.
 
-    Without --data and --config it uses MovieLens-1M, which is downloaded if necessary, or
-    synthetic data if there is no network.
+    Without --data and --config it uses twotower.yaml in this folder, see `twotower init`. Without
+    that, it uses MovieLens-1M, which is downloaded if necessary, or synthetic data if there is no
+    network.
     """
     from twotower.pipelines.job import choose, main_job
     from twotower.pipelines.verdict.recipes import AUTO, recipe_settings
@@ -68,6 +70,54 @@ def run(config, data, folder, overrides, recipe, budget, as_json) -> None:
         return main_job(chosen, folder, auto)
 
     output(as_json, work, plain_run)
+
+
+@main.verb(
+    START,
+    "twotower init orders.csv --items products.csv\n"
+    "twotower init log.parquet --user visitor --item page --value none",
+)
+@click.argument("interactions", type=FILE)
+@click.option("--items", type=FILE, help="File or folder with one row per item.")
+@click.option("--users", type=FILE, help="File or folder with one row per user.")
+@click.option("--user", metavar="COLUMN", help="The column with the users' ids.")
+@click.option("--item", metavar="COLUMN", help="The column with the items' ids.")
+@click.option("--time", metavar="COLUMN", help="The column with the time; none if there is none.")
+@click.option(
+    "--value",
+    metavar="COLUMN",
+    help="The column with the rating, count or event type; none if there is none.",
+)
+@click.option("--separator", help="Text between two fields of a CSV file, if it is not found.")
+@click.option(
+    "--header/--no-header", default=None, help="Whether the first line of a CSV file has names."
+)
+@click.option("--encoding", help="Encoding of a CSV file, such as latin-1.")
+@click.option(
+    "--out", type=FILE, default="twotower.yaml", show_default=True, help="The file to write."
+)
+@click.option("--force", is_flag=True, help="Replace the file; the old one is kept as FILE.old.")
+@json_option
+def init(interactions, items, users, out, force, as_json, **known) -> None:
+    """Guess what the columns of your files mean, and write twotower.yaml.
+
+    It reads CSV, JSON lines and parquet, and says what it assumed. What is not clear is a
+    QUESTION in the file. `twotower run` then needs no option.
+    """
+    from twotower.pipelines.init.guess import Named
+    from twotower.pipelines.init.init import init
+    from twotower.pipelines.init.report import plain
+
+    tables = {"interactions": interactions, "users": users, "items": items}
+    files = {name: path for name, path in tables.items() if path is not None}
+    named = Named(**{name: known[name] for name in ("user", "item", "time", "value")})
+    said = {name: known[name] for name in ("separator", "header", "encoding")}
+    reading = {name: value for name, value in said.items() if value is not None}
+    output(
+        as_json,
+        lambda: init(files=files, named=named, reading=reading, out=out, force=force),
+        lambda made: {"config": str(made.path), **plain(made.guess)},
+    )
 
 
 @main.verb(START, "twotower doctor\ntwotower doctor --server")

@@ -277,7 +277,7 @@ def test_a_shipped_configuration_is_found_by_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ml-10m", r"^ml-10m: no such configuration; .* in configs/: ml-1m, ml-100k, .*, syn"),
+        ("ml-11m", r"^ml-11m: no such configuration; .* in configs/: ml-1m, ml-10m, .*, syn"),
         ("ml-1m.yml", r"^ml-1m\.yml: no such configuration; .* in configs/: ml-1m, "),
         ("configs/ml-1", r"^configs/ml-1: no such configuration; .* in configs/: ml-1m, "),
         (f"{CONFIGS}/ml-1m", r"/ml-1m: no such configuration; .* in configs/: ml-1m, "),

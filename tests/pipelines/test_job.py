@@ -11,6 +11,13 @@ import psutil
 import pytest
 
 from tests.pipelines.test_lock import in_a_thread
+from tests.workflows.sources.layouts.conftest import (
+    ATOMIC,
+    CSV,
+    ML_10M,
+    REVIEWS_2018,
+    write_lines,
+)
 from twotower.pipelines.config import CONFIGS, load_config
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.job import choose, main_job
@@ -128,6 +135,22 @@ def test_the_layout_chooses_the_configuration(data_dir):
     assert choose(CONFIGS / "ml-100k.yaml", data_dir)[0].name == "ml-100k"
 
 
+@pytest.mark.parametrize(
+    "name, files",
+    [
+        ("ml-latest", CSV),
+        ("ml-10m", ML_10M),
+        ("amazon", {"reviews_A.json": REVIEWS_2018}),
+        ("atomic", ATOMIC),
+    ],
+)
+def test_a_published_layout_has_its_configuration(name, files, tmp_path):
+    folder = write_lines(tmp_path / "data", files)
+    config, line = choose(None, folder, ("training.epochs=1",))
+    assert (config.name, config.ingest.source, config.training.epochs) == (name, name, 1)
+    assert line.startswith(f"data: {folder}, recognised as ")
+
+
 def test_a_main_job_that_fails_at_once_leaves_the_configuration(tmp_path):
     run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
     with run.step("ingest"):
@@ -144,3 +167,12 @@ def test_a_main_job_that_fails_at_once_leaves_the_configuration(tmp_path):
 
 def test_a_named_configuration_without_data_needs_none():
     assert choose(CONFIGS / "synthetic.yaml", None)[0] == load_config(CONFIGS / "synthetic.yaml")
+
+
+def test_without_options_the_configuration_in_this_folder_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twotower.yaml").write_text("name: mine\ningest: {source: synthetic}\n")
+    config, line = choose(None, None, ("training.epochs=3",))
+    assert (config.name, config.training.epochs) == ("mine", 3)
+    assert line == "configuration: twotower.yaml in this folder"
+    assert choose(CONFIGS / "synthetic.yaml", None)[0].name == "synthetic"  # an option goes first

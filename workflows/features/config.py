@@ -65,6 +65,12 @@ class PositivesConfig(BaseModel, extra=Extra.forbid):
         "the weight), make a few very large counts less dominant.",
     )
 
+    @validator("at_least", pre=True)
+    def _check_number(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"{value!r} is a text; name the events that are positives in values")
+        return value
+
     @validator("values", pre=True)
     def _check_values(cls, values: Any) -> Any:
         if isinstance(values, dict):

@@ -98,6 +98,11 @@ class Source(ABC):
         """
         return None
 
+    @classmethod
+    def shipped_config(cls, path: Path) -> str:
+        """Return the name of the shipped configuration for the data that `recognise` finds."""
+        return cls.name
+
     @abstractmethod
     def files(self) -> list[Path]:
         """List the files that `read` reads, in a fixed order. Empty if there are none."""

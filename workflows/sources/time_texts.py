@@ -57,11 +57,13 @@ class UnclearTime(Exception):
         The row of the column, from 0.
     reason : str
         What is wrong, and what to do if that depends on it.
+    formats : tuple of str
+        The strptime formats that all values of the column fit, if there are several.
     """
 
-    def __init__(self, row: int, reason: str):
+    def __init__(self, row: int, reason: str, formats: tuple[str, ...] = ()):
         super().__init__(reason)
-        self.row, self.reason = row, reason
+        self.row, self.reason, self.formats = row, reason, formats
 
 
 class Parsed(NamedTuple):
@@ -293,6 +295,7 @@ def _decide(coded: pa.DictionaryArray, formats: list[str]) -> tuple[np.ndarray, 
                 first(differ),
                 "no value of the column shows whether the month or the day is first. Set "
                 f"ingest.files.time_format to {formats[0]!r} or {formats[1]!r}",
+                formats=tuple(formats),
             )
         return seconds[0][codes], [f"the texts are read as {formats[0]}"]
     chosen = fits.index(True)

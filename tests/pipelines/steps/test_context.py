@@ -21,9 +21,15 @@ from twotower.pipelines.steps.preprocess import (
     load_training_data,
     preprocess,
 )
+from twotower.pipelines.steps.publish import publish
+from twotower.pipelines.steps.serve import serving
 from twotower.pipelines.steps.train import train
 from twotower.pipelines.steps.update import update
+from twotower.pipelines.steps.verify import verify
+from twotower.serving.client import RetrievalClient
 from twotower.serving.local import LocalVersion
+from twotower.serving.runtime.errors import ServingError
+from twotower.workflows.errors import DataError
 
 TASTES, MONTHS, EACH = 4, ("Jan", "Feb", "Mar", "Apr"), 10
 N_ITEMS = TASTES * len(MONTHS) * EACH
@@ -114,6 +120,16 @@ def test_the_queries_of_the_evaluation_have_their_own_context(with_context):
     assert some.users == 40 and abs(some.values["recall@5"] - whole.values["recall@5"]) < 0.15
 
 
+def test_the_context_is_read_without_naming_it_twice(tmp_path):
+    alone = {"ingest.files.keep": []}
+    run = ingested(tmp_path / "context", seasons(), **alone, **CONTEXT)
+    columns = pd.read_parquet(run.path / "data" / "interactions.parquet").columns
+    assert set(columns) == {"user_id", "item_id", "month", "size"}
+    message = "160 of 160 users have more than one value.* name it under features.context or"
+    with pytest.raises(DataError, match=message):
+        ingested(tmp_path / "user", seasons(), **alone, **{"features.user": ["month"]})
+
+
 def test_the_closed_form_refuses_a_context():
     tree = {
         "name": "made-up",
@@ -190,13 +206,32 @@ def test_an_unknown_month_is_one_that_is_not_given(exported, runtime):
     assert null[0].shape == (2, 5)
 
 
-def test_an_update_learns_new_months(with_context, tmp_path_factory):
+def test_triton_answers_with_the_context_of_the_request(with_context, exported):
+    publish(with_context, 1)
+    users, months, sizes = [7, 7, 8, 999], ["Jan", "Apr", None, "Mar"], [0.5, -1.0, None, 2.0]
+    features = {"month": months, "size": sizes}
+    expected = exported["compiled"].answer(np.array(users), 5, features=features)
+    with serving(with_context) as addresses:
+        for protocol in ("http", "grpc"):
+            with RetrievalClient(getattr(addresses, protocol), protocol=protocol) as client:
+                found = client.recommend(users, k=5, filter_seen=False, features=features)
+                np.testing.assert_array_equal(found.item_ids, expected[0])
+                np.testing.assert_allclose(found.scores, expected[1], atol=1e-6)
+                with pytest.raises(ServingError, match="'weather'"):
+                    client.recommend(users, k=5, features={"weather": months})
+    # Without a context the server answers as the towers do for the user table.
+    assert verify(with_context, count=40, k=20, together=8).holds
+
+
+def test_an_update_learns_new_months(with_context, exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("day")
     run = Run(shutil.copytree(with_context.path, folder / "run"))
+    publish(run, 1)
+    run.override(("update.max_loss=0.99", "serving.runtime=compiled"))
     day = seasons(users=200, per_month=3).assign(month="May")
     day[::2].to_parquet(folder / "ev.parquet")
     before = load_contexts(run)
-    number = update(run, folder, anyway=True)
+    number = update(run, folder)
     contexts, data = load_contexts(run), load_training_data(run)
     assert before["month"].max() == 2 + len(MONTHS) and contexts["month"].max() == 3 + len(MONTHS)
     assert (contexts["month"][data.context_rows[-50:]] == 3 + len(MONTHS)).all()

@@ -45,7 +45,6 @@ def weighted(tmp_path_factory) -> Run:
         plays(),
         **TRAINING,
         **{
-            "ingest.files.duplicates": "keep_all",
             "positives.weight": "plays",
             "positives.weight_transform": "sqrt",
         },
@@ -76,5 +75,5 @@ def test_a_weight_of_0_is_refused_when_the_data_is_read(tmp_path):
         ingested(
             tmp_path,
             plays().assign(plays=lambda rows: rows["plays"].where(rows["user_id"] != 3, 0)),
-            **{"ingest.files.duplicates": "keep_all", "positives.weight": "plays"},
+            **{"positives.weight": "plays"},
         )

@@ -172,6 +172,7 @@ def test_the_weights_of_repeated_pairs_are_added_up():
     [
         ({"column": "event", "at_least": 2, "values": ["buy"]}, "at_least and values both say"),
         ({"values": ["buy"]}, "values: name the column"),
+        ({"column": "event", "at_least": "buy"}, "'buy' is a text; name the events .* in values"),
         ({"at_least": 2}, "at_least: name the column"),
         ({"column": "event", "values": [True]}, "True is neither a text nor a number"),
         ({"column": "event", "values": {"buy": 0}}, "buy: the weight is 0; give a number from"),

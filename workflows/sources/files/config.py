@@ -50,6 +50,11 @@ class FilesConfig(BaseModel, extra="forbid"):
         "file}, for example {user_id: uid, item_id: sku}. A users or items file may use either "
         "name. `rating` and `timestamp` are read if they are here.",
     )
+    id_columns: dict[Literal["users", "items"], str] = Field(
+        {},
+        description="The id column of a users or items file, if its name is neither that of the "
+        "interactions nor ours, for example {items: sku}.",
+    )
     keep: list[str] = Field(
         [],
         description="Further columns of the interactions to keep. Columns that `features`, "

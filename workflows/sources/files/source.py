@@ -140,12 +140,21 @@ class FilesSource(Source):
             column_names=tuple(config.column_names.get(table, ())),
             encoding=config.encoding,
             quotes=config.quotes,
-            types=known_types(types, config.columns),
-            wanted=frozenset([*names, *(config.columns.get(name, name) for name in names)]),
+            types=known_types(types, self._names(table)),
+            wanted=frozenset([*names, *(self._names(table).get(name, name) for name in names)]),
         )
 
+    def _names(self, table: TableName) -> dict[str, str]:
+        """The names in the files of a table, by those here, where they differ."""
+        names = {
+            f"{side[:-1]}_id": name
+            for side, name in self.config.id_columns.items()
+            if side == table
+        }
+        return {**self.config.columns, **names}
+
     def _open(self, name: TableName, path: Path, findings: Findings) -> FileTable:
-        return open_table(path, self.options(name), self.config.columns, findings)
+        return open_table(path, self.options(name), self._names(name), findings)
 
     def _tables(
         self,

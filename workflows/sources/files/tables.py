@@ -138,12 +138,19 @@ class Log:
         found = f"{count:,} of {total:,} {side}s have more than one value"
         if self._differing == "error":
             value, last = map(_shown, values)
-            raise DataError(
-                f"{place}: {value} for {self._key} "
-                f"{self.ids[row].as_py()!r}, which has {last} in a later row; {found}. Make a "
-                f"table with one row per {side} and name it under ingest.files.{side}s, or set "
-                "ingest.files.differing to keep_last, which may use rows of the test part and "
+            advice = (
+                f"Make a table with one row per {side} and name it under ingest.files.{side}s, or "
+                "set ingest.files.differing to keep_last, which may use rows of the test part and "
                 "make test metrics too high"
+            )
+            if side == "user":
+                advice += (
+                    ". If it is of the interaction and not of the user, name it under "
+                    "features.context or context_numeric"
+                )
+            raise DataError(
+                f"{place}: {value} for {self._key} {self.ids[row].as_py()!r}, which has {last} "
+                f"in a later row; {found}. {advice}"
             )
         self._findings.note(
             "differing_values",

@@ -107,7 +107,8 @@ class ParquetPart(Part):
 
     def read(self, name: str) -> pa.ChunkedArray:
         """Read a column, as the file has it."""
-        return self._parquet.read(columns=[name]).column(0)
+        # Arrow reads "item.id" as well if it is asked for "item".
+        return self._parquet.read(columns=[name]).column(name)
 
     def place(self, row: int) -> str:
         """Describe a row for messages: its file, and its number in it from 1."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.sources.base import OnMessage, Progress, ProgressCounter, Source, ignore
+from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.layouts.place import Place, place_at
 from twotower.workflows.tables import Tables, repeated_pairs
 
@@ -102,7 +103,8 @@ def _read(folder: Path, progress: Progress | None, on_message: OnMessage) -> Tab
         )
     if len(repeats):
         kept[repeats] = False
-        on_message(f"{len(repeats):,} of {len(kept):,} pairs are repeated; each is kept once")
+        text = f"{len(repeats):,} of {len(kept):,} pairs are repeated; each is kept once"
+        Findings.of(on_message).note("repeated_pairs", len(repeats), text)
     interactions = {"user_id": user_ids[kept], "item_id": item_ids[kept], "part": part[kept]}
     return Tables(
         interactions=pa.table(interactions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.sources.layouts.place import Place
+
+_HALF_STAR = re.compile(r"\d+::\d+::[0-4]\.5::\d+")
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,19 @@ def find(layout: Layout, path: Path) -> FileSet | None:
         if names:
             return FileSet(layout, root, prefix, names)
     return None
+
+
+def is_10m(place: Place) -> bool:
+    """Whether files named like those of the 1M edition are of the 10M edition.
+
+    That has no users, but tags and half stars.
+    """
+    if "users.dat" in place.names or not {"ratings.dat", "movies.dat"} & place.names:
+        return False
+    if "tags.dat" in place.names:
+        return True
+    lines = place.head("ratings.dat") if "ratings.dat" in place.names else []
+    return any(_HALF_STAR.fullmatch(line) for line in lines)
 
 
 def open_layout(layout: Layout, path: Path, complete: bool = True) -> FileSet:

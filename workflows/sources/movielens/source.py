@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,12 +26,14 @@ from twotower.workflows.sources.base import (
     Source,
     ignore,
 )
+from twotower.workflows.sources.layouts.place import place_at
 from twotower.workflows.sources.movielens.layouts import (
     ML_1M,
     ML_100K,
     FileSet,
     Layout,
     find,
+    is_10m,
     open_layout,
 )
 from twotower.workflows.sources.movielens.textfile import bad_value, integer, rows
@@ -111,6 +113,13 @@ class MovieLens1M(MovieLens):
     contents = "MovieLens-1M (ratings.dat, users.dat, movies.dat)"
     layout = ML_1M
 
+    @classmethod
+    def recognise(cls, path: Path) -> Path | None:
+        """Find the official files, unless they are those of MovieLens-10M."""
+        found = super().recognise(path)
+        place = found and place_at(found)
+        return None if place and is_10m(place) else found
+
 
 class MovieLens100K(MovieLens):
     """MovieLens-100K."""
@@ -149,9 +158,15 @@ def _read_users(files: FileSet) -> pa.Table:
 
 def _read_items(files: FileSet) -> pa.Table:
     genres_file = files.layout.genres
-    parsed = _ml_1m_items(files) if genres_file is None else _ml_100k_items(files, genres_file)
+    return film_table(
+        _ml_1m_items(files) if genres_file is None else _ml_100k_items(files, genres_file)
+    )
+
+
+def film_table(films: Iterable[tuple[int, str, list[str]]]) -> pa.Table:
+    """Make the item table from (item id, title, genres); the year is in the title."""
     columns: dict[str, list[Any]] = {name: [] for name in ITEM_SCHEMA.names}
-    for item_id, title, genres in parsed:
+    for item_id, title, genres in films:
         years = _YEAR.findall(title)
         columns["item_id"].append(item_id)
         columns["title"].append(title.strip())

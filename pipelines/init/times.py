@@ -1,0 +1,208 @@
+"""Find the column with the time of the interaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy
+from twotower.pipelines.init.ids import DECIDED, check_name
+from twotower.pipelines.init.names import ROLES, has_role, tokens, word_set
+from twotower.workflows.errors import DataError
+from twotower.workflows.sources.columns import Column, Rows, Stored
+from twotower.workflows.sources.time_texts import UnclearTime, parse_format, parse_texts
+from twotower.workflows.sources.times import as_seconds
+
+SAMPLE = 300
+"""Values that must be times before the whole column is read."""
+EPOCHS = (946_684_800, 2_208_988_800)
+"""The years 2000 to 2040 in seconds: numbers in this range may be times whatever their name is."""
+MAX_CALENDAR = 60
+"""Different values that a number such as the hour or the day of the month may have."""
+LATER = word_set("delivered delivery shipped updated modified expires end ended deadline")
+"""Words for times after the interaction."""
+
+
+@dataclass(frozen=True, eq=False)
+class Time:
+    """The times of the interactions.
+
+    Attributes
+    ----------
+    column : str
+    seconds : ndarray of int64, shape (n,)
+        Seconds since 1970; the lowest int64 where there is none.
+    format : str or None
+        The strptime format, if the values alone do not tell it.
+    question : str or None
+        What is not clear.
+    """
+
+    column: str
+    seconds: np.ndarray
+    format: str | None = None
+    question: str | None = None
+
+
+MISSING = np.iinfo(np.int64).min
+
+
+def find_time(
+    facts: Mapping[str, Facts], named: str | None, ids: Mapping[str, str], where: str
+) -> tuple[Time | None, dict[str, str]]:
+    """Find the time of the interaction.
+
+    Parameters
+    ----------
+    facts : mapping of str to Facts
+        The columns of the interactions.
+    named : str or None
+        The column, if it is known; "none" if there is none.
+    ids : mapping of str to str
+        The columns of the ids by role.
+    where : str
+        The file, for messages.
+
+    Returns
+    -------
+    time : Time or None
+    others : dict of str to str
+        Other columns with times, and why they are not it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no column `named`, or it has no times.
+    """
+    if named == "none":
+        return None, {}
+    if named is not None:
+        check_name(named, facts, where, "time")
+        found = _read(facts[named])
+        if found is None:
+            raise ConfigError(
+                f"{where}: column {named!r} has no times, but values such as "
+                f"{facts[named].examples()}; name another one, or --time none"
+            )
+        return found, {}
+    read: dict[str, Time] = {}
+    others: dict[str, str] = {}
+    for name, column in facts.items():
+        if name in ids.values() or not _may_be_time(column) or (found := _read(column)) is None:
+            continue
+        owners = [role for role in ("user", "item") if _belongs(column, facts[ids[role]])]
+        if owners:
+            others[name] = f"a time of the {owners[0]}, the same in all its rows"
+        else:
+            read[name] = found
+    if not read:
+        return None, others
+    best, *rest = sorted(read, key=lambda name: -_evidence(name))
+    others.update({name: f"another time; {best} is used" for name in rest})
+    chosen = read[best]
+    if rest and _evidence(best) - _evidence(rest[0]) < 1:
+        text = f"is {best} the time of the interaction? {', '.join(rest)} has times, too."
+        text = f"{chosen.question} {text}" if chosen.question else text
+        chosen = Time(best, chosen.seconds, chosen.format, text)
+    return chosen, others
+
+
+def _belongs(column: Facts, owner: Facts) -> bool:
+    share, count = constancy(column.codes, owner.codes)
+    return count >= MIN_REPEATED and share >= DECIDED
+
+
+def _evidence(name: str) -> int:
+    found = tokens(name)
+    if any(token in LATER for token in found):
+        return -1
+    return sum(token in ROLES["time"] for token in found[:2]) + (len(found) == 1)
+
+
+def _may_be_time(column: Facts) -> bool:
+    if column.is_time:
+        return True
+    if column.distinct < 2 or column.is_list or column.is_boolean:
+        return False
+    if column.is_text and column.texts[0].isdigit():
+        return has_role(column.name, "time")
+    if column.is_text:
+        return column.words < 8 and any(map(str.isdigit, column.texts[0]))
+    if column.numbers is None:
+        return False
+    low, high = column.range
+    if has_role(column.name, "time") and not has_role(column.name, "order"):
+        return low >= 0 and column.distinct > MAX_CALENDAR
+    return column.is_whole and any(
+        EPOCHS[0] * unit <= low and high <= EPOCHS[1] * unit for unit in (1, 10**3)
+    )
+
+
+def _read(column: Facts) -> Time | None:
+    """Read the whole column as times; None if a value is not one."""
+    known = column.codes >= 0
+    values = column.values.filter(pa.array(known))
+    if not len(values):
+        return None
+    try:
+        if not column.is_text or column.texts[0].isdigit():
+            found = as_seconds(_as_column(column, values), on_message=lambda line: None)
+            return _complete(column, known, found.to_numpy())
+        parse_texts(values[:SAMPLE])
+    except UnclearTime as error:
+        if not error.formats:
+            return None
+    except DataError:
+        return None
+    try:
+        return _complete(column, known, parse_texts(values).seconds)
+    except UnclearTime as error:
+        return _choose(column, known, values, error.formats) if error.formats else None
+
+
+def _choose(
+    column: Facts, known: np.ndarray, values: pa.ChunkedArray, formats: tuple[str, ...]
+) -> Time:
+    """Choose between day and month first: files are often in the order of time."""
+    read = {each: parse_format(values, each).seconds for each in formats}
+    ordered = {each: _order(seconds) for each, seconds in read.items()}
+    month_first = [each for each in formats if each.index("%m") < each.index("%d")]
+    dotted = "." in formats[0].partition("%Y")[0]
+    usual = next(each for each in formats if (each in month_first) != dotted)
+    best = max(formats, key=lambda each: (round(ordered[each], 1), each == usual))
+    other = next(each for each in formats if each != best)
+    better = round(ordered[best], 1) > round(ordered[other], 1)
+    reason = "the rows are in the order of time then" if better else "a guess"
+    shown = pc.drop_null(values)[0].as_py()
+    question = (
+        f"is {shown!r} read right as {best} ({reason})? Otherwise write {other} as the time_format."
+    )
+    return Time(column.name, _filled(known, read[best]), best, question)
+
+
+def _order(seconds: np.ndarray) -> float:
+    """Say how far the rows are in the order of time, forwards or backwards: 0 to 1."""
+    if len(seconds) < 2 or seconds.min() == seconds.max():
+        return 0.0
+    return float(abs(np.corrcoef(np.arange(len(seconds)), seconds)[0, 1]))
+
+
+def _complete(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:
+    return Time(column=column.name, seconds=_filled(known, seconds))
+
+
+def _filled(known: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    filled = np.full(len(known), MISSING)
+    filled[known] = seconds
+    return filled
+
+
+def _as_column(column: Facts, values: pa.ChunkedArray) -> Column:
+    stored = [Stored(path="", name=column.name, type=column.stored)]
+    rows = Rows(places=[str], counts=[len(values)])
+    return Column(name=column.name, values=values, stored=stored, rows=rows)

@@ -1,0 +1,168 @@
+"""`twotower init` on files: what it writes and prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.own_data.orders import make_orders
+from tests.pipelines.init import shops
+from twotower.pipelines.cli import main
+from twotower.pipelines.config import load_config
+
+COMMAS = "user,item\n" + "\n".join(f"u{n % 40},i{n % 30}" for n in range(400))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def orders(folder):
+    frame = make_orders(rows=3_000, customers=250, products=90)
+    frame.to_csv(folder / "orders.csv", index=False)
+    return frame
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, ["init", *arguments])
+
+
+def refused(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 1 and "Traceback" not in result.output, result.output
+    return result.output
+
+
+def test_orders(orders, folder):
+    result = call("orders.csv")
+    assert result.exit_code == 0, result.output
+    assert "wrote twotower.yaml: check it, then `twotower run`" in result.output
+    for line in ("interactions", "3,000, 2024-01-02", "assumed:", "user           customer"):
+        assert line in result.output
+    config = load_config(folder / "twotower.yaml")
+    assert str(config.ingest.files.interactions) == "orders.csv"
+    assert config.ingest.files.columns == {
+        "user_id": "customer",
+        "item_id": "product",
+        "timestamp": "ordered",
+    }
+    assert config.features.item == ["category"] and config.features.item_numeric == ["price"]
+
+
+def test_json(orders):
+    result = CliRunner().invoke(main, ["init", "orders.csv", "--json"])
+    made = json.loads(result.stdout)
+    assert made["config"] == "twotower.yaml" and made["questions"] == []
+    assert made["assumed"]["item features"] == "category (categorical), price (numeric)"
+    assert made["profile"]["rows"] == 3_000
+    assert made["profile"]["repeats"] == orders.duplicated(["customer", "product"]).sum()
+
+
+def test_an_edited_file_is_never_lost(orders, folder):
+    path = folder / "twotower.yaml"
+    path.write_text("name: mine\n")
+    assert "--force replaces it" in refused("orders.csv")
+    assert path.read_text() == "name: mine\n"
+    assert call("orders.csv", "--force").exit_code == 0
+    assert (folder / "twotower.yaml.old").read_text() == "name: mine\n"
+    assert call("orders.csv", "--out", "other.yaml").exit_code == 0
+    assert load_config(folder / "other.yaml").name == "orders"
+
+
+def test_what_is_not_clear_is_asked(folder):
+    shops.events().to_parquet(folder / "log.parquet")
+    result = call("log.parquet")
+    assert "answer its 1 question, then `twotower run`" in result.output
+    assert "which events count as positives?" in result.output
+    assert "# QUESTION: which events" in (folder / "twotower.yaml").read_text()
+
+
+def test_a_table_of_items_with_another_name_for_the_id(orders, folder):
+    names = sorted(orders["product"].unique())
+    table = pd.DataFrame({"sku": names, "name": [f"Thing {n}" for n in range(len(names))]})
+    table["colour"] = ["red", "blue", "green"] * (len(names) // 3)
+    table[:-2].to_csv(folder / "items.csv", index=False)
+    result = call("orders.csv", "--items", "items.csv")
+    assert result.exit_code == 0, result.output
+    assert "joined by sku; 97.8% of the items have a row" in result.output
+    config = load_config(folder / "twotower.yaml")
+    assert config.features.item == ["colour", "category"] and config.show == ["name"]
+
+
+FILES = {
+    "empty.csv": (b"", "no rows"),
+    "header.csv": (b"user,item\n", "no rows"),
+    "one.csv": (b"user\n1\n2\n", "separator|only one column"),
+    "few.csv": (
+        COMMAS[:64].rpartition("\n")[0].encode(),
+        "too few to learn from. At least 100 rows",
+    ),
+    "lonely.csv": (b"user,item\n" + b"".join(b"u,i%d\n" % n for n in range(200)), "of 1 users"),
+    "binary.csv": (bytes(range(256)) * 40, "NUL|text|UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_cannot_be_used(folder, name):
+    content, message = FILES[name]
+    (folder / name).write_bytes(content)
+    output = refused(name)
+    assert name in output
+    assert any(part in output for part in message.split("|")), output
+    assert not (folder / "twotower.yaml").exists()
+
+
+def test_a_document_with_the_wrong_ending(folder):
+    with zipfile.ZipFile(folder / "orders.csv", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("word/document.xml", "<w:document>user, item</w:document>")
+    assert "orders.csv" in refused("orders.csv")
+
+
+def test_a_file_that_is_not_there(folder):
+    assert "no-such.csv" in refused("no-such.csv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + COMMAS.encode(),  # as Excel saves UTF-8
+        COMMAS.replace(",", ";").encode(),
+        COMMAS.replace(",", "\t").encode(),
+        COMMAS.encode("utf-16"),
+    ],
+    ids=["mark", "semicolons", "tabs", "utf-16"],
+)
+def test_encodings_and_separators(folder, content):
+    (folder / "log.csv").write_bytes(content)
+    result = call("log.csv")
+    assert result.exit_code == 0, result.output
+    columns = load_config(folder / "twotower.yaml").ingest.files.columns
+    assert columns == {"user_id": "user", "item_id": "item"}
+
+
+def test_how_to_read_can_be_said(folder):
+    """The values of the first line could be names of columns, and there are no words to tell."""
+    lines = [f"k{n % 40}~m{n % 30}" for n in range(400)]
+    (folder / "log.csv").write_text("\n".join(lines), encoding="latin-1")
+    options = ["--separator", "~", "--no-header", "--encoding", "latin-1"]
+    named = ["--user", "column_1", "--item", "column_2"]
+    result = call("log.csv", *options, *named)
+    assert result.exit_code == 0, result.output
+    files = load_config(folder / "twotower.yaml").ingest.files
+    assert (files.separator, files.header, files.encoding) == ("~", False, "latin-1")
+    assert files.columns == {"user_id": "column_1", "item_id": "column_2"}
+    assert "400" in result.output
+
+
+def test_a_known_data_set_needs_no_init(folder):
+    for name in ("ratings.dat", "movies.dat", "users.dat"):
+        (folder / name).write_text("1::1::5::978300760\n")
+    assert "needs no init: twotower run --data" in refused(str(folder))
