@@ -278,7 +278,7 @@ def _decide(coded: pa.DictionaryArray, formats: list[str]) -> tuple[np.ndarray, 
     texts, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy()
     # Usually the first texts decide, and reading all in both formats takes twice as long.
     in_sample = [_parse(texts[:_SAMPLE], format)[1] for format in formats]
-    fits = [each.all() for each in in_sample]
+    fits = [bool(each.all()) for each in in_sample]
     if sum(fits) == 1:
         chosen = fits.index(True)
         found, is_good = _parse(texts, formats[chosen])
@@ -301,7 +301,7 @@ def _decide_by_all(
     if not (good[0] | good[1]).all():
         row = first(~(good[0] | good[1]))
         raise UnclearTime(row, f"it cannot be read as {formats[0]} or {formats[1]}")
-    fits = [each.all() for each in good]
+    fits = [bool(each.all()) for each in good]
     if not any(fits):
         other = texts[codes[first(~good[1])]]
         reason = f"the day is first, but in {other!r} the month is first; write all alike"
