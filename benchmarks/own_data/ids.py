@@ -21,6 +21,7 @@ from benchmarks.main_job import TWOTOWER
 from benchmarks.report import Check, Rows
 from benchmarks.serving.load import LoadResult, Wire, find_wrk, measure
 from benchmarks.serving.subjects import OURS, ServedRun
+from twotower.pipelines.cli import quiet
 from twotower.workflows.ingest import IngestConfig, ingest
 
 KINDS = INTEGERS, TEXTS = "integer ids", "text ids"
@@ -56,6 +57,7 @@ def ids(
     find_wrk()
     if data is None:
         raise click.UsageError("part ids needs --data <folder with ml-1m/>")
+    quiet()
     with tempfile.TemporaryDirectory(prefix="two-tower-") as name, ExitStack() as stack:
         folder = Path(name)
         served = {
@@ -89,17 +91,9 @@ def train(kind: str, data: Path, folder: Path, overrides: tuple[str, ...] = ()) 
                 frame[key] = frame[key].map(NAMES[key].format)
         frame.to_parquet(source / f"{table}.parquet")
     tree = yaml.safe_load((ROOT / "configs" / "ml-1m.yaml").read_text())
-    features = tree["features"]
-    tree["ingest"] = {
-        "source": "parquet",
-        "path": str(source),
-        "parquet": {
-            **{table: f"{table}.parquet" for table in ("interactions", "users", "items")},
-            "keep": ["rating", "timestamp"],
-            "user_features": features["user"],
-            "item_features": ["title", *features["item"], *features["item_multi_hot"]],
-        },
-    }
+    files = {table: f"{table}.parquet" for table in ("interactions", "users", "items")}
+    tree["ingest"] = {"source": "files", "path": str(source), "files": files}
+    tree["ingest"]["files"]["keep"] = ["timestamp"]
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(tree))
     click.echo(f"training on ML-1M with {kind} ...")

@@ -22,7 +22,9 @@ MAX_KEY = 64
 """Longest text, in bytes of UTF-8, that is its own key. The key of a longer one is a hash."""
 UNKNOWN = -1
 _NO_TEXT = b"\xff"
-"""A byte that is not in UTF-8. It begins the keys of hashes, and is the key of unknown texts."""
+"""A byte that is not in UTF-8. It ends the keys of hashes, and is the key of unknown texts."""
+_NO_ENDS = frozenset((_NO_TEXT, b"\0"))
+"""Ends of texts that no id has; NumPy would drop NULs at the end of a key."""
 
 
 def save_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
@@ -62,9 +64,8 @@ class TextIds:
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return the codes int64 [m] of texts [m], as bytes of UTF-8; -1 if they are unknown."""
         width, texts = self.width, values.tolist()
-        # NumPy drops NULs at the end of a key, and cuts longer ones.
         keys = [
-            text if len(text) <= width and text[-1:] != b"\0" else self._other_key(text)
+            text if len(text) <= width and text[-1:] not in _NO_ENDS else self._other_key(text)
             for text in texts
         ]
         # Of the type of `self.keys`, because NumPy would copy these to compare other types.
@@ -76,16 +77,15 @@ class TextIds:
         return self.texts.take(codes)
 
     def _other_key(self, text: bytes) -> bytes:
-        """Return the key of a text that is longer than the keys, or has a NUL at its end."""
-        key = _key(text)
-        return key if len(key) <= self.width and key[-1:] != b"\0" else _NO_TEXT
+        """Return the key of a text that is longer than the keys, which NumPy cuts, or no id."""
+        key = _key(text) if len(text) > MAX_KEY else _NO_TEXT
+        return key if len(key) <= self.width else _NO_TEXT
 
 
 def _key(text: bytes) -> bytes:
     if len(text) <= MAX_KEY:
         return text
-    # In hexadecimal digits, because NumPy drops NULs at the end.
-    return _NO_TEXT + hashlib.blake2b(text, digest_size=24).hexdigest().encode()
+    return hashlib.blake2b(text, digest_size=24).hexdigest().encode() + _NO_TEXT
 
 
 class IntegerIds:

@@ -35,14 +35,12 @@ from twotower.workflows.sources.synthetic import SyntheticConfig, synthesise
 
 NEW_USERS, NEW_ITEMS = 10, 8
 TABLES = ("interactions", "users", "items")
-PARQUET = {
+FILES = {
     "interactions": "interactions.parquet",
     "users": "users.parquet",
     "items": "items.parquet",
     "columns": {"user_id": "customer", "item_id": "article"},
     "keep": ["rating", "timestamp"],
-    "user_features": ["gender", "age"],
-    "item_features": ["title", "genres"],
 }
 PADDED = {
     "user_id": lambda ids: ids.map("C{:06d}".format),
@@ -84,7 +82,7 @@ def write(folder: Path, frames: dict[str, pd.DataFrame], names: Names) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         ids = {key: make(frame[key]) for key, make in names.items() if key in frame}
-        renamed = frame.assign(**ids).rename(columns=PARQUET["columns"])
+        renamed = frame.assign(**ids).rename(columns=FILES["columns"])
         renamed[renamed.columns[::-1]].to_parquet(folder / f"{name}.parquet")
     return folder
 
@@ -92,7 +90,7 @@ def write(folder: Path, frames: dict[str, pd.DataFrame], names: Names) -> Path:
 def prepared(folder: Path, root: Path, *overrides: str, steps=(ingest, preprocess, train)) -> Run:
     """A run on the data in `folder`."""
     tree = json.loads(small_config("training.epochs=2", *overrides).json())
-    tree["ingest"] = {"source": "parquet", "path": str(folder), "parquet": PARQUET}
+    tree["ingest"] = {"source": "files", "path": str(folder), "files": FILES}
     tree["features"] |= {"user": ["gender", "age"], "item": []}
     tree["show"] = ["title"]
     with pytest.MonkeyPatch.context() as patch:

@@ -138,6 +138,7 @@ def test_new_items_drift_and_single_positives_are_said():
         (("features.history=20",), {"train_items": 10_001}, "softmax-wide"),
         (("features.history=20", "model.dim=128"), {"train_items": 10_001}, None),
         ((), {"history": 2.0}, "softmax-wide"),
+        (("features.context=[month]",), {}, "softmax-history"),
     ],
 )
 def test_the_next_recipe_is_one_that_the_data_allow(overrides, facts, recipe):
