@@ -148,7 +148,7 @@ def _next(user: object) -> str:
     """Return commands to try next: make's in the project's folder, otherwise our own."""
     if Path.cwd() == CONFIGS.parent:
         return f"make serve | make query USER={user} | make lab"
-    return f"twotower serve | twotower query --user {shlex.quote(str(user))}"
+    return f"twotower query --user {shlex.quote(str(user))} | twotower serve"
 
 
 def fit_and_publish(run: Run, auto: Auto | None = None) -> None:
