@@ -51,6 +51,8 @@ def test_metrics_have_a_row_for_the_model_and_for_each_baseline(recommender):
     assert "popularity" in recommender.metrics.index
     assert recommender.metrics["recall@10"].between(0, 1).all()
     assert recommender.metrics.loc["two-tower", "recall@10"] > 0.5  # of 8 films that suit
+    strongest = recommender.metrics["ndcg@10"].drop("two-tower").idxmax()
+    assert f"strongest baseline, {strongest} (ndcg@10" in recommender.verdict
 
 
 def test_recommendations_are_ranked_and_unseen(recommender):
