@@ -202,6 +202,17 @@ class Recommender:
         report = json.loads((self.path / "reports" / "metrics.json").read_text())
         return pd.DataFrame.from_dict(report["metrics"], orient="index")
 
+    @property
+    def verdict(self) -> str:
+        """What the metrics mean, and what to try next: one paragraph.
+
+        Raises
+        ------
+        RunError
+            If another version of this project, without verdicts, has evaluated the run.
+        """
+        return self._run.notes("evaluate")["verdict"]["text"]
+
     def recommend(self, users: Iterable, k: int = 10, *, filter_seen: bool = True) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
