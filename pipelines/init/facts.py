@@ -236,7 +236,7 @@ def constancy(codes: np.ndarray, groups: np.ndarray) -> tuple[float, int]:
     np.maximum.at(best, owners, counts)
     chance = np.bincount(codes).max() / len(codes)
     share = best.sum() / len(codes)
-    ids = len(np.unique(groups))
+    ids = int(np.count_nonzero(best))
     if chance == 1.0:
         return 0.0, ids
     return float((share - chance) / (1 - chance)), ids

@@ -205,6 +205,19 @@ def test_a_table_of_items_is_joined_by_its_values(guess_of):
     assert "withdraw items" in found.features.left_out["available"]
 
 
+def test_a_name_on_both_sides_is_used_once(guess_of):
+    """As the configuration wants it; the names of our own columns are not used either."""
+    users = pd.DataFrame({"client": np.arange(shops.USERS), "item_id": "x"})
+    users["colour"] = np.array(["red", "blue"])[np.arange(shops.USERS) % 2]
+    users["group"] = users["history"] = users["colour"]
+    frame = log().rename(columns={"a": "client"})
+    found = guess_of(frame, {"user": users, "item": items_table()})
+    assert kinds(found.features.user) == {"group": "categorical"}
+    assert "colour" in kinds(found.features.item)
+    left = {name for name in found.features.left_out if name.endswith("of the users file")}
+    assert left == {f"{name} of the users file" for name in ("colour", "history", "item_id")}
+
+
 def test_a_table_that_does_not_fit_is_refused(guess_of):
     other = items_table().assign(id=lambda table: table["id"] + 5_000, weight=0.5)
     with pytest.raises(ConfigError, match="no column of the items file has the values of"):
