@@ -52,7 +52,7 @@ class ServedScores:
             for start in range(0, len(users), USERS_PER_REQUEST):
                 batch = users[start : start + USERS_PER_REQUEST].tolist()
                 answer = ask(addresses, batch, len(items), ["grpc"], filter_seen=False)["grpc"]
-                rows, ranks = np.nonzero(answer.item_ids >= 0)
+                rows, ranks = np.nonzero(np.isfinite(answer.scores))
                 columns = np.searchsorted(items, answer.item_ids[rows, ranks])
                 self.scores[start + rows, columns] = answer.scores[rows, ranks]
 
