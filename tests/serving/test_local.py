@@ -51,3 +51,12 @@ def test_a_version_of_another_release_is_to_be_exported_again(repositories, tmp_
     message = "RenamedSince.*; if another release .* exported it, export and publish it again"
     with pytest.raises(ServingError, match=message):
         LocalVersion(folder)
+
+
+def test_a_version_from_before_there_were_texts_is_to_be_exported_again(copy, vouch):
+    folder = copy / "retrieval" / "1"
+    (folder / "twotower" / "serving" / "runtime" / "operators" / "ids.py").unlink()
+    vouch(folder)
+    message = "No module named .*operators.ids.*; if another release .* exported it, export and pub"
+    with pytest.raises(ServingError, match=message):
+        LocalVersion(folder)

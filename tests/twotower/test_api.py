@@ -14,6 +14,7 @@ import pytest
 import twotower
 from benchmarks.own_data.orders import make_orders
 from twotower.pipelines.errors import ConfigError, RunError
+from twotower.serving.runtime.errors import ServingError
 
 USERS, ITEMS = 60, 40
 
@@ -180,3 +181,30 @@ def test_importing_the_package_imports_nothing_heavy():
     assert {"fit", "load", "Recommender"} <= set(dir(twotower))
     with pytest.raises(AttributeError, match="no attribute 'predict'"):
         twotower.predict  # noqa: B018
+
+
+def test_text_ids_come_back_in_the_types_that_they_came_in(tmp_path):
+    ratings = made_up_ratings()
+    ratings["viewer"] = ratings["viewer"].map("{:05d}".format)
+    ratings["movie_id"] = pd.Categorical(ratings["movie_id"].map("tt-{}-é".format))
+    recommender = twotower.fit(
+        ratings,
+        user="viewer",
+        item="movie_id",
+        time="when",
+        settings={"training.epochs": 1, "training.batch_size": 64, "model.dim": 8},
+        path=tmp_path / "run",
+    )
+    movies = set(ratings["movie_id"])
+    asked = ["00022", "nobody", "00033"]
+    frame = recommender.recommend(asked, k=3)
+    assert frame["user"].tolist() == [user for user in asked for _ in range(3)]
+    assert set(frame["item"]) <= movies and frame["item"].dtype == object
+    for users in (np.array(asked), pd.Series(asked, dtype="category"), pd.Index(asked)):
+        again = recommender.recommend(users, k=3)
+        assert again["item"].tolist() == frame["item"].tolist()
+        assert again["user"].dtype == pd.Series(users).dtype
+    assert set(recommender.similar(frame["item"][0], k=2)["item"]) < movies
+    with pytest.raises(ServingError, match=r"'user_id' holds 22; the model takes text"):
+        recommender.recommend([22])
+    assert recommender.recommend([], k=3).columns.tolist() == ["user", "rank", "item", "score"]
