@@ -91,6 +91,8 @@ class Config(BaseModel, extra=Extra.forbid):
             categories=frozenset([*user.categorical, *item.categorical, *self.features.context]),
             every_row=bool(positives.values or positives.weight)
             or positives.column not in (None, "rating"),
+            ordered=self.features.history is not None
+            or self.split.method in ("leave_last_out", "temporal"),
         )
 
     @root_validator(skip_on_failure=True)

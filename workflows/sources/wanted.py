@@ -20,6 +20,8 @@ class Wanted(NamedTuple):
     every_row : bool
         Whether each row of a repeated pair may decide whether the pair is a positive, or what it
         weighs.
+    ordered : bool
+        Whether the column timestamp of the interactions is used if there is one.
     types : mapping of str to DataType
         Types that columns must have, ids among them: those before an update.
     """
@@ -29,4 +31,5 @@ class Wanted(NamedTuple):
     items: tuple[str, ...] = ()
     categories: frozenset[str] = frozenset()
     every_row: bool = False
+    ordered: bool = False
     types: Mapping[str, pa.DataType] = {}
