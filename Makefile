@@ -5,6 +5,7 @@ PYTHON ?=
 DATA ?=
 CONFIG ?=
 SET ?=
+RECIPE ?=
 PARTS ?=
 K ?= 10
 DOCS ?=
@@ -14,6 +15,7 @@ RUN_FOLDER ?=
 override DATA := $(value DATA)
 override CONFIG := $(value CONFIG)
 override SET := $(value SET)
+override RECIPE := $(value RECIPE)
 override DOCS := $(value DOCS)
 override RUN_FOLDER := $(value RUN_FOLDER)
 override PARTS := $(value PARTS)
@@ -21,7 +23,7 @@ override K := $(value K)
 # The environment defines USER and may define VERSION: use them only if given on the command line.
 override VERSION_ID := $(if $(filter command,$(firstword $(origin VERSION))),$(value VERSION))
 override USER_ID := $(if $(filter command,$(firstword $(origin USER))),$(value USER))
-export DATA CONFIG SET DOCS RUN_FOLDER PARTS K VERSION_ID USER_ID
+export DATA CONFIG SET RECIPE DOCS RUN_FOLDER PARTS K VERSION_ID USER_ID
 AND_SET = $(if $(SET),--set "$$SET")
 # One option per value; values are separated by spaces, and the shell does not expand them.
 PART_OPTIONS = set -f; set --; for part in $$PARTS; do set -- "$$@" --part "$$part"; done
@@ -38,7 +40,7 @@ BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA"
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: DATA=<folder or zip> CONFIG=<name or file> SET='key=value ...' PYTHON=python3.10"
+	@echo "  variables: DATA=<folder or zip> CONFIG=<name or file> RECIPE=<name or auto> SET='key=value ...' PYTHON=python3.10"
 
 $(READY): requirements/*.txt requirements/make_env.sh pyproject.toml
 	@requirements/make_env.sh $(VENV) $(PYTHON)
@@ -47,7 +49,7 @@ $(READY): requirements/*.txt requirements/make_env.sh pyproject.toml
 env: $(READY) ## create the virtual environment
 
 run: $(READY) ## run all steps, from data to recommendations by Triton
-	@$(TWOTOWER) run $(if $(DATA),--data "$$DATA") $(if $(CONFIG),--config "$$CONFIG") $(AND_SET)
+	@$(TWOTOWER) run $(if $(DATA),--data "$$DATA") $(if $(CONFIG),--config "$$CONFIG") $(if $(RECIPE),--recipe "$$RECIPE") $(AND_SET)
 
 lint: types ## check lint and format with ruff, types with mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

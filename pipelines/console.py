@@ -24,6 +24,22 @@ def say(line: str) -> None:
     console.print(escape(line))
 
 
+JOINERS = "\u200c\u200d"
+"""Invisible characters that belong to the spelling of words and to emoji."""
+
+
+def printable(text: str) -> str:
+    """Escape characters of data that would control the terminal or reorder what it shows.
+
+    >>> printable("a\\x1b[2J\\u202eb")
+    'a\\\\x1b[2J\\\\u202eb'
+    """
+    return "".join(
+        each if each.isprintable() or each in JOINERS else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[tuple[ShowProgress, Callable[[str], None]]]:
     """Show on the console how far a stage of a command is, and its result when it ends.

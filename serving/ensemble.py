@@ -23,6 +23,7 @@ from twotower.serving.operators.query_tower import QueryTower
 from twotower.serving.operators.top_k import FaissTopK
 from twotower.serving.operators.user_features import UserFeatures
 from twotower.serving.operators.user_rows import UserRows
+from twotower.serving.raw_ids import INTEGERS, VersionIds
 from twotower.serving.runtime.compiled_engine import PLAN_FILE
 from twotower.serving.runtime.contract import (
     FILTER_SEEN,
@@ -117,19 +118,26 @@ def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
     return next(node.op for node in _nodes(ensemble) if isinstance(node.op, kind))
 
 
-def contract(ensemble: Ensemble, default_k: int, max_k: int) -> Contract:
-    """Return the contract of requests to the ensemble."""
+def contract(
+    ensemble: Ensemble, default_k: int, max_k: int, ids: VersionIds = INTEGERS
+) -> Contract:
+    """Return the contract of requests to the ensemble with these ids."""
     users, top = operator(ensemble, UserFeatures), operator(ensemble, FaissTopK)
     names = users.names
+    # The served graph has codes in the history, a request has ids.
+    types = {**users.features, **({top.history: ids.items.datatype} if top.history else {})}
     return Contract(
         user_id=users.user_id,
         item_id=top.item_id,
-        features={names[column]: dtype for column, dtype in users.features.items()},
+        features={names[column]: dtype for column, dtype in types.items()},
         default_k=default_k,
         max_k=max_k,
         lists=[names[column] for column in users.lists],
         ranges=_ranges(operator(ensemble, EncodeFeatures).workflow, names),
         columns={name: column for column, name in names.items() if name != column},
+        user_id_type=ids.users.datatype,
+        item_id_type=ids.items.datatype,
+        history=names[top.history] if top.history else None,
     )
 
 

@@ -7,14 +7,21 @@ import importlib.util
 import json
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from twotower.serving.client.values import Values, column, padded_lists
+from twotower.serving.client.values import (
+    Values,
+    column,
+    id_column,
+    padded_lists,
+    read_texts,
+    read_values,
+)
 from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.index import METADATA_FILE, load_index
@@ -39,8 +46,8 @@ class LocalVersion:
 
     Attributes
     ----------
-    user_ids, item_ids : ndarray of int64, ascending
-        The users and the items that the version knows.
+    item_ids : ndarray of int64, uint64 or str, shape (n,)
+        The items that the version knows.
     item_vectors : ndarray of float32, shape (n, D)
         The vectors of `item_ids`.
     folder : Path
@@ -61,13 +68,16 @@ class LocalVersion:
         self.folder = folder
         model = json.loads((folder / MODEL_FILE).read_text())
         try:
-            contract, engine = _load(folder, model["runtime"], threads)
+            contract, ids, engine = _load(folder, model["runtime"], threads)
             self._index = load_index(next(folder.rglob(METADATA_FILE)).parent)
-            self.item_ids, self.item_vectors = self._index.item_ids, self._index.vectors
+            self.item_vectors = self._index.vectors
             self.towers_sha256 = self._index.metadata["towers_sha256"]
-            self.user_ids = _known_users(folder, engine)
-            limits = {"default_k": 1, "max_k": len(self.item_ids)}
+            limits = {"default_k": 1, "max_k": len(self._index.item_ids)}
             self.contract = contract.Contract(**{**model["contract"], **limits})
+            self._ids = ids.ServedIds(self.contract, folder, decodes_users=True)
+            self._user_codes = _known_users(folder, engine)
+            self.user_ids = read_texts(self._ids.users.decode(self._user_codes))
+            self.item_ids = read_texts(self._ids.items.decode(self._index.item_ids))
         except Exception as error:
             raise ServingError(
                 f"{folder}: cannot run in this process: {error}; "
@@ -77,7 +87,7 @@ class LocalVersion:
 
     def answer(
         self,
-        user_ids: np.ndarray,
+        user_ids: Iterable,
         k: int,
         filter_seen: bool = False,
         features: Mapping[str, Values] = NO_FEATURES,
@@ -86,7 +96,7 @@ class LocalVersion:
 
         Parameters
         ----------
-        user_ids : ndarray of int64, shape (n,)
+        user_ids : iterable of int or str, length n
         k : int
             Items per user; at most as many as the version has.
         filter_seen : bool, default False
@@ -97,32 +107,34 @@ class LocalVersion:
 
         Returns
         -------
-        item_ids : ndarray of int64, shape (n, k)
-            -1 where a user has fewer than k items left.
+        item_ids : ndarray of int64, uint64 or str, shape (n, k)
         scores : ndarray of float32, shape (n, k)
-            -inf there.
+            -inf where a user has fewer than k items left; the id means nothing there.
 
         Raises
         ------
         ServingError
-            If a feature is unknown, or has a value of another kind.
+            If an id or a feature has a value of another kind, or a feature is unknown.
 
         Notes
         -----
         A score may differ in its last bit between batches of different size or with different
         neighbours, here as on the server, because sums of floats depend on their order.
         """
-        inputs = {self.contract.user_id: user_ids[:, None]}
-        inputs |= {name: self._tensor(name, values) for name, values in features.items()}
-        columns = self._engine.run(self.contract.read(inputs, {K: k, FILTER_SEEN: filter_seen}))
-        return columns[self.contract.item_id], columns[SCORE]
+        table = self._table(user_ids, {K: k, FILTER_SEEN: filter_seen}, features)
+        columns = self._ids.decode(self._engine.run(table))
+        return read_texts(columns[self.contract.item_id]), columns[SCORE]
 
-    def query_vectors(self, user_ids: np.ndarray) -> np.ndarray:
+    def knows(self, user_ids: Iterable) -> np.ndarray:
+        """Return for each user whether the version knows them, as bool [n]."""
+        return np.isin(self._table(user_ids, {})[self.contract.user_id], self._user_codes)
+
+    def query_vectors(self, user_ids: Iterable) -> np.ndarray:
         """Return the vectors with which users are looked up among the item vectors.
 
         Parameters
         ----------
-        user_ids : ndarray of int64, shape (n,)
+        user_ids : iterable of int or str, length n
 
         Returns
         -------
@@ -139,7 +151,20 @@ class LocalVersion:
                 f"{self.folder}: cannot return the users' vectors; export it again with "
                 "serving.runtime compiled, and publish it"
             )
-        return vectors(self.contract.read({self.contract.user_id: user_ids[:, None]}, {}))
+        return vectors(self._table(user_ids, {}))
+
+    def _table(
+        self,
+        user_ids: Iterable,
+        parameters: dict[str, Any],
+        features: Mapping[str, Values] = NO_FEATURES,
+    ) -> dict[str, np.ndarray]:
+        """Return the table of a request, with codes."""
+        name, contract = self.contract.user_id, self.contract
+        users = id_column(name, read_values(name, user_ids), contract.user_id_type)
+        given = {each: self._tensor(each, values) for each, values in features.items()}
+        read = contract.read({name: users, **given}, parameters)
+        return self._ids.encode(contract.join([read]))
 
     def _tensor(self, name: str, values: Values) -> np.ndarray:
         """Convert the values of a feature as a client converts those of a request."""
@@ -152,8 +177,8 @@ class LocalVersion:
         return column(name, values, kind, nullable=True)
 
 
-def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
-    """Return the version's own module `contract`, and its engine."""
+def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any, Any]:
+    """Return the version's own modules `contract` and `operators.ids`, and its engine."""
     package = folder / "twotower" / "serving"
     name = f"_serving_{secrets.token_hex(4)}"  # differs from this package and from other versions
     spec = importlib.util.spec_from_file_location(
@@ -166,11 +191,12 @@ def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
     try:
         spec.loader.exec_module(sys.modules[name])
         contract = importlib.import_module(f"{name}.runtime.contract")
+        ids = importlib.import_module(f"{name}.runtime.operators.ids")
         if runtime == "compiled":
             engine = importlib.import_module(f"{name}.runtime.compiled_engine")
-            return contract, engine.CompiledEngine(folder, threads)
+            return contract, ids, engine.CompiledEngine(folder, threads)
         engine = importlib.import_module(f"{name}.runtime.merlin_engine")
-        return contract, engine.MerlinEngine(folder)
+        return contract, ids, engine.MerlinEngine(folder)
     finally:
         sys.dont_write_bytecode = writes_none
         for module in [each for each in sys.modules if each.partition(".")[0] == name]:
@@ -178,7 +204,7 @@ def _load(folder: Path, runtime: str, threads: int) -> tuple[Any, Any]:
 
 
 def _known_users(folder: Path, engine: Any) -> np.ndarray:
-    """Return the ids of the version's user table."""
+    """Return the codes of the version's user table."""
     stored = [np.load(file) for file in folder.glob("*/user_ids.npy")]
     if not stored:
         from merlin.dag import postorder_iter_nodes

@@ -17,6 +17,7 @@ from twotower.serving.config import ServingConfig
 from twotower.serving.config_file import CONFIG_FILE
 from twotower.serving.ensemble import compile_ensemble, contract, operator
 from twotower.serving.operators.top_k import FaissTopK
+from twotower.serving.raw_ids import INTEGERS, VersionIds
 from twotower.serving.runtime.contract import SCORE, Contract
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
@@ -28,7 +29,9 @@ REFERENCE_CODE = ["operators/*.py", "seen.py", "vocabularies.py"]
 """The files that a version for `runtime: merlin` contains in addition."""
 
 
-def write_version(ensemble: Ensemble, out: Path, config: ServingConfig) -> None:
+def write_version(
+    ensemble: Ensemble, out: Path, config: ServingConfig, ids: VersionIds = INTEGERS
+) -> None:
     """Write a version, which `ModelRepository.add` can add to a repository.
 
     A version is self-contained: to serve it, Triton needs only NumPy, ONNX Runtime and FAISS, and
@@ -42,6 +45,8 @@ def write_version(ensemble: Ensemble, out: Path, config: ServingConfig) -> None:
         A new or empty folder.
     config : ServingConfig
         The limits and the runtime of the version.
+    ids : VersionIds, optional
+        The ids of requests and answers; the graph has codes. The default: integers are their codes.
 
     Raises
     ------
@@ -58,7 +63,8 @@ def write_version(ensemble: Ensemble, out: Path, config: ServingConfig) -> None:
     else:
         _save_ensemble(ensemble, version / ENSEMBLE_FOLDER)
         _copy_code(version, [*CODE, *REFERENCE_CODE])
-    served = contract(ensemble, config.default_k, config.max_k)
+    ids.write(version)
+    served = contract(ensemble, config.default_k, config.max_k, ids)
     model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
     (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
     (version / CONFIG_FILE).write_text(model_config(served, config))
@@ -82,13 +88,13 @@ def model_config(served: Contract, config: ServingConfig) -> str:
             optional=optional,
         )
         for name, dtype, optional in [
-            (served.user_id, "INT64", False),
+            (served.user_id, served.user_id_type, False),
             *((name, dtype, True) for name, dtype in served.features.items()),
         ]
     ]
     outputs = [
         triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
-        for name, dtype in ((served.item_id, "INT64"), (SCORE, "FP32"))
+        for name, dtype in ((served.item_id, served.item_id_type), (SCORE, "FP32"))
     ]
     # KIND_CPU sets where Triton puts the tensors; TensorFlow still uses a GPU if there is one.
     instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)

@@ -65,6 +65,7 @@ def arguments(project: Path, target: str, **variables: str) -> list[str]:
     [
         ("run", {"DATA": ODD}, ["run", "--data", ODD]),
         ("run", {"CONFIG": ODD}, ["run", "--config", ODD]),
+        ("run", {"RECIPE": ODD}, ["run", "--recipe", ODD]),
         ("run", {}, ["run"]),
         (
             "run",

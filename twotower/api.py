@@ -202,15 +202,25 @@ class Recommender:
         report = json.loads((self.path / "reports" / "metrics.json").read_text())
         return pd.DataFrame.from_dict(report["metrics"], orient="index")
 
-    def recommend(
-        self, users: Iterable[int], k: int = 10, *, filter_seen: bool = True
-    ) -> pd.DataFrame:
+    @property
+    def verdict(self) -> str:
+        """What the metrics mean, and what to try next: one paragraph.
+
+        Raises
+        ------
+        RunError
+            If another version of this project, without verdicts, has evaluated the run.
+        """
+        return self._run.notes("evaluate")["verdict"]["text"]
+
+    def recommend(self, users: Iterable, k: int = 10, *, filter_seen: bool = True) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
         Parameters
         ----------
-        users : iterable of int
-            User ids. An unknown user gets the items for the out-of-vocabulary user.
+        users : iterable of int or str
+            User ids, such as a list, an array or a column of a frame. An unknown user gets the
+            items for the out-of-vocabulary user.
         k : int, default 10
             Items per user.
         filter_seen : bool, default True
@@ -219,14 +229,22 @@ class Recommender:
         Returns
         -------
         DataFrame
-            Columns user, rank (from 1), item, score; fewer than k rows for a user who has seen
-            almost everything.
+            Columns user (in the type of `users`), rank (from 1), item, score; fewer than k rows for
+            a user who has seen almost everything.
+
+        Raises
+        ------
+        ServingError
+            If a user id is of another kind than those that the model was fitted on.
         """
-        ids = np.asarray(list(users), np.int64)
+        ids = users if isinstance(users, (pd.Series, pd.Index, np.ndarray)) else list(users)
+        if not len(ids):
+            empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
+            return pd.DataFrame(empty)
         found, scores = self._local.answer(ids, k, filter_seen)
         frame = pd.DataFrame(
             {
-                "user": np.repeat(ids, found.shape[1]),
+                "user": pd.Series(ids).repeat(found.shape[1]).array,
                 "rank": np.tile(np.arange(1, found.shape[1] + 1), len(ids)),
                 "item": found.ravel(),
                 "score": scores.ravel(),
@@ -234,12 +252,12 @@ class Recommender:
         )
         return frame[np.isfinite(frame["score"])].reset_index(drop=True)
 
-    def similar(self, item: int, k: int = 5) -> pd.DataFrame:
+    def similar(self, item: int | str, k: int = 5) -> pd.DataFrame:
         """Return the k items whose vectors have the highest cosine similarity to the item's.
 
         Parameters
         ----------
-        item : int
+        item : int or str
             Item id.
         k : int, default 5
             Number of items.

@@ -124,6 +124,21 @@ class Ids:
             )
         return number
 
+    def codes(self, values: np.ndarray) -> np.ndarray:
+        """Return the code of each of `values`, an array that `decode` or a client returned.
+
+        Returns
+        -------
+        ndarray of int64
+            In the shape of `values`; `UNKNOWN` for a text that is not among the ids.
+
+        Raises
+        ------
+        DataError
+            If a value is of another kind.
+        """
+        return self.encode(self.column(values.ravel())).reshape(values.shape)
+
     def column(self, values: Iterable[int | str]) -> pa.Array:
         """Return ids as a column of the ids' type, which `encode` takes.
 
@@ -132,13 +147,15 @@ class Ids:
         DataError
             If a value is of another kind.
         """
-        kinds = (str,) if pa.types.is_string(self.type) else (int, np.integer)
-        values = list(values)
-        for value in values:
+        is_text = pa.types.is_string(self.type)
+        kinds = (str,) if is_text else (int, np.integer)
+        integers = isinstance(values, np.ndarray) and values.dtype.kind in "iu" and not is_text
+        values = values if integers else list(values)
+        for value in () if integers else values:
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise DataError(f"{value!r} is no id of this run: its ids are {WORDS[self.type]}")
         try:
-            return pa.array(values, self.type)
+            return pa.array(values).cast(self.type) if integers else pa.array(values, self.type)
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError) as error:
             raise DataError(f"an id does not fit: the ids are {WORDS[self.type]}") from error
 
@@ -191,6 +208,10 @@ class RunIds(NamedTuple):
     def read(cls, folder: Path) -> RunIds:
         """Read what `write` wrote."""
         return cls(Ids.read(folder / "user_ids.parquet"), Ids.read(folder / "item_ids.parquet"))
+
+
+INTEGERS = RunIds(Ids(), Ids())
+"""Ids that are their own codes."""
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, validator
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.ids import INTEGERS, Ids, RunIds
 from twotower.workflows.tables import UNREADABLE, pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
@@ -55,7 +56,7 @@ class SplitConfig(BaseModel, extra="forbid"):
         return ratios
 
 
-def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
+def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) -> pd.DataFrame:
     """Assign each positive pair to a part.
 
     Parameters
@@ -64,6 +65,8 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
         The columns user_id, item_id and, if there is one, timestamp; in file order. If a pair
         occurs more than once, its last row is used, so that no pair is in two parts.
     config : SplitConfig
+    ids : RunIds, optional
+        The ids of the run: positives have codes, the split file has ids as given.
 
     Returns
     -------
@@ -76,6 +79,7 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
     DataError
         If there is nothing left to split, or the method needs a column or file that is missing.
     """
+    is_file = config.method == "file"
     rows = positives.drop_duplicates(["user_id", "item_id"], keep="last").reset_index(drop=True)
     repeated = len(positives) - len(rows)
     kept = rows[k_core_mask(rows["user_id"], rows["item_id"], config.k_core)]
@@ -85,7 +89,7 @@ def split(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
             f"nothing to split: {len(positives)} positives, of which k_core={config.k_core} leaves "
             "none; lower split.k_core or positives.at_least"
         )
-    codes = _METHODS[config.method](kept, config)
+    codes = _from_file(kept, config, ids) if is_file else _METHODS[config.method](kept, config)
     if config.method == "temporal" and not (codes == 0).any():
         raise DataError(
             "split.method temporal: no positive is before the first point in time, because too "
@@ -294,13 +298,16 @@ def _from_column(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     return codes
 
 
-def _from_file(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
+def _from_file(rows: pd.DataFrame, config: SplitConfig, ids: RunIds) -> np.ndarray:
     """Read the parts from the file; -1 for a pair that it does not name."""
     if config.path is None:
         raise DataError("split.method file needs split.path: parquet with user_id, item_id, part")
     listed = _read_split_file(config.path)
-    both = pd.concat([rows[["user_id", "item_id"]], listed], ignore_index=True)
-    codes = pair_codes(both["user_id"].to_numpy(), both["item_id"].to_numpy())
+    pairs = [
+        np.concatenate([rows[name], _codes(listed[name], each, config.path)])
+        for name, each in (("user_id", ids.users), ("item_id", ids.items))
+    ]
+    codes = pair_codes(*pairs)
     known, wanted = codes[: len(rows)], codes[len(rows) :]
     _check_pairs(listed, known, wanted, config.path)
     order = np.argsort(wanted)
@@ -322,11 +329,6 @@ def _read_split_file(path: Path) -> pd.DataFrame:
         raise DataError(
             f"{path}: no column {', '.join(missing)}; there are {', '.join(listed.columns)}"
         )
-    for name in ("user_id", "item_id"):
-        if not pd.api.types.is_integer_dtype(listed[name]) or listed[name].isna().any():
-            raise DataError(
-                f"{path}, column {name}: {listed[name].dtype}; expected integers without nulls"
-            )
     if listed.empty:
         raise DataError(f"{path}: no rows")
     if not (listed["part"] == "train").any():
@@ -337,25 +339,35 @@ def _read_split_file(path: Path) -> pd.DataFrame:
     return listed[["user_id", "item_id", "part"]]
 
 
+def _codes(column: pd.Series, ids: Ids, path: Path) -> np.ndarray:
+    """Return the codes of ids of the split file."""
+    try:
+        return ids.codes(column.to_numpy())
+    except DataError as error:
+        raise DataError(
+            f"{path}, column {column.name}: {error}; the split file needs the ids of the data"
+        ) from error
+
+
 def _check_pairs(listed: pd.DataFrame, known: np.ndarray, wanted: np.ndarray, path: Path) -> None:
     def refuse(bad: np.ndarray, problem: str) -> None:
         if bad.any():
             row = int(bad.argmax())
             user, item, part = listed.iloc[row]
             raise DataError(
-                f"{path}, row {row + 1} (user_id {user}, item_id {item}, part {part!r}): "
+                f"{path}, row {row + 1} (user_id {user!r}, item_id {item!r}, part {part!r}): "
                 f"{problem}; {int(bad.sum())} such row(s)"
             )
 
     refuse(~listed["part"].isin(PARTS).to_numpy(), f"the part must be one of {', '.join(PARTS)}")
-    refuse(pd.Series(wanted).duplicated().to_numpy(), "the pair occurs earlier in this file")
+    # Before repeats, because all unknown texts have one code.
     refuse(~np.isin(wanted, known), "the pair is not among the positives (after k_core, if set)")
+    refuse(pd.Series(wanted).duplicated().to_numpy(), "the pair occurs earlier in this file")
 
 
 _METHODS = {
     "random": _random,
     "leave_last_out": _leave_last_out,
     "temporal": _temporal,
-    "file": _from_file,
     "column": _from_column,
 }

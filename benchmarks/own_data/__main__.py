@@ -14,14 +14,18 @@ from pathlib import Path
 import click
 
 from benchmarks.own_data.five_minutes import five_minutes
+from benchmarks.own_data.ids import ids
 from benchmarks.own_data.ingest_25m import movielens_25m
 from benchmarks.own_data.recommend import recommend
+from benchmarks.own_data.verdict import verdict
 from benchmarks.report import Check, Rows, measure_parts
 
 PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {
     "five_minutes": five_minutes,
+    "ids": ids,
     "recommend": recommend,
     "movielens_25m": movielens_25m,
+    "verdict": verdict,
 }
 
 

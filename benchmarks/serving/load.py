@@ -105,7 +105,13 @@ class Request:
 
 def datatype(array: np.ndarray) -> str:
     """Return Triton's name for the array's data type; an object array holds strings."""
-    names = {"int64": "INT64", "float32": "FP32", "float64": "FP64", "object": "BYTES"}
+    names = {
+        "int64": "INT64",
+        "uint64": "UINT64",
+        "float32": "FP32",
+        "float64": "FP64",
+        "object": "BYTES",
+    }
     return names[str(array.dtype)]
 
 

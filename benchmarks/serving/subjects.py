@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.serving.load import Request, Wire, write_bodies
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_tables
+from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_tables, read_ids
 from twotower.serving.triton.control import MODEL_NAME
 from twotower.serving.triton.server import TritonServer
 
@@ -61,9 +61,11 @@ class ServedRun:
 
     @cached_property
     def users(self) -> pd.DataFrame:
-        """User id and raw features that the model reads, one row per user."""
+        """User id as given and raw features that the model reads, one row per user."""
         names = self.run.config.features
-        return pd.read_parquet(self.run.path / "data" / USERS)[names.sides[0].columns]
+        users = pd.read_parquet(self.run.path / "data" / USERS)[names.sides[0].columns]
+        codes = users[names.user_id].to_numpy()
+        return users.assign(**{names.user_id: read_ids(self.run).users.decode(codes)})
 
     @cached_property
     def vectors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

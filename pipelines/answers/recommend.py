@@ -148,7 +148,7 @@ def _write(
         path=str(parts.out),
         version=published.number,
         users=total,
-        unknown_users=int((~np.isin(users.ids, version.user_ids)).sum()),
+        unknown_users=int((~version.knows(users.ids)).sum()),
         k=parts.k,
         rows=parts.finish(),
         resumed_users=resumed,

@@ -66,13 +66,13 @@ def similar(run: Run, items: Sequence[Any], k: int) -> Similar:
         number, version = open_published(run)
         found = {item: most_similar(version, item, k) for item in items}
     for item, rows in found.items():
-        rendered = Table(title=Text(f"similar to {item}"), title_justify="left")
+        rendered = Table(title=as_text(f"similar to {item}"), title_justify="left")
         for name in ("#", version.contract.item_id, *shown.columns, "cosine"):
             rendered.add_column(Text(name), justify="left" if name in shown else "right")
         columns = shown.reindex(rows["item"])
         for place, (item_id, score) in enumerate(zip(rows["item"], rows["score"], strict=True)):
             cells = [as_text(value) for value in columns.iloc[place]]
-            rendered.add_row(str(place + 1), str(item_id), *cells, f"{score:.4f}")
+            rendered.add_row(str(place + 1), as_text(item_id), *cells, f"{score:.4f}")
         console.print(rendered)
     return Similar(number, found, shown)
 

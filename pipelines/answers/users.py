@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
+from twotower.pipelines.console import say
 from twotower.pipelines.errors import ConfigError
 from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.manifest import sha256
+from twotower.workflows.sources.columns import as_ids
+from twotower.workflows.sources.formats.options import ReadOptions
+from twotower.workflows.sources.formats.table import FileTable, open_table
 
 ALL = "all"
-ARROW = {"INT64": pa.int64(), "FP32": pa.float64(), "FP64": pa.float64(), "BYTES": pa.string()}
-"""The types of features in a CSV file, by their Triton data type."""
+TEXT_SUFFIXES, SEPARATORS = (".csv", ".tsv", ".txt"), (b",", b";", b"\t", b"|")
 
 
 @dataclass(frozen=True)
@@ -55,78 +55,60 @@ def read_users(source: str, version: LocalVersion) -> Users:
     Parameters
     ----------
     source : str
-        "all" for all users of the version, or the path of a parquet, CSV or JSON lines file. Its
-        user ids are in the column with the model's name for them, or else in the first column.
-        Columns that are named like a feature of the version give its values.
+        "all" for all users of the version, or the path of a file in a format that `open_table`
+        reads. Its user ids are in the column with the model's name for them, or else in the first
+        column. Columns that are named like a feature of the version give its values.
     version : LocalVersion
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, has no rows, or has a wrong id; the message names the row.
+        If there is no such file.
+    DataError
+        If it cannot be read, has no rows, or has a wrong id; the message names the row.
     """
     if source == ALL:
         return Users(version.user_ids, ALL)
     path = Path(source)
-    where = f"--users {path}"
     if not path.is_file():
-        raise ConfigError(f"{where}: no such file; name one, or `all` for all users")
-    try:
-        table = _read(path, version)
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise ConfigError(f"{where}: cannot be read: {error}") from error
-    name = _id_column(table.column_names, version)
-    if not len(table):
-        raise ConfigError(f"{where}: no users")
-    known = [each for each in version.contract.features if each != name]
-    features = {each: table[each].to_pylist() for each in known if each in table.column_names}
-    unused = [each for each in table.column_names if each != name and each not in features]
-    return Users(
-        _ids(table[name], version, f"{where}, column {name}"), sha256(path), features, unused
-    )
+        raise ConfigError(f"--users {path}: no such file; name one, or `all` for all users")
+    kind = pa.array(version.user_ids[:1]).type
+    table, name = _open(path, version, kind)
+    known = [each for each in version.contract.features if each != name and each in table]
+    features = {each: table.column(each).values.to_pylist() for each in known}
+    unused = [each for each in table.names if each != name and each not in features]
+    ids = as_ids(table.column(name, keep_unsigned=True), kind)
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.cast(kind)
+    return Users(ids.to_numpy(zero_copy_only=False), sha256(path), features, unused)
 
 
-def _read(path: Path, version: LocalVersion) -> pa.Table:
-    """Read a parquet, CSV or JSON lines file, by its suffix."""
-    if path.suffix == ".parquet":
-        return pq.read_table(path)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return pyarrow.json.read_json(path)
-    if path.suffix != ".csv":
-        raise ConfigError(f"--users {path}: expected a file named .parquet, .csv or .jsonl")
-    with pyarrow.csv.open_csv(path) as reader:
-        names = reader.schema.names
-    contract = version.contract
-    if lists := [name for name in contract.lists if name in names]:
-        raise ConfigError(
-            f"--users {path}, column {lists[0]}: CSV cannot hold lists; use parquet or JSON lines"
-        )
-    types = {name: ARROW[kind] for name, kind in contract.features.items()}
-    types[_id_column(names, version)] = _id_type(version)
-    convert = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True)
-    return pyarrow.csv.read_csv(path, convert_options=convert)
+def _open(path: Path, version: LocalVersion, kind: pa.DataType) -> tuple[FileTable, str]:
+    """Open the file; return also the name of the column with the ids."""
+    options = ReadOptions(header=True, separator=_separator(path))
+    table, own = open_table(path, options), version.contract.user_id
+    if own not in table and _is_id(table.names[0], version):
+        options = replace(options, header=False)
+        table = open_table(path, options)
+    name = own if own in table else table.names[0]
+    if name != own:
+        header = "" if options.header else "; it has no header"
+        say(f"{path}: the user ids are in the first column{header}")
+    if pa.types.is_string(kind):  # ids that look like numbers are text, too
+        table = open_table(path, replace(options, types={name: kind}))
+    return table, name
 
 
-def _id_column(names: Sequence[str], version: LocalVersion) -> str:
-    own = version.contract.user_id
-    return own if own in names else names[0]
+def _separator(path: Path) -> str | None:
+    """Any separator for a text file that has one column; None to find it."""
+    if path.suffix not in TEXT_SUFFIXES:
+        return None
+    with path.open("rb") as file:
+        line = file.readline()
+    return None if any(mark in line for mark in SEPARATORS) else ","
 
 
-def _id_type(version: LocalVersion) -> pa.DataType:
-    return pa.array(version.user_ids[:1]).type
-
-
-def _ids(column: pa.ChunkedArray, version: LocalVersion, where: str) -> np.ndarray:
-    """The user ids in the type of the version's ids."""
-    if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy())) + 1
-        raise ConfigError(f"{where}, row {row}: no user id; leave such rows out")
-    kind = _id_type(version)
-    if pa.types.is_floating(column.type) or pa.types.is_string(column.type) != pa.types.is_string(
-        kind
-    ):
-        raise ConfigError(f"{where}: ids are {column.type}, but those of the model are {kind}")
-    try:
-        return column.cast(kind).to_numpy()
-    except pa.ArrowInvalid as error:
-        raise ConfigError(f"{where}: {error}") from error
+def _is_id(name: str, version: LocalVersion) -> bool:
+    """Whether the name of a column is a user id, so that the file has no header."""
+    ids = version.user_ids
+    return name in set(ids.tolist()) if ids.dtype == object else name.lstrip("-").isdigit()

@@ -31,7 +31,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --out
     required=True,
     metavar="all|FILE",
     help="All users of the published version, or those in a parquet, CSV or JSON lines file: its "
-    "column with the user id, or the first one, and columns named like features of the model.",
+    "column user_id, or the first one, and columns named like features of the model.",
 )
 @click.option(
     "--out",
@@ -81,16 +81,17 @@ def vectors(folder, out, overwrite, as_json) -> None:
 @click.option(
     "--item",
     "items",
-    type=click.IntRange(-(2**63), 2**63 - 1),
     multiple=True,
     required=True,
-    help="Item id. Repeatable.",
+    help="Item id, as in the data. Repeatable.",
 )
 @k_option(default=10, show_default=True, help="Number of items.")
 @json_option
 def similar(folder, items, k, as_json) -> None:
     """Print the items that are most similar to an item."""
     from twotower.pipelines.answers.similar import similar as step
+    from twotower.pipelines.steps.query import parse_ids
 
     opened = open_run(folder)
-    output(as_json, lambda: step(opened, items, k), plain_similar)
+    asked = parse_ids(opened, "items", items)
+    output(as_json, lambda: step(opened, asked, k), plain_similar)

@@ -90,7 +90,7 @@ def plain_version(number: int) -> dict[str, int]:
 
 
 def plain_recommendations(
-    run: Run, users: Sequence[int], answers: dict[str, Recommendations]
+    run: Run, users: Sequence[int | str], answers: dict[str, Recommendations]
 ) -> dict[str, Any]:
     """Return each user's items in order, with scores and the columns that `show` names."""
     from twotower.pipelines.steps.query import shown_items
@@ -98,14 +98,15 @@ def plain_recommendations(
     answer = next(iter(answers.values()))
     known = shown_items(run)
     asked = known[known.index.isin(answer.item_ids.ravel())]
-    columns = json.loads(asked.to_json(orient="index", date_format="iso"))
+    shown = json.loads(asked.to_json(orient="records", date_format="iso"))
+    columns = dict(zip(asked.index.tolist(), shown, strict=True))
 
     def items(row: int) -> list[dict[str, Any]]:
         pairs = zip(answer.item_ids[row].tolist(), answer.scores[row].tolist(), strict=True)
         return [
-            {"item": item, "score": score, "show": columns.get(str(item))}
+            {"item": item, "score": score, "show": columns.get(item)}
             for item, score in pairs
-            if item != -1  # fewer unseen items are left than were asked for
+            if math.isfinite(score)  # fewer unseen items are left than were asked for
         ]
 
     results = [{"user": user, "items": items(row)} for row, user in enumerate(users)]

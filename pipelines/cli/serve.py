@@ -40,10 +40,9 @@ def serve(folder, overrides) -> None:
 @click.option(
     "--user",
     "users",
-    type=click.IntRange(-(2**63), 2**63 - 1),
     multiple=True,
     required=True,
-    help="User id. Repeatable.",
+    help="User id, as in the data. Repeatable.",
 )
 @k_option(help="Number of items per user. Default: serving.default_k.")
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
@@ -54,13 +53,15 @@ def query(folder, users, k, protocol, seen, as_json) -> None:
 
     If no server is running for this run, one is started for this query.
     """
+    from twotower.pipelines.steps.query import parse_ids
     from twotower.pipelines.steps.query import query as step
 
     opened = open_run(folder)
+    asked = parse_ids(opened, "users", users)
     output(
         as_json,
-        lambda: step(opened, users, k, protocol, filter_seen=not seen),
-        lambda answers: plain_recommendations(opened, users, answers),
+        lambda: step(opened, asked, k, protocol, filter_seen=not seen),
+        lambda answers: plain_recommendations(opened, asked, answers),
     )
 
 

@@ -152,6 +152,11 @@ def only(
 
 def _sort_side(found: Features, role: str, column: Facts, ids: int) -> None:
     """Sort a column of the table of users or items."""
+    if role == "item" and has_role(column.name, "available"):
+        found.left_out[column.name] = (
+            "to withdraw items by it, name it in ingest.files: available (see docs/data.md)"
+        )
+        return
     if reason := _useless(column) or _personal(column):
         found.left_out[column.name] = reason
         return

@@ -22,6 +22,7 @@ SAMPLE = 300
 """Values that must be times before the whole column is read."""
 EPOCHS = (946_684_800, 2_208_988_800)
 """The years 2000 to 2040 in seconds: numbers in this range may be times whatever their name is."""
+DAYS, DAY_FORMAT = (1990_01_01, 2040_12_31), "%Y%m%d"
 MAX_CALENDAR = 60
 """Different values that a number such as the hour or the day of the month may have."""
 LATER = word_set("delivered delivery shipped updated modified expires end ended deadline")
@@ -93,7 +94,14 @@ def find_time(
     read: dict[str, Time] = {}
     others: dict[str, str] = {}
     for name, column in facts.items():
-        if name in ids.values() or not _may_be_time(column) or (found := _read(column)) is None:
+        if name in ids.values() or not _may_be_time(column):
+            continue
+        if (found := _read(column)) is None:
+            if has_role(name, "time"):
+                others[name] = (
+                    f"cannot be read as times: {column.examples(2)}. If it is the time, add it to "
+                    "ingest.files: columns (timestamp) and time_format"
+                )
             continue
         owners = [role for role in ("user", "item") if _belongs(column, facts[ids[role]])]
         if owners:
@@ -158,11 +166,22 @@ def _read(column: Facts) -> Time | None:
         if not error.formats:
             return None
     except DataError:
-        return None
+        return _read_days(column, known, values)
     try:
         return _complete(column, known, parse_texts(values).seconds)
     except UnclearTime as error:
         return _choose(column, known, values, error.formats) if error.formats else None
+
+
+def _read_days(column: Facts, known: np.ndarray, values: pa.ChunkedArray) -> Time | None:
+    """Read whole numbers such as 20240513 as days; None if they are no such."""
+    if not column.is_whole or not (DAYS[0] <= column.range[0] and column.range[1] <= DAYS[1]):
+        return None
+    try:
+        read = as_seconds(_as_column(column, values), lambda line: None, DAY_FORMAT)
+    except DataError:
+        return None
+    return Time(column.name, _filled(known, read.to_numpy()), DAY_FORMAT)
 
 
 def _choose(

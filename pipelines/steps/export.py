@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,17 @@ from twotower.pipelines.steps.preprocess import (
     load_ids,
     load_split,
     load_tables,
+    read_ids,
 )
+
+if TYPE_CHECKING:
+    from twotower.serving.raw_ids import VersionIds
+    from twotower.workflows.ids import RunIds
 
 
 @writes
 def export(run: Run) -> dict[str, Any]:
-    """Write index/ (FAISS index, raw ids) and add a version to triton/; `publish` serves it.
+    """Write index/ (the FAISS index) and add a version to triton/; `publish` serves it.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def export(run: Run) -> dict[str, Any]:
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
-        write_version(ensemble, staged, run.config.serving)
+        write_version(ensemble, staged, run.config.serving, _raw_ids(read_ids(run)))
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         indexed, withdrawn = int(available.sum()), int((~available).sum())
         notes |= {
@@ -92,6 +97,13 @@ def export(run: Run) -> dict[str, Any]:
     return notes
 
 
+def _raw_ids(ids: RunIds) -> VersionIds:
+    from twotower.serving.raw_ids import RawIds, VersionIds
+
+    datatypes = {"int64": "INT64", "uint64": "UINT64", "string": "BYTES"}
+    return VersionIds(*(RawIds(datatypes[str(side.type)], side.texts.to_pylist()) for side in ids))
+
+
 def _context(run: Run) -> pd.DataFrame:
     """The features of the context as columns without rows."""
     interactions = pq.read_schema(run.path / "data" / INTERACTIONS)
@@ -104,7 +116,7 @@ def seen_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     user_ids, item_ids : ndarray of int64, shape (n,)
-        The raw ids of each pair.
+        The codes of each pair.
     """
     names, seen = run.config.features, run.config.serving.seen
     if seen == "interactions":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from twotower.models.training.data import TrainingData
     from twotower.pipelines.config import Config
     from twotower.workflows.features.config import FeaturesConfig
+    from twotower.workflows.ids import RunIds
     from twotower.workflows.split import SplitConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
@@ -46,7 +47,7 @@ def preprocess(run: Run) -> dict[str, Any]:
 
     Writes workflow/ (the fitted graph) and processed/:
 
-    - split.parquet: the positives with their part, raw ids, rows in the tables and weights
+    - split.parquet: the positives with their part, ids as codes, rows in the tables and weights
     - train_rows.bin, train_contexts.bin and train_weights.bin: the rows of the training part in the
       tables, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
@@ -81,7 +82,7 @@ def preprocess(run: Run) -> dict[str, Any]:
         interactions, users, items = _read_data(run)
         positives = filter_positives(interactions, run.config.positives)
         progress(1, 5, "split")
-        parts = split(positives, run.config.split)
+        parts = split(positives, run.config.split, read_ids(run))
         _check_parts(parts, run.config.split)
         progress(2, 5, "fit the feature graph")
         pairs = add_context(parts, positives, names)
@@ -139,7 +140,7 @@ def split_ahead(run: Run) -> pd.DataFrame:
     if positives.column is not None:
         check_any_positive(rows, positives)
         rows = rows[is_positive(rows, positives)]
-    parts = split(rows, run.config.split)
+    parts = split(rows, run.config.split, read_ids(run))
     _check_parts(parts, run.config.split)
     return parts
 
@@ -281,18 +282,28 @@ def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
 
 
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:
-    """The rows of each part of the split: user_row, item_row and the raw ids."""
+    """The rows of each part of the split: user_row, item_row and the codes of both."""
     parts = pd.read_parquet(processed / SPLIT)
     return {part: parts[parts["part"] == part] for part in PARTS}
 
 
 def load_ids(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """The raw ids (int64, ascending) of users and items: the ids of the rows of both tables."""
+    """The codes (int64, ascending) of users and items: those of the rows of both tables.
+
+    `read_ids` converts them to ids as given.
+    """
     user_ids, item_ids = (
         pd.read_parquet(run.path / "data" / file, columns=[side.id])[side.id].to_numpy(np.int64)
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return user_ids, item_ids
+
+
+def read_ids(run: Run) -> RunIds:
+    """The ids as given, with their codes."""
+    from twotower.workflows.ids import RunIds
+
+    return RunIds.read(run.path / "data")
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -12,9 +12,11 @@ from scipy.sparse import csr_matrix
 from twotower.pipelines.console import stage
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.evaluate import Evaluator
-from twotower.pipelines.steps.preprocess import SPLIT, load_ids, load_tables
+from twotower.pipelines.steps.preprocess import SPLIT, load_ids, load_tables, read_ids
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.errors import ServingError
+from twotower.workflows.errors import DataError
 
 if TYPE_CHECKING:
     import merlin.models.tf as mm
@@ -59,7 +61,10 @@ def objection(
             version = LocalVersion(ModelRepository(run.path / TRITON).model / str(published))
         except Exception as error:  # damaged, or exported by another version of the project
             return f"the model cannot be compared with the published version: {error}"
-        comparison = Comparison(staged, new_pairs, version)
+        try:
+            comparison = Comparison(staged, new_pairs, version)
+        except (DataError, ServingError) as error:  # the version has ids of another kind
+            return f"the model cannot be compared with the published version: {error}"
         if not len(comparison.rows):
             return (
                 f"the model cannot be compared with the published version: version {published} "
@@ -100,8 +105,10 @@ class Comparison:
 
     def __init__(self, staged: Run, new_pairs: int, version: LocalVersion):
         user_ids, self.item_ids = load_ids(staged)
-        known_users = np.isin(user_ids, version.user_ids)
-        known_items = np.isin(self.item_ids, version.item_ids)
+        self.ids = read_ids(staged)
+        known_users = version.knows(self.ids.users.decode(user_ids))
+        self.version_items = self.ids.items.codes(version.item_ids)
+        known_items = np.isin(self.item_ids, self.version_items)
         self.staged = staged
         metric, _, cutoff = staged.config.training.monitor.rpartition("@")
         self.metric, self.cutoff = metric, int(cutoff)
@@ -172,7 +179,7 @@ class _VersionScorer:
     def __init__(self, comparison: Comparison, version: LocalVersion):
         self.comparison, self.version = comparison, version
         candidates = comparison.item_ids[comparison.candidates]
-        self.left_out = int((~np.isin(version.item_ids, candidates)).sum())
+        self.left_out = int((~np.isin(comparison.version_items, candidates)).sum())
 
     def score(self, users: np.ndarray) -> np.ndarray:
         """The scores (float32, shape (n, items)) of `users`, positions among the compared users."""
@@ -180,9 +187,11 @@ class _VersionScorer:
         # Ask for enough items that `cutoff` remain after seen and left-out items are removed.
         seen = int(np.diff(asked.seen[users].indptr).max())
         k = min(len(version.item_ids), asked.cutoff + seen + self.left_out)
-        ids, answered = version.answer(asked.user_ids[users], k)
+        user_ids = asked.ids.users.decode(asked.user_ids[users])
+        items, answered = version.answer(user_ids, k)
+        ids = asked.ids.items.codes(items)
         columns = np.searchsorted(asked.item_ids, ids).clip(max=len(asked.item_ids) - 1)
-        rows, places = np.nonzero(asked.item_ids[columns] == ids)
+        rows, places = np.nonzero((asked.item_ids[columns] == ids) & np.isfinite(answered))
         scores = np.full((len(users), len(asked.item_ids)), -np.inf, np.float32)
         scores[rows, columns[rows, places]] = answered[rows, places]
         return scores

@@ -5,30 +5,32 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from twotower.pipelines.console import console, stage
+from twotower.pipelines.console import console, printable, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.preprocess import ITEMS, load_split
+from twotower.pipelines.steps.preprocess import ITEMS, load_split, read_ids
 from twotower.pipelines.steps.serve import Addresses, running_server, serving
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.manifest import MODEL_FILE
 
 if TYPE_CHECKING:
     from twotower.serving.client import Recommendations
+    from twotower.workflows.ids import Ids
 
 Protocol = Literal["http", "grpc"]
+Id: TypeAlias = int | str
 
 
 def query(
     run: Run,
-    users: Sequence[int],
+    users: Sequence[Id],
     k: int | None = None,
     protocol: Protocol = "http",
     filter_seen: bool = True,
@@ -39,8 +41,8 @@ def query(
     ----------
     run : Run
         The run.
-    users : sequence of int
-        The raw user ids.
+    users : sequence of int or str
+        The user ids as given in the data.
     k : int, optional
         Items per user; default: `serving.default_k`.
     protocol : {"http", "grpc"}
@@ -92,7 +94,7 @@ def _server_for(run: Run) -> Iterator[Addresses]:
 
 def ask(
     addresses: Addresses,
-    users: Sequence[int],
+    users: Sequence[Id],
     k: int,
     protocols: Sequence[Protocol] = get_args(Protocol),
     filter_seen: bool = True,
@@ -165,14 +167,30 @@ def demonstrate(run: Run) -> dict[str, Any]:
     return {"users": users, "equal": equal}
 
 
-def example_users(run: Run, count: int = 3) -> list[int]:
-    """The raw ids of the first `count` users of the test part."""
+def example_users(run: Run, count: int = 3) -> list[Id]:
+    """The ids as given of the first `count` users of the test part."""
     test = load_split(run.path / "processed")["test"]
-    return np.unique(test[run.config.features.user_id])[:count].tolist()
+    codes = np.unique(test[run.config.features.user_id])[:count]
+    return read_ids(run).users.decode(codes).tolist()
+
+
+def parse_ids(run: Run, side: Literal["users", "items"], texts: Sequence[str]) -> list[Id]:
+    """Return the ids that a person wrote as text, in the kind of the run's ids.
+
+    Raises
+    ------
+    DataError
+        If the run's ids are numbers, and a text is none.
+    RunError
+        If the run has no data yet.
+    """
+    run.notes("ingest")  # fails if the run has no data yet
+    ids: Ids = getattr(read_ids(run), side)
+    return [ids.parse(text) for text in texts]
 
 
 def shown_items(run: Run) -> pd.DataFrame:
-    """The columns of the item table that the setting `show` names, indexed by item id.
+    """The columns of the item table that the setting `show` names, indexed by the ids as given.
 
     Raises
     ------
@@ -185,6 +203,7 @@ def shown_items(run: Run) -> pd.DataFrame:
 
     item_id, show = run.config.features.item_id, run.config.show
     run.notes("ingest")  # fails if the run has no data yet
+    ids = read_ids(run).items
     path = run.path / "data" / ITEMS
     if not path.is_file():
         raise RunError(f"{path}: missing; run `twotower ingest` again")
@@ -194,11 +213,12 @@ def shown_items(run: Run) -> pd.DataFrame:
             f"show: the item table has no column {', '.join(missing)}; "
             f"it has {', '.join(items.columns)}"
         )
+    items[item_id] = ids.decode(items[item_id].to_numpy())
     return items.set_index(item_id, drop=False)[show]
 
 
 def print_recommendations(
-    run: Run, users: Sequence[int], answers: dict[str, Recommendations]
+    run: Run, users: Sequence[Id], answers: dict[str, Recommendations]
 ) -> None:
     """Print a table per user: rank, item id, the `show` columns, and the score by each protocol.
 
@@ -206,17 +226,18 @@ def print_recommendations(
     ----------
     run : Run
         Has the item table.
-    users : sequence of int
-        The raw user ids.
+    users : sequence of int or str
+        The user ids as given.
     answers : dict of str to Recommendations
         The answer by protocol; all have the same item ids.
     """
     item_id, items = run.config.features.item_id, shown_items(run)
     synthetic = " (synthetic data)" if run.notes("ingest")["synthetic"] else ""
-    ids = next(iter(answers.values())).item_ids
-    unknown = set(ids[ids != -1].tolist()) - set(items.index)
+    answer = next(iter(answers.values()))
+    ids, is_item = answer.item_ids, np.isfinite(answer.scores)
+    unknown = set(ids[is_item].tolist()) - set(items.index)
     for row, user in enumerate(users):
-        rendered = Table(title=f"user {user}{synthetic}", title_justify="left")
+        rendered = Table(title=Text(printable(f"user {user}{synthetic}")), title_justify="left")
         rendered.add_column("#", justify="right")
         rendered.add_column(Text(item_id), justify="right")
         for column in items:
@@ -224,7 +245,7 @@ def print_recommendations(
         for protocol in answers:
             rendered.add_column(f"score, {protocol}", justify="right")
         for place, item in enumerate(ids[row].tolist()):
-            if item == -1:
+            if not is_item[row, place]:
                 rendered.add_row(str(place + 1), "-", "no unseen item left")
                 break
             shown = [
@@ -232,7 +253,7 @@ def print_recommendations(
                 for column in items
             ]
             scores = [f"{answer.scores[row, place]:.4f}" for answer in answers.values()]
-            rendered.add_row(str(place + 1), str(item), *shown, *scores)
+            rendered.add_row(str(place + 1), as_text(item), *shown, *scores)
         console.print(rendered)
     if unknown:
         console.print(
@@ -245,5 +266,5 @@ def print_recommendations(
 def as_text(value: Any) -> Text:
     """A value as it is: in a plain string rich would interpret tags and emoji codes."""
     if isinstance(value, (list, np.ndarray)):
-        return Text(", ".join(str(v) for v in value))
-    return Text(str(value))
+        value = ", ".join(str(v) for v in value)
+    return Text(printable(str(value)))

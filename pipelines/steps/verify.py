@@ -11,7 +11,7 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.export import seen_pairs
-from twotower.pipelines.steps.preprocess import load_ids, load_tables
+from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
 from twotower.pipelines.steps.query import ask, check_k, max_k
 from twotower.pipelines.steps.serve import Addresses, serving
 from twotower.serving.client import Recommendations
@@ -92,11 +92,12 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
         progress(0, 3, "start Triton")
         user_ids = pd.Series(load_ids(run)[0])
         users = user_ids.sample(min(count, len(user_ids)), random_state=1).to_numpy()
-        batch_size = run.config.serving.max_batch_size
-        first = users[: min(together, batch_size)].tolist()
+        ids, batch_size = read_ids(run), run.config.serving.max_batch_size
+        asked = ids.users.decode(users).tolist()
+        first = asked[: min(together, batch_size)]
         with serving(run) as addresses:
             progress(1, 3, "query")
-            answer = _ask_in_batches(addresses, users.tolist(), k, batch_size)
+            answer = _ask_in_batches(addresses, asked, k, batch_size)
             in_one = ask(addresses, first, k, ["grpc"])["grpc"].item_ids
             one_by_one = [ask(addresses, [user], k, ["http"])["http"].item_ids for user in first]
         progress(2, 3, "brute force")
@@ -105,13 +106,13 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
         # Both are compared with brute force, not with each other: scores may differ in the last
         # bit between batch sizes, and so the order of ties.
         wrong = [
-            count_wrong(ids, item_ids, scores[: len(first)])
-            for ids in (in_one, np.concatenate(one_by_one))
+            count_wrong(ids.items.codes(answered), item_ids, scores[: len(first)])
+            for answered in (in_one, np.concatenate(one_by_one))
         ]
         found = Verification(
             users=len(users),
             k=k,
-            wrong_ids=count_wrong(answer.item_ids, item_ids, scores),
+            wrong_ids=count_wrong(ids.items.codes(answer.item_ids), item_ids, scores),
             largest_score_difference=_largest_difference(answer.scores, expected),
             one_request_equals_many=not any(wrong),
         )
@@ -125,9 +126,7 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
     return found
 
 
-def _ask_in_batches(
-    addresses: Addresses, users: list[int], k: int, batch_size: int
-) -> Recommendations:
+def _ask_in_batches(addresses: Addresses, users: list, k: int, batch_size: int) -> Recommendations:
     """The answer for all users, asked for with up to `batch_size` users per request."""
     starts = range(0, len(users), batch_size)
     answers = [ask(addresses, users[n : n + batch_size], k, ["http"])["http"] for n in starts]
@@ -162,12 +161,12 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     run : Run
         Has the towers.
     users : ndarray of int64, shape (n,)
-        Raw user ids.
+        Codes of users.
 
     Returns
     -------
     item_ids : ndarray of int64, shape (items,)
-        Raw item ids, ascending.
+        Codes of items, ascending.
     scores : ndarray of float32, shape (n, items)
         The dot products; -inf for a seen item.
     """
@@ -194,7 +193,7 @@ def best_of(item_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarra
     Parameters
     ----------
     item_ids : ndarray of int64, shape (items,)
-        Raw item ids.
+        Codes of items.
     scores : ndarray of float32, shape (n, items)
         Their scores; -inf for a seen item.
     k : int
@@ -222,7 +221,7 @@ def count_wrong(ids: np.ndarray, item_ids: np.ndarray, scores: np.ndarray) -> in
     Parameters
     ----------
     ids : ndarray of int64, shape (n, k)
-        The answer.
+        The answer, as codes.
     item_ids, scores
         As `score_unseen` returns them.
     """

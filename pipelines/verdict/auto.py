@@ -107,9 +107,11 @@ def choose_recipe(run: Run, auto: Auto) -> list[Attempt]:
     monitor = run.config.training.monitor
     with stage("recipes") as (progress, result):
         search = Search(run, auto)
-        attempts = []
+        attempts: list[Attempt] = []
         for number, (label, settings) in enumerate(search.candidates):
-            progress(number, len(search.candidates), label)
+            known = max((each.value or 0.0 for each in attempts), default=0.0)
+            so_far = f"best {monitor} so far {known:.4f}" if known else ""
+            progress(number, len(search.candidates), label, so_far)
             attempts.append(search.attempt(Attempt(label, settings)))
         done = [attempt for attempt in attempts if attempt.value is not None]
         if not done:

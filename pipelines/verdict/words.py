@@ -172,7 +172,9 @@ def _cold(verdict: Verdict) -> str:
 def _drift(verdict: Verdict) -> str:
     """Whether the split measures tomorrow."""
     facts = verdict.facts
-    if facts.overlap is None or facts.overlap >= STABLE or facts.split == "temporal":
+    if facts.split in ("temporal", "file"):  # a file may divide by time, too
+        return ""
+    if facts.overlap is None or facts.overlap >= STABLE:
         return ""
     return (
         "What people take changes over time (the items of the first and the last third overlap by "
@@ -247,7 +249,8 @@ def next_recipe(verdict: Verdict, config: Config) -> tuple[str, str] | None:
             return "softmax", "the closed form ignores features, and items are new in the test part"
         return None
     if facts.history >= MIN_HISTORY:
-        if facts.train_items <= ClosedFormConfig().most_items:
+        few = facts.train_items <= ClosedFormConfig().most_items
+        if few and not config.features.context_columns:  # the closed form has no context
             return "closed-form", (
                 f"the {facts.train_items:,} items are few enough to solve for, and users have a "
                 f"median of {facts.history:g} positives in training"

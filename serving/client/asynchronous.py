@@ -73,9 +73,13 @@ class AsyncRetrievalClient:
         """Return the version of the model that answers now."""
         return await self._run(self._conversation.version())
 
+    async def user_id_type(self) -> str:
+        """Return the Triton data type of user ids: INT64, UINT64 or BYTES (text)."""
+        return await self._run(self._conversation.user_id_type())
+
     async def recommend(
         self,
-        user_ids: Iterable[int],
+        user_ids: Iterable,
         k: int = 10,
         filter_seen: bool = True,
         features: Mapping[str, Iterable] | None = None,

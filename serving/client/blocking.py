@@ -76,9 +76,13 @@ class RetrievalClient:
         """Return the version of the model that answers now."""
         return self._run(self._conversation.version())
 
+    def user_id_type(self) -> str:
+        """Return the Triton data type of user ids: INT64, UINT64 or BYTES (text)."""
+        return self._run(self._conversation.user_id_type())
+
     def recommend(
         self,
-        user_ids: Iterable[int],
+        user_ids: Iterable,
         k: int = 10,
         filter_seen: bool = True,
         features: Mapping[str, Iterable] | None = None,
@@ -87,9 +91,9 @@ class RetrievalClient:
 
         Parameters
         ----------
-        user_ids : iterable of int
-            Raw ids. An unknown user is represented by the out-of-vocabulary embedding. Without
-            users, the answer has no rows.
+        user_ids : iterable of int or str
+            Raw ids: text or integers, as the model has them. An unknown user is represented by the
+            out-of-vocabulary embedding. Without users, the answer has no rows.
         k : int
             Number of items per user.
         filter_seen : bool

@@ -17,13 +17,15 @@ from twotower.serving.client.errors import ConnectionFailedError, RefusedError
 from twotower.serving.client.values import (
     Values,
     column,
+    id_column,
     padded_lists,
     read_features,
     read_parameters,
+    read_texts,
     read_values,
     unknown_input,
 )
-from twotower.serving.runtime.contract import K
+from twotower.serving.runtime.contract import NUMPY_DTYPES, K
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import NoAnswerError
 
@@ -43,7 +45,8 @@ class Recommendations:
     Attributes
     ----------
     item_ids : ndarray of int64, shape (n, k)
-        Raw item ids; -1 where no item is left for the user.
+        Raw item ids, of uint64 or of str (object) where the model's ids are such. Where no item is
+        left for the user, the id means nothing; the score says so.
     scores : ndarray of float32, shape (n, k)
         Descending; -inf where no item is left for the user.
     version : int
@@ -116,6 +119,7 @@ class ModelInterface:
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self.inputs = {each["name"]: each for each in metadata["inputs"]}
         self.outputs = [each["name"] for each in metadata["outputs"]]
+        self.item_dtype = NUMPY_DTYPES[metadata["outputs"][0]["datatype"]]
         self.versions = [int(version) for version in metadata["versions"]]
         self.user_id: str = metadata["inputs"][0]["name"]
 
@@ -125,7 +129,7 @@ class ModelInterface:
         return max(self.versions)
 
     def query(
-        self, user_ids: Iterable[int], features: Mapping[str, Iterable], parameters: dict[str, Any]
+        self, user_ids: Iterable, features: Mapping[str, Iterable], parameters: dict[str, Any]
     ) -> Query:
         """Read the values of a request, each iterator once, and check their numbers."""
         users = read_values(self.user_id, user_ids)
@@ -173,10 +177,12 @@ class ModelInterface:
         if name not in self.inputs:
             return Tensor(name, unknown_input(values), "BYTES")
         datatype = self.inputs[name]["datatype"]
-        if int(self.inputs[name]["shape"][-1]) == -1:
+        if name == self.user_id:
+            array = id_column(name, values, datatype)
+        elif int(self.inputs[name]["shape"][-1]) == -1:
             array = padded_lists(name, values, datatype)
         else:
-            array = column(name, values, datatype, nullable=name != self.user_id)
+            array = column(name, values, datatype, nullable=True)
         return Tensor(name, array, datatype)
 
 
@@ -202,9 +208,14 @@ class Conversation:
         model = yield from self._read_model()
         return model.version
 
+    def user_id_type(self) -> Generator[Call | Wait, Any, str]:
+        """Ask for the Triton data type of user ids."""
+        model = yield from self._read_model()
+        return model.inputs[model.user_id]["datatype"]
+
     def recommend(
         self,
-        user_ids: Iterable[int],
+        user_ids: Iterable,
         k: int,
         filter_seen: bool,
         features: Mapping[str, Iterable] | None,
@@ -241,7 +252,8 @@ class Conversation:
             model.check_without_users(query)
             shape = (0, query.parameters[K])
             version = yield from self.version()
-            return Recommendations(np.empty(shape, np.int64), np.empty(shape, np.float32), version)
+            item_ids = np.empty(shape, model.item_dtype)
+            return Recommendations(item_ids, np.empty(shape, np.float32), version)
         call = Call("infer", (model.tensors(query), model.outputs, query.parameters))
         (item_ids, scores), version = yield from self._ask(call)
         return Recommendations(item_ids, scores, version)
@@ -282,4 +294,4 @@ def triton_inputs(library: Any, tensors: Sequence[Tensor]) -> list[Any]:
 
 def read_answer(result: Any, outputs: Sequence[str], version: Any) -> Answer:
     """Read the outputs from tritonclient's result."""
-    return Answer([result.as_numpy(name) for name in outputs], int(version))
+    return Answer([read_texts(result.as_numpy(name)) for name in outputs], int(version))

@@ -12,14 +12,24 @@ from twotower.serving.runtime.arrays import expand
 from twotower.serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K
 from twotower.serving.runtime.errors import ServingError
 
-EXPECTED = {"INT64": "an integer", "FP32": "a number", "FP64": "a number", "BYTES": "text"}
+EXPECTED = {
+    "INT64": "an integer",
+    "UINT64": "an integer of 0 or more",
+    "FP32": "a number",
+    "FP64": "a number",
+    "BYTES": "text",
+}
 EXACT: dict[str, set[type]] = {
     "INT64": {int, bool},
+    "UINT64": set(),  # NumPy accepts negative numbers and makes them large ones
     "FP32": {int, bool},
     "FP64": {int, bool},
     "BYTES": set(),
 }
 """Types for which converting a whole list by NumPy gives the same as `_convert` for each value."""
+
+EXACT_FLOATS = 2**53
+"""Whole numbers below this are exact in a float64."""
 
 Values = Sequence | np.ndarray
 
@@ -85,6 +95,37 @@ def column(name: str, values: Values, datatype: str, nullable: bool) -> np.ndarr
     return _cast(name, values, datatype, nullable).reshape(-1, 1)
 
 
+def id_column(name: str, values: Values, datatype: str) -> np.ndarray:
+    """Return ids as a tensor [n, 1]. Nothing is converted that could be another id then.
+
+    Raises
+    ------
+    ServingError
+        If an id is null, a number where ids are text, or a float that may have been rounded.
+    """
+    for value in values if datatype == "BYTES" else ():
+        if not isinstance(value, (str, bytes)):
+            raise ServingError(f"input '{name}' holds {value!r}; the model takes text (BYTES)")
+    array = column(name, values, datatype, nullable=False)
+    floats = isinstance(values, np.ndarray) and values.dtype.kind == "f"
+    if floats or any(isinstance(value, (float, np.floating)) for value in values):
+        rounded = [value for value in values if abs(value) >= EXACT_FLOATS]
+        if rounded:
+            raise ServingError(
+                f"input '{name}' holds {rounded[0]!r}, a float, which may have been rounded; give "
+                "integers"
+            )
+    return array
+
+
+def read_texts(values: np.ndarray) -> np.ndarray:
+    """Return an array of an answer, with text as str; numbers stay as they are."""
+    if values.dtype != object:
+        return values
+    texts = [text.decode() for text in values.ravel().tolist()]
+    return np.array(texts, object).reshape(values.shape)
+
+
 def padded_lists(name: str, rows: Values, datatype: str) -> np.ndarray:
     """Return lists as a tensor [n, w], padded at the end with `NO_VALUE`; null is an empty list."""
     rows = [[] if _is_null(row) else row for row in rows]
@@ -116,7 +157,9 @@ def _cast(name: str, values: Values, datatype: str, nullable: bool) -> np.ndarra
         values = values[:, 0]
     if isinstance(values, np.ma.MaskedArray):
         values = list(values)
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb":
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        exact = datatype != "BYTES" and _fits(values, dtype)
+    elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "fb":
         may_hold_null = values.dtype.kind == "f" and not nullable
         exact = not may_hold_null and datatype != "BYTES" and np.can_cast(values.dtype, dtype)
     else:
@@ -128,6 +171,14 @@ def _cast(name: str, values: Values, datatype: str, nullable: bool) -> np.ndarra
     for position, value in enumerate(values):
         converted[position] = _convert(name, value, datatype, nullable)
     return converted
+
+
+def _fits(values: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether converting integers to another type changes none."""
+    if dtype.kind == "f" or not len(values):
+        return np.can_cast(values.dtype, dtype)
+    limits = np.iinfo(dtype)
+    return limits.min <= int(values.min()) and int(values.max()) <= limits.max
 
 
 def _convert(name: str, value: Any, datatype: str, nullable: bool) -> Any:
@@ -142,9 +193,10 @@ def _convert(name: str, value: Any, datatype: str, nullable: bool) -> Any:
             if isinstance(value, (str, int, np.integer)) and not isinstance(value, bool):
                 return str(value).encode()
         elif isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
-            if datatype != "INT64":
+            if datatype.startswith("FP"):
                 return float(value)
-            if value == int(value) and -(2**63) <= int(value) < 2**63:
+            limits = np.iinfo(NUMPY_DTYPES[datatype])
+            if value == int(value) and limits.min <= int(value) <= limits.max:
                 return int(value)
     raise ServingError(
         f"input '{name}' holds {value!r}; the model takes {EXPECTED[datatype]} ({datatype})"

@@ -30,7 +30,7 @@ from twotower.serving.seen import SeenItems
 class FaissTopK(ServedOperator):
     """Selects the k items with the highest inner products that the user has not seen.
 
-    The output is raw item ids int64 [n, max k] and scores float32 of the same shape, descending;
+    The output is codes of items int64 [n, max k] and scores float32 of the same shape, descending;
     equal scores are ordered by item id. A row that asks for fewer items, or has fewer left, ends in
     -1 and -inf.
 

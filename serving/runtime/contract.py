@@ -12,6 +12,8 @@ column [n] holds the number of values per row. In a request a list feature is a 
 width: the values of each row come first, padded with `NO_VALUE`. An empty list is a row of
 `NO_VALUE` only.
 
+Ids stay in the table as the request has them, text as bytes; `operators.ids` converts them.
+
 In other features, `NO_VALUE` means null: NaN for FP32 and FP64, -9223372036854775808 for INT64,
 "\\uffff" for BYTES. The same holds in JSON requests, because Triton refuses `null` in "data"; it
 accepts NaN without quotes.
@@ -35,13 +37,20 @@ SCORE = "score"
 
 Table = dict[str, np.ndarray]
 
-TYPES = {"INT64": "int64", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
+TYPES = {
+    "INT64": "int64",
+    "UINT64": "uint64",
+    "FP32": "float32",
+    "FP64": "float64",
+    "BYTES": "object",
+}
 NUMPY_DTYPES = {name: np.dtype(each) for name, each in TYPES.items()}
 FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
 """The value of a feature's column in rows whose state says that there is no value."""
 
 NO_VALUE: dict[str, Any] = {
     "INT64": np.int64(-(2**63)),
+    "UINT64": np.uint64(2**64 - 1),
     "FP32": np.nan,
     "FP64": np.nan,
     "BYTES": "\uffff",
@@ -94,6 +103,10 @@ class Contract:
         Numeric features: name -> smallest and largest value allowed.
     columns : dict of str to str
         Features whose column in the table has another name: name -> column.
+    user_id_type, item_id_type : str
+        Triton data types of the ids: INT64, UINT64 or BYTES.
+    history : str or None
+        Name of the list feature that holds item ids.
     """
 
     user_id: str
@@ -104,6 +117,9 @@ class Contract:
     lists: Sequence[str] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
+    user_id_type: str = "INT64"
+    item_id_type: str = "INT64"
+    history: str | None = None
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
         """Turn one request into a table with the columns of the features that it gives.
@@ -118,7 +134,7 @@ class Contract:
         Returns
         -------
         dict of str to ndarray
-            The table, n rows. Text is decoded.
+            The table, n rows. Text is decoded, except ids.
 
         Raises
         ------
@@ -134,7 +150,8 @@ class Contract:
                 )
         if self.user_id not in inputs:
             raise RequestError(f"input '{self.user_id}' is missing")
-        table = {self.user_id: _column(self.user_id, inputs[self.user_id], "INT64")}
+        ids = inputs[self.user_id]
+        table = {self.user_id: _column(self.user_id, ids, self.user_id_type, is_id=True)}
         rows = len(table[self.user_id])
         for name, array in inputs.items():
             if name != self.user_id:
@@ -144,7 +161,10 @@ class Contract:
         return table
 
     def complete(self, table: Table) -> Table:
-        """Add to a table the columns of the features that it omits, as `ABSENT`."""
+        """Add to a table the columns of the features that it omits, as `ABSENT`.
+
+        Those of a history hold codes, like those of a table whose ids are converted.
+        """
         rows, completed = len(table[K]), dict(table)
         for name, dtype in self.features.items():
             column = self.columns.get(name, name)
@@ -153,6 +173,7 @@ class Contract:
             if name in self.lists:
                 completed[count_of(column)] = _same(0, "int64", rows)
             values = 0 if name in self.lists else rows
+            dtype = "INT64" if name == self.history else dtype
             completed[column] = _same(FILLER[dtype], TYPES[dtype], values)
             completed[state_of(column)] = _same(ABSENT, "int8", rows)
         return completed
@@ -163,13 +184,13 @@ class Contract:
             return tables[0]
         if any(table.keys() != tables[0].keys() for table in tables):
             tables = [self.complete(table) for table in tables]
-        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        return {name: _concatenate([table[name] for table in tables]) for name in tables[0]}
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """Return the columns of a feature that a request gives."""
         column, state = self.columns.get(name, name), np.full(rows, VALUE, np.int8)
         if name in self.lists:
-            values, counts = _lists(name, array, dtype, rows)
+            values, counts = _lists(name, array, dtype, rows, is_id=name == self.history)
             return {column: values, count_of(column): counts, state_of(column): state}
         values = _column(name, array, dtype, rows)
         if name in self.ranges:
@@ -213,16 +234,27 @@ def _same(value: Any, dtype: str, rows: int) -> np.ndarray:
     return column
 
 
-def _column(name: str, array: np.ndarray, dtype: str, rows: int | None = None) -> np.ndarray:
-    """Turn an input tensor [n, 1] into a column [n]."""
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenate columns; an empty one, of a list that a request omits, may be of any type."""
+    return np.concatenate([part for part in parts if len(part)] or parts[:1])
+
+
+def _column(
+    name: str, array: np.ndarray, dtype: str, rows: int | None = None, is_id: bool = False
+) -> np.ndarray:
+    """Turn an input tensor [n, 1] into a column [n]; ids stay bytes."""
     if array.ndim != 2 or array.shape[1] != 1 or not array.shape[0]:
         raise RequestError(f"input '{name}' has shape {list(array.shape)}; expected [n, 1], n >= 1")
     _check(name, array, dtype, rows)
     column = array[:, 0]
-    return _decode(name, column, range(len(column))) if dtype == "BYTES" else column
+    if dtype != "BYTES" or is_id:
+        return column
+    return _decode(name, column, range(len(column)))
 
 
-def _lists(name: str, array: np.ndarray, dtype: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _lists(
+    name: str, array: np.ndarray, dtype: str, rows: int, is_id: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Turn an input tensor [n, w] into the values of all rows and their counts int64 [n]."""
     if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_WIDTH:
         raise RequestError(
@@ -232,14 +264,14 @@ def _lists(name: str, array: np.ndarray, dtype: str, rows: int) -> tuple[np.ndar
     if dtype == "BYTES":
         given = array != NO_VALUE[dtype].encode()
     else:
-        given = array != NO_VALUE[dtype] if dtype == "INT64" else ~np.isnan(array)
+        given = ~np.isnan(array) if dtype.startswith("FP") else array != NO_VALUE[dtype]
     late = np.flatnonzero((given[:, 1:] & ~given[:, :-1]).any(axis=1))
     if len(late):
         raise RequestError(
             f"input '{name}', row {late[0]}: a value after the padding; pad at the end only"
         )
     values = array[given]
-    if dtype == "BYTES":
+    if dtype == "BYTES" and not is_id:
         values = _decode(name, values, np.nonzero(given)[0])
     return values, given.sum(axis=1)
 

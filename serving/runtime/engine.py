@@ -17,13 +17,14 @@ class Engine(Protocol):
     """Runs the served graph."""
 
     def run(self, table: Table) -> Table:
-        """Answer a table of n requests.
+        """Answer a table of n requests, whose ids are codes (see `operators.ids`).
 
         Returns
         -------
         dict of str to ndarray
-            Item ids int64 [n, max k] and scores float32 of the same shape. A row that asks for
-            fewer items than the largest k, or has fewer items left, ends in -1 and -inf.
+            Codes of items int64 [n, max k] and scores float32 of the same shape. A row that asks
+            for fewer items than the largest k, or has fewer items left, ends in -1 and -inf. -1
+            may also be an item's code; the score says which it is.
         """
 
     def counts(self) -> Counts:

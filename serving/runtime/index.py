@@ -1,4 +1,4 @@
-"""The item index: a flat FAISS index of inner products with raw item ids, bound to its towers."""
+"""The item index: a flat FAISS index of inner products with item codes, bound to its towers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ItemIndex:
     Attributes
     ----------
     item_ids : ndarray of int64, shape (n,)
-        Raw id of each position, ascending.
+        Code of the item at each position, ascending.
     metadata : dict of str to Any
         Has the keys metric, dim, count, towers_sha256 and faiss.
     id_map : faiss.IndexIDMap
@@ -74,7 +74,7 @@ def build_index(
     Parameters
     ----------
     item_ids : ndarray of int64, shape (n,)
-        Unique and not negative, because -1 means "no item" in an answer.
+        Codes of the items, unique.
     vectors : ndarray of float32, shape (n, D)
         Finite.
     out : Path
@@ -158,11 +158,6 @@ def _check(item_ids: np.ndarray, vectors: np.ndarray) -> None:
         raise ServingError(
             f"item vectors: expected float32 [{len(item_ids)}, D], "
             f"got {vectors.dtype} {vectors.shape}"
-        )
-    if item_ids.min() < 0:
-        raise ServingError(
-            f'item id {item_ids.min()} is negative; expected 0 or more, because -1 means "no item" '
-            "in an answer"
         )
     values, counts = np.unique(item_ids, return_counts=True)
     if (counts > 1).any():

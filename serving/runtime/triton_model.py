@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .contract import Contract, K, RequestError, Table
+from .contract import TYPES, Contract, K, RequestError, Table
 from .engine import STAGE_SECONDS, Counts, Engine
 from .manifest import MANIFEST_FILE, MODEL_FILE
+from .operators.ids import ServedIds
 from .telemetry import Metrics, log
 
 ENGINES = {"compiled": ".compiled_engine", "merlin": ".merlin_engine"}
@@ -38,10 +39,12 @@ class TritonPythonModel:
         self.contract = Contract(**model["contract"])
         engine = import_module(ENGINES[model["runtime"]], __package__)
         self.engine: Engine = engine.load(version, model["threads"])
+        self.ids = ServedIds(self.contract, version)
         # Once the model is ready, requests must work: load lazily loaded code and find errors now.
         for rows in WARM_UP_ROWS:
-            ids = np.zeros((rows, 1), np.int64)
-            self.engine.run(self.contract.read({self.contract.user_id: ids}, {}))
+            text = self.contract.user_id_type == "BYTES"
+            ids = np.full((rows, 1), b"" if text else 0, TYPES[self.contract.user_id_type])
+            self._run([self.contract.read({self.contract.user_id: ids}, {})])
         self.outcomes = dict.fromkeys(("answered", "refused", "failed"), 0)
         self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
         towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
@@ -90,7 +93,7 @@ class TritonPythonModel:
         if not tables:
             return []
         try:
-            together = self.engine.run(self.contract.join(tables))
+            together = self._run(tables)
         except Exception:
             if len(tables) == 1:
                 return [self._failed(requests[0])]
@@ -101,6 +104,10 @@ class TritonPythonModel:
         self.outcomes["answered"] += len(tables)
         self.seconds["split"] += time.perf_counter() - started
         return responses
+
+    def _run(self, tables: list[Table]) -> Table:
+        """Answer the tables of requests as one table, with ids as the clients give them."""
+        return self.ids.decode(self.engine.run(self.ids.encode(self.contract.join(tables))))
 
     def _failed(self, request: Any) -> Any:
         """Return the response to a request that caused an internal error, and log the error."""

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from twotower.serving.client import RetrievalClient
 from twotower.serving.doctor import Check
+from twotower.serving.runtime.contract import NO_VALUE
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import MODEL_NAME
 from twotower.serving.triton.server import DIRECT, resolve_host
@@ -68,10 +69,11 @@ def _answers(http: str, times: int = 20) -> Check:
     """Check that an unknown user gets an answer, by which version, and how fast."""
     try:
         with RetrievalClient(http) as client:
+            nobody = NO_VALUE[client.user_id_type()]  # which is no user's id
             seconds = []
             for _ in range(times):
                 started = time.perf_counter()
-                answer = client.recommend([-1])
+                answer = client.recommend([nobody])
                 seconds.append(time.perf_counter() - started)
     except ServingError as error:
         return Check("answers", False, str(error), "see the server's log")

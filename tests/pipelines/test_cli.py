@@ -84,7 +84,6 @@ def test_mistakes_are_one_message_without_a_traceback(tmp_path, arguments, messa
         (["verify", "--users", "0"], "Invalid value for '--users': 0 is not in the range"),
         (["verify", "-k", "0"], "Invalid value for '-k': 0 is not in the range x>=1"),
         (["query", "--user", "1", "-k", "0"], "Invalid value for '-k': 0 is not in the range"),
-        (["query", "--user", str(2**63)], "Invalid value for '--user'"),
         (["publish", "--version", "0"], "Invalid value for '--version': 0 is not in the range"),
     ],
 )

@@ -292,10 +292,15 @@ BAD = {
         lambda folder: LOG.to_parquet(folder / "split.parquet"),
         "split.parquet: no column part; user_id, item_id, price",
     ),
+    "split: ids of another kind": (
+        "split",
+        listed(["1", "2"], [10, 11], ["train", "test"]),
+        "split.parquet, column user_id: '1' is no id of this run; needs the ids of the data",
+    ),
     "split: null ids": (
         "split",
         listed([1, None], [10, 11], ["train", "test"]),
-        "split.parquet, column user_id: float64; integers",
+        "split.parquet, column user_id: 1.0 is no id of this run; whole numbers",
     ),
 }
 

@@ -176,15 +176,18 @@ def _as_float_or_integer(column: Column) -> Column:
     values = column.values
     if not pa.types.is_string(values.type):
         return column
-    for kind in (pa.int64(), pa.float64()):  # the first is exact
-        with contextlib.suppress(pa.ArrowInvalid):
-            return column.replace_values(values.cast(kind))
+    trimmed = pc.utf8_trim_whitespace(values.slice(0, 1))
+    if first_refused(trimmed, pa.float64()) is None:
+        values = pc.utf8_trim_whitespace(values)
+        for kind in (pa.int64(), pa.float64()):  # the first is exact
+            with contextlib.suppress(pa.ArrowInvalid):
+                return column.replace_values(values.cast(kind))
     return _complete(column)
 
 
 def _complete(column: Column) -> Column:
-    """Check that no text is missing."""
-    column = column.replace_values(without_missing(column.values))
+    """Check that no text is missing, and remove spaces around texts."""
+    column = column.replace_values(pc.utf8_trim_whitespace(without_missing(column.values)))
     refuse_nulls(column)
     return column
 

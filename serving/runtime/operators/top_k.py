@@ -88,7 +88,7 @@ class FaissTopK:
         Returns
         -------
         item_ids : ndarray of int64, shape (n, max k)
-            Best first. A row with fewer items ends in -1.
+            Codes, best first. A row with fewer items ends in -1.
         scores : ndarray of float32, shape (n, max k)
             Descending. A row with fewer items ends in -inf.
         """

@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 
-from tests.models.conftest import Table
+from tests.models.conftest import Table, matrix
 from twotower.models.errors import ModelError
 from twotower.models.evaluation import baselines
 from twotower.models.evaluation.baselines import EASE, ItemKNN, Popularity, Random, fit_baseline
@@ -236,3 +236,13 @@ def test_movielens_1m_random_finds_its_share(movielens):
     values = evaluate(Random(0).fit(train), test, seen, [10]).values
     assert values["recall@10"] == pytest.approx(0.0034, abs=0.001)
     assert values["coverage@10"] == 1
+
+
+def test_itemknn_is_a_default_as_long_as_it_takes_seconds(monkeypatch):
+    train = matrix([{0, 1, 2}, {1}, set()], 4)  # 9 + 1 pairs of a user's items
+    monkeypatch.setattr(baselines, "MAX_DEFAULT_PAIRS", 10)
+    monkeypatch.setattr(baselines, "MAX_DEFAULT_SCORES", 8)
+    assert baselines.default_baselines(train, users=2) == ["popularity", "random", "itemknn"]
+    assert baselines.default_baselines(train, users=3) == ["popularity", "random"]
+    monkeypatch.setattr(baselines, "MAX_DEFAULT_PAIRS", 9)
+    assert baselines.default_baselines(train, users=2) == ["popularity", "random"]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.pipelines.conftest import small_config
 from twotower.pipelines.answers.published import open_published
-from twotower.pipelines.answers.recommend import recommend
+from twotower.pipelines.answers.recommend import BATCH, recommend
 from twotower.pipelines.answers.similar import most_similar
 from twotower.pipelines.answers.vectors import write_vectors
 from twotower.pipelines.config import parse_config
@@ -31,6 +32,7 @@ from twotower.pipelines.steps.train import train
 from twotower.pipelines.steps.update import update
 from twotower.pipelines.steps.verify import verify
 from twotower.serving.client import RetrievalClient
+from twotower.workflows.ids import RunIds
 from twotower.workflows.sources.synthetic import SyntheticConfig, synthesise
 
 K = 30
@@ -39,24 +41,32 @@ STOCK = "stock"
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> pd.DataFrame:
-    """The items, all in stock."""
-    return synthesise(COUNTS).items.to_pandas().assign(**{STOCK: 3})
+def tables() -> dict[str, pd.DataFrame]:
+    """Synthetic data with texts as item ids; all items are in stock."""
+    frames = {name: each.to_pandas() for name, each in synthesise(COUNTS)._asdict().items()}
+    for name in ("interactions", "items"):
+        frames[name]["item_id"] = frames[name]["item_id"].map("SKU-{:04d}".format)
+    frames["items"][STOCK] = 3
+    return frames
 
 
 @pytest.fixture(scope="module")
-def gone(catalogue) -> list[int]:
+def catalogue(tables) -> pd.DataFrame:
+    return tables["items"]
+
+
+@pytest.fixture(scope="module")
+def gone(tables) -> list[str]:
     """The ten items with the most interactions."""
-    counts = synthesise(COUNTS).interactions["item_id"].to_pandas().value_counts()
-    return counts.index[:10].tolist()
+    return tables["interactions"]["item_id"].value_counts().index[:10].tolist()
 
 
 @pytest.fixture(scope="module")
-def run(catalogue, gone, tmp_path_factory) -> Run:
+def run(tables, catalogue, gone, tmp_path_factory) -> Run:
     """A published run on a complete catalogue in which the most popular item is out of stock."""
-    folder, tables = tmp_path_factory.mktemp("raw"), synthesise(COUNTS)
-    tables.interactions.to_pandas().to_parquet(folder / "interactions.parquet")
-    tables.users.to_pandas().to_parquet(folder / "users.parquet")
+    folder = tmp_path_factory.mktemp("raw")
+    for name, frame in tables.items():
+        frame.to_parquet(folder / f"{name}.parquet")
     stock = catalogue[STOCK].mask(catalogue["item_id"] == gone[0], 0)
     catalogue.assign(**{STOCK: stock}).to_parquet(folder / "items.parquet")
     tree = json.loads(small_config("training.epochs=3").json())
@@ -78,7 +88,7 @@ def day(folder: Path, items: pd.DataFrame) -> Path:
     return folder
 
 
-def answered(client: RetrievalClient, run: Run) -> set[int]:
+def answered(client: RetrievalClient, run: Run) -> set[str]:
     users = load_ids(run)[0]
     return set(client.recommend(users, k=K, filter_seen=False).item_ids.ravel().tolist())
 
@@ -121,7 +131,7 @@ def test_they_are_in_no_answer_until_they_are_back(run, client, catalogue, gone,
     assert "291 items indexed (9 withdrawn)" in printed
     assert_left_out_of_the_evaluation(run, gone[1:])
     after = open_published(run).version
-    check_everything(run, after, gone[1:], tmp_path)
+    check_everything(run, client, gone[1:], tmp_path)
     # The histories still have the withdrawn items.
     vectors = [version.query_vectors(before.user_ids) for version in (before, after)]
     np.testing.assert_array_equal(*vectors)
@@ -130,10 +140,11 @@ def test_they_are_in_no_answer_until_they_are_back(run, client, catalogue, gone,
     assert set(gone) <= answered(client, run)
 
 
-def assert_left_out_of_the_evaluation(run: Run, withdrawn: list[int]) -> None:
+def assert_left_out_of_the_evaluation(run: Run, withdrawn: list[str]) -> None:
     split = pd.read_parquet(run.path / "processed" / "split.parquet")
     test = split[split["part"] == "test"]
-    left = test[~test["item_id"].isin(withdrawn)]
+    codes = RunIds.read(run.path / "data").items.encode(pa.array(withdrawn))
+    left = test[~test["item_id"].isin(codes)]
     of = f"{len(withdrawn)} withdrawn items and their {len(test) - len(left)} pairs left out"
     candidates = split["item_id"].nunique() - len(withdrawn)
     ranking = run.notes("evaluate")["protocol"]["ranking"]
@@ -144,15 +155,21 @@ def assert_left_out_of_the_evaluation(run: Run, withdrawn: list[int]) -> None:
     )
 
 
-def check_everything(run: Run, version, withdrawn: list[int], folder: Path) -> None:
+def check_everything(run: Run, client: RetrievalClient, withdrawn: list[str], folder: Path) -> None:
+    version = open_published(run).version
     assert len(version.item_ids) == 291
     recommend(run, "all", folder / "recs.parquet", K)
     found = pd.read_parquet(folder / "recs.parquet")
+    served = client.recommend(version.user_ids[:BATCH], k=K)
+    finite = np.isfinite(served.scores)
+    first = found[found["user_id"].isin(version.user_ids[:BATCH])]
+    np.testing.assert_array_equal(first["item_id"], served.item_ids[finite])
+    np.testing.assert_array_equal(first["score"], served.scores[finite])
     assert not found["item_id"].isin(withdrawn).any()
     write_vectors(run, folder / "vectors")
     vectors = pd.read_parquet(folder / "vectors" / "items.parquet")
     assert sorted(vectors["item_id"]) == version.item_ids.tolist()
     with pytest.raises(RunError, match=f"item {withdrawn[0]} is not among the 291 items"):
         most_similar(version, withdrawn[0], 3)
-    similar = most_similar(version, int(version.item_ids[0]), 290)
+    similar = most_similar(version, version.item_ids[0], 290)
     assert not similar["item"].isin(withdrawn).any()

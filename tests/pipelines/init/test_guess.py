@@ -147,6 +147,16 @@ def test_day_and_month_are_chosen_by_the_order_of_the_rows(guess_of):
     assert guess_of(frame.assign(date=backwards)).time.format == "%d/%m/%Y"
 
 
+def test_days_as_numbers_and_years_of_two_digits(guess_of):
+    days = shops.TIMES.strftime("%Y%m%d").astype(int)
+    frame = log(day=days).rename(columns={"a": "user", "b": "item"})
+    found = guess_of(frame)
+    assert (found.time.column, found.time.format) == ("day", "%Y%m%d")
+    assert np.array_equal(found.time.seconds, shops.SECONDS // 86_400 * 86_400)
+    short = guess_of(frame.assign(day=shops.TIMES.strftime("%d.%m.%y")))
+    assert short.time is None and "time_format" in short.features.left_out["day"]
+
+
 def test_numbers_of_hours_are_no_time(guess_of):
     found = guess_of(log(hour_of_day=shops.STARS).rename(columns={"a": "user", "b": "item"}))
     assert found.time is None
@@ -175,6 +185,7 @@ def items_table():
             "id": np.arange(shops.ITEMS - 8),
             "name": [f"Thing {n}" for n in range(shops.ITEMS - 8)],
             "colour": np.array(["red", "blue", "green"])[np.arange(shops.ITEMS - 8) % 3],
+            "available": True,
             "weight": np.arange(shops.ITEMS - 8) * 0.5,
             "link": [f"https://shop.org/{n}" for n in range(shops.ITEMS - 8)],
         }
@@ -191,6 +202,7 @@ def test_a_table_of_items_is_joined_by_its_values(guess_of):
     assert kinds(found.features.item) == {"colour": "categorical", "weight": "numeric"}
     assert found.features.show == ["name"]
     assert "web pages" in found.features.left_out["link"]
+    assert "withdraw items" in found.features.left_out["available"]
 
 
 def test_a_table_that_does_not_fit_is_refused(guess_of):

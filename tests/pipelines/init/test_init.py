@@ -150,14 +150,14 @@ def test_encodings_and_separators(folder, content):
 
 def test_how_to_read_can_be_said(folder):
     """The values of the first line could be names of columns, and there are no words to tell."""
-    lines = [f"k{n % 40}~m{n % 30}" for n in range(400)]
+    lines = [f"k{n % 40}§m{n % 30}" for n in range(400)]
     (folder / "log.csv").write_text("\n".join(lines), encoding="latin-1")
-    options = ["--separator", "~", "--no-header", "--encoding", "latin-1"]
+    options = ["--separator", "§", "--no-header", "--encoding", "latin-1"]
     named = ["--user", "column_1", "--item", "column_2"]
     result = call("log.csv", *options, *named)
     assert result.exit_code == 0, result.output
     files = load_config(folder / "twotower.yaml").ingest.files
-    assert (files.separator, files.header, files.encoding) == ("~", False, "latin-1")
+    assert (files.separator, files.header, files.encoding) == ("§", False, "latin-1")
     assert files.columns == {"user_id": "column_1", "item_id": "column_2"}
     assert "400" in result.output
 

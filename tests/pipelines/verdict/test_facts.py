@@ -11,11 +11,11 @@ from twotower.pipelines.verdict.facts import gather, overlap_in_time
 
 def test_the_counts_of_a_small_split():
     train = csr_matrix(np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool))
-    relevant = csr_matrix(np.array([[0, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 0]], bool))
+    relevant = csr_matrix(np.array([[0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 0]], bool))
     facts = gather(relevant, train, np.array([True, True, True, False]), "file", 0.5)
-    assert (facts.users, facts.positives, facts.median) == (3, 4, 1)
-    assert facts.single == pytest.approx(2 / 3) and facts.candidates == 3
-    assert facts.cold == pytest.approx(2 / 4)  # items 2 and 3 are not in training
+    assert (facts.users, facts.positives, facts.median) == (3, 5, 2)
+    assert facts.single == pytest.approx(1 / 3) and facts.candidates == 3
+    assert facts.cold == pytest.approx(3 / 5)  # items 2 and 3 are not in training
     assert facts.strangers == pytest.approx(1 / 3)  # the last user
     assert (facts.history, facts.train_items) == (1.5, 2)
     assert (facts.split, facts.overlap) == ("file", 0.5)

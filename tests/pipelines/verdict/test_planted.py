@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from tests.pipelines.verdict import planted
+from benchmarks.own_data import planted
 from twotower.models.evaluation.baselines import fit_baseline
 from twotower.models.evaluation.metrics import evaluate
 from twotower.pipelines.config import load_config

@@ -122,8 +122,10 @@ def test_new_items_drift_and_single_positives_are_said():
     assert "20% of the test users have no positive in training" in text
     assert "75% of them have only one" in text
     assert "overlap by 0.20" in text and "Set split.method to temporal." in text
-    past = replace(facts, split="temporal")
-    assert "split.method" not in paragraph(verdict_of(past, model=0.5, popularity=0.3), CONFIG)
+    for method in ("temporal", "file"):
+        divided = replace(facts, split=method)
+        text = paragraph(verdict_of(divided, model=0.5, popularity=0.3), CONFIG)
+        assert "split.method" not in text
     plain = paragraph(verdict_of(model=0.5, popularity=0.3), CONFIG)
     assert not any(word in plain for word in ("training,", "overlap", "only one"))
     untimed = replace(FACTS, overlap=None)
@@ -138,6 +140,7 @@ def test_new_items_drift_and_single_positives_are_said():
         (("features.history=20",), {"train_items": 10_001}, "softmax-wide"),
         (("features.history=20", "model.dim=128"), {"train_items": 10_001}, None),
         ((), {"history": 2.0}, "softmax-wide"),
+        (("features.context=[month]",), {}, "softmax-history"),
     ],
 )
 def test_the_next_recipe_is_one_that_the_data_allow(overrides, facts, recipe):

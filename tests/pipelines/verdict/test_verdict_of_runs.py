@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import twotower
-from tests.pipelines.verdict import planted
+from benchmarks.own_data import planted
 from twotower.pipelines.config import read_overrides
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run

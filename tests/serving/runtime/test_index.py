@@ -47,7 +47,6 @@ def test_the_index_of_other_towers_is_refused(tmp_path):
         ([1, 2], np.eye(3), r"expected float32 \[2, D\]"),
         ([1, 2, 3], np.ones(3), r"expected float32 \[3, D\]"),
         ([], np.ones((0, 3)), "n >= 1"),
-        ([-1, 2, 3], np.eye(3), "item id -1 is negative"),
         (["a", "b", "c"], np.eye(3), "expected int64"),
         ([1, 2, 3], np.diag([1, np.nan, 1]), "the vector of item 2 is not finite"),
         ([1, 2, 3], np.diag([1, 1, np.inf]), "the vector of item 3 is not finite"),

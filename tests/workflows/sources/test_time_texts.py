@@ -139,6 +139,37 @@ def test_the_first_wrong_row_of_many_is_named():
     assert raised.value.row == 617
 
 
+DAYS = [dt.date(2000 + n // 12, n % 12 + 1, n % 12 + 1) for n in range(1500)]  # day equals month
+DAY_FIRST, MONTH_FIRST = "13/01/2024", "01/13/2024"
+
+
+@pytest.mark.parametrize("decisive", [DAY_FIRST, MONTH_FIRST])
+@pytest.mark.parametrize("row", [0, 1500])
+def test_one_text_of_many_decides(decisive, row):
+    texts = [day.strftime("%d/%m/%Y") for day in DAYS]
+    texts.insert(row, decisive)
+    result = parsed(*texts)
+    order = "day" if decisive == DAY_FIRST else "month"
+    assert f"the {order} first because of {decisive!r}" in result.remarks[0]
+    expected = [seconds(day.year, day.month, day.day, 0, 0, 0) for day in DAYS]
+    expected.insert(row, seconds(2024, 1, 13, 0, 0, 0))
+    assert result.seconds.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "first, last, row, reason",
+    [
+        (DAY_FIRST, MONTH_FIRST, 0, "the day is first, but in '01/13/2024' the month is first"),
+        (MONTH_FIRST, DAY_FIRST, 1501, "the day is first, but in '01/13/2024' the month is first"),
+        (DAY_FIRST, "soon", 1501, "it cannot be read as %m/%d/%Y or %d/%m/%Y"),
+    ],
+)
+def test_a_late_text_of_many_is_not_overlooked(first, last, row, reason):
+    with pytest.raises(UnclearTime) as raised:
+        parsed(first, *(day.strftime("%d/%m/%Y") for day in DAYS), last)
+    assert (raised.value.row, raised.value.reason[: len(reason)]) == (row, reason)
+
+
 def test_hours_from_1_to_12_make_a_remark():
     lost = [f"2024-05-{day:02d} {hour:02d}:00" for day in range(1, 11) for hour in range(1, 13)]
     remark = "all hours are from 1 to 12: were AM and PM lost?"

@@ -94,6 +94,7 @@ def test_texts_become_seconds_and_a_message_says_how(form, remark, tmp_path):
     [
         ([5, 7, 9], "seconds", [5, 7, 9]),
         ([0, 5999, "6000"], "milliseconds", [0, 5, 6]),
+        ([" 5", "7 ", "6000"], "seconds", [5, 7, 6000]),
         ([20200131, 20200201, 20200201], "%Y%m%d", [1580428800, 1580515200, 1580515200]),
         (["01/02/2020", "01/02/2020", "02/02/2020"], "%d/%m/%Y", [1580515200] * 2 + [1580601600]),
     ],
@@ -109,7 +110,7 @@ def test_the_setting_decides_what_is_unclear(values, time_format, expected, tmp_
     "values, time_format, message",
     [
         (["5", "soon", "7"], "seconds", "row 2, column timestamp: 'soon'; expected a number"),
-        (["5", "soon", "7"], None, "row 2, column timestamp: 'soon'; expected a number"),
+        ([" 5", "soon", "7"], None, "row 2, column timestamp: 'soon'; expected a number"),
         ([5, 6, 10**13], "milliseconds", "row 3.*10000000000000; as milliseconds .* after the"),
         (["2020-01-31"] * 3, "%d/%m/%Y", "row 1.*'2020-01-31'; it cannot be read as %d/%m/%Y"),
     ],

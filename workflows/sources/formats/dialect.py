@@ -16,7 +16,7 @@ from twotower.workflows.sources.formats.options import ReadOptions
 from twotower.workflows.sources.formats.paths import DataFile
 
 REPLACEMENT = "\x1f"
-"""Stands for a separator of several characters, which the CSV reader does not know."""
+"""Stands for a separator that the CSV reader does not know: of several characters, or not ASCII."""
 
 _SEPARATORS = (",", "\t", ";", "|", "::", " ")
 _NAMES = {"\t": "tab", " ": "space"}
@@ -56,7 +56,8 @@ class Dialect:
     @property
     def delimiter(self) -> str:
         """The one character that separates the fields of the text that `open` returns."""
-        return self.separator if len(self.separator) == 1 else REPLACEMENT
+        is_plain = len(self.separator) == 1 and self.separator.isascii()
+        return self.separator if is_plain else REPLACEMENT
 
     def open(self, file: DataFile) -> Utf8:
         """Open a file in this dialect as UTF-8, with `delimiter` between fields."""
