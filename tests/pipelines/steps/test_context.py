@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import twotower
 from tests.pipelines.steps.test_preprocess import ingested
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError
@@ -219,6 +220,10 @@ def test_triton_answers_with_the_context_of_the_request(with_context, exported):
                 np.testing.assert_allclose(found.scores, expected[1], atol=1e-6)
                 with pytest.raises(ServingError, match="'weather'"):
                     client.recommend(users, k=5, features={"weather": months})
+    in_python = twotower.load(with_context.path).recommend(
+        users, k=5, filter_seen=False, features=features
+    )
+    assert in_python["item"].tolist() == expected[0].ravel().tolist()
     # Without a context the server answers as the towers do for the user table.
     assert verify(with_context, count=40, k=20, together=8).holds
 
