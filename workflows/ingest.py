@@ -19,7 +19,7 @@ from twotower.workflows.day import Day
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.profile import Profile, profile
-from twotower.workflows.rows import wanted_again, with_all_rows
+from twotower.workflows.rows import wanted_again, with_all_rows, with_known_values
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.files.source import FilesSource
@@ -233,6 +233,9 @@ def ingest_more(
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
     new = new._replace(items=settled(new.items, source.lists_all_items))
     merged, appended = merge(old, new, source.keeps_repeats)
+    for name in source.mixed:
+        table = with_known_values(getattr(merged, name), getattr(old, name))
+        merged = merged._replace(**{name: table})
     if source.lists_all_items and "items" in raw:
         merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
     note_changes(old.items, merged.items, ids.items, findings)

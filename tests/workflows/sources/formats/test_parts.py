@@ -57,8 +57,8 @@ def test_columns_may_be_in_another_order_or_missing(tmp_path):
     read = {name: table.column(name).values.to_pylist() for name in table.names}
     assert read == {"a": [1, 2], "b": ["x", "y"], "c": [None, 5]}
     assert messages == [
-        f"column c: 1 of 2 files lack it, such as {tmp_path / '0.parquet'}; its 1 values there are "
-        "unknown"
+        f"column c: 1 of 2 files lack it, such as {tmp_path / '0.parquet'}; the values of 1 rows "
+        "are unknown"
     ]
     assert "c" in table and "d" not in table
     with pytest.raises(DataError, match="no column d; there are a, b, c"):
