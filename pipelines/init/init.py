@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import yaml
 
 from twotower.pipelines.config import DEFAULT_CONFIG, parse_config
-from twotower.pipelines.console import say, stage
+from twotower.pipelines.console import ShowProgress, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.init.facts import Facts, facts_of, facts_of_frame
 from twotower.pipelines.init.guess import NOTHING_NAMED, Guess, Named, guess
@@ -99,10 +99,10 @@ def guess_tables(
     first = tables["interactions"]
     where = str(first) if isinstance(first, Path) else "interactions"
     with stage("read") as (report, result):
-        facts = {}
+        facts: dict[str, dict[str, Facts]] = {}
         for name, table in tables.items():
             if isinstance(table, Path):
-                facts[name] = _facts_of_files(table, options, lambda column: report(phase=column))
+                facts[name] = _facts_of_files(table, options, report)
             else:
                 facts[name] = facts_of_frame(table)
         sides = {ROLE_OF[name]: columns for name, columns in facts.items() if name in ROLE_OF}
@@ -112,9 +112,7 @@ def guess_tables(
     return found
 
 
-def _facts_of_files(
-    path: Path, options: ReadOptions, progress: Callable[[str], None]
-) -> dict[str, Facts]:
+def _facts_of_files(path: Path, options: ReadOptions, progress: ShowProgress) -> dict[str, Facts]:
     known = detect_source(path) if path.exists() else None
     if known is not None:
         raise ConfigError(f"{path} is {known[0]}, which needs no init: twotower run --data {path}")

@@ -157,6 +157,14 @@ def test_days_as_numbers_and_years_of_two_digits(guess_of):
     assert short.time is None and "time_format" in short.features.left_out["day"]
 
 
+def test_small_numbers_are_an_order(guess_of):
+    frame = log(time=np.arange(shops.ROWS)).rename(columns={"a": "user", "b": "item"})
+    found = guess_of(frame)
+    assert (found.time.column, found.split.method) == ("time", "leave_last_out")
+    assert "0 to 2999, the order" in found.questions["ingest"][0]
+    assert found.profile.days is None
+
+
 def test_numbers_of_hours_are_no_time(guess_of):
     found = guess_of(log(hour_of_day=shops.STARS).rename(columns={"a": "user", "b": "item"}))
     assert found.time is None
