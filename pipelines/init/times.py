@@ -169,7 +169,10 @@ def _read(column: Facts) -> Time | None:
     except DataError:
         return _read_days(column, known, values)
     try:
-        return _complete(column, known, parse_texts(values).seconds)
+        parsed = parse_texts(values)
+        # Said in the configuration, so that a day whose values do not show it is read alike.
+        wanted = parsed.format if parsed.format and _reads(values, parsed.format) else None
+        return Time(column.name, _filled(known, parsed.seconds), wanted)
     except UnclearTime as error:
         return _choose(column, known, values, error.formats) if error.formats else None
 
@@ -224,8 +227,13 @@ def _order(seconds: np.ndarray) -> float:
     return float(abs(np.corrcoef(np.arange(len(seconds)), seconds)[0, 1]))
 
 
-def _complete(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:
-    return Time(column=column.name, seconds=_filled(known, seconds))
+def _reads(values: pa.ChunkedArray, format: str) -> bool:
+    """Whether the format alone reads all values; it does not if they have fractions of seconds."""
+    try:
+        parse_format(values, format)
+    except UnclearTime:
+        return False
+    return True
 
 
 def _filled(known: np.ndarray, seconds: np.ndarray) -> np.ndarray:

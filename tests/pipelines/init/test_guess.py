@@ -18,7 +18,7 @@ def kinds(features):
 def test_invoices(guess_of):
     found = guess_of(shops.retail())
     assert found.ids == {"user": "CustomerID", "item": "StockCode"}
-    assert found.time.column == "InvoiceDate" and found.time.format is None
+    assert found.time.column == "InvoiceDate" and found.time.format == "%m/%d/%Y %H:%M"
     assert np.array_equal(found.time.seconds, shops.SECONDS // 60 * 60)
     assert (found.value.column, found.value.kind, found.value.at_least) == ("Quantity", "count", 1)
     assert "returns" in found.questions["positives"][0]
