@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,6 @@ AS_FOUND = ReadOptions()
 ROLE_OF = {"users": "user", "items": "item"}
 KEPT = ".old"
 """Ending of a configuration that `force` has replaced."""
-
-
 NOTHING_SAID: Mapping[str, Any] = {}
 
 
@@ -83,13 +82,19 @@ def init(
     text = as_yaml(found, described, run_name(files["interactions"]))
     parse_config(yaml.safe_load(text), str(out))
     if out.exists():
-        out.replace(out.with_name(out.name + KEPT))
+        out.replace(_unused(out.with_name(out.name + KEPT)))
     write_atomically(out, text)
     count = sum(map(len, found.questions.values()))
     check = f"answer its {count} question{'s' * (count > 1)}" if count else "check it"
     option = "" if out == DEFAULT_CONFIG else f" --config {out}"
     say(f"wrote {out}: {check}, then `twotower run{option}`")
     return Initialised(guess=found, path=out)
+
+
+def _unused(path: Path) -> Path:
+    """Return `path`, or it with the first number at the end that no file has."""
+    numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def guess_tables(
