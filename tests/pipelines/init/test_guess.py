@@ -18,7 +18,7 @@ def kinds(features):
 def test_invoices(guess_of):
     found = guess_of(shops.retail())
     assert found.ids == {"user": "CustomerID", "item": "StockCode"}
-    assert found.time.column == "InvoiceDate" and found.time.format is None
+    assert found.time.column == "InvoiceDate" and found.time.format == "%m/%d/%Y %H:%M"
     assert np.array_equal(found.time.seconds, shops.SECONDS // 60 * 60)
     assert (found.value.column, found.value.kind, found.value.at_least) == ("Quantity", "count", 1)
     assert "returns" in found.questions["positives"][0]
@@ -157,6 +157,14 @@ def test_days_as_numbers_and_years_of_two_digits(guess_of):
     assert short.time is None and "time_format" in short.features.left_out["day"]
 
 
+def test_small_numbers_are_an_order(guess_of):
+    frame = log(time=np.arange(shops.ROWS)).rename(columns={"a": "user", "b": "item"})
+    found = guess_of(frame)
+    assert (found.time.column, found.split.method) == ("time", "leave_last_out")
+    assert "0 to 2999, the order" in found.questions["ingest"][0]
+    assert found.profile.days is None
+
+
 def test_numbers_of_hours_are_no_time(guess_of):
     found = guess_of(log(hour_of_day=shops.STARS).rename(columns={"a": "user", "b": "item"}))
     assert found.time is None
@@ -203,6 +211,19 @@ def test_a_table_of_items_is_joined_by_its_values(guess_of):
     assert found.features.show == ["name"]
     assert "web pages" in found.features.left_out["link"]
     assert "withdraw items" in found.features.left_out["available"]
+
+
+def test_a_name_on_both_sides_is_used_once(guess_of):
+    """As the configuration wants it; the names of our own columns are not used either."""
+    users = pd.DataFrame({"client": np.arange(shops.USERS), "item_id": "x"})
+    users["colour"] = np.array(["red", "blue"])[np.arange(shops.USERS) % 2]
+    users["group"] = users["history"] = users["colour"]
+    frame = log().rename(columns={"a": "client"})
+    found = guess_of(frame, {"user": users, "item": items_table()})
+    assert kinds(found.features.user) == {"group": "categorical"}
+    assert "colour" in kinds(found.features.item)
+    left = {name for name in found.features.left_out if name.endswith("of the users file")}
+    assert left == {f"{name} of the users file" for name in ("colour", "history", "item_id")}
 
 
 def test_a_table_that_does_not_fit_is_refused(guess_of):
