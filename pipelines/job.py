@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,9 +139,16 @@ def main_job(config: Config, path: Path | None = None, auto: Auto | None = None)
     console.print(timeline_table(timeline))
     console.print(
         f"[bold]done[/] in {timeline.seconds:.0f} s. Next: "
-        f"make serve | make query USER={example_users(run, 1)[0]} | make lab"
+        f"{escape(_next(example_users(run, 1)[0]))}"
     )
     return run
+
+
+def _next(user: object) -> str:
+    """Return commands to try next: make's in the project's folder, otherwise our own."""
+    if Path.cwd() == CONFIGS.parent:
+        return f"make serve | make query USER={user} | make lab"
+    return f"twotower query --user {shlex.quote(str(user))} | twotower serve"
 
 
 def fit_and_publish(run: Run, auto: Auto | None = None) -> None:

@@ -18,7 +18,8 @@ from twotower.workflows.availability import (
 from twotower.workflows.day import Day
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
-from twotower.workflows.rows import wanted_again, with_all_rows
+from twotower.workflows.profile import Profile, profile
+from twotower.workflows.rows import wanted_again, with_all_rows, with_known_values
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.files.source import FilesSource
@@ -144,7 +145,7 @@ def ingest(
     out : Path
         The folder for interactions.parquet, users.parquet and items.parquet (see `Tables`), and for
         user_ids.parquet and item_ids.parquet (see `Ids`); report.json has what was found in the
-        data (see `Findings`). Nothing is written if the data is wrong.
+        data (see `Findings`) and its `Profile`. Nothing is written if the data is wrong.
     progress : callable, optional
         Called with (units done, units in total).
     on_message : callable, optional
@@ -169,8 +170,18 @@ def ingest(
     note_changes(tables.items.slice(0, 0), tables.items, ids.items, findings)
     tables.write(out)
     ids.write(out)
-    write_report(out, findings.entries)
+    write_report(out, findings.entries, _profile(tables).dict())
     return IngestReport.of(config.source, tables)
+
+
+def _profile(tables: Tables) -> Profile:
+    log = tables.interactions
+    has_time = "timestamp" in log.column_names
+    return profile(
+        users=log["user_id"].to_numpy(),
+        items=log["item_id"].to_numpy(),
+        seconds=log["timestamp"].to_numpy() if has_time else None,
+    )
 
 
 def ingest_more(
@@ -222,6 +233,9 @@ def ingest_more(
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
     new = new._replace(items=settled(new.items, source.lists_all_items))
     merged, appended = merge(old, new, source.keeps_repeats)
+    for name in source.mixed:
+        table = with_known_values(getattr(merged, name), getattr(old, name))
+        merged = merged._replace(**{name: table})
     if source.lists_all_items and "items" in raw:
         merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
     note_changes(old.items, merged.items, ids.items, findings)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, Field
 
 DAY = 86_400
+FIRST_TIME = 10**8
+"""Smaller times, in seconds since 1970, are places in an order: no log is from before 1973."""
 LATE_SHARE = 0.1
 """The part at the end of the log in which `Profile.new_users` and `new_items` are counted."""
 
@@ -30,16 +33,16 @@ class Profile(BaseModel):
     start: int | None = Field(None, description="First time, in seconds since 1970.")
     end: int | None = Field(None, description="Last time, in seconds since 1970.")
     new_users: float | None = Field(
-        None, description="Share of the last tenth of the rows whose user has no earlier row."
+        None, description="Share of the latest tenth of the rows whose user has no row before."
     )
     new_items: float | None = Field(
-        None, description="Share of the last tenth of the rows whose item has no earlier row."
+        None, description="Share of the latest tenth of the rows whose item has no row before."
     )
 
     @property
     def days(self) -> float | None:
-        """The days between the first and the last interaction."""
-        if self.start is None or self.end is None:
+        """The days between the first and the last interaction; None without real times."""
+        if self.start is None or self.end is None or self.end < FIRST_TIME:
             return None
         return (self.end - self.start) / DAY
 
@@ -64,19 +67,22 @@ def profile(users: np.ndarray, items: np.ndarray, seconds: np.ndarray | None = N
     >>> found.users, found.items, found.repeats, found.density
     (2, 2, 1, 0.75)
     """
-    user_codes = np.unique(users, return_inverse=True)[1]
-    item_codes = np.unique(items, return_inverse=True)[1]
-    pairs = np.unique(user_codes * (item_codes.max() + 1) + item_codes)
+    user_codes, item_codes = pd.factorize(users)[0], pd.factorize(items)[0]
+    pairs = user_codes * (item_codes.max() + 1) + item_codes
+    pairs.sort()
+    pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])]
     per_user = np.bincount(pairs // (item_codes.max() + 1))
     per_item = np.bincount(pairs % (item_codes.max() + 1))
     rows_per_item = np.sort(np.bincount(item_codes))[::-1]
     late: dict[str, Any] = {}
     if seconds is not None:
+        first = len(seconds) - max(round(len(seconds) * LATE_SHARE), 1)
+        is_late = seconds >= np.partition(seconds, first)[first]
         late = {
             "start": int(seconds.min()),
             "end": int(seconds.max()),
-            "new_users": _new_share(user_codes, seconds),
-            "new_items": _new_share(item_codes, seconds),
+            "new_users": _new_share(user_codes, is_late),
+            "new_items": _new_share(item_codes, is_late),
         }
     return Profile(
         rows=len(users),
@@ -93,8 +99,8 @@ def profile(users: np.ndarray, items: np.ndarray, seconds: np.ndarray | None = N
     )
 
 
-def _new_share(codes: np.ndarray, seconds: np.ndarray) -> float:
-    """Return the share of the last rows whose code has no row before these."""
-    by_time = codes[np.argsort(seconds, kind="stable")]
-    first = len(by_time) - max(round(len(by_time) * LATE_SHARE), 1)
-    return float((~np.isin(by_time[first:], by_time[:first])).mean())
+def _new_share(codes: np.ndarray, is_late: np.ndarray) -> float:
+    """Return the share of the late rows whose code has no other row."""
+    known = np.zeros(codes.max() + 1, dtype=bool)
+    known[codes[~is_late]] = True
+    return float((~known[codes[is_late]]).mean())

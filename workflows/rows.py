@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from twotower.workflows.availability import AVAILABLE
 from twotower.workflows.ids import RunIds
@@ -58,6 +59,26 @@ def with_all_rows(
         both = pa.concat_tables([table, pa.table(columns, schema=table.schema)])
         found[name] = sorted_by_id(both) if len(missing) else table
     return tables._replace(**found)
+
+
+def with_known_values(merged: pa.Table, before: pa.Table) -> pa.Table:
+    """Give unknown values of users or items the values that were known before an update.
+
+    Parameters
+    ----------
+    merged : Table
+        The users or items after the update, by ascending id, with all columns of `before`.
+    before : Table
+        Those before, with the same types.
+    """
+    codes, known = merged[0].to_numpy(), before[0].to_numpy()
+    places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    places = pa.array(places, mask=known[places] != codes)
+    for place, name in enumerate(before.column_names):
+        if merged[name].null_count:
+            values = pc.coalesce(merged[name], before[name].take(places))
+            merged = merged.set_column(place, name, values)
+    return merged
 
 
 def wanted_again(wanted: Wanted, before: Tables, ids: RunIds) -> Wanted:

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from benchmarks.own_data.five_minutes import five_minutes
+from benchmarks.own_data.formats import formats
 from benchmarks.own_data.ids import ids
 from benchmarks.own_data.ingest_25m import movielens_25m
 from benchmarks.own_data.recommend import recommend
@@ -22,6 +23,7 @@ from benchmarks.report import Check, Rows, measure_parts
 
 PARTS: dict[str, Callable[[Path | None], tuple[Rows, list[Check]]]] = {
     "five_minutes": five_minutes,
+    "formats": formats,
     "ids": ids,
     "recommend": recommend,
     "movielens_25m": movielens_25m,

@@ -27,6 +27,8 @@ TEXT_WORDS = 2.0
 """Texts with more words than this, on average, are texts and not categories."""
 FREE_TEXT = 5.0
 MAX_LENGTH = 20
+RESERVED = {"user_id", "item_id", "history"}
+"""Names of our own columns."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +107,21 @@ def find_features(
     Features
     """
     found = Features()
-    for role, (key, columns) in sides.items():
+    used = {*taken, *ids.values(), *RESERVED}
+    for role, (key, columns) in sorted(sides.items()):  # the items first
         for name, column in columns.items():
             if name == key:
                 continue
-            if name in (*taken, *ids.values()):
-                found.left_out[name] = (
-                    f"of the {role}s file: the interactions have a column of this name"
+            if name in used:
+                found.left_out[f"{name} of the {role}s file"] = (
+                    "a column of this name has another use; rename it"
                 )
             else:
                 _sort_side(found, role, column, columns[key].distinct)
+                used.add(name)
     known = {feature.name for role in ids for feature in found.of(role)} | set(found.left_out)
     for name, column in facts.items():
-        if name not in taken and name not in known and name not in found.show:
+        if name not in known | RESERVED and name not in taken and name not in found.show:
             _sort_row(found, column, facts, ids, seconds)
     return found
 
@@ -141,7 +145,7 @@ def only(
             )
         kind, length = _kind(facts[name])
         if kind is None:
-            raise ConfigError(f"column {name!r}: lists of numbers or of lists cannot be a feature")
+            raise ConfigError(f"column {name!r}: vectors, and lists of lists, cannot be a feature")
         # A column of the interactions that the guess left out may differ between the rows of an id.
         chosen.append(guessed.pop(name, Feature(name, kind, length, differing=True)))
         found.left_out.pop(name, None)
@@ -152,6 +156,11 @@ def only(
 
 def _sort_side(found: Features, role: str, column: Facts, ids: int) -> None:
     """Sort a column of the table of users or items."""
+    if role == "item" and has_role(column.name, "available"):
+        found.left_out[column.name] = (
+            "to withdraw items by it, name it in ingest.files: available (see docs/data.md)"
+        )
+        return
     if reason := _useless(column) or _personal(column):
         found.left_out[column.name] = reason
         return
@@ -269,7 +278,7 @@ def _add(found: Features, role: str, column: Facts, ids: int, differing: bool) -
     if role == "user" and has_role(name, "title") and column.distinct > MAX_SHARE * ids:
         found.left_out[name] = "personal data (names)"
     elif kind is None:
-        found.left_out[name] = "lists of numbers or of lists"
+        found.left_out[name] = "vectors, or lists of lists"
     elif kind == "text" and role == "user":
         found.left_out[name] = "texts of users"
     elif kind == "categorical" and column.distinct > max(MAX_SHARE * ids, 2):

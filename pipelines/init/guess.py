@@ -188,7 +188,9 @@ def _positives(facts: Mapping[str, Facts], value: Value | None) -> np.ndarray:
 
 
 def _check_size(users: np.ndarray, items: np.ndarray, where: str, what: str) -> None:
-    counts = {"rows": len(users), "users": len(np.unique(users)), "items": len(np.unique(items))}
+    sizes = {"users": np.bincount(users), "items": np.bincount(items)}
+    counts = {side: int(np.count_nonzero(rows)) for side, rows in sizes.items()}
+    counts["rows"] = len(users)
     if counts["rows"] < MIN_ROWS or min(counts["users"], counts["items"]) < MIN_IDS:
         raise ConfigError(
             f"{where}: {counts['rows']:,} {what}, of {counts['users']:,} users and "

@@ -54,6 +54,8 @@ EVENT = """event action behavior behaviour interaction activity ereignis aktion 
 acción accion evento azione 行为 行動 событие действие"""
 MONEY = """price amount total revenue sales sum cost paid preis betrag summe umsatz prix
 montant precio importe total prezzo importo preço 价格 金额 価格 цена сумма"""
+AVAILABLE = """available availability instock lieferbar verfügbar disponible disponibile 库存 在庫
+наличие"""
 TITLE = (
     """title name titel titre nombre título titulo titolo nom bezeichnung 名称 标题 名前 название"""
 )
@@ -80,6 +82,7 @@ ROLES = {
     "binary": word_set(BINARY),
     "event": word_set(EVENT),
     "money": word_set(MONEY),
+    "available": word_set(AVAILABLE),
     "title": word_set(TITLE),
     "personal": word_set(PERSONAL),
 }

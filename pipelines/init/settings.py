@@ -16,6 +16,7 @@ MIN_BATCH, MAX_BATCH = 16, 4096
 HISTORY = 50
 BUCKETS = 10
 EPOCHS = 30
+MAX_SHOWN = 3
 KS = (10, 20, 50, 100)
 
 
@@ -45,7 +46,7 @@ def settings(guess: Guess, files: Mapping[str, Any], name: str) -> dict[str, Any
         "training": {"batch_size": batch_size(guess.positives), "epochs": EPOCHS},
         "evaluation": _evaluation(guess),
         "serving": {"seen": seen(guess)},
-        "show": guess.features.show,
+        "show": _show(guess),
     }
     return {section: value for section, value in tree.items() if value}
 
@@ -143,6 +144,11 @@ def _features(guess: Guess) -> dict[str, Any]:
         }
         section.update({key: value for key, value in lists.items() if value})
     return {**section, "history": HISTORY}
+
+
+def _show(guess: Guess) -> list[str]:
+    """Return the titles of the items or, if there are none, the first features."""
+    return guess.features.show or [each.name for each in guess.features.item[:MAX_SHOWN]]
 
 
 def _names(features: list[Feature], kind: str) -> list[str]:

@@ -14,6 +14,7 @@ from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy
 from twotower.pipelines.init.ids import DECIDED, check_name
 from twotower.pipelines.init.names import ROLES, has_role, tokens, word_set
 from twotower.workflows.errors import DataError
+from twotower.workflows.profile import FIRST_TIME
 from twotower.workflows.sources.columns import Column, Rows, Stored
 from twotower.workflows.sources.time_texts import UnclearTime, parse_format, parse_texts
 from twotower.workflows.sources.times import as_seconds
@@ -22,6 +23,7 @@ SAMPLE = 300
 """Values that must be times before the whole column is read."""
 EPOCHS = (946_684_800, 2_208_988_800)
 """The years 2000 to 2040 in seconds: numbers in this range may be times whatever their name is."""
+DAYS, DAY_FORMAT = (1990_01_01, 2040_12_31), "%Y%m%d"
 MAX_CALENDAR = 60
 """Different values that a number such as the hour or the day of the month may have."""
 LATER = word_set("delivered delivery shipped updated modified expires end ended deadline")
@@ -93,7 +95,14 @@ def find_time(
     read: dict[str, Time] = {}
     others: dict[str, str] = {}
     for name, column in facts.items():
-        if name in ids.values() or not _may_be_time(column) or (found := _read(column)) is None:
+        if name in ids.values() or not _may_be_time(column):
+            continue
+        if (found := _read(column)) is None:
+            if has_role(name, "time"):
+                others[name] = (
+                    f"cannot be read as times: {column.examples(2)}. If it is the time, add it to "
+                    "ingest.files: columns (timestamp) and time_format"
+                )
             continue
         owners = [role for role in ("user", "item") if _belongs(column, facts[ids[role]])]
         if owners:
@@ -152,17 +161,43 @@ def _read(column: Facts) -> Time | None:
     try:
         if not column.is_text or column.texts[0].isdigit():
             found = as_seconds(_as_column(column, values), on_message=lambda line: None)
-            return _complete(column, known, found.to_numpy())
+            return _of_numbers(column, known, found.to_numpy())
         parse_texts(values[:SAMPLE])
     except UnclearTime as error:
         if not error.formats:
             return None
     except DataError:
-        return None
+        return _read_days(column, known, values)
     try:
-        return _complete(column, known, parse_texts(values).seconds)
+        parsed = parse_texts(values)
+        # Said in the configuration, so that a day whose values do not show it is read alike.
+        wanted = parsed.format if parsed.format and _reads(values, parsed.format) else None
+        return Time(column.name, _filled(known, parsed.seconds), wanted)
     except UnclearTime as error:
         return _choose(column, known, values, error.formats) if error.formats else None
+
+
+def _of_numbers(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:
+    """Ask whether small numbers are the order of the interactions."""
+    question = None
+    if seconds.max() < FIRST_TIME:
+        low, high = int(seconds.min()), int(seconds.max())
+        question = (
+            f"are the numbers of {column.name}, {low} to {high}, the order of the interactions? "
+            "They are used as such, not as dates."
+        )
+    return Time(column.name, _filled(known, seconds), None, question)
+
+
+def _read_days(column: Facts, known: np.ndarray, values: pa.ChunkedArray) -> Time | None:
+    """Read whole numbers such as 20240513 as days; None if they are no such."""
+    if not column.is_whole or not (DAYS[0] <= column.range[0] and column.range[1] <= DAYS[1]):
+        return None
+    try:
+        read = as_seconds(_as_column(column, values), lambda line: None, DAY_FORMAT)
+    except DataError:
+        return None
+    return Time(column.name, _filled(known, read.to_numpy()), DAY_FORMAT)
 
 
 def _choose(
@@ -192,8 +227,13 @@ def _order(seconds: np.ndarray) -> float:
     return float(abs(np.corrcoef(np.arange(len(seconds)), seconds)[0, 1]))
 
 
-def _complete(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:
-    return Time(column=column.name, seconds=_filled(known, seconds))
+def _reads(values: pa.ChunkedArray, format: str) -> bool:
+    """Whether the format alone reads all values; it does not if they have fractions of seconds."""
+    try:
+        parse_format(values, format)
+    except UnclearTime:
+        return False
+    return True
 
 
 def _filled(known: np.ndarray, seconds: np.ndarray) -> np.ndarray:

@@ -114,7 +114,9 @@ def _comments(guess: Guess) -> dict[str, str]:
     differing = [
         each.name for each in (*guess.features.user, *guess.features.item) if each.differing
     ]
-    found["differing"] = f"{_list(differing)}: some ids have several values; the last is used"
+    found["differing"] = (
+        f"{_list(differing)}: not the same in all rows of an id; the last row counts"
+    )
     if value is not None and value.kind == "rating":
         found["positives"] = f"liked: {value.share:.0%} of the rows"
     elif value is not None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import twotower
+from benchmarks.own_data.orders import make_orders
 from twotower.pipelines.errors import ConfigError, RunError
 
 USERS, ITEMS = 60, 40
@@ -144,12 +145,10 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     """Line by line, as in a notebook, with the ids that it asks for."""
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
-    ratings = made_up_ratings(users=120).rename(columns={"viewer": "user_id", "when": "timestamp"})
-    ratings["user_id"] = ratings["user_id"] // 11 + 10  # 42 and 43 are among them
-    ratings["movie_id"] = ratings["movie_id"].replace({6: 1193})
     monkeypatch.chdir(tmp_path)
-    ratings.to_parquet("ratings.parquet")
-    ratings[["movie_id"]].drop_duplicates().to_parquet("movies.parquet")
+    orders = make_orders(rows=3_000, customers=700, products=90)
+    assert {"C00680", "C00681"} <= set(orders["customer"])
+    orders.to_csv("orders.csv", index=False)
     names: dict = {}
     values = {}
     for line in block.splitlines():
@@ -161,11 +160,12 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     tt = names["tt"]
     try:
         assert "popularity" in values["tt.metrics"].index
-        assert len(values["tt.recommend([42, 43], k=10)"]) == 20
-        assert len(values["tt.similar(1193, k=5)"]) == 5
+        assert len(values['tt.recommend(["C00680", "C00681"], k=10)']) == 20
+        assert len(values['tt.similar("SKU-0016", k=5)']) == 5
         assert values["tt.path"] == tmp_path / "runs" / "python"
-        expected = tt.recommend([42], k=3)["item"].tolist()
-        assert tt.client.recommend([42], k=3).item_ids[0].tolist() == expected
+        expected = tt.recommend(["C00680"], k=3)["item"].tolist()
+        assert set(expected) <= set(orders["product"])
+        assert tt.client.recommend(["C00680"], k=3).item_ids[0].tolist() == expected
     finally:
         tt.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,13 @@ def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
         "user_ids.parquet",
         "users.parquet",
     ]
+    profile = json.loads((out / "report.json").read_text())["profile"]
     interactions = pd.read_parquet(out / "interactions.parquet")
+    assert (profile["rows"], profile["users"]) == (
+        len(interactions),
+        interactions["user_id"].nunique(),
+    )
+    assert profile["end"] == interactions["timestamp"].max()
     assert interactions.dtypes.astype(str).to_dict() == {
         "user_id": "int64",
         "item_id": "int64",

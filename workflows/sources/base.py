@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +66,14 @@ class Source(ABC):
     def keeps_repeats(self) -> bool:
         """Whether interactions may repeat a (user_id, item_id) pair."""
         return False
+
+    @property
+    def mixed(self) -> Collection[str]:
+        """The tables of users or items whose rows come from two files that were just read.
+
+        A row of an update may lack the values of one of them, which stay as they were.
+        """
+        return ()
 
     @property
     def lists_all_items(self) -> bool:

@@ -93,9 +93,9 @@ class Findings:
             self._on_message(text)
 
 
-def write_report(folder: Path, findings: Sequence[Finding]) -> None:
-    """Write the data report: one entry for each finding."""
-    _write(folder, {"findings": _plain(findings)})
+def write_report(folder: Path, findings: Sequence[Finding], profile: Mapping[str, Any]) -> None:
+    """Write the data report: one entry for each finding, and the profile of the interactions."""
+    _write(folder, {"findings": _plain(findings), "profile": dict(profile)})
 
 
 def add_update(before: Path, folder: Path, name: str, findings: Sequence[Finding]) -> None:

@@ -8,6 +8,7 @@ so has a place of an answer that holds no item.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -86,6 +87,28 @@ def _key(text: bytes) -> bytes:
     if len(text) <= MAX_KEY:
         return text
     return hashlib.blake2b(text, digest_size=24).hexdigest().encode() + _NO_TEXT
+
+
+class _Prefixes(dict):
+    """The four bytes that Triton has before a text, by its length."""
+
+    def __missing__(self, length: int) -> bytes:
+        self[length] = prefix = struct.pack("<I", length)
+        return prefix
+
+
+_PREFIXES = _Prefixes()
+
+
+def serialize_texts(texts: np.ndarray) -> bytes:
+    """Return an object array of bytes as Triton has it in memory: each with its length before it.
+
+    >>> serialize_texts(np.array([[b"a", b""]], object))
+    b'\\x01\\x00\\x00\\x00a\\x00\\x00\\x00\\x00'
+    """
+    return b"".join(
+        [part for text in texts.ravel().tolist() for part in (_PREFIXES[len(text)], text)]
+    )
 
 
 class IntegerIds:

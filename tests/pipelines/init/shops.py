@@ -125,3 +125,9 @@ def personal() -> pd.DataFrame:
             "channel": _draw.choice(["web", "app"], size=ROWS),
         }
     )
+
+
+ALL = {
+    each.__name__: each
+    for each in (retail, events, marketplace, reviews, german, chinese, personal)
+}

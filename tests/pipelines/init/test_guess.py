@@ -18,7 +18,7 @@ def kinds(features):
 def test_invoices(guess_of):
     found = guess_of(shops.retail())
     assert found.ids == {"user": "CustomerID", "item": "StockCode"}
-    assert found.time.column == "InvoiceDate" and found.time.format is None
+    assert found.time.column == "InvoiceDate" and found.time.format == "%m/%d/%Y %H:%M"
     assert np.array_equal(found.time.seconds, shops.SECONDS // 60 * 60)
     assert (found.value.column, found.value.kind, found.value.at_least) == ("Quantity", "count", 1)
     assert "returns" in found.questions["positives"][0]
@@ -147,6 +147,24 @@ def test_day_and_month_are_chosen_by_the_order_of_the_rows(guess_of):
     assert guess_of(frame.assign(date=backwards)).time.format == "%d/%m/%Y"
 
 
+def test_days_as_numbers_and_years_of_two_digits(guess_of):
+    days = shops.TIMES.strftime("%Y%m%d").astype(int)
+    frame = log(day=days).rename(columns={"a": "user", "b": "item"})
+    found = guess_of(frame)
+    assert (found.time.column, found.time.format) == ("day", "%Y%m%d")
+    assert np.array_equal(found.time.seconds, shops.SECONDS // 86_400 * 86_400)
+    short = guess_of(frame.assign(day=shops.TIMES.strftime("%d.%m.%y")))
+    assert short.time is None and "time_format" in short.features.left_out["day"]
+
+
+def test_small_numbers_are_an_order(guess_of):
+    frame = log(time=np.arange(shops.ROWS)).rename(columns={"a": "user", "b": "item"})
+    found = guess_of(frame)
+    assert (found.time.column, found.split.method) == ("time", "leave_last_out")
+    assert "0 to 2999, the order" in found.questions["ingest"][0]
+    assert found.profile.days is None
+
+
 def test_numbers_of_hours_are_no_time(guess_of):
     found = guess_of(log(hour_of_day=shops.STARS).rename(columns={"a": "user", "b": "item"}))
     assert found.time is None
@@ -175,6 +193,7 @@ def items_table():
             "id": np.arange(shops.ITEMS - 8),
             "name": [f"Thing {n}" for n in range(shops.ITEMS - 8)],
             "colour": np.array(["red", "blue", "green"])[np.arange(shops.ITEMS - 8) % 3],
+            "available": True,
             "weight": np.arange(shops.ITEMS - 8) * 0.5,
             "link": [f"https://shop.org/{n}" for n in range(shops.ITEMS - 8)],
         }
@@ -191,6 +210,20 @@ def test_a_table_of_items_is_joined_by_its_values(guess_of):
     assert kinds(found.features.item) == {"colour": "categorical", "weight": "numeric"}
     assert found.features.show == ["name"]
     assert "web pages" in found.features.left_out["link"]
+    assert "withdraw items" in found.features.left_out["available"]
+
+
+def test_a_name_on_both_sides_is_used_once(guess_of):
+    """As the configuration wants it; the names of our own columns are not used either."""
+    users = pd.DataFrame({"client": np.arange(shops.USERS), "item_id": "x"})
+    users["colour"] = np.array(["red", "blue"])[np.arange(shops.USERS) % 2]
+    users["group"] = users["history"] = users["colour"]
+    frame = log().rename(columns={"a": "client"})
+    found = guess_of(frame, {"user": users, "item": items_table()})
+    assert kinds(found.features.user) == {"group": "categorical"}
+    assert "colour" in kinds(found.features.item)
+    left = {name for name in found.features.left_out if name.endswith("of the users file")}
+    assert left == {f"{name} of the users file" for name in ("colour", "history", "item_id")}
 
 
 def test_a_table_that_does_not_fit_is_refused(guess_of):

@@ -13,6 +13,9 @@ from benchmarks.own_data.orders import make_orders
 from tests.pipelines.init import shops
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import load_config
+from twotower.workflows.features.checks import check_data
+from twotower.workflows.ingest import ingest
+from twotower.workflows.tables import Tables
 
 COMMAS = "user,item\n" + "\n".join(f"u{n % 40},i{n % 30}" for n in range(400))
 
@@ -72,6 +75,9 @@ def test_an_edited_file_is_never_lost(orders, folder):
     assert path.read_text() == "name: mine\n"
     assert call("orders.csv", "--force").exit_code == 0
     assert (folder / "twotower.yaml.old").read_text() == "name: mine\n"
+    assert call("orders.csv", "--force").exit_code == 0  # the first one is still kept
+    assert (folder / "twotower.yaml.old").read_text() == "name: mine\n"
+    assert (folder / "twotower.yaml.old2").read_text() == path.read_text()
     assert call("orders.csv", "--out", "other.yaml").exit_code == 0
     assert load_config(folder / "other.yaml").name == "orders"
 
@@ -84,6 +90,24 @@ def test_what_is_not_clear_is_asked(folder):
     assert "# QUESTION: which events" in (folder / "twotower.yaml").read_text()
 
 
+@pytest.mark.parametrize("shop", shops.ALL)
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_what_is_written_can_be_read(folder, shop, format):
+    """Every column that the configuration names is found, and its values suit their use."""
+    frame = shops.ALL[shop]()
+    name = f"{shop}.{format}"
+    frame.to_csv(name, index=False) if format == "csv" else frame.to_parquet(name)
+    result = call(name)
+    assert result.exit_code == 0, result.output
+    config = load_config(folder / "twotower.yaml")
+    report = ingest(config.ingest, folder / "data", wanted=config.wanted)
+    check_data(folder / "data", config.positives, config.features)
+    assert report.users > 100 and report.items > 50
+    tables = Tables.read(folder / "data")
+    sides = {*tables.users.column_names, *tables.items.column_names}
+    assert set(config.features.user) | set(config.features.item) | set(config.show) <= sides
+
+
 def test_a_table_of_items_with_another_name_for_the_id(orders, folder):
     names = sorted(orders["product"].unique())
     table = pd.DataFrame({"sku": names, "name": [f"Thing {n}" for n in range(len(names))]})
@@ -94,6 +118,10 @@ def test_a_table_of_items_with_another_name_for_the_id(orders, folder):
     assert "joined by sku; 97.8% of the items have a row" in result.output
     config = load_config(folder / "twotower.yaml")
     assert config.features.item == ["colour", "category"] and config.show == ["name"]
+    ingest(config.ingest, folder / "data", wanted=config.wanted)
+    items = Tables.read(folder / "data").items.to_pandas()
+    assert items["name"].isna().sum() == 2  # the two products without a row
+    assert set(items["colour"].dropna()) == {"red", "blue", "green"}
 
 
 FILES = {
@@ -150,14 +178,14 @@ def test_encodings_and_separators(folder, content):
 
 def test_how_to_read_can_be_said(folder):
     """The values of the first line could be names of columns, and there are no words to tell."""
-    lines = [f"k{n % 40}~m{n % 30}" for n in range(400)]
+    lines = [f"k{n % 40}§m{n % 30}" for n in range(400)]
     (folder / "log.csv").write_text("\n".join(lines), encoding="latin-1")
-    options = ["--separator", "~", "--no-header", "--encoding", "latin-1"]
+    options = ["--separator", "§", "--no-header", "--encoding", "latin-1"]
     named = ["--user", "column_1", "--item", "column_2"]
     result = call("log.csv", *options, *named)
     assert result.exit_code == 0, result.output
     files = load_config(folder / "twotower.yaml").ingest.files
-    assert (files.separator, files.header, files.encoding) == ("~", False, "latin-1")
+    assert (files.separator, files.header, files.encoding) == ("§", False, "latin-1")
     assert files.columns == {"user_id": "column_1", "item_id": "column_2"}
     assert "400" in result.output
 

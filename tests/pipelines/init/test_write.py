@@ -14,19 +14,15 @@ from twotower.pipelines.init.settings import settings
 from twotower.pipelines.init.write import as_yaml, flow
 
 FILES = {"interactions": "orders.csv"}
-SHOPS = {
-    name: getattr(shops, name)
-    for name in ("retail", "events", "marketplace", "reviews", "german", "chinese", "personal")
-}
 
 
 def guessed(frame, named=None):
     return guess(facts(frame), {}, named or Named())
 
 
-@pytest.mark.parametrize("shop", SHOPS)
+@pytest.mark.parametrize("shop", shops.ALL)
 def test_it_loads_and_has_the_settings_of_the_guess(tmp_path, shop):
-    found = guessed(SHOPS[shop]())
+    found = guessed(shops.ALL[shop]())
     path = tmp_path / "twotower.yaml"
     path.write_text(as_yaml(found, FILES, "shop"))
     tree = settings(found, FILES, "shop")
@@ -52,6 +48,22 @@ def test_what_is_left_out_and_assumed_is_said():
     assert "show: [product_name]" in text and "# QUESTION: is channel known" in text
     assert "# QUESTION: should the run store e-mail addresses (customer_email) as ids?" in text
     assert "# All rows are positives: no column says how much" in text
+
+
+@pytest.mark.parametrize(
+    ("shop", "proposal"),
+    [
+        ("german", "# positives: {weight: Menge, weight_transform: log1p}"),
+        ("german", "  # context: [Zahlungsart]"),
+        ("reviews", "  # context_numeric: [helpful_vote]"),
+    ],
+)
+def test_a_proposal_is_valid_without_its_mark(tmp_path, shop, proposal):
+    path = tmp_path / "twotower.yaml"
+    text = as_yaml(guessed(shops.ALL[shop]()), FILES, "shop")
+    assert f"{proposal}\n" in text
+    path.write_text(text.replace(proposal, proposal.replace("# ", "")))
+    assert load_config(path) != parse_config(yaml.safe_load(text), "settings")
 
 
 def test_an_unclear_number_has_both_lines_to_choose_from():

@@ -143,7 +143,8 @@ class TableReader:
         self._findings.changed(
             "empty_texts",
             count,
-            f"column {column.stored_name}: {count:,} empty texts in {self.path}",
+            f"column {column.stored_name}: {count:,} of {len(values):,} texts in "
+            f"{self.path} are empty",
             "they are unknown values",
         )
         return pc.if_else(is_empty, None, values)

@@ -47,6 +47,12 @@ class FilesSource(Source):
         self, path: Path | None, settings: FilesConfig | None, wanted: Wanted | None = None
     ):
         super().__init__(path, settings, wanted)
+        self._mixed: set[str] = set()
+
+    @property
+    def mixed(self) -> set[str]:
+        """The tables with columns of their own file and of the interactions."""
+        return self._mixed
 
     @property
     def duplicates(self) -> str:
@@ -193,6 +199,8 @@ class FilesSource(Source):
                 continue  # an update without this file
             kind = plain_type(log.ids.type) if log is not None else types.get(key)
             columns = sides[name]
+            if log is not None and given is not None and any(each not in given for each in columns):
+                self._mixed.add(name)
             if name == "items" and given is not None and mark_available(given, self.config):
                 columns = (*columns, AVAILABLE)
             found[name] = side_table(log, given, key, columns, kind, findings)
@@ -203,7 +211,11 @@ class FilesSource(Source):
         if log is None:
             return []
         wanted, mapped = self.wanted, self.config.columns
-        optional = [name for name in ROW_COLUMNS if name in mapped]
+        optional = [
+            name
+            for name in ROW_COLUMNS
+            if name in mapped or (name == "timestamp" and wanted.ordered and name in log)
+        ]
         names = dict.fromkeys([*self.config.keep, *optional, *wanted.interactions])
         return [name for name in names if name not in ("user_id", "item_id")]
 

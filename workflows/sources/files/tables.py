@@ -264,7 +264,8 @@ def _one_row_per_id(
     findings.changed(
         "repeated_rows",
         exact,
-        f"{exact:,} rows of {given.path} repeat a row of the same {key} with the same values",
+        f"{exact:,} of {len(codes):,} rows of {given.path} repeat a row of the same {key} with the "
+        "same values",
         "they are left out",
     )
     if other:
@@ -273,8 +274,9 @@ def _one_row_per_id(
         findings.changed(
             "differing_rows",
             other,
-            f"{other:,} rows of {given.path} have the {key} of a later row but other values, such "
-            f"as {ids[row].as_py()!r} in {given.place(row)} and {given.place(last)}",
+            f"{other:,} of {len(codes):,} rows of {given.path} have the {key} of a later row but "
+            f"other values, such as {ids[row].as_py()!r} in {given.place(row)} and "
+            f"{given.place(last)}",
             "the last row of each is used",
         )
     kept = np.ones(len(codes), dtype=bool)

@@ -110,7 +110,7 @@ class Utf8(io.RawIOBase):
     encoding : str
         From `find_encoding`.
     separator : str
-        If it has more than one character, it is replaced by `replacement`.
+        Replaced by `replacement`, if that is another text.
     replacement : str
         A character that is not in the file.
 
@@ -151,11 +151,11 @@ class Utf8(io.RawIOBase):
     def _next_block(self) -> bytes:
         data = _read(self._file, self._raw, _BLOCK)
         self._ended = not data
-        if self._plain and len(self._separator) < 2:
+        if self._plain and self._separator == self._replacement:
             return data
         text = self._kept + self._decode(data, final=self._ended)
         self._kept = ""
-        if len(self._separator) > 1:
+        if self._separator != self._replacement:
             text = self._replaced(text)
         return text.encode()
 

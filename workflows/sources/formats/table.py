@@ -103,8 +103,8 @@ class FileTable:
             self._findings.changed(
                 "words_without_value",
                 joined.words,
-                f"column {column.stored_name} of {self.path}: {joined.words:,} words such as NA or "
-                "null among numbers",
+                f"column {column.stored_name} of {self.path}: {joined.words:,} of "
+                f"{self.num_rows:,} values are words such as NA or null among numbers",
                 "they are unknown values",
             )
         return column
@@ -122,7 +122,7 @@ class FileTable:
                 rows,
                 f"column {column.stored_name}: {len(lacking):,} of {len(self._parts):,} files lack "
                 f"it, such as {lacking[0].file}",
-                f"its {rows:,} values there are unknown",
+                f"the values of {rows:,} rows are unknown",
             )
 
     def _stored(self, name: str, part: Part) -> Stored | None:

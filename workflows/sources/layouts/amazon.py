@@ -80,7 +80,10 @@ class Amazon(Published):
             )
         for name, columns in reviews.items():
             return FilesConfig(
-                interactions=Path(name), columns=columns, keep=["rating", "timestamp"]
+                interactions=Path(name),
+                columns=columns,
+                keep=["rating", "timestamp"],
+                text_columns=["user_id", "item_id"],  # all products of a file may look like numbers
             )
         return None
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tritonclient.utils import serialize_byte_tensor
 
 from twotower.serving.raw_ids import RawIds, VersionIds
 from twotower.serving.runtime.contract import Contract
-from twotower.serving.runtime.operators.ids import MAX_KEY, UNKNOWN, ServedIds, TextIds, save_texts
+from twotower.serving.runtime.operators.ids import (
+    MAX_KEY,
+    UNKNOWN,
+    ServedIds,
+    TextIds,
+    save_texts,
+    serialize_texts,
+)
 
 TEXTS = ["b", "007", "7", "é", "e\u0301", "数", "\U0001f600", " ", "a" * MAX_KEY, "ж" * 512]
 """Texts in no order; the last one is longer than a key."""
@@ -90,3 +98,9 @@ def test_tables_are_converted_by_the_types_of_the_contract(tmp_path):
     answer = ids.decode({"what": np.array([[-2, -1]]), "score": np.array([[1.0, -np.inf]])})
     assert answer["what"].tolist() == [[2**64 - 2, 2**64 - 1]]
     assert answer["what"].dtype == np.uint64
+
+
+def test_texts_are_laid_out_as_triton_does_it():
+    texts = as_bytes([*TEXTS, ""]).reshape(1, -1)
+    assert serialize_texts(texts) == serialize_byte_tensor(texts).item()
+    assert serialize_texts(texts[:, ::-1]) == serialize_byte_tensor(texts[:, ::-1]).item()

@@ -126,7 +126,7 @@ CASES: dict[str, Case] = {
         },
         {"keep": ["n"]},
         expected={"interactions.n": [5, None]},
-        lines=("column n: 1 of 2 files lack it, such as log/b.parquet; its 1 values there",),
+        lines=("column n: 1 of 2 files lack it, such as log/b.parquet; the values of 1",),
     ),
     "06 numbers in one part and text in another": Case(
         {
@@ -190,9 +190,7 @@ CASES: dict[str, Case] = {
         **both(
             pd.concat([ITEMS, ITEMS[:1]]),
             expected={"items.item_id": [10, 11], "items.title": ["Ten", "Eleven"]},
-            lines=(
-                "1 rows of items.parquet repeat a row of the same item_id with the same values",
-            ),
+            lines=("1 of 3 rows of items.parquet repeat a row of the same item_id with the same",),
         )
     ),
     "25 doubles that differ": Case(
@@ -200,7 +198,8 @@ CASES: dict[str, Case] = {
             pd.concat([ITEMS, ITEMS[:1].assign(title="X")]),
             expected={"items.item_id": [10, 11], "items.title": ["X", "Eleven"]},
             lines=(
-                "1 rows of items.parquet have the item_id of a later row but other values, such as "
+                "1 of 3 rows of items.parquet have the item_id of a later row but other values, "
+                "such as "
                 "10 in items.parquet, row 1 and items.parquet, row 3; the last row of each is used",
             ),
         )
@@ -209,7 +208,9 @@ CASES: dict[str, Case] = {
         **both(
             ITEMS.assign(title=[None, ""]),
             expected={"items.title": [None, None]},
-            lines=("column title: 1 empty texts in items.parquet; they are unknown values",),
+            lines=(
+                "column title: 1 of 2 texts in items.parquet are empty; they are unknown values",
+            ),
         )
     ),
     "rows without an id": Case(
@@ -258,7 +259,7 @@ CASES: dict[str, Case] = {
         {"items": "items.csv"},
         Wanted(items=("price",)),
         {"items.price": [1.5, None]},
-        ("items.csv: read as CSV", "column price of items.csv: 1 words such as NA or null among"),
+        ("items.csv: read as CSV", "column price of items.csv: 1 of 2 values are words such as NA"),
     ),
     "a feature in the log beside an item table": Case(
         {"log.parquet": log(shop=["a", "a", "b"]), "items.parquet": ITEMS[:1]},

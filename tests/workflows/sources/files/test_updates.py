@@ -77,6 +77,24 @@ def test_a_known_item_keeps_its_row_where_a_day_lacks_it(base, tmp_path):
     assert day.merged.items["price"].to_pylist() == [1.5, 2.0, 3.5]
 
 
+def test_values_of_two_files_stay_where_a_day_lacks_one_of_them(base, tmp_path):
+    config, _ = base
+    files = {
+        "orders.csv": "customer,sku,zip,shop\n1,A,2,x\n1,B,2,y\n",
+        "items.csv": BASE["items.csv"],
+    }
+    config = config.copy(update={"path": write(tmp_path / "first", files)})
+    ingest(config, tmp_path / "mixed", wanted=Wanted(items=("title", "price", "shop")))
+    files = {
+        "orders.csv": "customer,sku,shop\n7,A,z\n",
+        "items.csv": "sku,title,price\nB,Better,2\nC,Gamma,3.5\n",
+    }
+    day = ingest_more(config, tmp_path / "mixed", write(tmp_path / "day", files))
+    items = day.merged.items
+    assert items["title"].to_pylist() == ["Alpha", "Better", "Gamma"]
+    assert items["shop"].to_pylist() == ["z", "y", None]
+
+
 def test_a_day_with_a_text_among_numbers_is_refused(base, tmp_path):
     files = {"items.csv": "sku,title,price\nC,Gamma,cheap\n"}
     with pytest.raises(DataError, match="items: column price has string in the new data, but dou"):

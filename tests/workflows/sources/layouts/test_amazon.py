@@ -138,6 +138,13 @@ def test_what_is_unclear_is_refused(tmp_path):
         Amazon(write_lines(tmp_path / "only", {"meta_A.json": PRODUCTS["2018"]})).read()
 
 
+def test_products_that_look_like_numbers_stay_text(tmp_path):
+    lines = [line.replace("B00NH13Q8W", "1700099867") for line in RATINGS_2018]
+    lines = [line.replace("0700099867", "1800099867") for line in lines]
+    tables = Amazon(write_lines(tmp_path / "books", {"Books.csv": lines})).read()
+    assert plain(tables.interactions)["item_id"] == ["1700099867", "1800099867", "1800099867"]
+
+
 def test_a_truncated_gzip_is_refused(tmp_path):
     lines = [
         {**row, "reviewText": f"{number} " * 500} for number, row in enumerate(REVIEWS_2018 * 99)

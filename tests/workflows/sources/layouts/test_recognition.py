@@ -12,10 +12,11 @@ from tests.workflows.sources.layouts.conftest import (
     CSV,
     ML_10M,
     REVIEWS_2018,
+    plain,
     write_lines,
 )
 from twotower.workflows.errors import DataError
-from twotower.workflows.ingest import detect_source, detectable
+from twotower.workflows.ingest import SOURCES, detect_source, detectable
 
 LAYOUTS = {
     "ml-1m": ML_1M,
@@ -69,6 +70,16 @@ def test_half_stars_tell_10m_from_a_damaged_1m(tmp_path):
     assert detect_source(write_lines(tmp_path / "half", files))[0] == "ml-10m"
     files = {name: ML_1M[name] for name in ("ratings.dat", "movies.dat")}
     assert detect_source(write_lines(tmp_path / "whole", files))[0] == "ml-1m"
+
+
+@pytest.mark.parametrize("name", ["ml-10m", "ml-latest", "amazon", "atomic"])
+def test_line_ends_of_windows_and_a_byte_order_mark_change_nothing(name, tmp_path):
+    folder = write_lines(tmp_path / "data", LAYOUTS[name])
+    expected = SOURCES[name](folder).read()
+    for file in folder.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert detect_source(folder) == (name, folder)
+    assert [plain(table) for table in SOURCES[name](folder).read()] == list(map(plain, expected))
 
 
 def test_messages_can_list_all_layouts():
