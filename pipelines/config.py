@@ -78,20 +78,8 @@ class Config(BaseModel, extra=Extra.forbid):
 
     @property
     def wanted(self) -> Wanted:
-        """The columns that `positives`, `features`, `show` and `split` name."""
-        user, item = self.features.sides
-        positives, context = self.positives, self.features.context_columns
-        part = ["part"] if self.split.method == "column" else []
-        return Wanted(
-            interactions=tuple(dict.fromkeys([*positives.columns, *context, *part])),
-            users=tuple(name for name in user.columns if name not in (user.id, user.history)),
-            items=tuple(
-                dict.fromkeys(name for name in [*item.columns, *self.show] if name != item.id)
-            ),
-            categories=frozenset([*user.categorical, *item.categorical, *self.features.context]),
-            every_row=bool(positives.values or positives.weight)
-            or positives.column not in (None, "rating"),
-        )
+        """The columns that `positives`, `split`, `features` and `show` name."""
+        return Wanted.of(self.positives, self.split, self.features, self.show)
 
     @root_validator(skip_on_failure=True)
     def _name_is_not_reserved(cls, values: dict) -> dict:

@@ -24,6 +24,7 @@ from twotower.workflows.errors import DataError
 
 if TYPE_CHECKING:
     from twotower.serving.client import RetrievalClient
+    from twotower.serving.client.values import Values
     from twotower.serving.local import LocalVersion
 
 Table: TypeAlias = pd.DataFrame | str | Path
@@ -213,7 +214,14 @@ class Recommender:
         """
         return self._run.notes("evaluate")["verdict"]["text"]
 
-    def recommend(self, users: Iterable, k: int = 10, *, filter_seen: bool = True) -> pd.DataFrame:
+    def recommend(
+        self,
+        users: Iterable,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        features: Mapping[str, Values] | None = None,
+    ) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
         Parameters
@@ -225,6 +233,9 @@ class Recommender:
             Items per user.
         filter_seen : bool, default True
             Whether to leave out the items that the user has seen.
+        features : mapping of str to sequence, optional
+            Features of the context, and of users in place of those in the data: one value per user,
+            such as ``{"month": ["May", "June"]}``.
 
         Returns
         -------
@@ -235,13 +246,14 @@ class Recommender:
         Raises
         ------
         ServingError
-            If a user id is of another kind than those that the model was fitted on.
+            If a user id is of another kind than those that the model was fitted on, or a feature is
+            unknown or has a value of another kind.
         """
         ids = users if isinstance(users, (pd.Series, pd.Index, np.ndarray)) else list(users)
         if not len(ids):
             empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
             return pd.DataFrame(empty)
-        found, scores = self._local.answer(ids, k, filter_seen)
+        found, scores = self._local.answer(ids, k, filter_seen, features or {})
         frame = pd.DataFrame(
             {
                 "user": pd.Series(ids).repeat(found.shape[1]).array,

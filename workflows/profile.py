@@ -9,6 +9,8 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 DAY = 86_400
+FIRST_TIME = 10**8
+"""Smaller times, in seconds since 1970, are places in an order: no log is from before 1973."""
 LATE_SHARE = 0.1
 """The part at the end of the log in which `Profile.new_users` and `new_items` are counted."""
 
@@ -39,8 +41,8 @@ class Profile(BaseModel):
 
     @property
     def days(self) -> float | None:
-        """The days between the first and the last interaction."""
-        if self.start is None or self.end is None:
+        """The days between the first and the last interaction; None without real times."""
+        if self.start is None or self.end is None or self.end < FIRST_TIME:
             return None
         return (self.end - self.start) / DAY
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -113,20 +114,14 @@ def recommend(
     format_of(out)
     if out.exists() and not overwrite:
         raise ConfigError(f"--out {out}: exists already; --overwrite replaces it")
-    folder = out.with_name(f".{out.name}.parts")
-    make_folder(folder)
-    with (
-        explained_disk_errors(folder, "recommend"),
-        lock.writing(folder, "recommend"),
-        stage("recommend") as (progress, result),
-    ):
+    with stage("recommend") as (progress, result):
         progress(0, 1, "load the version")
         published = open_published(run)
         asked = read_users(users, published.version)
         if asked.unused:
             say(f"{users}: not used, as no feature of the model: {', '.join(asked.unused)}")
         k = min(k or run.config.serving.default_k, len(published.version.item_ids))
-        written = _write(_Parts(folder, out, k, part_rows), published, asked, filter_seen, progress)
+        written = _write(_Parts(out, k, part_rows), published, asked, filter_seen, progress)
         counts = f"version {written.version}: {written.users:,} users, {written.rows:,} rows"
         unknown, resumed = written.unknown_users, written.resumed_users
         result(counts + (f", {unknown:,} users unknown" if unknown else ""))
@@ -141,18 +136,19 @@ def _write(
 ) -> Written:
     """Write the parts that are missing, and join them."""
     version, total = published.version, len(users.ids)
-    resumed = parts.prepare(_request(published, users, filter_seen, parts))
-    for done in parts.write_missing(version, users, filter_seen):
-        progress(done, total, "", f"{done:,} of {total:,} users")
-    return Written(
-        path=str(parts.out),
-        version=published.number,
-        users=total,
-        unknown_users=int((~version.knows(users.ids)).sum()),
-        k=parts.k,
-        rows=parts.finish(),
-        resumed_users=resumed,
-    )
+    with parts.writing():
+        resumed = parts.prepare(_request(published, users, filter_seen, parts))
+        for done in parts.write_missing(version, users, filter_seen):
+            progress(done, total, "", f"{done:,} of {total:,} users")
+        return Written(
+            path=str(parts.out),
+            version=published.number,
+            users=total,
+            unknown_users=int((~version.knows(users.ids)).sum()),
+            k=parts.k,
+            rows=parts.finish(),
+            resumed_users=resumed,
+        )
 
 
 def _request(
@@ -176,8 +172,6 @@ class _Parts:
 
     Parameters
     ----------
-    folder : Path
-        The folder of the parts.
     out : Path
         The whole file.
     k : int
@@ -186,11 +180,26 @@ class _Parts:
         Rows per part.
     """
 
-    def __init__(self, folder: Path, out: Path, k: int, part_rows: int) -> None:
-        self.folder, self.out, self.k = folder, out, k
+    def __init__(self, out: Path, k: int, part_rows: int) -> None:
+        self.folder, self.out, self.k = out.with_name(f".{out.name}.parts"), out, k
         self.format = format_of(out)
         # Whole batches, so that each user is in the same batch however often the command is killed.
         self.users = max(1, part_rows // (k * BATCH)) * BATCH
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock of the folder; an error leaves the folder only if it has a part."""
+        make_folder(self.folder)
+        with (
+            explained_disk_errors(self.out.parent, "recommend"),
+            lock.writing(self.folder, "recommend"),
+        ):
+            try:
+                yield
+            except BaseException:
+                if not self._complete():
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                raise
 
     def prepare(self, request: dict[str, Any]) -> int:
         """Keep the parts if they are of this request, else remove them.

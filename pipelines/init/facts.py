@@ -185,14 +185,15 @@ def _codes(values: pa.ChunkedArray) -> tuple[np.ndarray, int]:
     return codes.astype(np.int64), len(chunks[-1].dictionary)
 
 
-def facts_of(table: FileTable, progress: Callable[[str], None]) -> dict[str, Facts]:
+def facts_of(table: FileTable, progress: Callable[[int, int, str], None]) -> dict[str, Facts]:
     """Count the values of each column of a table, by its name in the file.
 
-    `progress` is called with the name of each column before it is read.
+    `progress` is called before each column, with the number of those that are read, the number of
+    all, and the name.
     """
-    found = {}
+    found: dict[str, Facts] = {}
     for name in table.names:
-        progress(name)
+        progress(len(found), len(table.names), name)
         column = table.column(name)
         found[name] = Facts.of(name, column.values, column.stored[0].type)
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from twotower.pipelines.config import DEFAULT_CONFIG, parse_config
-from twotower.pipelines.console import say, stage
+from twotower.pipelines.console import ShowProgress, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.init.facts import Facts, facts_of, facts_of_frame
 from twotower.pipelines.init.guess import NOTHING_NAMED, Guess, Named, guess
@@ -26,8 +27,6 @@ AS_FOUND = ReadOptions()
 ROLE_OF = {"users": "user", "items": "item"}
 KEPT = ".old"
 """Ending of a configuration that `force` has replaced."""
-
-
 NOTHING_SAID: Mapping[str, Any] = {}
 
 
@@ -83,13 +82,19 @@ def init(
     text = as_yaml(found, described, run_name(files["interactions"]))
     parse_config(yaml.safe_load(text), str(out))
     if out.exists():
-        out.replace(out.with_name(out.name + KEPT))
+        out.replace(_unused(out.with_name(out.name + KEPT)))
     write_atomically(out, text)
     count = sum(map(len, found.questions.values()))
     check = f"answer its {count} question{'s' * (count > 1)}" if count else "check it"
     option = "" if out == DEFAULT_CONFIG else f" --config {out}"
     say(f"wrote {out}: {check}, then `twotower run{option}`")
     return Initialised(guess=found, path=out)
+
+
+def _unused(path: Path) -> Path:
+    """Return `path`, or it with the first number at the end that no file has."""
+    numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def guess_tables(
@@ -99,10 +104,10 @@ def guess_tables(
     first = tables["interactions"]
     where = str(first) if isinstance(first, Path) else "interactions"
     with stage("read") as (report, result):
-        facts = {}
+        facts: dict[str, dict[str, Facts]] = {}
         for name, table in tables.items():
             if isinstance(table, Path):
-                facts[name] = _facts_of_files(table, options, lambda column: report(phase=column))
+                facts[name] = _facts_of_files(table, options, report)
             else:
                 facts[name] = facts_of_frame(table)
         sides = {ROLE_OF[name]: columns for name, columns in facts.items() if name in ROLE_OF}
@@ -112,9 +117,7 @@ def guess_tables(
     return found
 
 
-def _facts_of_files(
-    path: Path, options: ReadOptions, progress: Callable[[str], None]
-) -> dict[str, Facts]:
+def _facts_of_files(path: Path, options: ReadOptions, progress: ShowProgress) -> dict[str, Facts]:
     known = detect_source(path) if path.exists() else None
     if known is not None:
         raise ConfigError(f"{path} is {known[0]}, which needs no init: twotower run --data {path}")

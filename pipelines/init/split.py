@@ -9,7 +9,7 @@ import pandas as pd
 
 from twotower.pipelines.errors import ConfigError
 from twotower.workflows.errors import DataError
-from twotower.workflows.profile import DAY
+from twotower.workflows.profile import DAY, FIRST_TIME
 from twotower.workflows.split import SplitConfig, split
 
 MIN_PART = 50
@@ -91,7 +91,7 @@ def _preferred(rows: pd.DataFrame) -> list[Split]:
     if "timestamp" not in rows:
         return [randomly._replace(reason=f"there is no time, so {randomly.reason}")]
     times = rows["timestamp"].to_numpy()
-    if times.max() - times.min() < MIN_DAYS * DAY:
+    if times.max() >= FIRST_TIME and times.max() - times.min() < MIN_DAYS * DAY:
         reason = f"the times span less than {MIN_DAYS} days, so {randomly.reason}"
         return [randomly._replace(reason=reason)]
     few = f"splits by time leave too few positives of known users, so {randomly.reason}"

@@ -14,6 +14,7 @@ from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy
 from twotower.pipelines.init.ids import DECIDED, check_name
 from twotower.pipelines.init.names import ROLES, has_role, tokens, word_set
 from twotower.workflows.errors import DataError
+from twotower.workflows.profile import FIRST_TIME
 from twotower.workflows.sources.columns import Column, Rows, Stored
 from twotower.workflows.sources.time_texts import UnclearTime, parse_format, parse_texts
 from twotower.workflows.sources.times import as_seconds
@@ -160,7 +161,7 @@ def _read(column: Facts) -> Time | None:
     try:
         if not column.is_text or column.texts[0].isdigit():
             found = as_seconds(_as_column(column, values), on_message=lambda line: None)
-            return _complete(column, known, found.to_numpy())
+            return _of_numbers(column, known, found.to_numpy())
         parse_texts(values[:SAMPLE])
     except UnclearTime as error:
         if not error.formats:
@@ -168,9 +169,24 @@ def _read(column: Facts) -> Time | None:
     except DataError:
         return _read_days(column, known, values)
     try:
-        return _complete(column, known, parse_texts(values).seconds)
+        parsed = parse_texts(values)
+        # Said in the configuration, so that a day whose values do not show it is read alike.
+        wanted = parsed.format if parsed.format and _reads(values, parsed.format) else None
+        return Time(column.name, _filled(known, parsed.seconds), wanted)
     except UnclearTime as error:
         return _choose(column, known, values, error.formats) if error.formats else None
+
+
+def _of_numbers(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:
+    """Ask whether small numbers are the order of the interactions."""
+    question = None
+    if seconds.max() < FIRST_TIME:
+        low, high = int(seconds.min()), int(seconds.max())
+        question = (
+            f"are the numbers of {column.name}, {low} to {high}, the order of the interactions? "
+            "They are used as such, not as dates."
+        )
+    return Time(column.name, _filled(known, seconds), None, question)
 
 
 def _read_days(column: Facts, known: np.ndarray, values: pa.ChunkedArray) -> Time | None:
@@ -211,8 +227,13 @@ def _order(seconds: np.ndarray) -> float:
     return float(abs(np.corrcoef(np.arange(len(seconds)), seconds)[0, 1]))
 
 
-def _complete(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:
-    return Time(column=column.name, seconds=_filled(known, seconds))
+def _reads(values: pa.ChunkedArray, format: str) -> bool:
+    """Whether the format alone reads all values; it does not if they have fractions of seconds."""
+    try:
+        parse_format(values, format)
+    except UnclearTime:
+        return False
+    return True
 
 
 def _filled(known: np.ndarray, seconds: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from twotower.pipelines.config import Config, apply_overrides, as_tree, parse_co
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ChildError, ConfigError, RunError
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, short_hash
-from twotower.pipelines.run import MANIFEST, Run, write_atomically
+from twotower.pipelines.run import MANIFEST, STEPS, Run, write_atomically
 from twotower.pipelines.run.layout import folders_of
 from twotower.pipelines.steps.preprocess import PARTS
 from twotower.pipelines.steps.train import TRAINING, state_name
@@ -103,7 +103,6 @@ def choose_recipe(run: Run, auto: Auto) -> list[Attempt]:
     RunError
         If no recipe has a result.
     """
-    shutil.rmtree(run.path / WORK, ignore_errors=True)
     monitor = run.config.training.monitor
     with stage("recipes") as (progress, result):
         search = Search(run, auto)
@@ -225,9 +224,15 @@ class Search:
         return float(result["valid"][config.training.monitor])
 
     def prepared(self, config: Config) -> Run:
-        """Preprocess the run's data with the features of `config`, unless this has been done."""
-        folder = self.run.path / WORK / f"data-{short_hash(json.loads(config.features.json()))}"
+        """Preprocess the run's data as `config` says, unless this has been done before.
+
+        It may have been done by a command that was killed: its trainings resume with these files.
+        """
+        sections = json.loads(config.json(include=set(STEPS["preprocess"].settings)))
+        name = f"data-{short_hash([sections, self.run.identity('ingest')])}"
+        folder = self.run.path / WORK / name
         if not (folder / MANIFEST).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             (folder / "data").symlink_to((self.run.path / "data").absolute())
             ingested = {"ingest": self.run.manifest["steps"]["ingest"]}

@@ -25,10 +25,10 @@ def test_counts_by_hand():
 
 
 def test_new_ids_are_counted_in_the_last_tenth_of_the_time():
-    seconds = np.arange(10) * DAY
+    seconds = 10**9 + np.arange(10) * DAY
     shuffled = np.random.default_rng(0).permutation(10)
     found = profile(USERS[shuffled], ITEMS[shuffled], seconds[shuffled])
-    assert (found.start, found.end, found.days) == (0, 9 * DAY, 9.0)
+    assert (found.start, found.end, found.days) == (10**9, 10**9 + 9 * DAY, 9.0)
     assert (found.new_users, found.new_items) == (1.0, 1.0)
     # Without user 4 and item 23 nothing is new.
     late = profile(USERS[:-1], ITEMS[:-1], seconds[:-1])
@@ -45,4 +45,4 @@ def test_ids_may_be_any_int64():
 def test_one_row():
     found = profile(np.array([5]), np.array([6]), np.array([100]))
     assert found.density == 1.0
-    assert (found.days, found.new_users) == (0.0, 1.0)
+    assert (found.days, found.new_users) == (None, 1.0)  # 100 is a place in an order

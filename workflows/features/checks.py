@@ -181,9 +181,9 @@ def _check_texts(values: pd.Series, side: Side) -> None:
 
 
 def check_training(wide: pd.DataFrame, side: Side) -> None:
-    """Check that the training part has something to learn from in each list and numeric column.
+    """Check that the training part has something to learn from in each column.
 
-    A list column needs one value, a numeric column two different ones. `wide` has the side's
+    A category or a list needs one value, a numeric column two different ones. `wide` has the side's
     columns by internal names.
 
     Raises
@@ -191,6 +191,12 @@ def check_training(wide: pd.DataFrame, side: Side) -> None:
     DataError
         The message names the column.
     """
+    for column in side.categorical:
+        if wide[internal_name(column)].isna().all():
+            raise DataError(
+                f"features.{side.name}: column {column} has no value in the training part; leave "
+                "it out"
+            )
     for column in side.multi_hot:
         if not any(len(row) for row in wide[internal_name(column)]):
             kind, found = "multi_hot", "only empty lists"

@@ -151,13 +151,15 @@ def _with_small_first_partition(wide: pd.DataFrame, lists: list[str]) -> DataFra
     """Split `wide` into two Dask partitions, the first one as small as possible.
 
     NVTabular transforms the first partition about a dozen times to find the output types, and
-    needs a value in every list column of a partition. If two partitions cannot both have one,
-    there is one partition.
+    needs a value in every list column of a partition, and in every column of whole numbers beside
+    nulls. If two partitions cannot both have one, there is one partition.
     """
     from dask.dataframe.io.io import from_pandas
     from dask.dataframe.multi import concat
 
     filled = [np.flatnonzero(wide[column].str.len()) for column in lists]
+    nullable = [column for column in wide if wide[column].dtype == "Int64"]
+    filled += [np.flatnonzero(wide[column].notna()) for column in nullable]
     start = max((rows[0] + 1 for rows in filled), default=1)
     parts = [wide.iloc[:start], wide.iloc[start:]]
     if start == len(wide) or any(rows[-1] < start for rows in filled):

@@ -76,10 +76,13 @@ class Parsed(NamedTuple):
     seconds : ndarray of int64, shape (n,)
     remarks : list of str
         How the texts were read.
+    format : str or None
+        The strptime format, if the values decided between the month and the day first.
     """
 
     seconds: np.ndarray
     remarks: list[str]
+    format: str | None = None
 
 
 def parse_texts(texts: pa.ChunkedArray) -> Parsed:
@@ -106,16 +109,17 @@ def parse_texts(texts: pa.ChunkedArray) -> Parsed:
     coded = texts.combine_chunks().dictionary_encode()
     if pc.any(pc.match_substring_regex(coded.dictionary, pattern=_LONG_MONTHS)).as_py():
         formats = [format.replace("%b", "%B") for format in formats]  # the first month was May
+    chosen = None
     if len(formats) == 1:
         result = _parse_all(coded, formats[0])
         remarks = [f"the texts are read as {formats[0]}"]
     else:
-        result, remarks = _decide(coded, formats)
+        result, remarks, chosen = _decide(coded, formats)
     if "%z" not in formats[0]:
         remarks += _remarks_on_local(result, with_hours="%H" in formats[0])
     if fractions:
         remarks.append(_dropped(fractions))
-    return Parsed(result, remarks)
+    return Parsed(result, remarks, chosen)
 
 
 def parse_format(texts: pa.ChunkedArray, format: str) -> Parsed:
@@ -273,7 +277,9 @@ def _parse_all(coded: pa.DictionaryArray, format: str) -> np.ndarray:
     return seconds[codes]
 
 
-def _decide(coded: pa.DictionaryArray, formats: list[str]) -> tuple[np.ndarray, list[str]]:
+def _decide(
+    coded: pa.DictionaryArray, formats: list[str]
+) -> tuple[np.ndarray, list[str], str | None]:
     """Choose between the month first and the day first: the one that reads every text."""
     texts, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy()
     # Usually the first texts decide, and reading all in both formats takes twice as long.
@@ -284,13 +290,13 @@ def _decide(coded: pa.DictionaryArray, formats: list[str]) -> tuple[np.ndarray, 
         found, is_good = _parse(texts, formats[chosen])
         if is_good.all():
             shown = texts[int(np.argmin(in_sample[1 - chosen]))]
-            return found[codes], [_chosen(formats, chosen, shown)]
+            return found[codes], [_chosen(formats, chosen, shown)], formats[chosen]
     return _decide_by_all(texts, codes, formats)
 
 
 def _decide_by_all(
     texts: list[str], codes: np.ndarray, formats: list[str]
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[str], str | None]:
     """As `_decide`, from all texts; UnclearTime if they do not decide."""
     seconds, good = zip(*(_parse(texts, format) for format in formats), strict=True)
 
@@ -315,10 +321,10 @@ def _decide_by_all(
                 f"ingest.files.time_format to {formats[0]!r} or {formats[1]!r}",
                 formats=tuple(formats),
             )
-        return seconds[0][codes], [f"the texts are read as {formats[0]}"]
+        return seconds[0][codes], [f"the texts are read as {formats[0]}"], None
     chosen = fits.index(True)
     shown = texts[codes[first(~good[1 - chosen])]]
-    return seconds[chosen][codes], [_chosen(formats, chosen, shown)]
+    return seconds[chosen][codes], [_chosen(formats, chosen, shown)], formats[chosen]
 
 
 def _chosen(formats: list[str], chosen: int, shown: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
+
+from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
+from twotower.workflows.split import SplitConfig
 
 
 class Wanted(NamedTuple):
@@ -20,6 +23,8 @@ class Wanted(NamedTuple):
     every_row : bool
         Whether each row of a repeated pair may decide whether the pair is a positive, or what it
         weighs.
+    ordered : bool
+        Whether the column timestamp of the interactions is used if there is one.
     types : mapping of str to DataType
         Types that columns must have, ids among them: those before an update.
     """
@@ -29,4 +34,28 @@ class Wanted(NamedTuple):
     items: tuple[str, ...] = ()
     categories: frozenset[str] = frozenset()
     every_row: bool = False
+    ordered: bool = False
     types: Mapping[str, pa.DataType] = {}
+
+    @classmethod
+    def of(
+        cls,
+        positives: PositivesConfig,
+        split: SplitConfig,
+        features: FeaturesConfig,
+        show: Sequence[str],
+    ) -> Wanted:
+        """The columns that the settings name."""
+        user, item = features.sides
+        part = ["part"] if split.method == "column" else []
+        interactions = [*positives.columns, *features.context_columns, *part]
+        items = [name for name in [*item.columns, *show] if name != item.id]
+        return cls(
+            interactions=tuple(dict.fromkeys(interactions)),
+            users=tuple(name for name in user.columns if name not in (user.id, user.history)),
+            items=tuple(dict.fromkeys(items)),
+            categories=frozenset([*user.categorical, *item.categorical, *features.context]),
+            every_row=bool(positives.values or positives.weight)
+            or positives.column not in (None, "rating"),
+            ordered=features.history is not None or split.method in ("leave_last_out", "temporal"),
+        )

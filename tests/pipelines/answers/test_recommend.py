@@ -204,3 +204,4 @@ def test_a_wrong_feature_is_refused(small_run, tmp_path):
     users.write_text('{"user_id": 1, "age": "old"}\n')
     with pytest.raises(ServingError, match=r"'age' holds 'old'; the model takes an integer"):
         recommend(small_run, str(users), tmp_path / "recs.csv")
+    assert list(tmp_path.iterdir()) == [users]

@@ -18,7 +18,7 @@ def kinds(features):
 def test_invoices(guess_of):
     found = guess_of(shops.retail())
     assert found.ids == {"user": "CustomerID", "item": "StockCode"}
-    assert found.time.column == "InvoiceDate" and found.time.format is None
+    assert found.time.column == "InvoiceDate" and found.time.format == "%m/%d/%Y %H:%M"
     assert np.array_equal(found.time.seconds, shops.SECONDS // 60 * 60)
     assert (found.value.column, found.value.kind, found.value.at_least) == ("Quantity", "count", 1)
     assert "returns" in found.questions["positives"][0]
@@ -155,6 +155,14 @@ def test_days_as_numbers_and_years_of_two_digits(guess_of):
     assert np.array_equal(found.time.seconds, shops.SECONDS // 86_400 * 86_400)
     short = guess_of(frame.assign(day=shops.TIMES.strftime("%d.%m.%y")))
     assert short.time is None and "time_format" in short.features.left_out["day"]
+
+
+def test_small_numbers_are_an_order(guess_of):
+    frame = log(time=np.arange(shops.ROWS)).rename(columns={"a": "user", "b": "item"})
+    found = guess_of(frame)
+    assert (found.time.column, found.split.method) == ("time", "leave_last_out")
+    assert "0 to 2999, the order" in found.questions["ingest"][0]
+    assert found.profile.days is None
 
 
 def test_numbers_of_hours_are_no_time(guess_of):

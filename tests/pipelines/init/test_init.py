@@ -75,6 +75,9 @@ def test_an_edited_file_is_never_lost(orders, folder):
     assert path.read_text() == "name: mine\n"
     assert call("orders.csv", "--force").exit_code == 0
     assert (folder / "twotower.yaml.old").read_text() == "name: mine\n"
+    assert call("orders.csv", "--force").exit_code == 0  # the first one is still kept
+    assert (folder / "twotower.yaml.old").read_text() == "name: mine\n"
+    assert (folder / "twotower.yaml.old2").read_text() == path.read_text()
     assert call("orders.csv", "--out", "other.yaml").exit_code == 0
     assert load_config(folder / "other.yaml").name == "orders"
 

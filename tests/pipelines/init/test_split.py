@@ -28,7 +28,11 @@ def test_with_times_the_last_item_is_left_out():
 
 
 def test_times_of_one_day_are_not_used():
-    assert method(np.arange(500)) == "random"
+    assert method(10**9 + np.arange(500)) == "random"
+
+
+def test_places_in_an_order_are_used():
+    assert method(np.arange(500)) == "leave_last_out"
 
 
 def test_baskets_are_cut_in_time():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import twotower
 from tests.pipelines.steps.test_preprocess import ingested
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError
@@ -219,6 +220,10 @@ def test_triton_answers_with_the_context_of_the_request(with_context, exported):
                 np.testing.assert_allclose(found.scores, expected[1], atol=1e-6)
                 with pytest.raises(ServingError, match="'weather'"):
                     client.recommend(users, k=5, features={"weather": months})
+    in_python = twotower.load(with_context.path).recommend(
+        users, k=5, filter_seen=False, features=features
+    )
+    assert in_python["item"].tolist() == expected[0].ravel().tolist()
     # Without a context the server answers as the towers do for the user table.
     assert verify(with_context, count=40, k=20, together=8).holds
 
@@ -240,3 +245,21 @@ def test_an_update_learns_new_months(with_context, exported, tmp_path_factory):
         version.answer(np.arange(9), 5, features={"month": [m] * 9})[0] for m in ("May", "?")
     ]
     assert (answers[0] != answers[1]).any()
+
+
+def test_whole_numbers_beside_nulls_are_categories_of_their_own(tmp_path):
+    """A positive without a month has the code of null; months are whole numbers in requests."""
+    rows = seasons(users=40)
+    month = pd.array([MONTHS.index(name) + 1 for name in rows["month"]], "Int64")
+    month[::5] = pd.NA
+    rows = rows.assign(month=month, event=["buy", "view", "buy", "buy"] * (len(rows) // 4))
+    positives = {"positives.column": "event", "positives.values": ["buy"]}
+    run = ingested(tmp_path, rows, **positives, **CONTEXT)
+    preprocess(run)
+    data = load_training_data(run)
+    codes = data.contexts["month"][data.context_rows, 0]
+    train = load_split(run.path / "processed")["train"]
+    raw = train.merge(rows, on=["user_id", "item_id"], how="left")["month"]
+    assert set(raw.isna()) == {True, False}
+    np.testing.assert_array_equal(codes == 1, raw.isna())
+    assert len(set(zip(raw.fillna(0), codes, strict=True))) == len(MONTHS) + 1

@@ -84,6 +84,7 @@ def test_rows_without_a_value_are_counted(in_folder, capsys):
 
 def test_positives_that_are_left_out_are_counted(in_folder, capsys):
     run = make_run(in_folder, keep=(), positives={}, split={"method": "leave_last_out"})
+    LOG.drop(columns="timestamp").to_parquet(in_folder / "log.parquet")
     ingest(run)
     preprocess(run)
     printed = capsys.readouterr().out

@@ -146,20 +146,37 @@ def test_no_result_is_an_error_with_all_reasons(run, trained):
         choose_recipe(run, Auto())
 
 
-def test_the_chosen_training_is_not_repeated(tmp_path, monkeypatch):
-    """Real trainings: the main job goes on with the towers that were chosen."""
+def test_trainings_are_not_repeated(tmp_path, monkeypatch):
+    """Real trainings: a killed command resumes, and the main job takes the chosen towers."""
     settings = recipe_settings("closed-form")
     monkeypatch.setattr(auto, "variants", lambda: [("closed-form", settings)])
+    prepared, adopt, plain = [], auto._adopt, auto.run_in_subprocess
+
+    def counted(work, log):
+        prepared.append(log)
+        return plain(work, log)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(auto, "run_in_subprocess", counted)
+    monkeypatch.setattr(auto, "_adopt", killed)
     run = Run.create(small_config("training.epochs=2", "features.history=null"), tmp_path / "run")
+    with run.writing("run"), pytest.raises(KeyboardInterrupt):
+        fit_and_publish(run, Auto())
+    before = {folder.name for folder in (run.path / "training").iterdir()}
+    assert len(prepared) == len(before) == 2, "with and without the history"
+    monkeypatch.setattr(auto, "_adopt", adopt)
     with run.writing("run"):
         fit_and_publish(run, Auto())
+    assert len(prepared) == 2
+    (left,) = (run.path / "training").iterdir()
+    assert left.name in before
     attempts = run.notes("preprocess")["recipes"]
     assert [each["label"] for each in attempts] == ["closed-form", "as configured"]
     (chosen,) = (each for each in attempts if each["chosen"])
     assert chosen["value"] == max(each["value"] for each in attempts)
-    notes = run.notes("train")
-    assert notes["valid_ndcg@10"] == pytest.approx(chosen["value"], abs=1e-9)
-    assert len(list((run.path / "training").iterdir())) == 1
+    assert run.notes("train")["valid_ndcg@10"] == pytest.approx(chosen["value"], abs=1e-9)
     assert not (run.path / "recipes").exists()
     verdict = run.notes("evaluate")["verdict"]
     assert "The recipes have been compared" in verdict["text"]

@@ -76,6 +76,27 @@ def test_the_context_is_encoded_by_the_user_graph(fitted):
     np.testing.assert_allclose(encoded["size"], 0, atol=1e-7)
 
 
+@pytest.mark.parametrize("months", [[None, None, 5, 7, None], [5, None, None, None, None]])
+def test_the_first_or_the_last_months_may_be_null(months, tmp_path):
+    rows = ROWS.assign(Month=pd.array(months, "Int64"))
+    config = CONFIG.copy(update={"context": ["Month"]})
+    workflow = fit_features(rows, USERS, ITEMS, config, tmp_path)
+    numbers, contexts = distinct_contexts(rows, config)
+    codes = encode_context(workflow, contexts, config).iloc[numbers, 0]
+    assert [code == 1 for code in codes] == [month is None for month in months]
+
+
+def test_a_category_that_the_training_part_does_not_have_is_named(tmp_path):
+    # Only user 9, who has no interaction, has an age.
+    users = USERS.assign(age=pd.array([None, None, 50], "Int64"))
+    message = r"features\.user: column age has no value in the training part; leave it out"
+    with pytest.raises(DataError, match=message):
+        fit_features(ROWS, users, ITEMS, CONFIG, tmp_path)
+    with pytest.raises(DataError, match=r"features\.context: column Month has no value in"):
+        months = ROWS.assign(Month=pd.array([None] * 5, "Int64"))
+        fit_features(months, USERS, ITEMS, CONFIG.copy(update={"context": ["Month"]}), tmp_path)
+
+
 def test_users_have_the_codes_of_an_unknown_context(fitted):
     _, workflow = fitted
     encoded = encode(workflow, "user", USERS, without=WITH_CONTEXT.context_columns)

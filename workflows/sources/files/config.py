@@ -48,7 +48,8 @@ class FilesConfig(BaseModel, extra="forbid"):
         {},
         description="Column names that differ in the files, as {name in this project: name in the "
         "file}, for example {user_id: uid, item_id: sku}. A users or items file may use either "
-        "name. `rating` and `timestamp` are read if they are here.",
+        "name. `rating` and `timestamp` are read if they are here."
+        " A column that is called timestamp is also read if the split or the history needs it.",
     )
     id_columns: dict[Literal["users", "items"], str] = Field(
         {},

@@ -211,7 +211,11 @@ class FilesSource(Source):
         if log is None:
             return []
         wanted, mapped = self.wanted, self.config.columns
-        optional = [name for name in ROW_COLUMNS if name in mapped]
+        optional = [
+            name
+            for name in ROW_COLUMNS
+            if name in mapped or (name == "timestamp" and wanted.ordered and name in log)
+        ]
         names = dict.fromkeys([*self.config.keep, *optional, *wanted.interactions])
         return [name for name in names if name not in ("user_id", "item_id")]
 

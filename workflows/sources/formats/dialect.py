@@ -135,7 +135,10 @@ def _reading(separator: str, quotes: bool) -> dict[str, Any]:
 
 
 def _find_separator(file: DataFile, sample: str, whole: bool) -> str:
-    """Choose the separator that gives all records, or else nearly all, equally many fields."""
+    """Choose the separator that gives all records, or else nearly all, equally many fields.
+
+    Where none occurs in the first record, the file has one column.
+    """
     shares: dict[str, float] = {}
     for separator in _SEPARATORS:
         records = _records(sample, separator, whole, quotes=len(separator) == 1)
@@ -154,7 +157,7 @@ def _find_separator(file: DataFile, sample: str, whole: bool) -> str:
     if regular:
         each = " or ".join(_NAMES.get(one, repr(one)) for one in regular)
         raise DataError(f"{file}, line 1: {first!r}; separated by {each}? Set the separator")
-    raise DataError(f"{file}, line 1: {first!r}; no separator found; set the separator")
+    return ","  # one column
 
 
 def _has_header(file: DataFile, first: list[str], others: list[list[str]]) -> bool:
@@ -172,7 +175,7 @@ def _has_header(file: DataFile, first: list[str], others: list[list[str]]) -> bo
     if any(name in column for name, column in zip(first, columns, strict=False)):
         return False
     words = sum(bool(_NAME_WORDS.search(field)) for field in first)
-    if words >= 2 or not columns:
+    if words >= min(2, len(first)) or not columns:
         return True
     raise DataError(
         f"{file}, line 1: {', '.join(first)[:80]!r} may be names of columns or values; set header "

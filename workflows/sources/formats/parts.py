@@ -80,26 +80,25 @@ class ParquetPart(Part):
 
     def __init__(self, file: DataFile, source: BinaryIO | None = None):
         self.file, self._source = file, source
-        self._parquet = self._open()
-        self.num_rows = self._parquet.metadata.num_rows
-        self._schema = self._parquet.schema_arrow
-        self.names = self._schema.names
-
-    def _open(self) -> pq.ParquetFile:
         try:
-            if self._source is not None:
-                # By its path: Arrow's threads abort the process if they hold a Python file when
-                # it ends.
-                source: object = f"/dev/fd/{self._source.fileno()}"
-            elif self.file.member:
-                source = pa.BufferReader(self.file.open().read())
-            else:
-                source = self.file.path
-            opened = pq.ParquetFile(source)
-            opened.schema_arrow.names  # noqa: B018 - raises if the names are damaged
+            parquet = self._open()
+            self._schema, self._metadata = parquet.schema_arrow, parquet.metadata
+            self.names = self._schema.names  # raises if the names are damaged
+            parquet.close()
         except (*UNREADABLE, *BROKEN) as error:
             raise DataError(f"{self.file}: not a readable parquet file ({error})") from error
-        return opened
+        self.num_rows = self._metadata.num_rows
+
+    def _open(self, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+        if self._source is not None:
+            # By its path: Arrow's threads abort the process if they hold a Python file when it
+            # ends.
+            source: object = f"/dev/fd/{self._source.fileno()}"
+        elif self.file.member:
+            source = pa.BufferReader(self.file.open().read())
+        else:
+            source = self.file.path
+        return pq.ParquetFile(source, metadata=metadata)
 
     def type(self, name: str) -> pa.DataType:
         """The type in which the file has a column."""
@@ -107,8 +106,10 @@ class ParquetPart(Part):
 
     def read(self, name: str) -> pa.ChunkedArray:
         """Read a column, as the file has it."""
-        # Arrow reads "item.id" as well if it is asked for "item".
-        return self._parquet.read(columns=[name]).column(name)
+        # Not kept open, because a table may have more files than a process may open.
+        with self._open(self._metadata) as parquet:
+            # Arrow reads "item.id" as well if it is asked for "item".
+            return parquet.read(columns=[name]).column(name)
 
     def place(self, row: int) -> str:
         """Describe a row for messages: its file, and its number in it from 1."""

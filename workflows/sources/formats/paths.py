@@ -68,8 +68,11 @@ class DataFile(NamedTuple):
         return str(self.path / self.member) if self.member else str(self.path)
 
     def open(self) -> BinaryIO:
-        """Open the file for reading, without its compression."""
-        return _open(self.path, self.member)
+        """Open the file for reading, without its compression; DataError if it cannot be."""
+        try:
+            return _open(self.path, self.member)
+        except BROKEN as error:
+            raise DataError(f"{self}: cannot be read: {error}") from error
 
 
 def expand(path: Path, format: Format = "auto") -> list[DataFile]:

@@ -22,9 +22,15 @@ def nameless_file(file: DataFile) -> Iterator[BinaryIO]:
     Raises
     ------
     DataError
-        If there is no room for it.
+        If it cannot be made, or there is no room for it.
     """
-    stored = cast(BinaryIO, tempfile.TemporaryFile(prefix="twotower-"))  # noqa: SIM115
+    try:
+        stored = cast(BinaryIO, tempfile.TemporaryFile(prefix="twotower-"))  # noqa: SIM115
+    except OSError as error:
+        raise DataError(
+            f"{file}: no temporary file can be made for its rows ({error.strerror}); join the "
+            "files if there are hundreds, or set the environment variable TMPDIR to another folder"
+        ) from error
     try:
         yield stored
     except BaseException as error:

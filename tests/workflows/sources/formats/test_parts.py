@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -63,3 +65,21 @@ def test_columns_may_be_in_another_order_or_missing(tmp_path):
     assert "c" in table and "d" not in table
     with pytest.raises(DataError, match="no column d; there are a, b, c"):
         table.column("d")
+
+
+def test_a_table_may_have_more_files_than_a_process_may_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    for number in range(40):
+        pq.write_table(pa.table({"x": [number]}), tmp_path / f"{number}.parquet")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, limits[1]))
+    try:
+        assert open_table(tmp_path).column("x").values.to_pylist() == list(range(40))
+        for number in range(40):
+            (tmp_path / f"{number}.parquet").unlink()
+            (tmp_path / f"{number}.csv").write_text(f"x,y\n{number},1\n")
+        with pytest.raises(DataError, match="Too many open files"):
+            open_table(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

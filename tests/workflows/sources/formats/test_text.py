@@ -51,6 +51,12 @@ def opened(path, data: bytes | str, **options):
         ),
         (
             "a.csv",
+            "user_id\nC1\nC2\n",
+            {"user_id": ["C1", "C2"]},
+            "separator ',', header, UTF-8",
+        ),
+        (
+            "a.csv",
             "user item\n1 2\n",
             {"user": [1], "item": [2]},
             "separator space, header, UTF-8",
@@ -133,7 +139,6 @@ def test_options_win_over_what_would_be_found(tmp_path):
         ("user_id,t\n1,x\n2\n", {}, r"a\.csv, line 3: 1 fields in '2'; expected 2, separated by"),
         ("C1,S1\nC2,S2\n", {}, r"line 1: 'C1, S1' may be names of columns or values; set header"),
         ("1;2,5\n3;4,5\n", {}, r"line 1: '1;2,5'; separated by ',' or ';'\? Set the separator"),
-        ("user\n1\n", {}, r"line 1: 'user'; no separator found; set the separator"),
         ('user_id,t\n1,"abc\n2,d\n', {}, r"line 2: unexpected end of data; is a quote not closed"),
         ("user_id,t\n1,x\0\n", {}, r"line 2, character 4: a NUL byte, which is not text"),
         (
