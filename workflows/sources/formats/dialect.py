@@ -27,6 +27,10 @@ _NAME_WORDS = re.compile(
     r"rating|score|stars|time|date|price|event|title|name|category|type|count|quantity|(^|_)id($|_)",
     re.IGNORECASE,
 )
+_ID_NAME = re.compile(r"[a-z]+_id", re.IGNORECASE)
+_DIGIT = re.compile(r"\d")
+_MIN_CODES = 3
+"""Minimum number of texts with a digit for a first text without one to be a name."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,9 @@ def _find_separator(file: DataFile, sample: str, whole: bool) -> str:
 def _has_header(file: DataFile, first: list[str], others: list[list[str]]) -> bool:
     """Whether the first record has the names of the columns.
 
-    Names are different texts, not numbers or times. Where the other records have texts only, the
-    words in the first one decide.
+    Names are different texts, not numbers or times. Where the other records have texts only, a
+    column decides in which all texts but the first have a digit, such as `customer` above `C00680`;
+    otherwise the words in the first record do.
     """
     if any(_VALUE.fullmatch(field) for field in first) or len(set(first)) < len(first):
         return False
@@ -172,10 +177,15 @@ def _has_header(file: DataFile, first: list[str], others: list[list[str]]) -> bo
     columns = [[field for field in column if field] for column in zip(*same_width, strict=True)]
     if any(column and all(map(_VALUE.fullmatch, column)) for column in columns):
         return True
+    if any(
+        len(column) >= _MIN_CODES and not _DIGIT.search(name) and all(map(_DIGIT.search, column))
+        for name, column in zip(first, columns, strict=False)
+    ):
+        return True
     if any(name in column for name, column in zip(first, columns, strict=False)):
         return False
     words = sum(bool(_NAME_WORDS.search(field)) for field in first)
-    if words >= min(2, len(first)) or not columns:
+    if words >= min(2, len(first)) or not columns or any(map(_ID_NAME.fullmatch, first)):
         return True
     raise DataError(
         f"{file}, line 1: {', '.join(first)[:80]!r} may be names of columns or values; set header "

@@ -55,6 +55,18 @@ def opened(path, data: bytes | str, **options):
             {"user_id": ["C1", "C2"]},
             "separator ',', header, UTF-8",
         ),
+        (  # words name the column of ids
+            "a.csv",
+            "item_id,brand\nSKU-1,a\nSKU-2,b\n",
+            {"item_id": ["SKU-1", "SKU-2"], "brand": ["a", "b"]},
+            "separator ',', header, UTF-8",
+        ),
+        (  # "kto" is no word that is known, but codes have digits
+            "a.csv",
+            "kto,co\nC1,a\nC2,b\nC3,a\n",
+            {"kto": ["C1", "C2", "C3"], "co": ["a", "b", "a"]},
+            "separator ',', header, UTF-8",
+        ),
         (
             "a.csv",
             "user item\n1 2\n",
