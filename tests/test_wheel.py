@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_only_twotower_is_installed(wheel):
     assert tops == {"twotower", f"{wheel.name.partition('-py3')[0]}.dist-info"}
     assert {"twotower/py.typed", "twotower/configs/ml-1m.yaml"} <= set(names)
     assert "twotower/pipelines/experiments/report.html.jinja" in names
-    assert not [name for name in names if "test" in name or name.endswith(".ipynb")]
+    assert not [name for name in names if re.search(r"(^|/)tests?[/_.]|\.ipynb$", name)]
 
 
 def test_the_main_job_runs_from_the_wheel_in_an_unrelated_folder(wheel, tmp_path):

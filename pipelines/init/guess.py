@@ -195,7 +195,7 @@ def _check_size(users: np.ndarray, items: np.ndarray, where: str, what: str) -> 
         raise ConfigError(
             f"{where}: {counts['rows']:,} {what}, of {counts['users']:,} users and "
             f"{counts['items']:,} items: too few to learn from. At least {MIN_ROWS} rows, "
-            f"{MIN_IDS} users and {MIN_IDS} items are needed; {GOOD_ROWS:,} rows make sense"
+            f"{MIN_IDS} users and {MIN_IDS} items are needed; {GOOD_ROWS:,} rows or more are better"
         )
 
 

@@ -68,7 +68,7 @@ def profile_table(guess: Guess) -> Table:
 def remarks(found: Profile) -> Iterator[str]:
     """Say what in the profile limits what a model can learn."""
     if found.rows < FEW_ROWS:
-        yield f"only {found.rows:,} interactions: expect little; {FEW_ROWS:,} and more make sense"
+        yield f"only {found.rows:,} interactions: expect little; {FEW_ROWS:,} or more are better"
     if found.single_users > MANY_SINGLE:
         yield (
             f"{found.single_users:.0%} of the users have one item only, which says little about "

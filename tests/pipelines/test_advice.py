@@ -56,7 +56,7 @@ def test_the_advice_is_found():
 @pytest.mark.parametrize(("verb", "rest"), COMMANDS)
 def test_a_command_that_a_message_names_exists_with_its_options(verb, rest):
     known = {option for parameter in main.commands[verb].params for option in parameter.opts}
-    named = re.findall(r"(?<!\S)--?[a-z]+", rest)
+    named = re.findall(r"(?<!\S)--?[a-z]+(?:-[a-z]+)*", rest)
     assert {*named} <= known
 
 
