@@ -199,18 +199,12 @@ def _sort_row(
             f"is {name} a feature of the {role} or of the {other}? It is the same in all rows of "
             "either."
         )
-    _add(found, role, column, owner.distinct, differing=share < SURE or _gaps(column, owner))
+    _add(found, role, column, owner.distinct, differing=share < 1)
 
 
 def _numbers_rows(column: Facts) -> bool:
     """Whether different values may be numbers of rows: they are no measurements and no texts."""
     return column.words <= TEXT_WORDS and (column.numbers is None or column.is_whole)
-
-
-def _gaps(column: Facts, owner: Facts) -> bool:
-    """Whether an id has rows with a value and rows without one."""
-    with_value = np.unique(owner.codes[column.codes >= 0])
-    return bool(np.isin(owner.codes[column.codes < 0], with_value).any())
 
 
 def _sort_context(found: Features, column: Facts, user: Facts, seconds: np.ndarray | None) -> None:
