@@ -245,6 +245,8 @@ def _useless(column: Facts) -> str | None:
         return f"{column.nulls / column.rows:.0%} of the values are missing"
     if column.distinct == 1 and not column.is_list:
         return f"the same value in all rows ({column.examples(1)})"
+    if pa.types.is_uint64(column.values.type):
+        return "whole numbers beyond 2**63 - 1, which only ids may be; store them as text"
     if column.has_decimal_comma:
         return "numbers with a decimal comma, which are texts here; write 12.50, not 12,50"
     if column.is_link:

@@ -121,4 +121,7 @@ def _facts_of_files(path: Path, options: ReadOptions, progress: ShowProgress) ->
     known = detect_source(path) if path.exists() else None
     if known is not None:
         raise ConfigError(f"{path} is {known[0]}, which needs no init: twotower run --data {path}")
-    return facts_of(open_table(path, options, on_message=say), progress)
+    table = open_table(path, options, on_message=say)
+    for name, reason in table.unusable.items():
+        say(f"{path}: column {name!r} is not used: {reason}")
+    return facts_of(table, progress)

@@ -232,7 +232,8 @@ def parse_features(run: Run, texts: Sequence[str]) -> dict[str, Any]:
     contract = published_contract(run)
     if contract is None:
         raise RunError("no version is published; run `twotower export` and `twotower publish`")
-    types, given = contract["features"], {}
+    types = contract["features"]
+    given: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
