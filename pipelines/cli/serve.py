@@ -104,7 +104,7 @@ def rollback(folder, as_json) -> None:
     "--data",
     type=FILE,
     required=True,
-    help="Folder or zip with the new data, in the format of the run's data.",
+    help="Folder or zip with new files of the names that the run's have, or a file of interactions.",
 )
 @run_option
 @set_option
