@@ -109,7 +109,8 @@ class FilesSource(Source):
         In a folder or zip, a file may be in another format, under the same name with another
         ending. A column may have no value in any row: `tables.merge` gives it its type.
         """
-        findings, tables = Findings.of(on_message), {}
+        findings = Findings.of(on_message)
+        tables: dict[TableName, FileTable] = {}
         is_table = folder.is_file() and folder.suffix != ".zip"
         if is_table:
             tables["interactions"] = self._open("interactions", folder, findings)

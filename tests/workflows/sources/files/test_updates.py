@@ -112,7 +112,7 @@ def test_a_single_file_has_the_interactions_of_the_day(base, tmp_path):
     day = ingest_more(config, data, folder / "monday.csv", wanted=WANTED)
     assert day.appended == 1 and day.ids.users.texts.to_pylist() == ["00042", "7", "9"]
     assert day.merged.items["title"].to_pylist() == ["Alpha", "Beta", None]
-    with pytest.raises(DataError, match="ingest.files has an absolute path"):
+    with pytest.raises(DataError, match=r"ingest\.files has an absolute path"):
         ingest_more(config, data, folder, wanted=WANTED)
-    with pytest.raises(DataError, match="nothing to add. Give the files these names, or name a"):
+    with pytest.raises(DataError, match=r"nothing to add\. Give the files these names, or name a"):
         ingest_more(*base, folder, wanted=WANTED)
