@@ -104,7 +104,7 @@ def rollback(folder, as_json) -> None:
     "--data",
     type=FILE,
     required=True,
-    help="Folder or zip with new files of the names that the run's have, or a file of interactions.",
+    help="Folder or zip with files named like the run's, or one file of interactions.",
 )
 @run_option
 @set_option
