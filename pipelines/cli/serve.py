@@ -35,7 +35,11 @@ def serve(folder, overrides) -> None:
     step(open_run(folder, overrides, keep=False))
 
 
-@main.verb(SERVE, "twotower query --user 42\ntwotower query --user 42 --user 7 -k 20 --json")
+@main.verb(
+    SERVE,
+    "twotower query --user 42\ntwotower query --user 42 --user 7 -k 20 --json\n"
+    "twotower query --user 42 --feature month=May",
+)
 @run_option
 @click.option(
     "--user",
@@ -47,20 +51,29 @@ def serve(folder, overrides) -> None:
 @k_option(help="Number of items per user. Default: serving.default_k.")
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--seen/--no-seen", default=False, help="Include items that the user has seen.")
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a feature of the user or of the context, instead of the stored one. Lists: "
+    "VALUE,VALUE. Repeatable.",
+)
 @json_option
-def query(folder, users, k, protocol, seen, as_json) -> None:
+def query(folder, users, k, protocol, seen, features, as_json) -> None:
     """Ask the server for recommendations.
 
     If no server is running for this run, one is started for this query.
     """
-    from twotower.pipelines.steps.query import parse_ids
+    from twotower.pipelines.steps.query import parse_features, parse_ids
     from twotower.pipelines.steps.query import query as step
 
     opened = open_run(folder)
     asked = parse_ids(opened, "users", users)
+    given = parse_features(opened, features)
     output(
         as_json,
-        lambda: step(opened, asked, k, protocol, filter_seen=not seen),
+        lambda: step(opened, asked, k, protocol, not seen, given),
         lambda answers: plain_recommendations(opened, asked, answers),
     )
 

@@ -37,7 +37,8 @@ class Facts:
     ----------
     name : str
     values : ChunkedArray
-        In a tidy type (see `arrow_types.tidy`). An empty text is null.
+        In a tidy type (see `arrow_types.tidy`), or uint64 if an int64 cannot hold them. An empty
+        text is null.
     stored : DataType
         The type in the file.
     codes : ndarray of int64, shape (n,)
@@ -55,6 +56,8 @@ class Facts:
     @classmethod
     def of(cls, name: str, values: pa.ChunkedArray, stored: pa.DataType) -> Facts:
         """Count the values of a column."""
+        if pa.types.is_uint64(values.type) and (pc.max(values).as_py() or 0) < 2**63:
+            values = values.cast(pa.int64())
         if pa.types.is_string(values.type):
             blank = pc.equal(pc.utf8_trim_whitespace(values), "")
             values = pc.if_else(blank, None, values)
@@ -186,15 +189,16 @@ def _codes(values: pa.ChunkedArray) -> tuple[np.ndarray, int]:
 
 
 def facts_of(table: FileTable, progress: Callable[[int, int, str], None]) -> dict[str, Facts]:
-    """Count the values of each column of a table, by its name in the file.
+    """Count the values of each column of a table that can be used, by its name in the file.
 
     `progress` is called before each column, with the number of those that are read, the number of
     all, and the name.
     """
     found: dict[str, Facts] = {}
-    for name in table.names:
-        progress(len(found), len(table.names), name)
-        column = table.column(name)
+    names = [name for name in table.names if name not in table.unusable]
+    for name in names:
+        progress(len(found), len(names), name)
+        column = table.column(name, keep_unsigned=True)
         found[name] = Facts.of(name, column.values, column.stored[0].type)
     return found
 
@@ -202,7 +206,8 @@ def facts_of(table: FileTable, progress: Callable[[int, int, str], None]) -> dic
 def facts_of_frame(frame: pa.Table) -> dict[str, Facts]:
     """Count the values of each column of a table in memory."""
     return {
-        name: Facts.of(name, tidy(frame[name]), frame[name].type) for name in frame.column_names
+        name: Facts.of(name, tidy(frame[name], keep_unsigned=True), frame[name].type)
+        for name in frame.column_names
     }
 
 

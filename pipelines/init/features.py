@@ -199,18 +199,12 @@ def _sort_row(
             f"is {name} a feature of the {role} or of the {other}? It is the same in all rows of "
             "either."
         )
-    _add(found, role, column, owner.distinct, differing=share < SURE or _gaps(column, owner))
+    _add(found, role, column, owner.distinct, differing=share < 1)
 
 
 def _numbers_rows(column: Facts) -> bool:
     """Whether different values may be numbers of rows: they are no measurements and no texts."""
     return column.words <= TEXT_WORDS and (column.numbers is None or column.is_whole)
-
-
-def _gaps(column: Facts, owner: Facts) -> bool:
-    """Whether an id has rows with a value and rows without one."""
-    with_value = np.unique(owner.codes[column.codes >= 0])
-    return bool(np.isin(owner.codes[column.codes < 0], with_value).any())
 
 
 def _sort_context(found: Features, column: Facts, user: Facts, seconds: np.ndarray | None) -> None:
@@ -251,6 +245,8 @@ def _useless(column: Facts) -> str | None:
         return f"{column.nulls / column.rows:.0%} of the values are missing"
     if column.distinct == 1 and not column.is_list:
         return f"the same value in all rows ({column.examples(1)})"
+    if pa.types.is_uint64(column.values.type):
+        return "whole numbers beyond 2**63 - 1, which only ids may be; store them as text"
     if column.has_decimal_comma:
         return "numbers with a decimal comma, which are texts here; write 12.50, not 12,50"
     if column.is_link:

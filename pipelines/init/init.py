@@ -124,4 +124,7 @@ def _facts_of_files(path: Path, options: ReadOptions, progress: ShowProgress) ->
     if known is not None:
         raise ConfigError(f"{path} is {known[0]}, which needs no init: twotower run --data {path}")
     with local_copies({"table": path}, Findings(say), progress) as (places, findings):
-        return facts_of(open_table(places["table"], options, on_message=findings), progress)
+        table = open_table(places["table"], options, on_message=findings)
+        for name, reason in table.unusable.items():
+            say(f"{path}: column {name!r} is not used: {reason}")
+        return facts_of(table, progress)

@@ -115,7 +115,7 @@ def _comments(guess: Guess) -> dict[str, str]:
         each.name for each in (*guess.features.user, *guess.features.item) if each.differing
     ]
     found["differing"] = (
-        f"{_list(differing)}: not the same in all rows of an id; the last row counts"
+        f"{_list(differing)}: not the same in all rows of an id; the last value counts"
     )
     if value is not None and value.kind == "rating":
         found["positives"] = f"liked: {value.share:.0%} of the rows"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,6 +19,7 @@ from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.preprocess import ITEMS, load_split, read_ids
 from twotower.pipelines.steps.serve import Addresses, running_server, serving
 from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.contract import NUMPY_DTYPES
 from twotower.serving.runtime.manifest import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def query(
     k: int | None = None,
     protocol: Protocol = "http",
     filter_seen: bool = True,
+    features: Mapping[str, Any] | None = None,
 ) -> dict[str, Recommendations]:
     """Ask the run's server, or one that is started for this query, and print the answer.
 
@@ -49,6 +52,8 @@ def query(
         How to ask.
     filter_seen : bool
         Whether to leave out items that the user has already seen.
+    features : mapping of str to Any, optional
+        Values of features of the request, the same for all users; see `parse_features`.
 
     Returns
     -------
@@ -70,7 +75,7 @@ def query(
         if running_server(run) is None:
             check_k(run, k)
         with _server_for(run) as addresses:
-            answers = ask(addresses, users, k, [protocol], filter_seen)
+            answers = ask(addresses, users, k, [protocol], filter_seen, features)
         print_recommendations(run, users, answers)
     (version,) = {answer.version for answer in answers.values()}
     published = ModelRepository(run.path / TRITON).published
@@ -98,25 +103,33 @@ def ask(
     k: int,
     protocols: Sequence[Protocol] = get_args(Protocol),
     filter_seen: bool = True,
+    features: Mapping[str, Any] | None = None,
 ) -> dict[str, Recommendations]:
-    """The server's answer for `users` by each of the protocols."""
+    """The server's answer for `users` by each of the protocols; all have the same `features`."""
     from twotower.serving.client import RetrievalClient
 
+    given = {name: [value] * len(users) for name, value in (features or {}).items()}
     answers: dict[str, Recommendations] = {}
     for protocol in protocols:
         with RetrievalClient(getattr(addresses, protocol), protocol=protocol) as client:
-            answers[protocol] = client.recommend(users, k=k, filter_seen=filter_seen)
+            answers[protocol] = client.recommend(users, k, filter_seen, given)
     return answers
+
+
+def published_contract(run: Run) -> dict[str, Any] | None:
+    """The contract of the published version; None if no version is published, or it is damaged."""
+    repository = ModelRepository(run.path / TRITON)
+    try:
+        model = repository.model / str(repository.published) / MODEL_FILE
+        return json.loads(model.read_bytes())["contract"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # the server will report it
 
 
 def max_k(run: Run) -> int | None:
     """The maximum number of items per user of the published version; None if it is unknown."""
-    repository = ModelRepository(run.path / TRITON)
-    try:
-        model = repository.model / str(repository.published) / MODEL_FILE
-        return int(json.loads(model.read_bytes())["contract"]["max_k"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # none is published, or it is damaged: the server will report it
+    contract = published_contract(run)
+    return None if contract is None else int(contract["max_k"])
 
 
 def check_k(run: Run, k: int) -> None:
@@ -187,6 +200,74 @@ def parse_ids(run: Run, side: Literal["users", "items"], texts: Sequence[str]) -
     run.notes("ingest")  # fails if the run has no data yet
     ids: Ids = getattr(read_ids(run), side)
     return [ids.parse(text) for text in texts]
+
+
+def parse_features(run: Run, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the features that a person wrote as NAME=VALUE, typed as the published version says.
+
+    A text stays as it is, and the values of a list are separated by commas. An empty value is
+    null.
+
+    Parameters
+    ----------
+    run : Run
+    texts : sequence of str
+        For example `["month=Jan", "genres=Drama,War"]`.
+
+    Returns
+    -------
+    dict of str to Any
+        Name -> int, float, str or None, or a list of these for a list feature.
+
+    Raises
+    ------
+    ConfigError
+        If a text has no `=`, names no feature of the version or one twice, or its value is no
+        number where the feature is one.
+    RunError
+        If no version is published.
+    """
+    if not texts:
+        return {}
+    contract = published_contract(run)
+    if contract is None:
+        raise RunError("no version is published; run `twotower export` and `twotower publish`")
+    types = contract["features"]
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--feature {text}: write NAME=VALUE")
+        if name not in types:
+            known = f"it has {', '.join(types)}" if types else "it has none"
+            raise ConfigError(f"--feature {text}: the model has no feature {name!r}; {known}")
+        if name in given:
+            raise ConfigError(
+                f"--feature {text}: {name} is given twice; separate the values of a list by commas"
+            )
+        if name in contract["lists"]:
+            values = value.split(",") if value else []
+            given[name] = [_typed(text, each, types[name]) for each in values]
+        else:
+            given[name] = _typed(text, value, types[name]) if value else None
+    return given
+
+
+def _typed(option: str, text: str, datatype: str) -> int | float | str:
+    """Return a value of the option `--feature` in a Triton data type."""
+    if datatype == "BYTES":
+        return text
+    if datatype.startswith("FP"):
+        with contextlib.suppress(ValueError):
+            return float(text)
+        raise ConfigError(f"--feature {option}: {text!r} is no number")
+    limits, text = np.iinfo(NUMPY_DTYPES[datatype]), text.strip()
+    number = int(text) if re.fullmatch("-?[0-9]+", text) else None
+    if number is None or not limits.min <= number <= limits.max:
+        raise ConfigError(
+            f"--feature {option}: {text!r} is no integer from {limits.min} to {limits.max}"
+        )
+    return number
 
 
 def shown_items(run: Run) -> pd.DataFrame:

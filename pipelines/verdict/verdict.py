@@ -141,7 +141,7 @@ def judge(metric: str, values: Mapping[str, np.ndarray], facts: Facts) -> Verdic
         rivals=rivals,
         outcome=outcome,
         enough=strongest is not None and _suffices(model, strongest, len(values[MODEL])),
-        use=_choice(model, rivals, outcome),
+        use=_choice(values, model, rivals, outcome),
         facts=facts,
     )
 
@@ -196,7 +196,9 @@ def _suffices(model: float, strongest: Rival, users: int) -> bool:
     return strongest.p < SIGNIFICANT or half <= ENOUGH * max(model, strongest.value)
 
 
-def _choice(model: float, rivals: tuple[Rival, ...], outcome: Outcome) -> str:
+def _choice(
+    values: Mapping[str, np.ndarray], model: float, rivals: tuple[Rival, ...], outcome: Outcome
+) -> str:
     """What to use: the towers only if they are better than popularity and not worse than any."""
     popularity = next((rival for rival in rivals if rival.name == POPULARITY), None)
     if outcome in ("better", "no baseline"):
@@ -204,9 +206,17 @@ def _choice(model: float, rivals: tuple[Rival, ...], outcome: Outcome) -> str:
     if outcome == "no signal":
         return RANDOM
     if outcome == "worse":
-        return rivals[0].name
+        return _simplest(values, rivals[0].name)
     if outcome == "too few users":
         return MODEL if model > rivals[0].value else rivals[0].name
     if outcome == "same" and (popularity is None or popularity.is_beaten):
         return MODEL
     return POPULARITY if popularity else rivals[0].name
+
+
+def _simplest(values: Mapping[str, np.ndarray], strongest: str) -> str:
+    """Popularity if the strongest baseline is not significantly better, because it is simpler."""
+    if POPULARITY not in values:
+        return strongest
+    test = paired_difference(values[strongest], values[POPULARITY])
+    return strongest if test.mean > 0 and test.p < SIGNIFICANT else POPULARITY

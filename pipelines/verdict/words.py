@@ -74,12 +74,9 @@ def objection(verdict: Verdict) -> str | None:
     rival = verdict.rival(verdict.use)
     if rival is None:
         return None
-    relation = {
-        "worse": "is worse than",
-        "same": "is not better than",
-        "no signal": "is not better than",
-        "too few users": "is not above",
-    }[verdict.outcome]
+    relation = "is worse than" if rival.wins else "is not better than"
+    if verdict.outcome == "too few users":
+        relation = "is not above"
     return (
         f"by the verdict of its evaluation the model {relation} {rival.name} ({verdict.metric} "
         f"{_figure(verdict.model)} against {_figure(rival.value)})"

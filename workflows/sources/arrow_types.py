@@ -51,6 +51,15 @@ def tidy(column: pa.ChunkedArray, keep_unsigned: bool = False) -> pa.ChunkedArra
     return without_nan(column) if pa.types.is_floating(column.type) else column
 
 
+def is_supported(kind: pa.DataType) -> bool:
+    """Whether `tidy` can convert columns of this type; it cannot convert nested objects."""
+    try:
+        tidy(pa.chunked_array([], kind))
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
 def without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Replace NaN by null."""
     return pc.if_else(pc.is_nan(column), None, column)

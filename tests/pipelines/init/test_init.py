@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from tests.pipelines.init import shops
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import load_config
 from twotower.workflows.features.checks import check_data
+from twotower.workflows.ids import RunIds
 from twotower.workflows.ingest import ingest
 from twotower.workflows.tables import Tables
 
@@ -194,3 +196,38 @@ def test_a_known_data_set_needs_no_init(folder):
     for name in ("ratings.dat", "movies.dat", "users.dat"):
         (folder / name).write_text("1::1::5::978300760\n")
     assert "needs no init: twotower run --data" in refused(str(folder))
+
+
+def test_columns_that_cannot_be_read_are_left_out_and_named(folder):
+    """The index that pandas writes has no name, and exports of APIs have nested objects."""
+    frame = make_orders(rows=3_000, customers=250, products=90)
+    frame.to_csv(folder / "orders.csv")
+    result = call("orders.csv")
+    assert result.exit_code == 0, result.output
+    assert "orders.csv: column '' is not used: it has no name" in result.output
+    assert load_config(folder / "twotower.yaml").ingest.files.columns["user_id"] == "customer"
+    frame["meta"] = [{"page": 1}] * len(frame)
+    frame.to_json(folder / "orders.jsonl", orient="records", lines=True)
+    result = call("orders.jsonl", "--force")
+    assert result.exit_code == 0, result.output
+    assert "column 'meta' is not used: its values are of type struct<page: int64>" in result.output
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_unsigned_hashes_are_ids(folder, suffix):
+    hashes = np.random.default_rng(0).integers(2**64 - 1, size=200, dtype=np.uint64)
+    frame = pd.DataFrame(
+        {"user_id": hashes[shops.USER % 150], "item_id": hashes[150 + shops.ITEM % 40]}
+    )
+    frame["segment"] = hashes[shops.USER % 150 % 5]
+    frame["time"] = shops.SECONDS.astype(np.uint64)
+    getattr(frame, f"to_{suffix}")(folder / f"hashes.{suffix}", index=False)
+    result = call(f"hashes.{suffix}")
+    assert result.exit_code == 0, result.output
+    config = load_config(folder / "twotower.yaml")
+    if suffix == "parquet":
+        assert "segment: whole numbers beyond 2**63 - 1, which only ids may be" in result.output
+    ingest(config.ingest, folder / "data", wanted=config.wanted)
+    users = Tables.read(folder / "data").users["user_id"].to_numpy()
+    decoded = RunIds.read(folder / "data").users.decode(users)
+    assert set(decoded.tolist()) == set(hashes[:150].tolist())

@@ -50,7 +50,9 @@ def test_repeats_and_seen_items(guess_of, shop, duplicates, seen):
 def test_a_feature_with_several_values_uses_the_last(guess_of):
     frame = shops.chinese()
     assert "differing" not in settings(guess_of(frame), FILES, "x")["ingest"]["files"]
-    frame.loc[frame.index[::50], "类别"] = None
+    frame.loc[frame.index[::50], "类别"] = None  # the last known value is used without asking
+    assert "differing" not in settings(guess_of(frame), FILES, "x")["ingest"]["files"]
+    frame.loc[frame.index[25], "类别"] = "x"  # a single row is enough
     assert settings(guess_of(frame), FILES, "x")["ingest"]["files"]["differing"] == "keep_last"
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 import twotower
 from tests.pipelines.steps.test_preprocess import ingested
+from twotower.pipelines.cli import main
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import TRITON, Run
@@ -220,6 +223,11 @@ def test_triton_answers_with_the_context_of_the_request(with_context, exported):
                 np.testing.assert_allclose(found.scores, expected[1], atol=1e-6)
                 with pytest.raises(ServingError, match="'weather'"):
                     client.recommend(users, k=5, features={"weather": months})
+        command = ["query", "--run", str(with_context.path), "--user", "7", "--seen", "-k", "5"]
+        command += ["--feature", "month=Apr", "--feature", "size=-1", "--json"]
+        asked = CliRunner().invoke(main, command, catch_exceptions=False)
+        (answer,) = json.loads(asked.stdout)["users"]
+        assert [each["item"] for each in answer["items"]] == expected[0][1].tolist()
     in_python = twotower.load(with_context.path).recommend(
         users, k=5, filter_seen=False, features=features
     )

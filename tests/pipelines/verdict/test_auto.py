@@ -146,6 +146,7 @@ def test_no_result_is_an_error_with_all_reasons(run, trained):
         choose_recipe(run, Auto())
 
 
+@pytest.mark.slow
 def test_trainings_are_not_repeated(tmp_path, monkeypatch):
     """Real trainings: a killed command resumes, and the main job takes the chosen towers."""
     settings = recipe_settings("closed-form")

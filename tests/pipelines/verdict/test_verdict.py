@@ -53,6 +53,7 @@ def verdict_of(facts: Facts = FACTS, **means: float):
         ({"model": 0.301, "popularity": 0.3, "random": 0.1}, "same", "popularity"),
         ({"model": 0.3, "popularity": 0.301, "itemknn": 0.302}, "same", "popularity"),
         ({"model": 0.2, "popularity": 0.3, "random": 0.1}, "worse", "popularity"),
+        ({"model": 0.2, "popularity": 0.3, "itemknn": 0.302}, "worse", "popularity"),
         ({"model": 0.101, "popularity": 0.099, "random": 0.1}, "no signal", "random"),
         ({"model": 0.05, "popularity": 0.06, "random": 0.1}, "no signal", "random"),
         ({"model": 0.3}, "no baseline", MODEL),

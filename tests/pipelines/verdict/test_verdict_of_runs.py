@@ -60,7 +60,7 @@ def test_drift(tmp_path):
 
 def test_movielens_100k(ml_100k_run):
     verdict = ml_100k_run.notes("evaluate")["verdict"]
-    assert verdict["facts"]["users"] == 943 or verdict["facts"]["users"] > 900
+    assert verdict["facts"]["users"] > 900
     assert (
         verdict["rivals"][0]["name"] == "itemknn" and verdict["rivals"][1]["name"] == "popularity"
     )

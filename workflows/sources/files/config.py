@@ -108,7 +108,7 @@ class FilesConfig(BaseModel, extra="forbid"):
     differing: Literal["error", "keep_last"] = Field(
         "error",
         description="What to do when a feature that is read from the interactions has more than "
-        "one value for a user or an item. error: stop. keep_last: use the value of the last row in "
+        "one value for a user or an item. error: stop. keep_last: use the last value in "
         "file order. That row may belong to the test part, which makes test metrics too high.",
     )
     time_format: str | None = Field(

@@ -97,7 +97,7 @@ class Log:
         self._differing, self._findings = differing, findings
 
     def last_values(self, name: str, codes: np.ndarray, wanted: np.ndarray) -> pa.ChunkedArray:
-        """The value of a column in the last interaction of each wanted id.
+        """The value of a column in the last interaction of each wanted id that has one.
 
         Parameters
         ----------
@@ -109,23 +109,30 @@ class Log:
         Returns
         -------
         ChunkedArray, shape (m,)
-            Null for an id without interactions.
+            Null for an id without a value in any interaction.
 
         Raises
         ------
         DataError
             If an id has more than one value and `differing` is "error".
         """
-        unique, from_end, position = np.unique(codes[::-1], return_index=True, return_inverse=True)
-        last_rows, position = len(codes) - 1 - from_end, position[::-1]
         column = self.reader.column(name)
+        known = np.flatnonzero(column.values.is_valid().to_numpy())
+        if not len(known):
+            return pa.chunked_array([pa.nulls(len(wanted), column.values.type)])
+        unique, from_end, position = np.unique(
+            codes[known][::-1], return_index=True, return_inverse=True
+        )
+        last_rows, position = known[len(known) - 1 - from_end], position[::-1]
         numbers = _codes(column.values)
-        differs = numbers != numbers[last_rows][position]
+        differs = numbers[known] != numbers[last_rows][position]
         if differs.any():
-            row = int(differs.argmax())
-            values = [column.values[each] for each in (row, int(last_rows[position[row]]))]
-            count = len(np.unique(codes[differs]))
-            self._say_that_values_differ(column.place(row), name, row, values, count, len(unique))
+            place = int(differs.argmax())
+            row = int(known[place])
+            values = [column.values[each] for each in (row, int(last_rows[position[place]]))]
+            count = len(np.unique(codes[known][differs]))
+            total = len(np.unique(codes))
+            self._say_that_values_differ(column.place(row), name, row, values, count, total)
         places = np.searchsorted(unique, wanted)
         places[places == len(unique)] = 0
         unknown = unique[places] != wanted
@@ -137,7 +144,7 @@ class Log:
         side = self._key.partition("_")[0]
         found = f"{count:,} of {total:,} {side}s have more than one value"
         if self._differing == "error":
-            value, last = map(_shown, values)
+            value, last = (each.as_py() for each in values)
             advice = (
                 f"Make a table with one row per {side} and name it under ingest.files.{side}s, or "
                 "set ingest.files.differing to keep_last, which may use rows of the test part and "
@@ -149,19 +156,14 @@ class Log:
                     "features.context or context_numeric"
                 )
             raise DataError(
-                f"{place}: {value} for {self._key} {self.ids[row].as_py()!r}, which has {last} "
+                f"{place}: {value!r} for {self._key} {self.ids[row].as_py()!r}, which has {last!r} "
                 f"in a later row; {found}. {advice}"
             )
         self._findings.note(
             "differing_values",
             count,
-            f"column {name}: {found}; the value of the last row is used, which may be in the test "
-            "part",
+            f"column {name}: {found}; the last value is used, which may be in the test part",
         )
-
-
-def _shown(value: pa.Scalar) -> str:
-    return repr(value.as_py()) if value.is_valid else "no value"
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

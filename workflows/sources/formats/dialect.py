@@ -171,17 +171,24 @@ def _has_header(file: DataFile, first: list[str], others: list[list[str]]) -> bo
     column decides in which all texts but the first have a digit, such as `customer` above `C00680`;
     otherwise the words in the first record do.
     """
-    if any(_VALUE.fullmatch(field) for field in first) or len(set(first)) < len(first):
+    if any(_VALUE.fullmatch(field) for field in first):
         return False
+    named = [field for field in first if field]
+    twice = next((name for name in named if named.count(name) > 1), None)
     same_width = [record for record in others if len(record) == len(first)]
     columns = [[field for field in column if field] for column in zip(*same_width, strict=True)]
-    if any(column and all(map(_VALUE.fullmatch, column)) for column in columns):
-        return True
-    if any(
+    if any(column and all(map(_VALUE.fullmatch, column)) for column in columns) or any(
         len(column) >= _MIN_CODES and not _DIGIT.search(name) and all(map(_DIGIT.search, column))
         for name, column in zip(first, columns, strict=False)
     ):
-        return True
+        if twice is None:
+            return True
+        raise DataError(
+            f"{file}, line 1: {named.count(twice)} columns are named {twice}; give each a name of "
+            "its own, or set header to false if the line has values"
+        )
+    if twice is not None:
+        return False
     if any(name in column for name, column in zip(first, columns, strict=False)):
         return False
     words = sum(bool(_NAME_WORDS.search(field)) for field in first)

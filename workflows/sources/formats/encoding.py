@@ -15,6 +15,20 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_OTHER = {
+    b"PK\x03\x04": "an Excel workbook or a zip; save the sheet as CSV, or name the zip .zip",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV",
+    b"PAR1": "a parquet file; name it .parquet",
+    b"\x1f\x8b": "compressed with gzip; add .gz to its name",
+    b"BZh": "compressed with bzip2; use gzip, or no compression",
+    b"(\xb5/\xfd": "compressed with zstandard; use gzip, or no compression",
+    b"SQLi": "an SQLite database; write its table to a CSV file first",
+    b"%PDF": "a PDF, not a table",
+    b"\x89PNG": "an image, not a table",
+    b"\xff\xd8\xff": "an image, not a table",
+    b"GIF8": "an image, not a table",
+}
+"""How files begin that people name as if they were text, and what to do."""
 _FALLBACK = "cp1252"
 _SHOWN = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8", "utf-16": "UTF-16", "cp1252": "Windows-1252"}
 
@@ -30,6 +44,11 @@ def find_encoding(file: DataFile, given: str | None) -> str:
     DataError
         If a byte does not fit (the message names its line and column), or `given` is no encoding.
     """
+    with file.open() as raw:
+        start = _read(file, raw, 4)
+    for mark, other in _OTHER.items():
+        if start.startswith(mark):
+            raise DataError(f"{file}: this is {other}")
     if given is not None:
         try:
             encoding = codecs.lookup(given).name
@@ -39,8 +58,6 @@ def find_encoding(file: DataFile, given: str | None) -> str:
             ) from None
         _check(file, encoding, "set another encoding")
         return encoding
-    with file.open() as raw:
-        start = _read(file, raw, 4)
     for mark, encoding in _MARKS.items():
         if start.startswith(mark):
             _check(file, encoding, "set the encoding, or save the file as UTF-8")

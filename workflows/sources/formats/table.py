@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.sources.arrow_types import is_supported
 from twotower.workflows.sources.base import OnMessage, ignore
 from twotower.workflows.sources.columns import Column, Rows, Stored
 from twotower.workflows.sources.findings import Findings
@@ -52,6 +53,16 @@ class FileTable:
 
     def __contains__(self, name: str) -> bool:
         return self._names.get(name, name) in self.names or name in self.names
+
+    @property
+    def unusable(self) -> dict[str, str]:
+        """The columns that `column` refuses in whatever way they are asked for, and the reason."""
+        found = {"": "it has no name"} if "" in self.names else {}
+        for part in self._parts:
+            for name in part.columns:
+                if name and part.columns.count(name) == 1 and not is_supported(part.kind(name)):
+                    found[name] = f"its values are of type {part.kind(name)}"
+        return found
 
     def column(self, name: str, keep_unsigned: bool = False) -> Column:
         """Read a column, in its tidy type (see `arrow_types.tidy`).

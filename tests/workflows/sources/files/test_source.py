@@ -59,9 +59,9 @@ def test_columns_are_renamed_typed_and_in_file_order(folder):
     assert [str(t) for t in interactions.schema.types] == 3 * ["int64"] + ["float", "int64"]
 
 
-def test_without_tables_the_last_row_of_a_user_or_item_wins(folder):
+def test_without_tables_the_last_known_value_of_a_user_or_item_wins(folder):
     tables = source(folder).read()
-    assert tables.users.to_pydict() == {"user_id": [3, 7], "city": [None, "Bari"]}
+    assert tables.users.to_pydict() == {"user_id": [3, 7], "city": ["Oslo", "Bari"]}
     assert tables.items.to_pydict() == {"item_id": [10, 20], "price": [8, 5]}
     assert str(tables.items["price"].type) == "int64"
 

@@ -268,3 +268,46 @@ def test_columns_that_are_not_wanted_are_listed_but_not_stored(tmp_path):
     table = open_table(tmp_path / "a.csv", ReadOptions(wanted=frozenset({"user_id"})))
     assert table.names == ["user_id", "item_id", "review"]
     assert table.column("user_id").values.to_pylist() == [1]
+
+
+@pytest.mark.parametrize(
+    "start, what",
+    [
+        (b"PK\x03\x04\x14", "an Excel workbook or a zip; save the sheet as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1", "an Excel workbook; save the sheet as CSV"),
+        (b"\x89PNG\r\n\x1a\n", "an image, not a table"),
+        (b"\x1f\x8b\x08", "compressed with gzip; add .gz to its name"),
+        (b"PAR1\x15", "a parquet file; name it .parquet"),
+    ],
+)
+def test_a_file_of_another_kind_with_the_name_of_a_text_file_is_named(start, what, tmp_path):
+    for name, options in (("a.csv", {}), ("a.xlsx", {"format": "csv", "encoding": "cp1252"})):
+        with pytest.raises(DataError, match=f"{name}: this is {what}"):
+            opened(tmp_path / name, start + b"\n1,2\n" * 9, **options)
+
+
+def test_columns_of_one_name_are_no_reason_to_take_the_header_for_values(tmp_path):
+    rows = "u1,i1,2024-05-01,01/05/2024\nu2,i2,2024-05-02,02/05/2024\n"
+    with pytest.raises(DataError, match="line 1: 2 columns are named date; give each a name of"):
+        opened(tmp_path / "a.csv", f"user,item,date,date\n{rows}")
+    found, _ = opened(tmp_path / "b.csv", f"user,item,date,date\n{rows}", header=False)
+    assert found["column_1"] == ["user", "u1", "u2"]
+    texts, _ = opened(tmp_path / "c.csv", "a,a,b\nb,c,d\n")  # nothing says that these are names
+    assert texts["column_1"] == ["a", "b"]
+
+
+def test_columns_without_a_name_do_not_hide_the_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(";user;price;;\n0;u1;1.5;;\n1;u2;2.5;;\n")
+    table = open_table(path)
+    assert table.names == ["", "user", "price"] and table.unusable == {"": "it has no name"}
+    assert table.column("price").values.to_pylist() == [1.5, 2.5]
+
+
+def test_nested_objects_are_told_from_the_columns_that_can_be_used(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"user": 1, "meta": {"page": 1}, "tags": ["a"], "more": [{"x": 1}]}\n' * 2)
+    table = open_table(path)
+    assert set(table.unusable) == {"meta", "more"}
+    assert table.unusable["meta"] == "its values are of type struct<page: int64>"
+    assert table.column("user").values.to_pylist() == [1, 1]
