@@ -61,12 +61,17 @@ def choose(
         If the data that `config` needs cannot be downloaded.
     """
     from twotower.workflows.ingest import SOURCES, detect_source, detectable
+    from twotower.workflows.sources.data_path import is_remote
 
     if data is not None:
-        if not data.exists():
+        if not is_remote(data) and not data.exists():
             raise ConfigError(f"--data {data}: no such file or folder")
         if config is not None:
             return load_config(config, overrides, data), f"data: {data}"
+        if is_remote(data):
+            raise ConfigError(
+                f"--data {data}: pass --config, too; data sets are recognised on this machine only"
+            )
         found = detect_source(data)
         if found is None:
             raise ConfigError(

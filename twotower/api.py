@@ -21,6 +21,7 @@ from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.run.layout import RUNS
 from twotower.workflows.errors import DataError
+from twotower.workflows.sources.data_path import DataPath
 
 if TYPE_CHECKING:
     from twotower.serving.client import RetrievalClient
@@ -139,7 +140,7 @@ def fit(
 def _as_table(name: str, given: Table) -> pa.Table | Path:
     """Return a data frame as an Arrow table, and a path as an absolute one."""
     if not isinstance(given, pd.DataFrame):
-        return Path(given).absolute()
+        return DataPath(given).absolute()
     try:
         return pa.Table.from_pandas(given, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

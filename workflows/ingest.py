@@ -21,6 +21,7 @@ from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.profile import Profile, profile
 from twotower.workflows.rows import wanted_again, with_all_rows, with_known_values
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
+from twotower.workflows.sources.data_path import DataPath, is_remote
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.files.source import FilesSource
 from twotower.workflows.sources.findings import Findings, write_report
@@ -55,12 +56,12 @@ class IngestConfig(BaseModel, extra="forbid"):
     source: str = Field(
         ..., description="Format of the data. `synthetic` generates data and needs no files."
     )
-    path: Path | None = Field(
+    path: DataPath | None = Field(
         None,
         description="For a published data set: the folder or zip with its files, or a folder that "
         "contains it. For files: the folder to which the paths under `ingest.files` are "
-        "relative. If relative, it is resolved against the working directory; the run folder "
-        "stores the absolute path.",
+        "relative; it may be an s3:// or gs:// path. If relative, it is resolved against the "
+        "working directory; the run folder stores the absolute path.",
     )
     # The settings of a source are in the field that is named like the source.
     files: FilesConfig | None = Field(
@@ -92,6 +93,11 @@ class IngestConfig(BaseModel, extra="forbid"):
         if name not in SOURCES:
             raise ValueError(f"{name!r}: no such source; choose one of {', '.join(SOURCES)}")
         return name
+
+    @root_validator(skip_on_failure=True)
+    def _is_read_from_there(cls, values: dict[str, Any]) -> dict[str, Any]:
+        _check_place(values["source"], values["path"])
+        return values
 
     @property
     def names_files(self) -> bool:
@@ -221,6 +227,7 @@ def ingest_more(
         RunIds.read(data),
         Tables.read(data),
     )
+    _check_place(config.source, more)
     source = _source(config, wanted_again(wanted or Wanted(), old, before))
     raw = source.read_update(more, before.types, progress, findings)
     ids = RunIds(
@@ -265,6 +272,14 @@ def source_files(config: IngestConfig) -> list[Path]:
 def _source(config: IngestConfig, wanted: Wanted | None = None) -> Source:
     settings = getattr(config, config.source.replace("-", "_"), None)
     return SOURCES[config.source](config.path, settings, wanted)
+
+
+def _check_place(source: str, path: Path | None) -> None:
+    """Raise DataError if `path` is remote and only source `files` could read it."""
+    if path is not None and is_remote(path) and not SOURCES[source].names_files:
+        raise DataError(
+            f"{path}: source {source} reads files of this machine only; copy them first"
+        )
 
 
 def detect_source(path: Path) -> tuple[str, Path] | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twotower.pipelines.cli.group import Commands, quiet
+from twotower.workflows.sources.data_path import DataPath
 
 if TYPE_CHECKING:
     from twotower.pipelines.run import Run
@@ -36,6 +37,8 @@ def main() -> None:
 
 
 FILE = click.Path(path_type=Path)
+DATA = click.Path(path_type=DataPath)
+"""Data, which may be in S3 or GCS."""
 run_option = click.option(
     "--run", "folder", type=FILE, help="Run folder. Default: the run that was used last."
 )
@@ -55,7 +58,7 @@ config_option = click.option(
     metavar="NAME|FILE",
     help="YAML file, or the name of one in configs/, such as ml-1m.",
 )
-data_option = click.option("--data", type=FILE, help="Folder or zip with the data.")
+data_option = click.option("--data", type=DATA, help="Folder or zip with the data.")
 json_option = click.option(
     "--json",
     "as_json",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from twotower.pipelines.cli.options import (
-    FILE,
+    DATA,
     SERVE,
     json_option,
     k_option,
@@ -102,7 +102,7 @@ def rollback(folder, as_json) -> None:
 @main.verb(SERVE, "twotower update --data new-interactions/")
 @click.option(
     "--data",
-    type=FILE,
+    type=DATA,
     required=True,
     help="Folder or zip with files named like the run's, or one file of interactions.",
 )

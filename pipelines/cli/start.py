@@ -7,6 +7,7 @@ import sys
 import click
 
 from twotower.pipelines.cli.options import (
+    DATA,
     FILE,
     START,
     config_option,
@@ -77,9 +78,9 @@ def run(config, data, folder, overrides, recipe, budget, as_json) -> None:
     "twotower init orders.csv --items products.csv\n"
     "twotower init log.parquet --user visitor --item page --value none",
 )
-@click.argument("interactions", type=FILE)
-@click.option("--items", type=FILE, help="File or folder with one row per item.")
-@click.option("--users", type=FILE, help="File or folder with one row per user.")
+@click.argument("interactions", type=DATA)
+@click.option("--items", type=DATA, help="File or folder with one row per item.")
+@click.option("--users", type=DATA, help="File or folder with one row per user.")
 @click.option("--user", metavar="COLUMN", help="The column with the users' ids.")
 @click.option("--item", metavar="COLUMN", help="The column with the items' ids.")
 @click.option("--time", metavar="COLUMN", help="The column with the time; none if there is none.")

@@ -20,8 +20,10 @@ from twotower.pipelines.init.settings import run_name
 from twotower.pipelines.init.write import as_yaml
 from twotower.pipelines.run import write_atomically
 from twotower.workflows.ingest import detect_source
+from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.formats.options import ReadOptions
 from twotower.workflows.sources.formats.table import open_table
+from twotower.workflows.sources.remote import local_copies
 
 AS_FOUND = ReadOptions()
 ROLE_OF = {"users": "user", "items": "item"}
@@ -121,7 +123,8 @@ def _facts_of_files(path: Path, options: ReadOptions, progress: ShowProgress) ->
     known = detect_source(path) if path.exists() else None
     if known is not None:
         raise ConfigError(f"{path} is {known[0]}, which needs no init: twotower run --data {path}")
-    table = open_table(path, options, on_message=say)
-    for name, reason in table.unusable.items():
-        say(f"{path}: column {name!r} is not used: {reason}")
-    return facts_of(table, progress)
+    with local_copies({"table": path}, Findings(say), progress) as (places, findings):
+        table = open_table(places["table"], options, on_message=findings)
+        for name, reason in table.unusable.items():
+            say(f"{path}: column {name!r} is not used: {reason}")
+        return facts_of(table, progress)

@@ -21,6 +21,7 @@ from twotower.pipelines.steps.quality_gate import objection
 from twotower.pipelines.steps.serve import running_server
 from twotower.pipelines.steps.train import closed_form_start, summary, validation
 from twotower.serving.repository import ModelRepository
+from twotower.workflows.sources.data_path import is_remote
 
 if TYPE_CHECKING:
     from twotower.models.training.data import TrainingData
@@ -57,7 +58,7 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
         If the data look like a mistake (see `workflows.day`), or the model gets worse than the
         published version (see `pipelines.steps.quality_gate`); nothing has changed then.
     """
-    if not folder.exists():
+    if not is_remote(folder) and not folder.exists():
         raise ConfigError(f"--data {folder}: no such file or folder")
     run.verified("ingest", "preprocess", "train")
     published = ModelRepository(run.path / TRITON).published

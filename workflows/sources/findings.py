@@ -86,11 +86,24 @@ class Findings:
             raise DataError(f"{text}. Correct the data, or set ingest.strict to false: then {done}")
         self._report(rule, count, f"{text}; {done}")
 
+    def renamed(self, names: Callable[[str], str]) -> Findings:
+        """Return findings that are reported here; `names` corrects the names in their lines."""
+        return _Renamed(self, names)
+
     def _report(self, rule: str, count: int | None, text: str) -> None:
         entry = Finding(rule, count, text)
         if entry not in self.entries:
             self.entries.append(entry)
             self._on_message(text)
+
+
+class _Renamed(Findings):
+    def __init__(self, findings: Findings, names: Callable[[str], str]):
+        super().__init__(findings, findings._strict)
+        self._findings, self._names = findings, names
+
+    def _report(self, rule: str, count: int | None, text: str) -> None:
+        self._findings._report(rule, count, self._names(text))
 
 
 def write_report(folder: Path, findings: Sequence[Finding], profile: Mapping[str, Any]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, root_validator, validator
 
+from twotower.workflows.sources.data_path import DataPath
 from twotower.workflows.sources.formats.options import Format
 from twotower.workflows.sources.time_texts import check_format
 from twotower.workflows.sources.times import UNITS
@@ -17,17 +17,18 @@ TableName = Literal["interactions", "users", "items"]
 class FilesConfig(BaseModel, extra="forbid"):
     """Where the files are, how to read them, and what their columns mean."""
 
-    interactions: Path = Field(
+    interactions: DataPath = Field(
         ...,
         description="File, folder, glob pattern or zip with one row per interaction, relative to "
-        "`ingest.path`: parquet, CSV (with any separator) or JSON lines; text may be gzipped.",
+        "`ingest.path`: parquet, CSV (with any separator) or JSON lines; text may be gzipped. Also "
+        "s3:// and gs:// paths.",
     )
-    users: Path | None = Field(
+    users: DataPath | None = Field(
         None,
         description="The same with one row per user. User features that it lacks, or all of them "
         "without it, are read from the interactions (see `differing`).",
     )
-    items: Path | None = Field(
+    items: DataPath | None = Field(
         None,
         description="The same with one row per item. Item features that it lacks, or all of them "
         "without it, are read from the interactions (see `differing`).",
@@ -147,6 +148,6 @@ class FilesConfig(BaseModel, extra="forbid"):
         return () if self.available is None else (self.available,)
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[DataPath]:
         """The paths that are set."""
         return [path for path in (self.interactions, self.users, self.items) if path is not None]

@@ -18,6 +18,7 @@ from twotower.workflows.sources.base import (
     ignore,
 )
 from twotower.workflows.sources.columns import as_numbers
+from twotower.workflows.sources.data_path import is_remote
 from twotower.workflows.sources.files.catalogue import mark_available
 from twotower.workflows.sources.files.config import FilesConfig, TableName
 from twotower.workflows.sources.files.reader import ROW_COLUMNS, TableReader, known_types
@@ -26,6 +27,7 @@ from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.formats.options import ReadOptions
 from twotower.workflows.sources.formats.paths import NoRows, expand, same_in_another_format
 from twotower.workflows.sources.formats.table import FileTable, open_table
+from twotower.workflows.sources.remote import local_copies
 from twotower.workflows.sources.times import as_seconds
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables
@@ -84,18 +86,19 @@ class FilesSource(Source):
         return self.path or Path()
 
     def files(self) -> list[Path]:
-        """All files of the interactions, the users and the items."""
-        config = self.config
-        found = [
-            file.path for path in config.paths for file in expand(self.base / path, config.format)
-        ]
+        """All files of the interactions, the users and the items; DataError if one is remote."""
+        paths = [self.base / path for _, path in self._paths]
+        for path in filter(is_remote, paths):
+            raise DataError(f"{path}: not on this machine, as is needed here; copy the files first")
+        found = [file.path for path in paths for file in expand(path, self.config.format)]
         return list(dict.fromkeys(found))
 
     def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:
-        """Read all tables. `progress` counts columns."""
-        findings = Findings.of(on_message)
-        tables = {name: self._open(name, self.base / path, findings) for name, path in self._paths}
-        return Tables(**self._tables(tables, {}, progress, findings))
+        """Read all tables. `progress` counts columns, and before that the bytes of remote files."""
+        paths = {name: self.base / path for name, path in self._paths}
+        with local_copies(paths, Findings.of(on_message), progress) as (places, findings):
+            tables = {name: self._open(name, place, findings) for name, place in places.items()}
+            return Tables(**self._tables(tables, {}, progress, findings))
 
     def read_update(
         self,
@@ -107,9 +110,15 @@ class FilesSource(Source):
         """Read all tables that have rows in `folder`, or the interactions if it is a file.
 
         In a folder or zip, a file may be in another format, under the same name with another
-        ending. A column may have no value in any row: `tables.merge` gives it its type.
+        ending. A column may have no value in any row: `tables.merge` gives it its type. A remote
+        folder is copied whole.
         """
-        findings = Findings.of(on_message)
+        with local_copies({"day": folder}, Findings.of(on_message), progress) as (places, findings):
+            return self._read_day(places["day"], id_types, progress, findings)
+
+    def _read_day(
+        self, folder: Path, id_types: IdTypes, progress: Progress | None, findings: Findings
+    ) -> dict[str, pa.Table]:
         tables: dict[TableName, FileTable] = {}
         is_table = folder.is_file() and folder.suffix != ".zip"
         if is_table:
