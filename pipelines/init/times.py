@@ -146,7 +146,7 @@ def _may_be_time(column: Facts) -> bool:
         return False
     low, high = column.range
     if has_role(column.name, "time") and not has_role(column.name, "order"):
-        return low >= 0 and column.distinct > MAX_CALENDAR
+        return low >= 0 and (column.distinct > MAX_CALENDAR or low >= DAYS[0])
     return column.is_whole and any(
         EPOCHS[0] * unit <= low and high <= EPOCHS[1] * unit for unit in (1, 10**3)
     )
