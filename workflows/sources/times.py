@@ -157,6 +157,11 @@ def _texts_as_seconds(
     except UnclearTime as error:
         value = texts[error.row].as_py()
         advice = "" if "time_format" in error.reason else f". {_ADVICE}"
+        if time_format is not None:
+            advice = (
+                ", as ingest.files.time_format says. Write all times like that or, if the setting "
+                "is wrong, correct it and run `twotower ingest`"
+            )
         raise DataError(f"{column.place(error.row)}: {value!r}; {error.reason}{advice}") from error
     if parsed.remarks:
         say("; ".join(parsed.remarks))

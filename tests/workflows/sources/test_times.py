@@ -112,7 +112,11 @@ def test_the_setting_decides_what_is_unclear(values, time_format, expected, tmp_
         (["5", "soon", "7"], "seconds", "row 2, column timestamp: 'soon'; expected a number"),
         ([" 5", "soon", "7"], None, "row 2, column timestamp: 'soon'; expected a number"),
         ([5, 6, 10**13], "milliseconds", "row 3.*10000000000000; as milliseconds .* after the"),
-        (["2020-01-31"] * 3, "%d/%m/%Y", "row 1.*'2020-01-31'; it cannot be read as %d/%m/%Y"),
+        (
+            ["2020-01-31"] * 3,
+            "%d/%m/%Y",
+            "'2020-01-31'; it cannot be read as %d/%m/%Y, as ingest.files.time_format says. Write all",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(values, time_format, message, tmp_path):
