@@ -104,7 +104,7 @@ def rollback(folder, as_json) -> None:
     "--data",
     type=DATA,
     required=True,
-    help="Folder or zip with the new data, in the format of the run's data.",
+    help="Folder or zip with files named like the run's, or one file of interactions.",
 )
 @run_option
 @set_option

@@ -146,7 +146,7 @@ def _may_be_time(column: Facts) -> bool:
         return False
     low, high = column.range
     if has_role(column.name, "time") and not has_role(column.name, "order"):
-        return low >= 0 and column.distinct > MAX_CALENDAR
+        return low >= 0 and (column.distinct > MAX_CALENDAR or low >= DAYS[0])
     return column.is_whole and any(
         EPOCHS[0] * unit <= low and high <= EPOCHS[1] * unit for unit in (1, 10**3)
     )
@@ -190,8 +190,11 @@ def _of_numbers(column: Facts, known: np.ndarray, seconds: np.ndarray) -> Time:
 
 
 def _read_days(column: Facts, known: np.ndarray, values: pa.ChunkedArray) -> Time | None:
-    """Read whole numbers such as 20240513 as days; None if they are no such."""
-    if not column.is_whole or not (DAYS[0] <= column.range[0] and column.range[1] <= DAYS[1]):
+    """Read numbers, or texts of digits, such as 20240513 as days; None if they are no such."""
+    if column.is_text:  # such as those that folders name, date=20240513
+        if not all(text.isdigit() and len(text) == 8 for text in column.texts):
+            return None
+    elif not column.is_whole or not (DAYS[0] <= column.range[0] and column.range[1] <= DAYS[1]):
         return None
     try:
         read = as_seconds(_as_column(column, values), lambda line: None, DAY_FORMAT)

@@ -16,7 +16,7 @@ from rich.text import Text
 from twotower.pipelines.console import console, printable, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.preprocess import ITEMS, load_split, read_ids
+from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_split, read_ids
 from twotower.pipelines.steps.serve import Addresses, running_server, serving
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.contract import NUMPY_DTYPES
@@ -77,6 +77,11 @@ def query(
         with _server_for(run) as addresses:
             answers = ask(addresses, users, k, [protocol], filter_seen, features)
         print_recommendations(run, users, answers)
+        unknown = unknown_users(run, users)
+    for user in unknown:
+        console.print(
+            Text(printable(f"user {user} is not in the run's data: answered as an unknown user"))
+        )
     (version,) = {answer.version for answer in answers.values()}
     published = ModelRepository(run.path / TRITON).published
     console.print(
@@ -268,6 +273,14 @@ def _typed(option: str, text: str, datatype: str) -> int | float | str:
             f"--feature {option}: {text!r} is no integer from {limits.min} to {limits.max}"
         )
     return number
+
+
+def unknown_users(run: Run, users: Sequence[Id]) -> list[Id]:
+    """Return those of `users`, ids as given, that the data of the run does not have."""
+    user_id = run.config.features.user_id
+    codes = pd.read_parquet(run.path / "data" / USERS, columns=[user_id])[user_id].to_numpy()
+    known = set(read_ids(run).users.decode(codes).tolist())
+    return [user for user in dict.fromkeys(users) if user not in known]
 
 
 def shown_items(run: Run) -> pd.DataFrame:

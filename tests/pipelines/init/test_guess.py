@@ -153,6 +153,10 @@ def test_days_as_numbers_and_years_of_two_digits(guess_of):
     found = guess_of(frame)
     assert (found.time.column, found.time.format) == ("day", "%Y%m%d")
     assert np.array_equal(found.time.seconds, shops.SECONDS // 86_400 * 86_400)
+    texts = guess_of(frame.assign(day=days.astype(str)))  # as in folders, day=20240513
+    assert np.array_equal(texts.time.seconds, found.time.seconds)
+    month = np.where(days // 100 % 100 == days[0] // 100 % 100, days, days[0])  # few days
+    assert guess_of(frame.assign(day=month)).time.format == "%Y%m%d"
     short = guess_of(frame.assign(day=shops.TIMES.strftime("%d.%m.%y")))
     assert short.time is None and "time_format" in short.features.left_out["day"]
 

@@ -24,7 +24,7 @@ from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import load_tables, preprocess, read_ids
 from twotower.pipelines.steps.publish import publish
-from twotower.pipelines.steps.query import ask, shown_items
+from twotower.pipelines.steps.query import ask, shown_items, unknown_users
 from twotower.pipelines.steps.serve import serving
 from twotower.pipelines.steps.train import train
 from twotower.pipelines.steps.update import update
@@ -136,6 +136,8 @@ def test_a_query_takes_and_prints_text_ids(text_run, monkeypatch):
     asked = CliRunner().invoke(main, command)
     assert asked.exit_code == 0, asked.output
     assert f"user {user}" in asked.output and "user nobody" in asked.output
+    assert "user nobody is not in the run's data: answered as an unknown user" in asked.output
+    assert f"user {user} is not" not in asked.output
     assert "[b]" in asked.output and r"[/b] \u202e\x1b[2J" in asked.output
     assert "\x1b[2J" not in asked.output and "\u202e" not in asked.output
     answer = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
@@ -154,6 +156,16 @@ def test_a_run_with_numbers_names_what_is_no_number(world, tmp_path, monkeypatch
     asked = CliRunner().invoke(main, ["query", "--run", str(run.path), "--user", "C00680"])
     assert asked.exit_code == 1
     assert "'C00680' is no id of this run: its ids are whole numbers (" in asked.output
+
+
+@pytest.mark.parametrize("kind", [{}, MIXED], ids=["numbers", "texts"])
+def test_users_that_the_data_does_not_have_are_named(kind, world, tmp_path):
+    """A mistyped id is answered like that of a new user, which people must be told."""
+    run = prepared(write(tmp_path / "data", world[0], kind), tmp_path, steps=(ingest,))
+    users = pd.read_parquet(run.path / "data" / "users.parquet")["user_id"].to_numpy()
+    given = read_ids(run).users.decode(users[:2]).tolist()
+    other = 10**9 if kind == {} else "C 00680 "
+    assert unknown_users(run, [given[1], other, given[0], other]) == [other]
 
 
 def test_a_split_file_has_the_ids_as_given(world, tmp_path):

@@ -107,10 +107,11 @@ class FilesSource(Source):
         progress: Progress | None = None,
         on_message: OnMessage = ignore,
     ) -> dict[str, pa.Table]:
-        """Read all tables that have rows in `folder`.
+        """Read all tables that have rows in `folder`, or the interactions if it is a file.
 
-        A file may be in another format, under the same name with another ending. A column may
-        have no value in any row: `tables.merge` gives it its type. A remote folder is copied whole.
+        In a folder or zip, a file may be in another format, under the same name with another
+        ending. A column may have no value in any row: `tables.merge` gives it its type. A remote
+        folder is copied whole.
         """
         with local_copies({"day": folder}, Findings.of(on_message), progress) as (places, findings):
             return self._read_day(places["day"], id_types, progress, findings)
@@ -119,7 +120,10 @@ class FilesSource(Source):
         self, folder: Path, id_types: IdTypes, progress: Progress | None, findings: Findings
     ) -> dict[str, pa.Table]:
         tables: dict[TableName, FileTable] = {}
-        for name, path in self._paths:
+        is_table = folder.is_file() and folder.suffix != ".zip"
+        if is_table:
+            tables["interactions"] = self._open("interactions", folder, findings)
+        for name, path in () if is_table else self._paths:
             if path.is_absolute():
                 raise DataError(
                     f"{path}: ingest.files has an absolute path, but an update reads the same "
@@ -133,7 +137,10 @@ class FilesSource(Source):
                 continue
         if not tables:
             names = ", ".join(map(str, self.config.paths))
-            raise DataError(f"{folder}: no row in {names}; nothing to add")
+            raise DataError(
+                f"{folder}: no row in {names}; nothing to add. Give the files these names, or name "
+                "a single file of interactions"
+            )
         return self._tables(tables, id_types, progress, findings)
 
     @property

@@ -101,3 +101,18 @@ def test_a_day_with_a_text_among_numbers_is_refused(base, tmp_path):
         ingest_more(*base, write(tmp_path / "day", files), wanted=WANTED)
     assert RunIds.read(base[1]).items.texts.to_pylist() == ["A", "B"]
     assert Tables.read(base[1]).items.num_rows == 2
+
+
+def test_a_single_file_has_the_interactions_of_the_day(base, tmp_path):
+    """Under any name, with other columns, separators and order; absolute paths do no harm."""
+    config, data = base
+    absolute = config.files.copy(update={"interactions": tmp_path / "base" / "orders.csv"})
+    config = config.copy(update={"files": absolute})
+    folder = write(tmp_path / "days", {"monday.csv": "zip;note;sku;customer\n20095;x;C;9\n"})
+    day = ingest_more(config, data, folder / "monday.csv", wanted=WANTED)
+    assert day.appended == 1 and day.ids.users.texts.to_pylist() == ["00042", "7", "9"]
+    assert day.merged.items["title"].to_pylist() == ["Alpha", "Beta", None]
+    with pytest.raises(DataError, match=r"ingest\.files has an absolute path"):
+        ingest_more(config, data, folder, wanted=WANTED)
+    with pytest.raises(DataError, match=r"nothing to add\. Give the files these names, or name a"):
+        ingest_more(*base, folder, wanted=WANTED)
