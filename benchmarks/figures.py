@@ -130,6 +130,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "quality": partial(checks, "quality"),
     "main-job": partial(checks, "main_job"),
+    "own-data": partial(checks, "own_data"),
     "faults": partial(checks, "faults"),
     "checks": partial(checks, "serving"),
 }
