@@ -124,7 +124,7 @@ def recommend(
         written = _write(_Parts(out, k, part_rows), published, asked, filter_seen, progress)
         counts = f"version {written.version}: {written.users:,} users, {written.rows:,} rows"
         unknown, resumed = written.unknown_users, written.resumed_users
-        result(counts + (f", {unknown:,} users unknown" if unknown else ""))
+        result(counts + (f", unknown users: {unknown:,}" if unknown else ""))
         if resumed:
             result(f"{resumed:,} users were answered before an interruption")
         result(f"{out}, {out.stat().st_size / 1e6:.1f} MB")
