@@ -54,7 +54,7 @@ def _sections(model: type[BaseModel], prefix: str, level: int) -> Iterator[str]:
     settings: list[ModelField] = []
     sections: list[ModelField] = []
     for field in model.__fields__.values():
-        (sections if _is_section(field) else settings).append(field)
+        (sections if is_section(field) else settings).append(field)
     if settings:
         lines = [_row(field, prefix) for field in settings]
         yield "\n".join([HEADER, *lines]) + "\n"
@@ -67,8 +67,11 @@ def _sections(model: type[BaseModel], prefix: str, level: int) -> Iterator[str]:
         yield from _sections(field.type_, f"{key}.", level + 1)
 
 
-def _is_section(field: ModelField) -> bool:
-    return isinstance(field.type_, type) and issubclass(field.type_, BaseModel)
+def is_section(field: ModelField) -> bool:
+    """Whether a field has settings of its own."""
+    # In Python 3.10 list[str] is an instance of type, but no class.
+    is_class = isinstance(field.type_, type) and typing.get_origin(field.type_) is None
+    return is_class and issubclass(field.type_, BaseModel)
 
 
 def _section_description(field: ModelField) -> str:
@@ -117,7 +120,7 @@ def _type(kind: Any) -> str:
         return "list"
     if origin is list:
         return f"list of {_type(arguments[0])}s"
-    if not isinstance(kind, type):
+    if not isinstance(kind, type) or origin is not None:
         return "any value"
     if hasattr(kind, "item_type"):  # a list with constraints
         return f"list of {_type(kind.item_type)}s"

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import Config
+from twotower.pipelines.reference import is_section
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -56,7 +57,7 @@ def settings(model: type[BaseModel]) -> Iterator[str]:
     """ "section.key" of every field, sections included."""
     for name, field in model.__fields__.items():
         yield name
-        if isinstance(field.type_, type) and issubclass(field.type_, BaseModel):
+        if is_section(field):
             yield from (f"{name}.{below}" for below in settings(field.type_))
 
 

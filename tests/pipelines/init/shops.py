@@ -6,14 +6,19 @@ import numpy as np
 import pandas as pd
 
 ROWS, USERS, ITEMS = 3_000, 200, 80
-_draw = np.random.default_rng(0)
-USER = _draw.integers(USERS, size=ROWS)
-ITEM = _draw.zipf(1.5, size=ROWS) % ITEMS
-SECONDS = 1_650_000_000 + np.sort(_draw.integers(300 * 86_400, size=ROWS))
+_first = np.random.default_rng(0)
+USER = _first.integers(USERS, size=ROWS)
+ITEM = _first.zipf(1.5, size=ROWS) % ITEMS
+SECONDS = 1_650_000_000 + np.sort(_first.integers(300 * 86_400, size=ROWS))
 TIMES = pd.to_datetime(SECONDS, unit="s")
 GROUP = np.array(list("ABCDEF"))[ITEM % 6]
 PRICE = (ITEM * 1.37 + 2).round(2)
-STARS = _draw.integers(1, 6, size=ROWS)
+STARS = _first.integers(1, 6, size=ROWS)
+
+
+def _draw(seed: int) -> np.random.Generator:
+    """Random numbers that are the same in whatever order the tables are made."""
+    return np.random.default_rng(seed)
 
 
 def texts(pattern: str, numbers: np.ndarray) -> list[str]:
@@ -31,7 +36,7 @@ def retail() -> pd.DataFrame:
             "InvoiceNo": texts("{}", 536_000 + np.arange(ROWS) // 3),
             "StockCode": texts("{}A", 85_000 + ITEM),
             "Description": texts("WHITE HANGING HEART {} T-LIGHT", ITEM),
-            "Quantity": _draw.integers(-2, 20, size=ROWS),
+            "Quantity": _draw(1).integers(-2, 20, size=ROWS),
             "InvoiceDate": TIMES.strftime("%m/%d/%Y %H:%M"),
             "UnitPrice": PRICE,
             "CustomerID": USER + 12_000,
@@ -45,9 +50,11 @@ def events() -> pd.DataFrame:
         {
             "timestamp": SECONDS * 1000,
             "visitorid": USER,
-            "event": _draw.choice(["view", "addtocart", "dislike"], p=[0.9, 0.07, 0.03], size=ROWS),
+            "event": _draw(2).choice(
+                ["view", "addtocart", "dislike"], p=[0.9, 0.07, 0.03], size=ROWS
+            ),
             "itemid": ITEM,
-            "transactionid": np.where(_draw.random(ROWS) < 0.03, 1.0, np.nan),
+            "transactionid": np.where(_draw(3).random(ROWS) < 0.03, 1.0, np.nan),
         }
     )
 
@@ -80,7 +87,7 @@ def reviews() -> pd.DataFrame:
             "parent_asin": texts("B00{:05d}", ITEM // 2),
             "user_id": texts("AG{:05d}", USER),
             "timestamp": SECONDS * 1000,
-            "helpful_vote": _draw.integers(0, 30, size=ROWS),
+            "helpful_vote": _draw(4).integers(0, 30, size=ROWS),
         }
     )
 
@@ -92,10 +99,10 @@ def german() -> pd.DataFrame:
             "Kundennummer": texts("{:05d}", USER),
             "Artikelnummer": texts("{:05d}", ITEM),
             "Bestelldatum": TIMES.strftime("%d.%m.%Y %H:%M"),
-            "Menge": _draw.integers(1, 5, size=ROWS),
+            "Menge": _draw(5).integers(1, 5, size=ROWS),
             "Preis": [text.replace(".", ",") for text in texts("{:.2f}", PRICE)],
             "Kategorie": GROUP,
-            "Zahlungsart": _draw.choice(["Rechnung", "Karte"], size=ROWS),
+            "Zahlungsart": _draw(6).choice(["Rechnung", "Karte"], size=ROWS),
         }
     )
 
@@ -121,8 +128,8 @@ def personal() -> pd.DataFrame:
             "shipped_at": TIMES + pd.Timedelta("2D"),
             "member_since": pd.to_datetime(1_500_000_000 + USER * 86_400, unit="s"),
             "currency": "EUR",
-            "note": np.where(_draw.random(ROWS) < 0.9, None, "please ring the bell twice"),
-            "channel": _draw.choice(["web", "app"], size=ROWS),
+            "note": np.where(_draw(7).random(ROWS) < 0.9, None, "please ring the bell twice"),
+            "channel": _draw(8).choice(["web", "app"], size=ROWS),
         }
     )
 
