@@ -18,6 +18,7 @@ from twotower.serving.client.requests import (
     Recommendations,
     Tensor,
     Wait,
+    check_protocol,
     metadata_of,
     read_answer,
     triton_inputs,
@@ -55,8 +56,7 @@ class RetrievalClient:
         timeout: float = 5.0,
         retries: int = 2,
     ) -> None:
-        if protocol not in ("http", "grpc"):
-            raise ServingError(f"protocol is {protocol!r}; expected 'http' or 'grpc'")
+        check_protocol(protocol)
         self.address, self.protocol, self.timeout = address, protocol, timeout
         self._conversation = Conversation(retries)
         self._service: _Http | _Grpc

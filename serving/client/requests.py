@@ -282,6 +282,12 @@ class Conversation:
         return (yield call)
 
 
+def check_protocol(protocol: str) -> None:
+    """Raise ServingError if a client does not know the protocol."""
+    if protocol not in ("http", "grpc"):
+        raise ServingError(f"protocol is {protocol!r}; expected 'http' or 'grpc'")
+
+
 def triton_inputs(library: Any, tensors: Sequence[Tensor]) -> list[Any]:
     """Convert tensors to the inputs of `library`, tritonclient.http or tritonclient.grpc."""
     inputs = []
