@@ -118,14 +118,16 @@ def check_name(name: str, facts: Mapping[str, Facts], where: str, role: str) -> 
     """Return `name` if there is such a column; ConfigError with the columns otherwise."""
     if name not in facts:
         raise ConfigError(
-            f"{where}: no column {name!r} (--{role}); the columns are {_shown(facts)}"
+            f"{where}: no column {name!r} (--{role}); the columns are {shortened(facts, MAX_SHOWN)}"
         )
     return name
 
 
-def _shown(names: Iterable[str]) -> str:
-    first, more = list(names)[:MAX_SHOWN], len(list(names)) - MAX_SHOWN
-    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+def shortened(names: Iterable[str], most: int) -> str:
+    """Join the first names, at most so many, and count the others."""
+    names = list(names)
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _find_by_name(
@@ -219,7 +221,8 @@ def _find_the_rest(role: str, facts: Mapping[str, Facts], ids: Ids, where: str) 
     if not left:
         raise ConfigError(
             f"{where}: no column with the ids of the {missing} was found, so this is perhaps not "
-            f"a table of interactions; the columns are {_shown(facts)}. Name it: {options}"
+            f"a table of interactions; the columns are {shortened(facts, MAX_SHOWN)}. "
+            f"Name it: {options}"
         )
     shown = "; ".join(
         f"{name} ({facts[name].distinct:,} different, such as {facts[name].examples(2)})"

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from twotower.pipelines.init.guess import Guess
+from twotower.pipelines.init.ids import shortened
 from twotower.pipelines.init.settings import duplicates, settings
 
 QUESTION = "QUESTION"
@@ -115,7 +116,8 @@ def _comments(guess: Guess) -> dict[str, str]:
         each.name for each in (*guess.features.user, *guess.features.item) if each.differing
     ]
     found["differing"] = (
-        f"{_list(differing)}: not the same in all rows of an id; the last value counts"
+        f"{shortened(differing, MAX_NAMES)}: not the same in all rows of an id; "
+        "the last value counts"
     )
     if value is not None and value.kind == "rating":
         found["positives"] = f"liked: {value.share:.0%} of the rows"
@@ -169,8 +171,3 @@ def _left_out(guess: Guess) -> Iterator[str]:
         yield "# Columns that are not used, and why:"
     for name, reason in reasons.items():
         yield f"#   {flow(name)}: {reason}"
-
-
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:MAX_NAMES])
-    return f"{shown} and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else shown
