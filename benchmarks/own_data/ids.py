@@ -64,7 +64,9 @@ def ids(
             kind: ServedRun(train(kind, data, folder / kind, overrides), folder / f"{kind} served")
             for kind in KINDS
         }
-        difference = largest_difference(*(metrics(each.run.path) for each in served.values()))
+        difference = largest_difference(
+            one=metrics(served[INTEGERS].run.path), other=metrics(served[TEXTS].run.path)
+        )
         servers = {kind: stack.enter_context(each.server(OURS)) for kind, each in served.items()}
         found: dict[tuple[str, tuple[Wire, int, int]], list[LoadResult]] = {}
         for turn in range(-1, rounds):  # the first turn is not counted
