@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from twotower.pipelines.errors import ConfigError
 
 ROWS_PER_GROUP = 1 << 17
-"""Rows per row group of a parquet file; so many rows are in memory at a time."""
+"""Rows per row group of a parquet file, and rows in memory at a time."""
 
 
 class Writer(Protocol):

@@ -19,7 +19,7 @@ from twotower.pipelines.steps.query import as_text, shown_items
 from twotower.serving.local import LocalVersion
 
 MAX_MATCHED = 100_000
-"""Up to so many items, an unknown text id is compared with all of them, which takes a second."""
+"""Maximum number of items that an unknown text id is compared with, which takes a second."""
 
 
 class Similar(NamedTuple):

@@ -21,7 +21,7 @@ MAX_NULLS = 0.5
 MAX_SHARE = 0.5
 """Different values per user or item above which a category tells hardly more than the id."""
 FEW_NUMBERS = 20
-"""Up to so many different whole numbers are categories, such as years or levels."""
+"""Maximum number of different whole numbers that count as categories, such as years."""
 MAX_CONTEXT = 1_000
 TEXT_WORDS = 2.0
 """Texts with more words than this, on average, are texts and not categories."""

@@ -124,7 +124,7 @@ def check_name(name: str, facts: Mapping[str, Facts], where: str, role: str) -> 
 
 
 def shortened(names: Iterable[str], most: int) -> str:
-    """Join the first names, at most so many, and count the others."""
+    """Join up to `most` names, and count the others."""
     names = list(names)
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
