@@ -99,7 +99,7 @@ def opened(path, data: bytes | str, **options):
         ),
         (
             "a.csv.gz",
-            gzip.compress(b"user_id,item_id\n1,2\n"),
+            gzip.compress(b"user_id,item_id\n1,2\n", mtime=0),
             {"user_id": [1], "item_id": [2]},
             "separator ',', header, UTF-8",
         ),
