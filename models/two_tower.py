@@ -66,6 +66,8 @@ def build_two_tower(
     from twotower.models.towers.blocks import SharedLayers
     from twotower.models.towers.build import build_tower
 
+    if config.sequence is not None and history_column(schema) is None:
+        raise ModelError("model.sequence reads the user's items; set features.history")
     schema = schema.__class__([_dense(column) for column in schema])
     item_id = schema.select_by_tag(Tags.ITEM_ID)
     cardinality = item_id.first.int_domain.max + 1
@@ -75,7 +77,13 @@ def build_two_tower(
             f"has {cardinality}"
         )
     shared = SharedLayers(config.shared, config.dim, config.dropout) if config.shared else None
-    query = build_tower(schema.select_by_tag(Tags.USER), Tags.USER_ID, config, shared)
+    users = schema.select_by_tag(Tags.USER)
+    if config.sequence is not None:
+        from twotower.models.sequence.tower import build_sequence_tower
+
+        query = build_sequence_tower(users, config)
+    else:
+        query = build_tower(users, Tags.USER_ID, config, shared)
     candidate = build_tower(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config, shared)
     mimic = None
     if config.mimic_weight:
