@@ -56,5 +56,5 @@ def test_positives_without_an_order_have_no_sequences():
     from twotower.models.training.data import TrainingData
 
     data = TrainingData(users={}, items={}, user_rows=np.zeros(1), item_rows=np.zeros(1))
-    with pytest.raises(ModelError, match="set features.history"):
+    with pytest.raises(ModelError, match=r"set features\.history"):
         data.sequences()

@@ -75,10 +75,7 @@ def test_a_history_is_ordered_by_the_times_of_the_positives(in_folder, capsys):
     data = load_training_data(run)
     items, offsets = data.sequences()
     ids = load_ids(run)[1][items].tolist()
-    assert [ids[start:end] for start, end in zip(offsets, offsets[1:], strict=False)] == [
-        [10, 11, 12],
-        [10],
-    ]
+    assert [ids[: offsets[1]], ids[offsets[1] :]] == [[10, 11, 12], [10]]
     assert data.positions.dtype == np.int32
     told = "2 of 8 rows repeat a user_id and item_id; all are kept"
     assert run.notes("ingest")["remarks"][0].startswith(told)
