@@ -66,8 +66,6 @@ def build_two_tower(
     from twotower.models.towers.blocks import SharedLayers
     from twotower.models.towers.build import build_tower
 
-    if config.sequence is not None and history_column(schema) is None:
-        raise ModelError("model.sequence reads the user's items; set features.history")
     schema = schema.__class__([_dense(column) for column in schema])
     item_id = schema.select_by_tag(Tags.ITEM_ID)
     cardinality = item_id.first.int_domain.max + 1
@@ -78,12 +76,7 @@ def build_two_tower(
         )
     shared = SharedLayers(config.shared, config.dim, config.dropout) if config.shared else None
     users = schema.select_by_tag(Tags.USER)
-    if config.sequence is not None:
-        from twotower.models.sequence.tower import build_sequence_tower
-
-        query = build_sequence_tower(users, config)
-    else:
-        query = build_tower(users, Tags.USER_ID, config, shared)
+    query = _sequence_tower(users, config) or build_tower(users, Tags.USER_ID, config, shared)
     candidate = build_tower(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config, shared)
     mimic = None
     if config.mimic_weight:
@@ -98,6 +91,17 @@ def build_two_tower(
     return TwoTowerModelV2(
         query_tower=query, candidate_tower=candidate, outputs=output, schema=schema
     )
+
+
+def _sequence_tower(users: Schema, config: TwoTowerConfig) -> mm.Encoder | None:
+    """The query tower that `config.sequence` asks for, None if it is not set."""
+    if config.sequence is None:
+        return None
+    from twotower.models.sequence.tower import build_sequence_tower
+
+    if history_column(users) is None:
+        raise ModelError("model.sequence reads the user's items; set features.history")
+    return build_sequence_tower(users, config)
 
 
 def _output(
