@@ -46,7 +46,8 @@ def fit(
     data : TrainingData
     config : TrainingConfig
     validate : callable (model) -> mapping of str to float
-        Called after each epoch; returns full-catalogue metrics by name, such as "ndcg@10".
+        Called after each epoch; returns full-catalogue metrics by name, such as "ndcg@10". If it
+        returns none, all epochs are trained and the last one is kept.
     folder : Path
         For the checkpoint and the best epoch's weights; for this model and these data only.
     tensorboard : Path, optional

@@ -101,6 +101,8 @@ def item_id_hiding(
 def best_epoch(history: History, monitor: str) -> int:
     """Return the epoch, from 0, with the highest validation metric; the first of equal ones.
 
+    If nothing was validated, it is the last epoch.
+
     Parameters
     ----------
     history : History
@@ -111,5 +113,7 @@ def best_epoch(history: History, monitor: str) -> int:
     -------
     int
     """
-    scores = history[f"val_{monitor}"]
+    scores = history.get(f"val_{monitor}")
+    if scores is None:
+        return len(history["loss"]) - 1
     return max(range(len(scores)), key=lambda epoch: scores[epoch])

@@ -34,7 +34,7 @@ def _no_op(*args: Any, **kwargs: Any) -> None:
 
 
 @writes
-def train(run: Run, resume: bool = False) -> dict:
+def train(run: Run, resume: bool = False, chosen: dict[str, Any] | None = None) -> dict:
     """Fit the towers and save those of the best epoch to model/.
 
     An interrupted training resumes if data and settings are unchanged.
@@ -45,6 +45,8 @@ def train(run: Run, resume: bool = False) -> dict:
         With the steps `ingest` and `preprocess` done.
     resume : bool
         Also continue a finished training, with more epochs or patience.
+    chosen : dict, optional
+        The notes of the training that chose the settings on valid, to be kept in those of this one.
 
     Returns
     -------
@@ -65,16 +67,27 @@ def train(run: Run, resume: bool = False) -> dict:
         report(phase="save the towers")
         save(tower, out / "model")
         notes |= summary(tower.history, monitor, len(data.user_rows))
-        best = f"best {notes['best_epoch']} with valid {monitor}"
+        if chosen is not None:
+            notes["chosen"] = chosen
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         result(
-            f"{resumed}{notes['epochs']} epochs, {best} {notes[f'valid_{monitor}']:.4f} of "
-            f"{notes['valid_users']:,} users; {speed}, "
+            f"{resumed}{notes['epochs']} epochs, {best_in_words(notes, monitor)}; {speed}, "
             f"validation {notes['validation_share']:.0%} of the time"
         )
     # Only now: until the step is committed, an interrupted training must resume from here.
     (folder / FINISHED).touch()
     return notes
+
+
+def best_in_words(notes: dict[str, Any], monitor: str) -> str:
+    """Say which epoch was kept, and its value of `monitor` on valid, from the notes of `train`."""
+    if "valid_users" not in notes:
+        return "the last one kept, as valid is trained on, too"
+    value = notes[f"valid_{monitor}"]
+    return (
+        f"best {notes['best_epoch']} with valid {monitor} {value:.4f} of "
+        f"{notes['valid_users']:,} users"
+    )
 
 
 def check_training(config: Config, train: pd.DataFrame) -> None:
@@ -185,8 +198,10 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     callable (model, progress) -> dict of str to float
         Computes the metrics of all users of the part, or of a sample of them (see
         `evaluation.valid_users`); their number is the metric "users". `progress` is optional, as in
-        `twotower.models.evaluation.metrics.evaluate`.
+        `twotower.models.evaluation.metrics.evaluate`. None are computed if the part is trained on.
     """
+    if run.config.split.train_on_valid:
+        return lambda model, progress=None: {}
     from twotower.models.evaluation.config import count_valid_users
 
     evaluator = Evaluator(run, "valid")
@@ -265,11 +280,14 @@ def summary(history: History, monitor: str, rows: int) -> dict[str, Any]:
     best = best_epoch(history, monitor)
     fitting, validating = sum(history["seconds"]), sum(history["validation_seconds"])
     trained_epochs = sum(loss is not None for loss in history["loss"])
+    validated = {}
+    if "val_users" in history:
+        validated[f"valid_{monitor}"] = history[f"val_{monitor}"][best]
+        validated["valid_users"] = int(history["val_users"][best])
     return {
         "epochs": len(history["loss"]),
         "best_epoch": best + 1,
-        f"valid_{monitor}": history[f"val_{monitor}"][best],
-        "valid_users": int(history["val_users"][best]),
+        **validated,
         "rows_per_second": round(rows * trained_epochs / fitting),
         "validation_share": round(validating / (fitting + validating), 3),
     }

@@ -19,7 +19,12 @@ from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data, prep
 from twotower.pipelines.steps.publish import answering, publish
 from twotower.pipelines.steps.quality_gate import objection
 from twotower.pipelines.steps.serve import running_server
-from twotower.pipelines.steps.train import closed_form_start, summary, validation
+from twotower.pipelines.steps.train import (
+    best_in_words,
+    closed_form_start,
+    summary,
+    validation,
+)
 from twotower.serving.repository import ModelRepository
 from twotower.workflows.sources.data_path import is_remote
 
@@ -276,8 +281,7 @@ def _is_solved(tower: TwoTower, training: TrainingConfig) -> bool:
 def _outcome(notes: dict[str, Any], monitor: str) -> str:
     return (
         f"{notes['new_rows']:,} new rows, {notes['replayed_rows']:,} old ones; {notes['epochs']} "
-        f"epochs, best {notes['best_epoch']} with valid {monitor} {notes[f'valid_{monitor}']:.4f} "
-        f"of {notes['valid_users']:,} users; mean cosine of item vectors to the earlier ones "
+        f"epochs, {best_in_words(notes, monitor)}; mean cosine of item vectors to the earlier ones "
         f"{notes['item_cosine']:.4f}"
     )
 
