@@ -78,8 +78,9 @@ def read_users(source: str, version: LocalVersion) -> Users:
     table, name = _open(path, version, kind)
     known = [each for each in version.contract.features if each != name and each in table]
     features = {each: table.column(each).values.to_pylist() for each in known}
-    if version.time_input in features:
-        features[version.time_input] = as_seconds(table.column(version.time_input), say).to_pylist()
+    time = version.time_input
+    if time is not None and time in features:
+        features[time] = as_seconds(table.column(time), say).to_pylist()
     unused = [each for each in table.names if each != name and each not in features]
     ids = as_ids(table.column(name, keep_unsigned=True), kind)
     if pa.types.is_dictionary(ids.type):

@@ -10,26 +10,6 @@ EARLIEST, LATEST = -62_135_596_800, 253_402_300_799
 """Seconds since 1970 at the begin of the year 1 and at the end of the year 9999."""
 
 
-def _month(features: TimeFeatures, seconds: np.ndarray, local: np.ndarray) -> np.ndarray:
-    months = local.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)
-    return months % 12 + 1
-
-
-KINDS: Mapping[str, Callable[[TimeFeatures, np.ndarray, np.ndarray], np.ndarray]] = {
-    "hour_of_day": lambda features, seconds, local: local // 3600 % 24,
-    # 1 January 1970 was a Thursday.
-    "day_of_week": lambda features, seconds, local: (local // 86_400 + 3) % 7,
-    "month": _month,
-    "bucket": lambda features, seconds, local: np.searchsorted(
-        features.edges, seconds, side="right"
-    ),
-    "number": lambda features, seconds, local: np.clip(seconds, features.low, features.high).astype(
-        np.float64
-    ),
-}
-"""Kind -> its values [n] from seconds since 1970 int64 [n], in UTC and in the time zone."""
-
-
 class TimeFeatures:
     """Makes columns from times: int64 for categories, float64 for `number`.
 
@@ -61,9 +41,8 @@ class TimeFeatures:
         changes: Sequence[int],
     ) -> None:
         self.input, self.columns, self.low, self.high = input, columns, low, high
-        self.edges, self.shifts, self.changes = (
-            np.array(each, np.int64) for each in (edges, shifts, changes)
-        )
+        self.edges = np.array(edges, np.int64)
+        self.shifts, self.changes = np.array(shifts, np.int64), np.array(changes, np.int64)
 
     def encode(self, seconds: np.ndarray) -> dict[str, np.ndarray]:
         """Return the columns [n] of times, in seconds since 1970, int64 [n].
@@ -72,3 +51,34 @@ class TimeFeatures:
         """
         local = seconds + self.shifts[np.searchsorted(self.changes, seconds, side="right")]
         return {column: KINDS[kind](self, seconds, local) for kind, column in self.columns.items()}
+
+
+def _hour_of_day(features: TimeFeatures, seconds: np.ndarray, local: np.ndarray) -> np.ndarray:
+    return local // 3600 % 24
+
+
+def _day_of_week(features: TimeFeatures, seconds: np.ndarray, local: np.ndarray) -> np.ndarray:
+    return (local // 86_400 + 3) % 7  # 1 January 1970 was a Thursday
+
+
+def _month(features: TimeFeatures, seconds: np.ndarray, local: np.ndarray) -> np.ndarray:
+    months = local.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)
+    return months % 12 + 1
+
+
+def _bucket(features: TimeFeatures, seconds: np.ndarray, local: np.ndarray) -> np.ndarray:
+    return features.edges.searchsorted(seconds, side="right")
+
+
+def _number(features: TimeFeatures, seconds: np.ndarray, local: np.ndarray) -> np.ndarray:
+    return np.clip(seconds, features.low, features.high).astype(np.float64)
+
+
+KINDS: Mapping[str, Callable[[TimeFeatures, np.ndarray, np.ndarray], np.ndarray]] = {
+    "hour_of_day": _hour_of_day,
+    "day_of_week": _day_of_week,
+    "month": _month,
+    "bucket": _bucket,
+    "number": _number,
+}
+"""Kind -> its values [n] from seconds since 1970, int64 [n], in UTC and in the time zone."""
