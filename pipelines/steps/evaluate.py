@@ -343,9 +343,9 @@ def chosen_on(run: Run) -> str:
     """
     notes, again = run.notes("train"), ""
     if run.config.split.train_on_valid:
-        notes, again = notes.get("chosen"), ", then trained on train and valid"
-        if notes is None:
+        if "chosen" not in notes:
             return "nothing: the number of epochs was given, and valid was trained on, too"
+        notes, again = notes["chosen"], ", then trained on train and valid"
     users = notes.get("valid_users")
     of_users = f" of {users:,} users" if users else ""
     return f"valid {run.config.training.monitor}{of_users}{again}"
