@@ -205,7 +205,7 @@ def k_core_mask(user_ids: pd.Series, item_ids: pd.Series, k: int) -> np.ndarray:
 
 def _random(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     order = np.random.default_rng(config.seed).permutation(len(rows))
-    position, size = _positions(rows["user_id"].to_numpy(), order)
+    position, size = positions(rows["user_id"].to_numpy(), order)
     train, valid, _ = part_sizes(size, config.ratios)
     return (position >= train).astype(np.int8) + (position >= train + valid)
 
@@ -247,13 +247,25 @@ def _leave_last_out(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     order = np.arange(len(rows))
     if "timestamp" in rows:
         order = np.argsort(rows["timestamp"].to_numpy(), kind="stable")
-    position, size = _positions(rows["user_id"].to_numpy(), order)
+    position, size = positions(rows["user_id"].to_numpy(), order)
     from_end = size - 1 - position
     return np.where(size < 3, 0, np.clip(2 - from_end, 0, 2)).astype(np.int8)
 
 
-def _positions(user_ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute each row's position among its user's rows in `order`, and the number of these."""
+def positions(user_ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute each row's place among the rows of its user.
+
+    Parameters
+    ----------
+    user_ids : ndarray of int64, shape (n,)
+    order : ndarray of int64, shape (n,)
+        The numbers of all rows, the first in order first.
+
+    Returns
+    -------
+    position, size : ndarray of int64, shape (n,)
+        The place of each row, from 0, and the number of rows of its user.
+    """
     users = np.unique(user_ids, return_inverse=True)[1]
     by_user = order[np.argsort(users[order], kind="stable")]
     sizes = np.bincount(users)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from twotower.models.errors import ModelError
+
 COUNT_BLOCK = 1 << 22  # rows counted at once: the rows of a mapped file may not fit in memory
 
 
@@ -34,6 +36,9 @@ class TrainingData:
         there are no features of the context.
     context_rows : ndarray of int32, shape (n_positives,), optional
         The row of `contexts` of each positive; in memory or memory-mapped.
+    positions : ndarray of int32, shape (n_positives,), optional
+        The place in time of each positive among those of its user, from 0; in memory or
+        memory-mapped. None if the users have no history (`features.history`).
     """
 
     users: Mapping[str, np.ndarray]
@@ -43,6 +48,7 @@ class TrainingData:
     weights: np.ndarray | None = None
     contexts: Mapping[str, np.ndarray] = field(default_factory=dict)
     context_rows: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
     @property
     def n_users(self) -> int:
@@ -62,7 +68,44 @@ class TrainingData:
             item_rows=self.item_rows[rows],
             weights=None if self.weights is None else self.weights[rows],
             context_rows=None if self.context_rows is None else self.context_rows[rows],
+            positions=None if self.positions is None else self.positions[rows],
         )
+
+    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items of each user in the order of time.
+
+        Returns
+        -------
+        item_rows : ndarray of int32, shape (n_positives,)
+            The item rows of user 0, the earliest first, then those of user 1, and so on.
+        offsets : ndarray of int64, shape (n_users + 1,)
+            The items of user u are `item_rows[offsets[u] : offsets[u + 1]]`.
+
+        Raises
+        ------
+        ModelError
+            If the positives have no order.
+
+        Examples
+        --------
+        >>> data = TrainingData(
+        ...     users={"user_id": np.zeros((3, 1))},
+        ...     items={"item_id": np.zeros((9, 1))},
+        ...     user_rows=np.array([2, 0, 2]),
+        ...     item_rows=np.array([8, 7, 6]),
+        ...     positions=np.array([1, 0, 0]),
+        ... )
+        >>> [each.tolist() for each in data.sequences()]
+        [[7, 6, 8], [0, 1, 1, 3]]
+        """
+        if self.positions is None:
+            raise ModelError(
+                "the order of the positives is not known: set features.history and run "
+                "`twotower preprocess`"
+            )
+        order = np.lexsort((self.positions, self.user_rows))
+        counts = np.bincount(self.user_rows, minlength=self.n_users)
+        return self.item_rows[order], np.append(0, np.cumsum(counts))
 
     @cached_property
     def positives_per_item(self) -> np.ndarray:

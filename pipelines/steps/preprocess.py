@@ -33,6 +33,7 @@ TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
 WEIGHT = "weight"  # the column of split.parquet with the weights
 CONTEXTS = "contexts.parquet"
 TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
+TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
 TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
 _LEFT_OUT = {
     "repeated_pairs": "positives left out because a later row has the same user and item",
@@ -48,8 +49,8 @@ def preprocess(run: Run) -> dict[str, Any]:
     Writes workflow/ (the fitted graph) and processed/:
 
     - split.parquet: the positives with their part, ids as codes, rows in the tables and weights
-    - train_rows.bin, train_contexts.bin and train_weights.bin: the rows of the training part in the
-      tables, and the weights
+    - train_rows.bin, train_contexts.bin, train_positions.bin and train_weights.bin: the rows of the
+      training part in the tables, their places in time, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
     - raw_users.parquet: the user table before encoding, with the history
     - schema.pbtxt: the schema of the encoded tables
@@ -93,6 +94,8 @@ def preprocess(run: Run) -> dict[str, Any]:
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        if names.history:
+            _write_positions(train, positives, out / "processed")
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         counts = notes["split"]
         result(
@@ -207,6 +210,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        if names.history:
+            _write_positions(train, positives, out / "processed")
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
@@ -276,6 +281,16 @@ def _write(
     return counts
 
 
+def _write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
+    """Write the place in time of each row of the training part, see `TrainingData.positions`."""
+    from twotower.workflows.features.positives import time_order
+    from twotower.workflows.split import positions
+
+    users = train["user_id"].to_numpy()
+    position, _ = positions(users, time_order(train, positives))
+    position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
+
+
 def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
     """The row numbers (int32) of `ids` in a table sorted by id that has all of them."""
     return np.searchsorted(table_ids.to_numpy(), ids.to_numpy()).astype(np.int32)
@@ -337,6 +352,7 @@ def load_training_data(run: Run) -> TrainingData:
         return memory_map(processed / file, dtype)
 
     user_rows, item_rows = memory_map_rows(processed / TRAIN_ROWS)
+    has_positions = (processed / TRAIN_POSITIONS).exists()  # earlier versions did not write it
     return TrainingData(
         users=users,
         items=items,
@@ -345,4 +361,5 @@ def load_training_data(run: Run) -> TrainingData:
         weights=mapped(TRAIN_WEIGHTS, np.float32) if config.positives.has_weights else None,
         contexts=load_contexts(run),
         context_rows=mapped(TRAIN_CONTEXTS, np.int32) if config.features.context_columns else None,
+        positions=mapped(TRAIN_POSITIONS, np.int32) if has_positions else None,
     )

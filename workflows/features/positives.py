@@ -258,13 +258,33 @@ def add_history(
     """
     if not config.history:
         return users
-    keys = [config.user_id, config.item_id]
-    rows = train[keys]
-    if "timestamp" in positives:
-        times = positives[[*keys, "timestamp"]].drop_duplicates(keys, keep="last")
-        rows = rows.merge(times, on=keys, how="left").sort_values("timestamp", kind="stable")
-    latest = rows.iloc[::-1].groupby(config.user_id, sort=False)[config.item_id]
+    rows = train[KEYS].iloc[time_order(train, positives)[::-1]]
+    latest = rows.groupby(config.user_id, sort=False)[config.item_id]
     lists = latest.agg(lambda items: items.to_numpy()[: config.history].tolist())
     column = users[config.user_id].map(lists)
     column = column.where(column.notna(), pd.Series([[]] * len(users), users.index))
     return users.assign(**{config.history_column: column})
+
+
+def time_order(pairs: pd.DataFrame, positives: pd.DataFrame) -> np.ndarray:
+    """Order pairs by time, the earliest first; pairs with equal times by their rows.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        The columns user_id and item_id; each pair once.
+    positives : DataFrame
+        The positive rows, among them all of `pairs`. Without the column timestamp, the order of
+        the rows is the order in time. A repeated pair has the time of its last row, as in the
+        split.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Row numbers of `pairs`.
+    """
+    if "timestamp" not in positives:
+        return np.arange(len(pairs))
+    times = positives[[*KEYS, "timestamp"]].drop_duplicates(KEYS, keep="last")
+    found = pairs[KEYS].merge(times, on=KEYS, how="left")["timestamp"]
+    return np.argsort(found.to_numpy(), kind="stable")

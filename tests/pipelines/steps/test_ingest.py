@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,7 +17,12 @@ from twotower.pipelines.config import load_config, parse_config
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.ingest import ingest
-from twotower.pipelines.steps.preprocess import RAW_USERS, preprocess
+from twotower.pipelines.steps.preprocess import (
+    RAW_USERS,
+    load_ids,
+    load_training_data,
+    preprocess,
+)
 from twotower.workflows.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,6 +72,11 @@ def test_a_history_is_ordered_by_the_times_of_the_positives(in_folder, capsys):
     notes = preprocess(run)
     users = pd.read_parquet(run.path / "processed" / RAW_USERS)
     assert [list(items) for items in users["history"]] == [[12, 11, 10], [10]]
+    data = load_training_data(run)
+    items, offsets = data.sequences()
+    ids = load_ids(run)[1][items].tolist()
+    assert [ids[: offsets[1]], ids[offsets[1] :]] == [[10, 11, 12], [10]]
+    assert data.positions.dtype == np.int32
     told = "2 of 8 rows repeat a user_id and item_id; all are kept"
     assert run.notes("ingest")["remarks"][0].startswith(told)
     assert told in capsys.readouterr().out
