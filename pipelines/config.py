@@ -101,6 +101,17 @@ class Config(BaseModel, extra=Extra.forbid):
         return values
 
     @root_validator(skip_on_failure=True)
+    def _vector_files_have_lengths(cls, values: dict) -> dict:
+        features = values["features"]
+        known = {**features.user_vectors, **features.item_vectors}
+        if unknown := [name for name in values["ingest"].vectors if name not in known]:
+            raise ValueError(
+                f"ingest.vectors: {', '.join(unknown)}: give the length of a vector under "
+                "features.item_vectors or features.user_vectors"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
     def _no_part_is_empty(cls, values: dict) -> dict:
         split = values["split"]
         if split.method in ("random", "temporal") and min(split.ratios) == 0:
@@ -145,10 +156,12 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _self_supervised_has_features(cls, values: dict) -> dict:
         item = values["features"].sides[1]
-        if values["model"].self_supervised and item.columns == [item.id]:
+        has_features = item.columns != [item.id] or item.vectors
+        if values["model"].self_supervised and not has_features:
             raise ValueError(
                 "model.self_supervised splits the item features into two views, but there is only "
-                f"{item.id}; add one to features.item, item_multi_hot, item_text or item_numeric"
+                f"{item.id}; add one to features.item, item_multi_hot, item_text, item_numeric "
+                "or item_vectors"
             )
         return values
 

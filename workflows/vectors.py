@@ -6,8 +6,9 @@ zeros says that there is none: a vector of zeros has no direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,15 @@ import pyarrow.parquet as pq
 
 from twotower.workflows.errors import DataError
 
+if TYPE_CHECKING:
+    from merlin.schema import Schema
+
+    from twotower.workflows.features.sides import Side
+
 VECTOR = pa.list_(pa.float32())
 """The type of a column of vectors in the tidy tables."""
+FILE = "vectors.{}.npy"
+"""The file of a column of vectors among the encoded tables."""
 BLOCK = 1 << 27
 """Numbers that a chunk of a column has at most; its offsets are int32."""
 STORE = (
@@ -178,3 +186,45 @@ def check_vectors(path: Path, vectors: Mapping[str, int], setting: str) -> None:
                 f"{setting}: the vectors in column {column} have {found[0]:,} numbers, but the "
                 f"settings say {dim:,}; correct the setting"
             )
+
+
+def save_vectors(table: Path, side: Side, out: Path) -> None:
+    """Write the vectors of a tidy table, one array per column, which training maps into memory.
+
+    Parameters
+    ----------
+    table : Path
+        users.parquet or items.parquet.
+    side : Side
+    out : Path
+        The folder for `vectors.<internal name>.npy`.
+    """
+    for column, (name, dim) in zip(side.vectors, side.internal.vectors.items(), strict=True):
+        np.save(out / FILE.format(name), read_matrix(table, column, dim))
+
+
+def load_vectors(folder: Path, side: Side) -> dict[str, np.ndarray]:
+    """Map what `save_vectors` wrote: float32 [n, dim] by internal name."""
+    names = side.internal.vectors
+    return {name: np.load(folder / FILE.format(name), mmap_mode="r") for name in names}
+
+
+def vector_schema(sides: Iterable[Side]) -> Schema:
+    """Return the schema of the arrays: lists of fixed length, tagged EMBEDDING."""
+    from merlin.schema import ColumnSchema, Schema, Tags
+
+    tags = {"user": Tags.USER, "item": Tags.ITEM}
+    return Schema(
+        [
+            ColumnSchema(
+                name,
+                dtype=np.float32,
+                tags=[tags[side.name], Tags.EMBEDDING],
+                properties={"value_count": {"min": dim, "max": dim}},
+                is_list=True,
+                is_ragged=False,
+            )
+            for side in sides
+            for name, dim in side.internal.vectors.items()
+        ]
+    )

@@ -78,8 +78,9 @@ def load(folder: Path) -> TwoTower:
 def save_tower(encoder: mm.Encoder, schema: Schema, folder: Path) -> None:
     """Write one tower as a SavedModel with a single function, from encoded columns to vectors.
 
-    Columns are int32 or float32 of shape (n, 1); lists have any length, vectors their own. Keras's own format would
-    trace every layer separately, which takes seconds, and fix the length of the lists.
+    Columns are int32 or float32 of shape (n, 1); lists have any length, vectors have their own.
+    Keras's own format would trace every layer separately, which takes seconds, and fix the length
+    of the lists.
 
     Parameters
     ----------

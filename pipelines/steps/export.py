@@ -55,7 +55,7 @@ def export(run: Run) -> dict[str, Any]:
         progress(1, 4, "index the items")
         names = run.config.features
         _, item_ids = load_ids(run)
-        _, items = load_tables(run)
+        users, items = load_tables(run)
         raw_users = read_frame(run.path / "processed" / RAW_USERS)
         context = _context(run)
         towers, available = run.identity("train"), read_available(run.path / "data")
@@ -71,8 +71,11 @@ def export(run: Run) -> dict[str, Any]:
             seen=SeenItems.from_pairs(seen_users, seen_items),
             item_id=names.item_id,
             towers_sha256=towers,
-            names={internal_name(name): name for name in [*raw_users, *context]},
+            names={
+                internal_name(name): name for name in [*raw_users, *context, *names.user_vectors]
+            },
             context=context.rename(columns=internal_name),
+            vectors={name: users[name] for name in names.sides[0].internal.vectors},
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION

@@ -52,6 +52,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     - train_rows.bin, train_contexts.bin, train_positions.bin and train_weights.bin: the rows of the
       training part in the tables, their places in time, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
+    - vectors.<column>.npy: the pretrained vectors of the rows of these tables
     - raw_users.parquet: the user table before encoding, with the history
     - schema.pbtxt: the schema of the encoded tables
     - split.json: the sizes of the parts
@@ -97,6 +98,7 @@ def preprocess(run: Run) -> dict[str, Any]:
         if names.history:
             _write_positions(train, positives, out / "processed")
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+        _write_vectors(run.path / "data", names, out / "processed")
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
@@ -213,6 +215,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         if names.history:
             _write_positions(train, positives, out / "processed")
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+        _write_vectors(out / "data", names, out / "processed")
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
             f"{new.sum():,} new positives: " + ", ".join(f"{part} {new[part]:,}" for part in PARTS)
@@ -228,7 +231,11 @@ def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     interactions = pd.read_parquet(data / INTERACTIONS)
     if context := run.config.features.context_columns:
         interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
-    return interactions, read_frame(data / USERS), read_frame(data / ITEMS)
+    users, items = (
+        read_frame(data / file, without=side.vectors)
+        for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
+    )
+    return interactions, users, items
 
 
 def _write(
@@ -255,6 +262,7 @@ def _write(
     from twotower.workflows.features import context
     from twotower.workflows.features.encode import encode
     from twotower.workflows.split import split_report
+    from twotower.workflows.vectors import vector_schema
 
     parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
     parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
@@ -273,12 +281,19 @@ def _write(
     if WEIGHT in parts:
         weights = train[WEIGHT].to_numpy(np.float64)
         (weights / weights.mean()).astype(np.float32).tofile(processed / TRAIN_WEIGHTS)
-    TensorflowMetadata.from_merlin_schema(workflow.output_schema).to_proto_text_file(
-        str(processed), SCHEMA
-    )
+    schema = workflow.output_schema + vector_schema(names.sides)
+    TensorflowMetadata.from_merlin_schema(schema).to_proto_text_file(str(processed), SCHEMA)
     counts = split_report(parts)
     (processed / "split.json").write_text(json.dumps(counts, indent=1) + "\n")
     return counts
+
+
+def _write_vectors(data: Path, names: FeaturesConfig, processed: Path) -> None:
+    """Write the pretrained vectors of the tidy tables in the folder `data` as arrays."""
+    from twotower.workflows.vectors import save_vectors
+
+    for side in names.sides:
+        save_vectors(data / f"{side.name}s.parquet", side, processed)
 
 
 def _write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
@@ -322,11 +337,17 @@ def read_ids(run: Run) -> RunIds:
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id."""
-    from twotower.workflows.features.encode import as_arrays
+    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id.
 
+    Pretrained vectors are memory-mapped.
+    """
+    from twotower.workflows.features.encode import as_arrays
+    from twotower.workflows.vectors import load_vectors
+
+    processed = run.path / "processed"
     users, items = (
-        as_arrays(pd.read_parquet(run.path / "processed" / file), side.internal.multi_hot)
+        as_arrays(pd.read_parquet(processed / file), side.internal.multi_hot)
+        | load_vectors(processed, side)
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return users, items

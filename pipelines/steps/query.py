@@ -301,7 +301,7 @@ def shown_items(run: Run) -> pd.DataFrame:
     path = run.path / "data" / ITEMS
     if not path.is_file():
         raise RunError(f"{path}: missing; run `twotower ingest` again")
-    items = read_frame(path)
+    items = read_frame(path, without=run.config.features.item_vectors)
     if missing := [column for column in show if column not in items]:
         raise ConfigError(
             f"show: the item table has no column {', '.join(missing)}; "

@@ -129,7 +129,12 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
         if day is None:
             result(f"{folder}: nothing new")
             return
-        check_sides(frame(day.merged.users), frame(day.merged.items), run.config.features)
+        user, item = run.config.features.sides
+        check_sides(
+            frame(day.merged.users.drop([*user.vectors])),
+            frame(day.merged.items.drop([*item.vectors])),
+            run.config.features,
+        )
         if not anyway:
             _refuse_suspicious(run, folder, day)
         before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)
