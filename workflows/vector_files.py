@@ -186,6 +186,21 @@ def read_file(path: Path, dim: int, kind: pa.DataType, key: str) -> tuple[pa.Arr
     return ids, checked(vectors, path.name, place)
 
 
+def file_facts(path: Path) -> tuple[set[str], int]:
+    """Return the ids of a .npy file as text, and the length of its vectors.
+
+    Raises
+    ------
+    DataError
+        If it has no ids beside it, or no vectors.
+    """
+    ids = _given_ids(ids_file(path))
+    matrix = _load(path)
+    if matrix.ndim != 2 or matrix.dtype.kind != "f":
+        raise DataError(f"{path}: {matrix.dtype} {list(matrix.shape)}, which are no vectors")
+    return set(map(str, ids.to_pylist())), matrix.shape[1]
+
+
 def ids_file(path: Path) -> Path:
     """Return the file with the ids of the rows of a .npy file.
 
@@ -215,17 +230,20 @@ def _load(path: Path) -> np.ndarray:
 
 def _read_ids(path: Path, kind: pa.DataType) -> pa.Array:
     source = ids_file(path)
-    if source.suffix == ".npy":
-        values = _load(source)
-        ids = pa.array(values.ravel().tolist() if values.dtype.kind in "US" else values.ravel())
-    else:
-        ids = pa.array(source.read_text(encoding="utf-8").splitlines(), pa.string())
+    ids = _given_ids(source)
     try:
         return ids.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
             f"{source}: the ids of the data are {WORDS[kind]}, these are not: {error}"
         ) from error
+
+
+def _given_ids(source: Path) -> pa.Array:
+    if source.suffix == ".npy":
+        values = _load(source)
+        return pa.array(values.ravel().tolist() if values.dtype.kind in "US" else values.ravel())
+    return pa.array(source.read_text(encoding="utf-8").splitlines(), pa.string())
 
 
 def with_vectors(

@@ -43,7 +43,8 @@ def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig)
         path = data / f"{side.name}s.parquet"
         check_vectors(path, side.vectors, f"features.{side.name}_vectors")
         tables.append(read_frame(path, without=side.vectors))
-    check_sides(*tables, features)
+    users, items = tables
+    check_sides(users, items, features)
 
 
 def check_context(path: Path, features: FeaturesConfig) -> None:
