@@ -51,7 +51,7 @@ class Wanted(NamedTuple):
         """The columns that the settings name."""
         user, item = features.sides
         part = ["part"] if split.method == "column" else []
-        interactions = [*positives.columns, *features.context_columns, *part]
+        interactions = [*positives.columns, *features.stored_context, *part]
         items = [name for name in [*item.columns, *item.vectors, *show] if name != item.id]
         users = [name for name in user.columns if name not in (user.id, user.history)]
         return cls(
@@ -62,5 +62,7 @@ class Wanted(NamedTuple):
             every_row=bool(positives.values or positives.weight)
             or positives.column not in (None, "rating"),
             vectors={**user.vectors, **item.vectors},
-            ordered=features.history is not None or split.method in ("leave_last_out", "temporal"),
+            ordered=features.history is not None
+            or bool(features.time)
+            or split.method in ("leave_last_out", "temporal"),
         )
