@@ -12,15 +12,13 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import TRITON, VERSION, Run, writes
 from twotower.pipelines.steps.preprocess import (
-    INTERACTIONS,
-    PARTS,
-    RAW_USERS,
     load_ids,
     load_split,
     load_tables,
     load_times,
     read_ids,
 )
+from twotower.pipelines.steps.processed import INTERACTIONS, PARTS, RAW_USERS
 from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:

@@ -15,28 +15,32 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
+from twotower.pipelines.steps.processed import (
+    CONTEXTS,
+    INTERACTIONS,
+    ITEMS,
+    PARTS,
+    SPLIT,
+    TIMES,
+    TRAIN_CONTEXTS,
+    TRAIN_POSITIONS,
+    TRAIN_ROWS,
+    TRAIN_WEIGHTS,
+    USERS,
+    WEIGHT,
+    write_positions,
+    write_tables,
+    write_vectors,
+)
 from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
-    import nvtabular as nvt
-
     from twotower.models.training.data import TrainingData
     from twotower.pipelines.config import Config
     from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.ids import RunIds
     from twotower.workflows.split import SplitConfig
 
-INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
-PARTS = ("train", "valid", "test")
-SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
-RAW_USERS = "raw_users.parquet"
-TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
-WEIGHT = "weight"  # the column of split.parquet with the weights
-CONTEXTS = "contexts.parquet"
-TIMES = "times.json"  # in workflow/: arguments of `TimeFeatures`, only with features of the time
-TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
-TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
-TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
 _LEFT_OUT = {
     "repeated_pairs": "positives left out because a later row has the same user and item",
     "dropped_by_k_core": "positives left out by k-core",
@@ -101,10 +105,11 @@ def preprocess(run: Run) -> dict[str, Any]:
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        processed = out / "processed"
         if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
-        _write_vectors(run.path / "data", names, out / "processed")
+            write_positions(train, positives, processed)
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(run.path / "data", names, processed)
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
@@ -220,10 +225,11 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        processed = out / "processed"
         if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
-        _write_vectors(out / "data", names, out / "processed")
+            write_positions(train, positives, processed)
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(out / "data", names, processed)
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
             f"{new.sum():,} new positives: " + ", ".join(f"{part} {new[part]:,}" for part in PARTS)
@@ -263,79 +269,6 @@ def _add_times(
         return pairs
     seconds = query_times(pairs, parts["part"], split.method)
     return pairs.assign(**TimeFeatures(**times).encode(seconds))
-
-
-def _write(
-    workflow: nvt.Workflow,
-    parts: pd.DataFrame,
-    pairs: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
-    names: FeaturesConfig,
-    processed: Path,
-) -> dict[str, Any]:
-    """Encode the tables, add their row numbers to the split `parts`, and write everything.
-
-    `pairs` has the context of each row of `parts`. The weights of the training part are written
-    with a mean of 1.
-
-    Returns
-    -------
-    dict
-        The sizes of the parts, see `split_report`.
-    """
-    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
-
-    from twotower.workflows.features import context
-    from twotower.workflows.features.encode import encode
-    from twotower.workflows.split import split_report
-    from twotower.workflows.vectors import vector_schema
-
-    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
-    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
-    users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
-    encoded_users = encode(workflow, "user", users, without=names.context_columns)
-    context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
-    encode(workflow, "item", items).to_parquet(processed / ITEMS)
-    if names.context_columns:
-        parts["context_row"], contexts = context.distinct_contexts(pairs, names)
-        context.encode_context(workflow, contexts, names).to_parquet(processed / CONTEXTS)
-    parts.to_parquet(processed / SPLIT, index=False)
-    train = parts[parts["part"] == "train"]
-    train[["user_row", "item_row"]].to_numpy(np.int32).tofile(processed / TRAIN_ROWS)
-    if names.context_columns:
-        train["context_row"].to_numpy(np.int32).tofile(processed / TRAIN_CONTEXTS)
-    if WEIGHT in parts:
-        weights = train[WEIGHT].to_numpy(np.float64)
-        (weights / weights.mean()).astype(np.float32).tofile(processed / TRAIN_WEIGHTS)
-    schema = workflow.output_schema + vector_schema(names.sides)
-    TensorflowMetadata.from_merlin_schema(schema).to_proto_text_file(str(processed), SCHEMA)
-    counts = split_report(parts)
-    (processed / "split.json").write_text(json.dumps(counts, indent=1) + "\n")
-    return counts
-
-
-def _write_vectors(data: Path, names: FeaturesConfig, processed: Path) -> None:
-    """Write the pretrained vectors of the tidy tables in the folder `data` as arrays."""
-    from twotower.workflows.vectors import save_vectors
-
-    for side in names.sides:
-        save_vectors(data / f"{side.name}s.parquet", side, processed)
-
-
-def _write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
-    """Write the place in time of each row of the training part, see `TrainingData.positions`."""
-    from twotower.workflows.features.positives import time_order
-    from twotower.workflows.split import positions
-
-    users = train["user_id"].to_numpy()
-    position, _ = positions(users, time_order(train, positives))
-    position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
-
-
-def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
-    """The row numbers (int32) of `ids` in a table sorted by id that has all of them."""
-    return np.searchsorted(table_ids.to_numpy(), ids.to_numpy()).astype(np.int32)
 
 
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:

@@ -18,7 +18,8 @@ from rich.text import Text
 from twotower.pipelines.console import console, printable, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_split, read_ids
+from twotower.pipelines.steps.preprocess import load_split, read_ids
+from twotower.pipelines.steps.processed import ITEMS, USERS
 from twotower.pipelines.steps.serve import Addresses, running_server, serving
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.contract import NUMPY_DTYPES

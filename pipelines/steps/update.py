@@ -15,7 +15,8 @@ from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import TRITON, Run, writes
 from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.export import export
-from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data, preprocess_more
+from twotower.pipelines.steps.preprocess import load_training_data, preprocess_more
+from twotower.pipelines.steps.processed import SCHEMA
 from twotower.pipelines.steps.publish import answering, publish
 from twotower.pipelines.steps.quality_gate import objection
 from twotower.pipelines.steps.serve import running_server
