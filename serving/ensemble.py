@@ -81,8 +81,7 @@ def build_ensemble(
     context : pandas.DataFrame, optional
         The features that only a request can give, as columns of their types; rows are ignored.
     vectors : mapping of str to ndarray of float32, shape (n_users, length), optional
-        The pretrained vectors of the rows of `users`; zeros for a user without one. The tower reads
-        them as they are, so the workflow does not have them.
+        The pretrained vectors of the rows of `users`, which the workflow does not have.
 
     Returns
     -------
@@ -111,8 +110,8 @@ def build_ensemble(
     request = _request_schema(completed)
     raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
     rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
-    encoded = EncodeFeatures(workflow, names, vectors=list(vectors))
-    vector = (rows + ColumnSelector(raw)) >> completed >> encoded >> tower
+    encode = EncodeFeatures(workflow, names, vectors=list(vectors))
+    vector = (rows + ColumnSelector(raw)) >> completed >> encode >> tower
     given = [] if history is None else [history, count_of(history)]
     parameters = ColumnSelector([K, FILTER_SEEN, *given])
     return Ensemble((rows + vector + parameters) >> top, request)
