@@ -93,7 +93,8 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _buckets_have_numbers(cls, values: dict) -> dict:
         features = values["features"]
-        numeric = features.user_numeric + features.item_numeric + features.context_numeric
+        query = features.user_numeric + features.of_interaction.numeric
+        numeric = query + features.item_numeric
         if values["model"].buckets and not numeric:
             raise ValueError(
                 "model.buckets bins numeric features, but there are none; add some to "

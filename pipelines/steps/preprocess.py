@@ -15,6 +15,7 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
+from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -32,6 +33,7 @@ RAW_USERS = "raw_users.parquet"
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
 WEIGHT = "weight"  # the column of split.parquet with the weights
 CONTEXTS = "contexts.parquet"
+TIMES = "times.json"  # in workflow/: arguments of `TimeFeatures`, only with features of the time
 TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
 TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
 TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
@@ -87,9 +89,13 @@ def preprocess(run: Run) -> dict[str, Any]:
         _check_parts(parts, run.config.split)
         progress(2, 5, "fit the feature graph")
         pairs = add_context(parts, positives, names)
+        times = _fit_times(pairs[parts["part"] == "train"], names)
+        pairs = _add_times(pairs, parts, times, run.config.split)
         train = pairs[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
+        if times is not None:
+            (out / "workflow" / TIMES).write_text(json.dumps(times))
         progress(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
@@ -201,6 +207,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         parts = extend_split(old, positives, fresh, run.config.split)
         progress(1, 4, "grow the vocabularies")
         pairs = add_context(parts, positives, names)
+        # As they are, because the weights learned for them depend on them.
+        pairs = _add_times(pairs, parts, load_times(run), run.config.split)
         train = pairs[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = grow_features(
@@ -226,9 +234,28 @@ def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
     data = run.path / "data"
     interactions = pd.read_parquet(data / INTERACTIONS)
-    if context := run.config.features.context_columns:
+    if context := run.config.features.stored_context:
         interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
     return interactions, read_frame(data / USERS), read_frame(data / ITEMS)
+
+
+def _fit_times(train: pd.DataFrame, names: FeaturesConfig) -> dict[str, Any] | None:
+    """Learn the features of the time, see `fit_times`; None if there are none."""
+    from twotower.workflows.features.times import fit_times
+
+    return fit_times(train[names.time_column].to_numpy(), names) if names.time else None
+
+
+def _add_times(
+    pairs: pd.DataFrame, parts: pd.DataFrame, times: dict[str, Any] | None, split: SplitConfig
+) -> pd.DataFrame:
+    """Add the features of the time to pairs with timestamps, as the served model makes them."""
+    from twotower.workflows.features.times import query_times
+
+    if times is None:
+        return pairs
+    seconds = query_times(pairs, parts["part"], split.method)
+    return pairs.assign(**TimeFeatures(**times).encode(seconds))
 
 
 def _write(
@@ -339,6 +366,13 @@ def load_contexts(run: Run) -> dict[str, np.ndarray]:
     if not run.config.features.context_columns:
         return {}
     return as_arrays(pd.read_parquet(run.path / "processed" / CONTEXTS), {})
+
+
+def load_times(run: Run) -> dict[str, Any] | None:
+    """The arguments of `TimeFeatures`; None without features of the time."""
+    if not run.config.features.time:
+        return None
+    return json.loads((run.path / "workflow" / TIMES).read_text())
 
 
 def load_training_data(run: Run) -> TrainingData:
