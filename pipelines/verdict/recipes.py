@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Extra, Field
 
-from twotower.pipelines.config import CONFIGS, as_text, find_config, parse, read_yaml
+from twotower.pipelines.config import CONFIGS, as_text, find_config, parse
 from twotower.pipelines.verdict.suits import When
+from twotower.pipelines.yaml_file import read_yaml
 
 FOLDER = CONFIGS / "recipes"
 AUTO = "auto"
