@@ -139,5 +139,5 @@ def unmet_features(config: SequenceConfig, history: int | None, has_context: boo
     elif config.stride is not None and config.stride > history:
         wrong["model.sequence.stride"] = f"at most features.history, {history}"
     if has_context:
-        wrong["features.context and features.context_numeric"] = "[]"
+        wrong["features.context, features.context_numeric and features.time"] = "[]"
     return ", ".join(f"{name}: {value}" for name, value in wrong.items())

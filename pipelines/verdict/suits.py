@@ -63,6 +63,23 @@ class When(BaseModel, extra=Extra.forbid):
         """Whether the recipe is for all data."""
         return self == When()
 
+    def __str__(self) -> str:
+        """Return the conditions in words; empty if there are none."""
+        words = [f"split.method {' or '.join(self.split)}"] if self.split else []
+        for name, (low, high), unit in (
+            ("items", self.items, "items"),
+            ("density", self.density, "of all"),
+            ("history", self.history, "positives"),
+        ):
+            limits = [
+                f"{bound} {_written(limit, unit)}"
+                for bound, limit in (("at least", low), ("at most", high))
+                if limit is not None
+            ]
+            if limits:
+                words.append(f"{name} {' and '.join(limits)}")
+        return "; ".join(words)
+
     def unmet(self, facts: DataFacts) -> str:
         """Say why a recipe is not for data like these; empty if it is."""
         if self.split and facts.split not in self.split:

@@ -38,6 +38,17 @@ def test_why_a_recipe_is_not_for_data(when, reason):
     assert When(**when).is_general == (not when)
 
 
+def test_conditions_in_words():
+    assert str(When()) == ""
+    when = When(
+        split=["random", "file"], items=[2, 20_000], density=[None, 0.005], history=[3, None]
+    )
+    assert str(when) == (
+        "split.method random or file; items at least 2 and at most 20,000; density at most 0.50%; "
+        "history at least 3"
+    )
+
+
 @pytest.mark.parametrize(
     "when, message",
     [
