@@ -144,7 +144,9 @@ class SequenceTrainer:
         candidates, positive_of, count = self._candidates(targets, stateless_fold_in(seed, 0))
         vectors = self._item_vectors(candidates)
         queries = self._queries(inputs, places, vectors, stateless_fold_in(seed, 1))
-        scores = {"count": count, "temperature": self.tower.config.temperature}
+        config = self.tower.config
+        precision = tf.as_dtype(config.softmax_precision)
+        scores = {"count": count, "temperature": config.temperature, "precision": precision}
         loss = grouped_softmax(queries, vectors, tf.range(tf.size(targets)), positive_of, **scores)
         # An empty history learns from all targets, without an effect on the items.
         start = self._normalized(self.query.start[None])
