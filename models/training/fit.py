@@ -14,7 +14,7 @@ from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.training.batches import feature_lookup, shuffled_batches, training_columns
 from twotower.models.training.callbacks import LearningRate, ReportProgress, Validation
 from twotower.models.training.checkpoint import Progress, TrainingState
-from twotower.models.training.config import TrainingConfig
+from twotower.models.training.config import BY_USER, TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.mining import MinedNegatives, MineEveryEpoch
 from twotower.models.training.model import History, TwoTower, best_epoch
@@ -82,7 +82,14 @@ def fit(
         steps = trained_epochs * (len(data.user_rows) // config.batch_size)
         done = int(tower.model.optimizer.iterations)
         callbacks.append(ReportProgress(progress, done, steps))
-    lookup = feature_lookup(tower, data, all_data, config.seed, mined)
+    lookup = feature_lookup(
+        tower,
+        data,
+        all_data,
+        config.seed,
+        mined,
+        whole_histories=config.order == BY_USER,
+    )
     _train(tower.model, data, config, state.progress, lookup, callbacks)
     state.save()
     state.restore_best(best_epoch(state.progress.history, config.monitor))
@@ -134,6 +141,7 @@ def _train(
             batch_size=config.batch_size,
             seed=config.seed,
             first_step=int(model.optimizer.iterations),
+            order=config.order,
         )
         model.fit(
             batches,
