@@ -40,7 +40,9 @@ def test_the_gradient_of_the_table_is_the_sum_of_both_uses(schema):  # noqa: F81
     tables = embedding_tables(model)
     table = tables["film"].table.embeddings
     with tf.GradientTape() as tape:
-        query = model.query_encoder({k: tf.constant(v[:1]) for k, v in USERS.items()}, training=True)
+        query = model.query_encoder(
+            {k: tf.constant(v[:1]) for k, v in USERS.items()}, training=True
+        )
         score = tf.reduce_sum(query * model.candidate_encoder({"film": tf.constant([[5]])}))
     found = tf.convert_to_tensor(tape.gradient(score, table)).numpy()
     v = table.numpy().astype(np.float64)
@@ -133,5 +135,5 @@ def test_new_items_start_with_the_embedding_of_unknown_items(schema):  # noqa: F
 
 
 def test_it_needs_a_history(schema):  # noqa: F811
-    with pytest.raises(ModelError, match="model.tie_history needs a history"):
+    with pytest.raises(ModelError, match=r"model\.tie_history needs a history"):
         build_two_tower(schema.excluding_by_name(["seen"]), np.ones(300), CONFIG)
