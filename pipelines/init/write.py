@@ -13,6 +13,7 @@ from twotower.pipelines.init.settings import duplicates, settings
 
 QUESTION = "QUESTION"
 MAX_NAMES = 6
+SECONDS_PER_DAY = 86_400
 
 
 def as_yaml(guess: Guess, files: Mapping[str, Any], name: str) -> str:
@@ -72,6 +73,8 @@ def _section(section: str, value: Any, guess: Guess) -> Iterator[str]:
         yield "  files:"
         for key, each in value["files"].items():
             yield _commented(f"    {flow({key: each})[1:-1]}", comments.get(key))
+        if "vectors" in value:
+            yield _commented(f"  {flow({'vectors': value['vectors']})[1:-1]}", comments["vectors"])
     elif section == "features":
         yield "features:"
         for key, each in value.items():
@@ -105,6 +108,7 @@ def _comments(guess: Guess) -> dict[str, str]:
         "serving": _seen(guess),
         "duplicates": f"{profile.repeats:,} of {profile.rows:,} rows repeat a {ids['user']} and "
         f"{ids['item']}; {_duplicates(guess)}",
+        "vectors": "found beside the interactions, with the ids of their rows",
         "show": "printed beside a recommended item",
         "model": "numbers are binned, too",
     }
@@ -158,7 +162,10 @@ def _proposals(section: str, guess: Guess) -> Iterator[str]:
             yield f"# positives: {{column: {column}, at_least: 4}}"
         if guess.value.kind in ("unclear", "count"):
             yield f"# positives: {{weight: {column}, weight_transform: log1p}}"
-    elif section == "features" and guess.features.context:
+    elif section == "features":
+        if guess.time:
+            hours = [] if (guess.time.seconds % SECONDS_PER_DAY == 0).all() else ["hour_of_day"]
+            yield f"  # time: {flow([*hours, 'day_of_week'])}"
         kinds = {each.name: each.kind for each in guess.features.context}
         for setting, kind in (("context", "categorical"), ("context_numeric", "numeric")):
             if names := [name for name, each in kinds.items() if each == kind]:

@@ -15,26 +15,32 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
+from twotower.pipelines.steps.processed import (
+    CONTEXTS,
+    INTERACTIONS,
+    ITEMS,
+    PARTS,
+    SPLIT,
+    TIMES,
+    TRAIN_CONTEXTS,
+    TRAIN_POSITIONS,
+    TRAIN_ROWS,
+    TRAIN_WEIGHTS,
+    USERS,
+    WEIGHT,
+    write_positions,
+    write_tables,
+    write_vectors,
+)
+from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
-    import nvtabular as nvt
-
     from twotower.models.training.data import TrainingData
     from twotower.pipelines.config import Config
     from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.ids import RunIds
     from twotower.workflows.split import SplitConfig
 
-INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
-PARTS = ("train", "valid", "test")
-SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
-RAW_USERS = "raw_users.parquet"
-TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
-WEIGHT = "weight"  # the column of split.parquet with the weights
-CONTEXTS = "contexts.parquet"
-TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
-TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
-TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
 _LEFT_OUT = {
     "repeated_pairs": "positives left out because a later row has the same user and item",
     "dropped_by_k_core": "positives left out by k-core",
@@ -52,6 +58,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     - train_rows.bin, train_contexts.bin, train_positions.bin and train_weights.bin: the rows of the
       training part in the tables, their places in time, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
+    - vectors.<column>.npy: the pretrained vectors of the rows of these tables
     - raw_users.parquet: the user table before encoding, with the history
     - schema.pbtxt: the schema of the encoded tables
     - split.json: the sizes of the parts
@@ -87,16 +94,22 @@ def preprocess(run: Run) -> dict[str, Any]:
         _check_parts(parts, run.config.split)
         progress(2, 5, "fit the feature graph")
         pairs = add_context(parts, positives, names)
+        times = _fit_times(pairs[parts["part"] == "train"], names)
+        pairs = _add_times(pairs, parts, times, run.config.split)
         train = pairs[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
+        if times is not None:
+            (out / "workflow" / TIMES).write_text(json.dumps(times))
         progress(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        processed = out / "processed"
         if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+            write_positions(train, positives, processed)
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(run.path / "data", names, processed)
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
@@ -201,6 +214,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         parts = extend_split(old, positives, fresh, run.config.split)
         progress(1, 4, "grow the vocabularies")
         pairs = add_context(parts, positives, names)
+        # As they are, because the weights learned for them depend on them.
+        pairs = _add_times(pairs, parts, load_times(run), run.config.split)
         train = pairs[parts["part"] == "train"]
         users = add_history(users, train, positives, names)
         workflow = grow_features(
@@ -210,9 +225,11 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        processed = out / "processed"
         if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+            write_positions(train, positives, processed)
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(out / "data", names, processed)
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
             f"{new.sum():,} new positives: " + ", ".join(f"{part} {new[part]:,}" for part in PARTS)
@@ -226,74 +243,32 @@ def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
     data = run.path / "data"
     interactions = pd.read_parquet(data / INTERACTIONS)
-    if context := run.config.features.context_columns:
+    if context := run.config.features.stored_context:
         interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
-    return interactions, read_frame(data / USERS), read_frame(data / ITEMS)
-
-
-def _write(
-    workflow: nvt.Workflow,
-    parts: pd.DataFrame,
-    pairs: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
-    names: FeaturesConfig,
-    processed: Path,
-) -> dict[str, Any]:
-    """Encode the tables, add their row numbers to the split `parts`, and write everything.
-
-    `pairs` has the context of each row of `parts`. The weights of the training part are written
-    with a mean of 1.
-
-    Returns
-    -------
-    dict
-        The sizes of the parts, see `split_report`.
-    """
-    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
-
-    from twotower.workflows.features import context
-    from twotower.workflows.features.encode import encode
-    from twotower.workflows.split import split_report
-
-    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
-    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
-    users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
-    encoded_users = encode(workflow, "user", users, without=names.context_columns)
-    context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
-    encode(workflow, "item", items).to_parquet(processed / ITEMS)
-    if names.context_columns:
-        parts["context_row"], contexts = context.distinct_contexts(pairs, names)
-        context.encode_context(workflow, contexts, names).to_parquet(processed / CONTEXTS)
-    parts.to_parquet(processed / SPLIT, index=False)
-    train = parts[parts["part"] == "train"]
-    train[["user_row", "item_row"]].to_numpy(np.int32).tofile(processed / TRAIN_ROWS)
-    if names.context_columns:
-        train["context_row"].to_numpy(np.int32).tofile(processed / TRAIN_CONTEXTS)
-    if WEIGHT in parts:
-        weights = train[WEIGHT].to_numpy(np.float64)
-        (weights / weights.mean()).astype(np.float32).tofile(processed / TRAIN_WEIGHTS)
-    TensorflowMetadata.from_merlin_schema(workflow.output_schema).to_proto_text_file(
-        str(processed), SCHEMA
+    users, items = (
+        read_frame(data / file, without=side.vectors)
+        for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
-    counts = split_report(parts)
-    (processed / "split.json").write_text(json.dumps(counts, indent=1) + "\n")
-    return counts
+    return interactions, users, items
 
 
-def _write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
-    """Write the place in time of each row of the training part, see `TrainingData.positions`."""
-    from twotower.workflows.features.positives import time_order
-    from twotower.workflows.split import positions
+def _fit_times(train: pd.DataFrame, names: FeaturesConfig) -> dict[str, Any] | None:
+    """Learn the features of the time, see `fit_times`; None if there are none."""
+    from twotower.workflows.features.times import fit_times
 
-    users = train["user_id"].to_numpy()
-    position, _ = positions(users, time_order(train, positives))
-    position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
+    return fit_times(train[names.time_column].to_numpy(), names) if names.time else None
 
 
-def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
-    """The row numbers (int32) of `ids` in a table sorted by id that has all of them."""
-    return np.searchsorted(table_ids.to_numpy(), ids.to_numpy()).astype(np.int32)
+def _add_times(
+    pairs: pd.DataFrame, parts: pd.DataFrame, times: dict[str, Any] | None, split: SplitConfig
+) -> pd.DataFrame:
+    """Add the features of the time to pairs with timestamps, as the served model makes them."""
+    from twotower.workflows.features.times import query_times
+
+    if times is None:
+        return pairs
+    seconds = query_times(pairs, parts["part"], split.method)
+    return pairs.assign(**TimeFeatures(**times).encode(seconds))
 
 
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:
@@ -322,11 +297,17 @@ def read_ids(run: Run) -> RunIds:
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id."""
-    from twotower.workflows.features.encode import as_arrays
+    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id.
 
+    Pretrained vectors are memory-mapped.
+    """
+    from twotower.workflows.features.encode import as_arrays
+    from twotower.workflows.vectors import load_vectors
+
+    processed = run.path / "processed"
     users, items = (
-        as_arrays(pd.read_parquet(run.path / "processed" / file), side.internal.multi_hot)
+        as_arrays(pd.read_parquet(processed / file), side.internal.multi_hot)
+        | load_vectors(processed, side)
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return users, items
@@ -339,6 +320,13 @@ def load_contexts(run: Run) -> dict[str, np.ndarray]:
     if not run.config.features.context_columns:
         return {}
     return as_arrays(pd.read_parquet(run.path / "processed" / CONTEXTS), {})
+
+
+def load_times(run: Run) -> dict[str, Any] | None:
+    """The arguments of `TimeFeatures`; None without features of the time."""
+    if not run.config.features.time:
+        return None
+    return json.loads((run.path / "workflow" / TIMES).read_text())
 
 
 def load_training_data(run: Run) -> TrainingData:

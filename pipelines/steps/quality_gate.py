@@ -12,7 +12,8 @@ from scipy.sparse import csr_matrix
 from twotower.pipelines.console import stage
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.evaluate import Evaluator
-from twotower.pipelines.steps.preprocess import SPLIT, load_ids, load_tables, read_ids
+from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
+from twotower.pipelines.steps.processed import SPLIT
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.errors import ServingError
@@ -188,7 +189,7 @@ class _VersionScorer:
         seen = int(np.diff(asked.seen[users].indptr).max())
         k = min(len(version.item_ids), asked.cutoff + seen + self.left_out)
         user_ids = asked.ids.users.decode(asked.user_ids[users])
-        items, answered = version.answer(user_ids, k)
+        items, answered = version.answer(user_ids, k, features=version.unknown_time(len(user_ids)))
         ids = asked.ids.items.codes(items)
         columns = np.searchsorted(asked.item_ids, ids).clip(max=len(asked.item_ids) - 1)
         rows, places = np.nonzero((asked.item_ids[columns] == ids) & np.isfinite(answered))

@@ -20,7 +20,7 @@ UNKNOWN = 2
 def add_context(
     pairs: pd.DataFrame, positives: pd.DataFrame, config: FeaturesConfig
 ) -> pd.DataFrame:
-    """Add to pairs the context of each.
+    """Add to pairs the context of each, as the interactions have it.
 
     Parameters
     ----------
@@ -33,13 +33,15 @@ def add_context(
     Returns
     -------
     DataFrame
-        user_id, item_id and the columns of the context, with the index of `pairs`. A repeated pair
-        has the context of its last row.
+        user_id, item_id, the stored columns of the context and, for `features.time`, the
+        timestamp, with the index of `pairs`. A repeated pair has the context of its last row.
     """
-    keys = [config.user_id, config.item_id]
-    if not config.context_columns:
+    keys, columns = [config.user_id, config.item_id], config.stored_context
+    if config.time:
+        columns.append(config.time_column)
+    if not columns:
         return pairs[keys]
-    last = positives[[*keys, *config.context_columns]].drop_duplicates(keys, keep="last")
+    last = positives[[*keys, *columns]].drop_duplicates(keys, keep="last")
     return pairs[keys].merge(last, on=keys, how="left").set_index(pairs.index)
 
 
