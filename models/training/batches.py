@@ -14,7 +14,7 @@ from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.objective.sampling import known_pairs
 from twotower.models.objective.self_supervised import item_views
-from twotower.models.training.config import BY_USER
+from twotower.models.training.config import BY_USER, TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.mining import MinedNegatives
 from twotower.models.training.model import TwoTower, item_id_hiding
@@ -122,9 +122,8 @@ def feature_lookup(
     tower: TwoTower,
     data: TrainingData,
     all_data: TrainingData,
-    seed: int,
+    config: TrainingConfig,
     mined: MinedNegatives | None = None,
-    whole_histories: bool = False,
 ) -> FeatureLookup:
     """Create the layer that looks up the features of a training batch.
 
@@ -136,35 +135,34 @@ def feature_lookup(
         The data to train on.
     all_data : TrainingData
         All interactions, if `data` is a sample of them; else `data`.
-    seed : int
+    config : TrainingConfig
+        For the seed and the order of the interactions.
     mined : MinedNegatives, optional
         For `objective.negatives: mined`.
-    whole_histories : bool
-        See `FeatureLookup`.
 
     Returns
     -------
     FeatureLookup
     """
-    config, schema = tower.config, tower.schema
+    model, schema = tower.config, tower.schema
     vectors = schema.select_by_tag(Tags.EMBEDDING).column_names
     lists = [column.name for column in schema if column.is_list and column.name not in vectors]
-    hide_probability, _ = item_id_hiding(schema, data, config)
+    hide_probability, _ = item_id_hiding(schema, data, model)
     return FeatureLookup(
         users=data.users,
         items=data.items,
         contexts=data.contexts,
         item_id=schema.select_by_tag(Tags.ITEM_ID).first.name,
         hide_item_id=hide_probability,
-        dropout=config.feature_dropout,
-        seed=seed,
+        dropout=model.feature_dropout,
+        seed=config.seed,
         step=lambda: tower.model.optimizer.iterations,
         lists=lists,
         history=history_column(schema),
-        history_dropout=config.history_dropout,
-        whole_histories=whole_histories,
-        views=item_views(config.self_supervised, data.items, lists),
-        **_objective_inputs(config.objective, data, all_data, mined),
+        history_dropout=model.history_dropout,
+        whole_histories=config.order == BY_USER,
+        views=item_views(model.self_supervised, data.items, lists),
+        **_objective_inputs(model.objective, data, all_data, mined),
     )
 
 

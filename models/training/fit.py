@@ -15,7 +15,7 @@ from twotower.models.sequence.training import SequenceTrainer
 from twotower.models.training.batches import feature_lookup, shuffled_batches, training_columns
 from twotower.models.training.callbacks import LearningRate, ReportProgress, Validation
 from twotower.models.training.checkpoint import Progress, TrainingState
-from twotower.models.training.config import BY_USER, TrainingConfig
+from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.mining import MinedNegatives, MineEveryEpoch
 from twotower.models.training.model import History, TwoTower, best_epoch
@@ -89,9 +89,7 @@ def fit(
     if sequences is not None:
         _train_sequences(sequences, config, state.progress, callbacks)
     else:
-        lookup = feature_lookup(
-            tower, data, all_data, config.seed, mined, whole_histories=config.order == BY_USER
-        )
+        lookup = feature_lookup(tower, data, all_data, config, mined)
         _train(tower.model, data, config, state.progress, lookup, callbacks)
     state.save()
     state.restore_best(best_epoch(state.progress.history, config.monitor))
