@@ -7,7 +7,7 @@ metric is averaged over the users with at least one relevant item.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from rich.table import Table
@@ -43,11 +43,15 @@ class Metrics:
         Number of users averaged over: those with a relevant item.
     candidates : int
         Number of items ranked, including those a user has already seen.
+    errors : dict of str to float
+        The standard error of each metric except coverage: the deviation between the users, divided
+        by the root of their number. Empty for one user.
     """
 
     values: dict[str, float]
     users: int
     candidates: int
+    errors: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, float]:
         """Return all numbers as one flat record for a JSON report."""
@@ -64,6 +68,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     on_users: OnUsers | None = None,
     user_of: np.ndarray | None = None,
+    repeats: bool = False,
 ) -> Metrics:
     """Rank the candidates for every user with a relevant item and average the metrics.
 
@@ -74,7 +79,8 @@ def evaluate(
     relevant : csr_matrix, shape (n_users, n_items)
         Nonzero where the item should be found.
     seen : csr_matrix, shape (n_users, n_items)
-        Nonzero where the item is left out of the user's ranking; must not overlap `relevant`.
+        Nonzero where the item is left out of the user's ranking; must not overlap `relevant`
+        without `repeats`.
     ks : sequence of int
         Cutoffs.
     candidates : ndarray of bool, shape (n_items,), optional
@@ -88,6 +94,9 @@ def evaluate(
         Called after each batch, with `user_of` once at the end; see `OnUsers`.
     user_of : ndarray of int, shape (n_users,), optional
         If the rows are queries, the user of each. Metrics are averaged over each user's first.
+    repeats : bool
+        Whether a relevant item may be one that the user has seen. It is never found then, but
+        counts as relevant.
 
     Returns
     -------
@@ -106,6 +115,8 @@ def evaluate(
     if candidates is None:
         candidates = np.ones(relevant.shape[1], dtype=bool)
     _check_input(relevant, seen, cutoffs, candidates, batch_size)
+    if not repeats:
+        _check_unseen(relevant, seen)
     users = np.flatnonzero(sizes := np.diff(relevant.indptr))
     # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
@@ -123,7 +134,12 @@ def evaluate(
     if user_of is not None:
         users, per_user = _mean_by_user(user_of[users], per_user, on_users)
     values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs)
-    return Metrics(values, users=len(users), candidates=int(candidates.sum()))
+    return Metrics(
+        values,
+        users=len(users),
+        candidates=int(candidates.sum()),
+        errors=_standard_errors(per_user, cutoffs) if len(users) > 1 else {},
+    )
 
 
 def _cover(covered: np.ndarray, ranked: np.ndarray, cutoffs: np.ndarray) -> None:
@@ -140,6 +156,16 @@ def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> di
         f"{name}@{k}": float(table[row, column])
         for column, k in enumerate(cutoffs)
         for row, name in enumerate(METRICS)
+    }
+
+
+def _standard_errors(per_user: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:
+    """Name the standard errors of the means of the users' metrics (shape (users, 6, c))."""
+    errors = per_user.std(axis=0, ddof=1) / np.sqrt(len(per_user))
+    return {
+        f"{name}@{k}": float(errors[row, column])
+        for column, k in enumerate(cutoffs)
+        for row, name in enumerate(USER_METRICS)
     }
 
 
@@ -215,6 +241,10 @@ def _check_input(
             f"nothing to evaluate: {relevant.nnz} relevant pairs and {candidates.sum()} "
             "candidates; is the split empty, or were all its ids unknown?"
         )
+
+
+def _check_unseen(relevant: csr_matrix, seen: csr_matrix) -> None:
+    """Raise ModelError if a pair is both relevant and seen."""
     both = relevant.multiply(seen).tocoo()
     if both.nnz:
         raise ModelError(

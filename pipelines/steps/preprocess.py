@@ -30,6 +30,7 @@ PARTS = ("train", "valid", "test")
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
+POSITION = "position"  # the column of split.parquet with the place in time within the user
 WEIGHT = "weight"  # the column of split.parquet with the weights
 CONTEXTS = "contexts.parquet"
 TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
@@ -48,11 +49,12 @@ def preprocess(run: Run) -> dict[str, Any]:
 
     Writes workflow/ (the fitted graph) and processed/:
 
-    - split.parquet: the positives with their part, ids as codes, rows in the tables and weights
+    - split.parquet: the positives with their part, ids as codes, rows in the tables, weights, and
+      with a history their places in time
     - train_rows.bin, train_contexts.bin, train_positions.bin and train_weights.bin: the rows of the
       training part in the tables, their places in time, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
-    - raw_users.parquet: the user table before encoding, with the history
+    - raw_users.parquet: the user table before encoding, with the history that the server reads
     - schema.pbtxt: the schema of the encoded tables
     - split.json: the sizes of the parts
 
@@ -81,13 +83,16 @@ def preprocess(run: Run) -> dict[str, Any]:
     with stage("preprocess") as (progress, result), run.step("preprocess") as (out, notes):
         progress(0, 5, "positives")
         interactions, users, items = _read_data(run)
-        positives = filter_positives(interactions, run.config.positives)
+        positives = _numbered(
+            filter_positives(interactions, run.config.positives), run.config.split
+        )
         progress(1, 5, "split")
         parts = split(positives, run.config.split, read_ids(run))
         _check_parts(parts, run.config.split)
         progress(2, 5, "fit the feature graph")
         pairs = add_context(parts, positives, names)
         train = pairs[parts["part"] == "train"]
+        served = add_history(users, parts if is_next_item(run.config) else train, positives, names)
         users = add_history(users, train, positives, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
         progress(4, 5, "encode users and items")
@@ -95,7 +100,8 @@ def preprocess(run: Run) -> dict[str, Any]:
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
         if names.history:
-            _write_positions(train, positives, out / "processed")
+            _add_positions(parts, positives, out / "processed")
+        served[names.sides[0].columns].to_parquet(out / "processed" / RAW_USERS, index=False)
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         counts = notes["split"]
         result(
@@ -109,8 +115,10 @@ def preprocess(run: Run) -> dict[str, Any]:
 
 def _remarks(config: Config, interactions: pd.DataFrame, counts: dict[str, Any]) -> Iterator[str]:
     """Lines on assumptions that were made about the rows, and on rows that were left out."""
+    from twotower.workflows.order import has_order
+
     column, ordered = config.positives.column, config.split.method == "leave_last_out"
-    if "timestamp" not in interactions and (ordered or config.features.history):
+    if not has_order(interactions) and (ordered or config.features.history):
         yield "the interactions have no timestamp: their order in the file is used as time"
     if column and (unknown := int(interactions[column].isna().sum())):
         yield f"{unknown:,} rows without a value in {column} are not positives"
@@ -133,19 +141,27 @@ def split_ahead(run: Run) -> pd.DataFrame:
         If a part of the split is empty.
     """
     from twotower.workflows.features.positives import check_any_positive, is_positive
+    from twotower.workflows.order import ORDER
     from twotower.workflows.split import split
 
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
-    wanted = [names.user_id, names.item_id, "timestamp", "part", positives.column]
+    wanted = [names.user_id, names.item_id, "timestamp", ORDER, "part", positives.column]
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
         check_any_positive(rows, positives)
         rows = rows[is_positive(rows, positives)]
-    parts = split(rows, run.config.split, read_ids(run))
+    parts = split(_numbered(rows, run.config.split), run.config.split, read_ids(run))
     _check_parts(parts, run.config.split)
     return parts
+
+
+def _numbered(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
+    """Number the positives of repeated pairs, if the split keeps them."""
+    from twotower.workflows.order import number_repeats
+
+    return number_repeats(positives) if config.repeats == "keep" else positives
 
 
 def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
@@ -195,13 +211,16 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     with stage("preprocess") as (progress, result):
         progress(0, 4, "positives, split")
         interactions, users, items = _read_data(run.within(out))
-        positives = filter_positives(interactions, run.config.positives)
+        positives = _numbered(
+            filter_positives(interactions, run.config.positives), run.config.split
+        )
         old = pd.read_parquet(run.path / "processed" / SPLIT)
         fresh = interactions.iloc[len(interactions) - appended :]
         parts = extend_split(old, positives, fresh, run.config.split)
         progress(1, 4, "grow the vocabularies")
         pairs = add_context(parts, positives, names)
         train = pairs[parts["part"] == "train"]
+        served = add_history(users, parts if is_next_item(run.config) else train, positives, names)
         users = add_history(users, train, positives, names)
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
@@ -211,7 +230,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
         if names.history:
-            _write_positions(train, positives, out / "processed")
+            _add_positions(parts, positives, out / "processed")
+        served[names.sides[0].columns].to_parquet(out / "processed" / RAW_USERS, index=False)
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
@@ -258,7 +278,6 @@ def _write(
 
     parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
     parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
-    users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
     encoded_users = encode(workflow, "user", users, without=names.context_columns)
     context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
     encode(workflow, "item", items).to_parquet(processed / ITEMS)
@@ -281,13 +300,18 @@ def _write(
     return counts
 
 
-def _write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
-    """Write the place in time of each row of the training part, see `TrainingData.positions`."""
-    from twotower.workflows.features.positives import time_order
-    from twotower.workflows.split import positions
+def _add_positions(parts: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
+    """Add to `parts` the place in time of each row among those of its user, from 0.
 
-    users = train["user_id"].to_numpy()
-    position, _ = positions(users, time_order(train, positives))
+    The places among the rows of the training part are written, see `TrainingData.positions`.
+    """
+    from twotower.workflows.order import positions, time_order
+
+    order = time_order(parts, positives)
+    parts[POSITION], _ = positions(parts["user_id"].to_numpy(), order)
+    train = parts[parts["part"] == "train"]
+    order = np.argsort(train[POSITION].to_numpy(), kind="stable")
+    position, _ = positions(train["user_id"].to_numpy(), order)
     position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
 
 
@@ -330,6 +354,11 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return users, items
+
+
+def is_next_item(config: Config) -> bool:
+    """Whether the run predicts the next item of a history that ends before it."""
+    return config.split.method == "leave_last_out" and config.features.history is not None
 
 
 def load_contexts(run: Run) -> dict[str, np.ndarray]:

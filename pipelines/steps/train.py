@@ -15,7 +15,7 @@ from twotower.pipelines.console import ShowProgress, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.evaluate import Evaluator
+from twotower.pipelines.steps.evaluator import Evaluator
 from twotower.pipelines.steps.preprocess import SCHEMA, load_split, load_training_data
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from twotower.pipelines.cli import main
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluate import Evaluator, evaluate
+from twotower.pipelines.steps.evaluate import evaluate
+from twotower.pipelines.steps.evaluator import Evaluator
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.preprocess import (
     load_contexts,
