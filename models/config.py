@@ -15,6 +15,7 @@ from twotower.models.objective.config import (
 )
 from twotower.models.objective.losses import LOSSES
 from twotower.models.objective.negatives import SAMPLERS
+from twotower.models.sequence.config import SequenceConfig, conflicting_settings
 from twotower.models.towers.options import HIDDEN_LAYERS, POOLINGS, Option
 
 if TYPE_CHECKING:  # mypy cannot read a type that is computed
@@ -155,6 +156,12 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         "an item by a part of its features. By default none",
     )
 
+    sequence: SequenceConfig | None = Field(
+        None,
+        description="a query tower that reads the items of the history in their order and nothing "
+        "else, and is trained to predict each next item. By default none",
+    )
+
     @validator("buckets")
     def _check_buckets(cls, value: int) -> int:
         if value == 1:
@@ -216,5 +223,18 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
             raise ValueError(
                 "mimic_weight needs hidden layers: without them the augmented vector would only be "
                 "a second embedding of the id"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _check_sequence(cls, values: dict[str, Any]) -> dict[str, Any]:
+        sequence = values["sequence"]
+        if sequence is None:
+            return values
+        if wrong := conflicting_settings(values):
+            raise ValueError(f"sequence trains a query tower of its own; it needs {wrong}")
+        if sequence.kind == "transformer" and values["dim"] % sequence.heads:
+            raise ValueError(
+                f"sequence.heads is {sequence.heads}, which does not divide dim, {values['dim']}"
             )
         return values

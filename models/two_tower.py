@@ -75,7 +75,8 @@ def build_two_tower(
             f"has {cardinality}"
         )
     shared = SharedLayers(config.shared, config.dim, config.dropout) if config.shared else None
-    query = build_tower(schema.select_by_tag(Tags.USER), Tags.USER_ID, config, shared)
+    users = schema.select_by_tag(Tags.USER)
+    query = _sequence_tower(users, config) or build_tower(users, Tags.USER_ID, config, shared)
     candidate = build_tower(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config, shared)
     mimic = None
     if config.mimic_weight:
@@ -90,6 +91,17 @@ def build_two_tower(
     return TwoTowerModelV2(
         query_tower=query, candidate_tower=candidate, outputs=output, schema=schema
     )
+
+
+def _sequence_tower(users: Schema, config: TwoTowerConfig) -> mm.Encoder | None:
+    """The query tower that `config.sequence` asks for, None if it is not set."""
+    if config.sequence is None:
+        return None
+    from twotower.models.sequence.tower import build_sequence_tower
+
+    if history_column(users) is None:
+        raise ModelError("model.sequence reads the user's items; set features.history")
+    return build_sequence_tower(users, config)
 
 
 def _output(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, r
 from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.config import EvaluationConfig
 from twotower.models.evaluation.metrics import METRICS
+from twotower.models.sequence.config import unmet_features
 from twotower.models.towers.options import MAX_ATTENTION_LENGTH
 from twotower.models.training.config import TrainingConfig, UpdateConfig, unmet_requirements
 from twotower.pipelines.config_problems import converted, explained, keys_not_text
@@ -92,7 +93,8 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _buckets_have_numbers(cls, values: dict) -> dict:
         features = values["features"]
-        numeric = features.user_numeric + features.item_numeric + features.context_numeric
+        query = features.user_numeric + features.of_interaction.numeric
+        numeric = query + features.item_numeric
         if values["model"].buckets and not numeric:
             raise ValueError(
                 "model.buckets bins numeric features, but there are none; add some to "
@@ -140,6 +142,16 @@ class Config(BaseModel, extra=Extra.forbid):
             has_history, has_context = features.history is not None, bool(features.context_columns)
             if wrong := unmet_requirements(values["model"], has_history, has_context):
                 raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _sequence_has_a_history(cls, values: dict) -> dict:
+        if (sequence := values["model"].sequence) is not None:
+            features = values["features"]
+            if wrong := unmet_features(
+                sequence, history=features.history, has_context=bool(features.context_columns)
+            ):
+                raise ValueError(f"model.sequence reads the history alone; it needs {wrong}")
         return values
 
     @root_validator(skip_on_failure=True)

@@ -119,17 +119,25 @@ def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
 
 
 def contract(
-    ensemble: Ensemble, default_k: int, max_k: int, ids: VersionIds = INTEGERS
+    ensemble: Ensemble,
+    default_k: int,
+    max_k: int,
+    ids: VersionIds = INTEGERS,
+    times: dict[str, Any] | None = None,
 ) -> Contract:
-    """Return the contract of requests to the ensemble with these ids."""
+    """Return the contract of requests to the ensemble with these ids; `times` as in `Contract`."""
     users, top = operator(ensemble, UserFeatures), operator(ensemble, FaissTopK)
     names = users.names
     # The served graph has codes in the history, a request has ids.
     types = {**users.features, **({top.history: ids.items.datatype} if top.history else {})}
+    made = times["columns"].values() if times else ()
+    features = {names[column]: dtype for column, dtype in types.items() if column not in made}
+    if times:
+        features[times["input"]] = "INT64"
     return Contract(
         user_id=users.user_id,
         item_id=top.item_id,
-        features={names[column]: dtype for column, dtype in types.items()},
+        features=features,
         default_k=default_k,
         max_k=max_k,
         lists=[names[column] for column in users.lists],
@@ -138,6 +146,7 @@ def contract(
         user_id_type=ids.users.datatype,
         item_id_type=ids.items.datatype,
         history=names[top.history] if top.history else None,
+        times=times,
     )
 
 

@@ -103,7 +103,7 @@ class LocalVersion:
             Whether to leave out the items that the user has seen.
         features : mapping of str to sequence
             Features of the users, one value (for a list feature, one list) per user, in place of
-            those that the version has stored.
+            those that the version has stored. Without a time, it is that of this machine's clock.
 
         Returns
         -------
@@ -129,8 +129,21 @@ class LocalVersion:
         """Return for each user whether the version knows them, as bool [n]."""
         return np.isin(self._table(user_ids, {})[self.contract.user_id], self._user_codes)
 
+    @property
+    def time_input(self) -> str | None:
+        """The name of the feature that is the time of a request; None if there is none."""
+        # Another release's contract may lack the attribute.
+        times = getattr(self.contract, "times", None)
+        return times["input"] if times else None
+
+    def unknown_time(self, count: int) -> dict[str, list[None]]:
+        """Return the feature that makes the time of `count` users unknown; {} if there is none."""
+        return {self.time_input: [None] * count} if self.time_input else {}
+
     def query_vectors(self, user_ids: Iterable) -> np.ndarray:
         """Return the vectors with which users are looked up among the item vectors.
+
+        The time at which they are used is unknown.
 
         Parameters
         ----------
@@ -151,7 +164,8 @@ class LocalVersion:
                 f"{self.folder}: cannot return the users' vectors; export it again with "
                 "serving.runtime compiled, and publish it"
             )
-        return vectors(self._table(user_ids, {}))
+        users = list(user_ids)
+        return vectors(self._table(users, {}, self.unknown_time(len(users))))
 
     def _table(
         self,

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from merlin.dag import postorder_iter_nodes
@@ -30,7 +31,11 @@ REFERENCE_CODE = ["operators/*.py", "seen.py", "vocabularies.py"]
 
 
 def write_version(
-    ensemble: Ensemble, out: Path, config: ServingConfig, ids: VersionIds = INTEGERS
+    ensemble: Ensemble,
+    out: Path,
+    config: ServingConfig,
+    ids: VersionIds = INTEGERS,
+    times: dict[str, Any] | None = None,
 ) -> None:
     """Write a version, which `ModelRepository.add` can add to a repository.
 
@@ -47,6 +52,8 @@ def write_version(
         The limits and the runtime of the version.
     ids : VersionIds, optional
         The ids of requests and answers; the graph has codes. The default: integers are their codes.
+    times : dict of str to Any, optional
+        Arguments of `TimeFeatures`, if the graph has features of the time.
 
     Raises
     ------
@@ -64,7 +71,7 @@ def write_version(
         _save_ensemble(ensemble, version / ENSEMBLE_FOLDER)
         _copy_code(version, [*CODE, *REFERENCE_CODE])
     ids.write(version)
-    served = contract(ensemble, config.default_k, config.max_k, ids)
+    served = contract(ensemble, config.default_k, config.max_k, ids, times)
     model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
     (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
     (version / CONFIG_FILE).write_text(model_config(served, config))

@@ -10,6 +10,8 @@ ORDER = "order_in_time"
 """
 OCCURRENCE = "occurrence_of_pair"
 """Column that numbers the positives of a pair, from 0 in file order, if all of them are kept."""
+POSITION = "position"
+"""Column of a split with the place in time of each row among those of its user, from 0."""
 _KEYS = ("user_id", "item_id", OCCURRENCE)
 
 
@@ -18,8 +20,13 @@ def keys(rows: pd.DataFrame) -> list[str]:
     return [name for name in _KEYS if name in rows]
 
 
-def number_repeats(positives: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `OCCURRENCE`, so that each positive of a repeated pair is one of its own."""
+def number_repeats(positives: pd.DataFrame, repeats: str) -> pd.DataFrame:
+    """Add the column `OCCURRENCE`, so that each positive of a repeated pair is one of its own.
+
+    Only with the value "keep" of the setting `split.repeats`.
+    """
+    if repeats != "keep":
+        return positives
     number = positives.groupby(["user_id", "item_id"], sort=False).cumcount()
     return positives.assign(**{OCCURRENCE: number.to_numpy(np.int64)})
 
@@ -91,6 +98,29 @@ def positions(user_ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.n
     position = np.empty(len(users), dtype=np.int64)
     position[by_user] = np.arange(len(users)) - starts[users[by_user]]
     return position, sizes[users]
+
+
+def add_positions(parts: pd.DataFrame, positives: pd.DataFrame) -> np.ndarray:
+    """Add the column `POSITION` to a split.
+
+    Parameters
+    ----------
+    parts : DataFrame
+        The rows of a split, with the columns `keys` and part.
+    positives : DataFrame
+        As for `time_order`.
+
+    Returns
+    -------
+    ndarray of int32
+        The places of the rows of the training part among these of the user alone.
+    """
+    order = time_order(parts, positives)
+    parts[POSITION], _ = positions(parts["user_id"].to_numpy(), order)
+    train = parts[parts["part"] == "train"]
+    order = np.argsort(train[POSITION].to_numpy(), kind="stable")
+    position, _ = positions(train["user_id"].to_numpy(), order)
+    return position.astype(np.int32)
 
 
 def latest_first(

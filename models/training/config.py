@@ -205,7 +205,7 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: b
     """
     settings = {
         "features.history": (has_history, "a number, the maximum items per user"),
-        "features.context and features.context_numeric": (not has_context, "[]"),
+        "features.context, features.context_numeric and features.time": (not has_context, "[]"),
         "model.history_pooling": (config.history_pooling == "sum", "sum"),
         "model.normalize": (not config.normalize, "false"),
         "model.hidden": (not config.hidden, "[]"),

@@ -239,6 +239,8 @@ class _Parts:
                 for first in range(start, end, BATCH):
                     last = min(first + BATCH, end)
                     ids, features = users.batch(first, last)
+                    # By the clock, a resumed file would differ from one without interruption.
+                    features = {**version.unknown_time(len(ids)), **features}
                     answer = version.answer(ids, self.k, filter_seen, features)
                     table = _table(ids, answer, schema)
                     writer.write(table)

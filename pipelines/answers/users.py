@@ -16,6 +16,7 @@ from twotower.serving.runtime.manifest import sha256
 from twotower.workflows.sources.columns import as_ids
 from twotower.workflows.sources.formats.options import ReadOptions
 from twotower.workflows.sources.formats.table import FileTable, open_table
+from twotower.workflows.sources.times import as_seconds
 
 ALL = "all"
 TEXT_SUFFIXES, SEPARATORS = (".csv", ".tsv", ".txt"), (b",", b";", b"\t", b"|")
@@ -57,7 +58,8 @@ def read_users(source: str, version: LocalVersion) -> Users:
     source : str
         "all" for all users of the version, or the path of a file in a format that `open_table`
         reads. Its user ids are in the column with the model's name for them, or else in the first
-        column. Columns that are named like a feature of the version give its values.
+        column. Columns that are named like a feature of the version give its values; times may be
+        written as in interactions.
     version : LocalVersion
 
     Raises
@@ -76,6 +78,9 @@ def read_users(source: str, version: LocalVersion) -> Users:
     table, name = _open(path, version, kind)
     known = [each for each in version.contract.features if each != name and each in table]
     features = {each: table.column(each).values.to_pylist() for each in known}
+    time = version.time_input
+    if time is not None and time in features:
+        features[time] = as_seconds(table.column(time), say).to_pylist()
     unused = [each for each in table.names if each != name and each not in features]
     ids = as_ids(table.column(name, keep_unsigned=True), kind)
     if pa.types.is_dictionary(ids.type):

@@ -13,6 +13,7 @@ from twotower.pipelines.init.settings import duplicates, settings
 
 QUESTION = "QUESTION"
 MAX_NAMES = 6
+SECONDS_PER_DAY = 86_400
 
 
 def as_yaml(guess: Guess, files: Mapping[str, Any], name: str) -> str:
@@ -158,7 +159,10 @@ def _proposals(section: str, guess: Guess) -> Iterator[str]:
             yield f"# positives: {{column: {column}, at_least: 4}}"
         if guess.value.kind in ("unclear", "count"):
             yield f"# positives: {{weight: {column}, weight_transform: log1p}}"
-    elif section == "features" and guess.features.context:
+    elif section == "features":
+        if guess.time:
+            hours = [] if (guess.time.seconds % SECONDS_PER_DAY == 0).all() else ["hour_of_day"]
+            yield f"  # time: {flow([*hours, 'day_of_week'])}"
         kinds = {each.name: each.kind for each in guess.features.context}
         for setting, kind in (("context", "categorical"), ("context_numeric", "numeric")):
             if names := [name for name, each in kinds.items() if each == kind]:

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 WITH_CONTEXT = ", each pair in its own context"
 NOT_MASKED = "not masked: seen items are candidates, too"
+QUERY_TIMES = {
+    False: "; the time of a query is that of its pair",
+    True: "; the time of a query is that of the user's positive before it",
+}
+"""Which time a query has, by whether the split leaves the last positives out."""
 
 
 @writes
@@ -192,6 +197,8 @@ def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any
     """How the metrics were measured, for the report."""
     ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
     ranking += WITH_CONTEXT if evaluator.queries is not None else ""
+    if run.config.features.time:
+        ranking += QUERY_TIMES[run.config.split.method == "leave_last_out"]
     if evaluator.withdrawn_items:
         ranking += (
             f"; {evaluator.withdrawn_items:,} withdrawn items and their "

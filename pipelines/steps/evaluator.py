@@ -13,7 +13,6 @@ from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.preprocess import (
     PARTS,
-    POSITION,
     SPLIT,
     is_next_item,
     load_contexts,
@@ -21,6 +20,7 @@ from twotower.pipelines.steps.preprocess import (
     load_split,
 )
 from twotower.workflows.availability import read_available
+from twotower.workflows.order import POSITION, latest_first
 
 if TYPE_CHECKING:
     from twotower.models.evaluation.metrics import Metrics, OnUsers
@@ -267,8 +267,6 @@ def load_histories(run: Run, before: str | None = None) -> np.ndarray:
     RunError
         If the run was preprocessed by an earlier release.
     """
-    from twotower.workflows.order import latest_first
-
     rows = pd.read_parquet(run.path / "processed" / SPLIT)
     if POSITION not in rows:
         raise RunError(

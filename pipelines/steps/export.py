@@ -18,8 +18,10 @@ from twotower.pipelines.steps.preprocess import (
     load_ids,
     load_split,
     load_tables,
+    load_times,
     read_ids,
 )
+from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
     from twotower.serving.raw_ids import VersionIds
@@ -76,7 +78,8 @@ def export(run: Run) -> dict[str, Any]:
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
-        write_version(ensemble, staged, run.config.serving, _raw_ids(read_ids(run)))
+        ids = _raw_ids(read_ids(run))
+        write_version(ensemble, staged, run.config.serving, ids, load_times(run))
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         indexed, withdrawn = int(available.sum()), int((~available).sum())
         notes |= {
@@ -107,7 +110,11 @@ def _raw_ids(ids: RunIds) -> VersionIds:
 def _context(run: Run) -> pd.DataFrame:
     """The features of the context as columns without rows."""
     interactions = pq.read_schema(run.path / "data" / INTERACTIONS)
-    return interactions.empty_table().to_pandas()[run.config.features.context_columns]
+    stored = interactions.empty_table().to_pandas()[run.config.features.stored_context]
+    times = load_times(run)
+    if times is None:
+        return stored
+    return stored.assign(**TimeFeatures(**times).encode(np.zeros(0, np.int64)))
 
 
 def seen_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:

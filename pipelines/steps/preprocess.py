@@ -15,6 +15,7 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
+from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -30,9 +31,9 @@ PARTS = ("train", "valid", "test")
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
-POSITION = "position"  # the column of split.parquet with the place in time within the user
 WEIGHT = "weight"  # the column of split.parquet with the weights
 CONTEXTS = "contexts.parquet"
+TIMES = "times.json"  # in workflow/: arguments of `TimeFeatures`, only with features of the time
 TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
 TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
 TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
@@ -73,6 +74,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.graph import fit_features
     from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
+    from twotower.workflows.order import add_positions, number_repeats
     from twotower.workflows.split import split
 
     names = run.config.features
@@ -83,24 +85,27 @@ def preprocess(run: Run) -> dict[str, Any]:
     with stage("preprocess") as (progress, result), run.step("preprocess") as (out, notes):
         progress(0, 5, "positives")
         interactions, users, items = _read_data(run)
-        positives = _numbered(
-            filter_positives(interactions, run.config.positives), run.config.split
-        )
+        positives = filter_positives(interactions, run.config.positives)
+        positives = number_repeats(positives, run.config.split.repeats)
         progress(1, 5, "split")
         parts = split(positives, run.config.split, read_ids(run))
         _check_parts(parts, run.config.split)
         progress(2, 5, "fit the feature graph")
         pairs = add_context(parts, positives, names)
+        times = _fit_times(pairs[parts["part"] == "train"], names)
+        pairs = _add_times(pairs, parts, times, run.config.split)
         train = pairs[parts["part"] == "train"]
         served = add_history(users, parts if is_next_item(run.config) else train, positives, names)
         users = add_history(users, train, positives, names)
         workflow = fit_features(train, users, items, names, out / "workflow")
+        if times is not None:
+            (out / "workflow" / TIMES).write_text(json.dumps(times))
         progress(4, 5, "encode users and items")
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
         if names.history:
-            _add_positions(parts, positives, out / "processed")
+            add_positions(parts, positives).tofile(out / "processed" / TRAIN_POSITIONS)
         served[names.sides[0].columns].to_parquet(out / "processed" / RAW_USERS, index=False)
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         counts = notes["split"]
@@ -141,7 +146,7 @@ def split_ahead(run: Run) -> pd.DataFrame:
         If a part of the split is empty.
     """
     from twotower.workflows.features.positives import check_any_positive, is_positive
-    from twotower.workflows.order import ORDER
+    from twotower.workflows.order import ORDER, number_repeats
     from twotower.workflows.split import split
 
     names, positives = run.config.features, run.config.positives
@@ -152,16 +157,10 @@ def split_ahead(run: Run) -> pd.DataFrame:
     if positives.column is not None:
         check_any_positive(rows, positives)
         rows = rows[is_positive(rows, positives)]
-    parts = split(_numbered(rows, run.config.split), run.config.split, read_ids(run))
+    rows = number_repeats(rows, run.config.split.repeats)
+    parts = split(rows, run.config.split, read_ids(run))
     _check_parts(parts, run.config.split)
     return parts
-
-
-def _numbered(positives: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
-    """Number the positives of repeated pairs, if the split keeps them."""
-    from twotower.workflows.order import number_repeats
-
-    return number_repeats(positives) if config.repeats == "keep" else positives
 
 
 def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
@@ -205,20 +204,22 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.growth import grow_features
     from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
+    from twotower.workflows.order import add_positions, number_repeats
     from twotower.workflows.split import extend_split
 
     names = run.config.features
     with stage("preprocess") as (progress, result):
         progress(0, 4, "positives, split")
         interactions, users, items = _read_data(run.within(out))
-        positives = _numbered(
-            filter_positives(interactions, run.config.positives), run.config.split
-        )
+        positives = filter_positives(interactions, run.config.positives)
+        positives = number_repeats(positives, run.config.split.repeats)
         old = pd.read_parquet(run.path / "processed" / SPLIT)
         fresh = interactions.iloc[len(interactions) - appended :]
         parts = extend_split(old, positives, fresh, run.config.split)
         progress(1, 4, "grow the vocabularies")
         pairs = add_context(parts, positives, names)
+        # As they are, because the weights learned for them depend on them.
+        pairs = _add_times(pairs, parts, load_times(run), run.config.split)
         train = pairs[parts["part"] == "train"]
         served = add_history(users, parts if is_next_item(run.config) else train, positives, names)
         users = add_history(users, train, positives, names)
@@ -230,7 +231,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
         if names.history:
-            _add_positions(parts, positives, out / "processed")
+            add_positions(parts, positives).tofile(out / "processed" / TRAIN_POSITIONS)
         served[names.sides[0].columns].to_parquet(out / "processed" / RAW_USERS, index=False)
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
@@ -246,9 +247,28 @@ def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
     data = run.path / "data"
     interactions = pd.read_parquet(data / INTERACTIONS)
-    if context := run.config.features.context_columns:
+    if context := run.config.features.stored_context:
         interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
     return interactions, read_frame(data / USERS), read_frame(data / ITEMS)
+
+
+def _fit_times(train: pd.DataFrame, names: FeaturesConfig) -> dict[str, Any] | None:
+    """Learn the features of the time, see `fit_times`; None if there are none."""
+    from twotower.workflows.features.times import fit_times
+
+    return fit_times(train[names.time_column].to_numpy(), names) if names.time else None
+
+
+def _add_times(
+    pairs: pd.DataFrame, parts: pd.DataFrame, times: dict[str, Any] | None, split: SplitConfig
+) -> pd.DataFrame:
+    """Add the features of the time to pairs with timestamps, as the served model makes them."""
+    from twotower.workflows.features.times import query_times
+
+    if times is None:
+        return pairs
+    seconds = query_times(pairs, parts["part"], split.method)
+    return pairs.assign(**TimeFeatures(**times).encode(seconds))
 
 
 def _write(
@@ -298,21 +318,6 @@ def _write(
     counts = split_report(parts)
     (processed / "split.json").write_text(json.dumps(counts, indent=1) + "\n")
     return counts
-
-
-def _add_positions(parts: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
-    """Add to `parts` the place in time of each row among those of its user, from 0.
-
-    The places among the rows of the training part are written, see `TrainingData.positions`.
-    """
-    from twotower.workflows.order import positions, time_order
-
-    order = time_order(parts, positives)
-    parts[POSITION], _ = positions(parts["user_id"].to_numpy(), order)
-    train = parts[parts["part"] == "train"]
-    order = np.argsort(train[POSITION].to_numpy(), kind="stable")
-    position, _ = positions(train["user_id"].to_numpy(), order)
-    position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
 
 
 def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
@@ -368,6 +373,13 @@ def load_contexts(run: Run) -> dict[str, np.ndarray]:
     if not run.config.features.context_columns:
         return {}
     return as_arrays(pd.read_parquet(run.path / "processed" / CONTEXTS), {})
+
+
+def load_times(run: Run) -> dict[str, Any] | None:
+    """The arguments of `TimeFeatures`; None without features of the time."""
+    if not run.config.features.time:
+        return None
+    return json.loads((run.path / "workflow" / TIMES).read_text())
 
 
 def load_training_data(run: Run) -> TrainingData:

@@ -199,7 +199,8 @@ class _VersionScorer:
         seen = int(np.diff(asked.seen[users].indptr).max())
         k = min(len(version.item_ids), asked.cutoff + seen + self.left_out)
         user_ids = asked.ids.users.decode(asked.user_ids[users])
-        items, answered = version.answer(user_ids, k, features=asked.features(users))
+        given = {**version.unknown_time(len(user_ids)), **asked.features(users)}
+        items, answered = version.answer(user_ids, k, features=given)
         ids = asked.ids.items.codes(items)
         columns = np.searchsorted(asked.item_ids, ids).clip(max=len(asked.item_ids) - 1)
         rows, places = np.nonzero((asked.item_ids[columns] == ids) & np.isfinite(answered))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -121,6 +123,15 @@ def ask(
     return answers
 
 
+def unknown_time(run: Run) -> dict[str, None]:
+    """The feature of a request whose time is unknown; {} without features of the time.
+
+    With a time, and without one by the clock, answers differ from those for the user table.
+    """
+    features = run.config.features
+    return {features.time_column: None} if features.time else {}
+
+
 def published_contract(run: Run) -> dict[str, Any] | None:
     """The contract of the published version; None if no version is published, or it is damaged."""
     repository = ModelRepository(run.path / TRITON)
@@ -168,7 +179,8 @@ def demonstrate(run: Run) -> dict[str, Any]:
         progress(0, 3, "start Triton")
         with serving(run) as addresses:
             progress(1, 3, "query over HTTP and gRPC")
-            answers = ask(addresses, users, k)
+            # Both protocols are compared, and the clock goes on between them.
+            answers = ask(addresses, users, k, features=unknown_time(run))
             progress(2, 3, "stop Triton")
         http, grpc = answers["http"], answers["grpc"]
         equal = http.version == grpc.version and all(
@@ -210,8 +222,8 @@ def parse_ids(run: Run, side: Literal["users", "items"], texts: Sequence[str]) -
 def parse_features(run: Run, texts: Sequence[str]) -> dict[str, Any]:
     """Return the features that a person wrote as NAME=VALUE, typed as the published version says.
 
-    A text stays as it is, and the values of a list are separated by commas. An empty value is
-    null.
+    A text stays as it is, and the values of a list are separated by commas. A time is a number of
+    seconds since 1970, or in ISO 8601, and in UTC if it names no zone. An empty value is null.
 
     Parameters
     ----------
@@ -237,7 +249,7 @@ def parse_features(run: Run, texts: Sequence[str]) -> dict[str, Any]:
     contract = published_contract(run)
     if contract is None:
         raise RunError("no version is published; run `twotower export` and `twotower publish`")
-    types = contract["features"]
+    types, times = contract["features"], contract.get("times") or {}
     given: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -250,12 +262,31 @@ def parse_features(run: Run, texts: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"--feature {text}: {name} is given twice; separate the values of a list by commas"
             )
-        if name in contract["lists"]:
+        if value and name == times.get("input"):
+            given[name] = _seconds(text, value)
+        elif name in contract["lists"]:
             values = value.split(",") if value else []
             given[name] = [_typed(text, each, types[name]) for each in values]
         else:
             given[name] = _typed(text, value, types[name]) if value else None
     return given
+
+
+def _seconds(option: str, text: str) -> int:
+    """Return a time of the option `--feature` in seconds since 1970."""
+    if re.fullmatch("-?[0-9]+", text.strip()):
+        return int(_typed(option, text, "INT64"))
+    try:
+        # Python 3.10 does not know the Z.
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    except ValueError:
+        raise ConfigError(
+            f"--feature {option}: {text!r} is no time; write seconds since 1970, or a date and a "
+            "time such as 2024-05-01T18:30 (UTC) or 2024-05-01T18:30+02:00"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return math.floor(moment.timestamp())
 
 
 def _typed(option: str, text: str, datatype: str) -> int | float | str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.export import seen_pairs
 from twotower.pipelines.steps.evaluator import encoded, load_histories
 from twotower.pipelines.steps.preprocess import is_next_item, load_ids, load_tables, read_ids
-from twotower.pipelines.steps.query import ask, check_k, max_k
+from twotower.pipelines.steps.query import ask, check_k, max_k, unknown_time
 from twotower.pipelines.steps.serve import Addresses, serving
 from twotower.serving.client import Recommendations
 from twotower.serving.repository import ModelRepository
@@ -96,11 +98,13 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
         ids, batch_size = read_ids(run), run.config.serving.max_batch_size
         asked = ids.users.decode(users).tolist()
         first = asked[: min(together, batch_size)]
+        # The user table has the codes of an unknown context.
+        asking = partial(ask, k=k, features=unknown_time(run))
         with serving(run) as addresses:
             progress(1, 3, "query")
-            answer = _ask_in_batches(addresses, asked, k, batch_size)
-            in_one = ask(addresses, first, k, ["grpc"])["grpc"].item_ids
-            one_by_one = [ask(addresses, [user], k, ["http"])["http"].item_ids for user in first]
+            answer = _ask_in_batches(asking, addresses, asked, batch_size)
+            in_one = asking(addresses, first, protocols=["grpc"])["grpc"].item_ids
+            alone = [asking(addresses, [user], protocols=["http"])["http"] for user in first]
         progress(2, 3, "brute force")
         item_ids, scores = score_unseen(run, users)
         _, expected = best_of(item_ids, scores, k)
@@ -108,7 +112,7 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
         # bit between batch sizes, and so the order of ties.
         wrong = [
             count_wrong(ids.items.codes(answered), item_ids, scores[: len(first)])
-            for answered in (in_one, np.concatenate(one_by_one))
+            for answered in (in_one, np.concatenate([each.item_ids for each in alone]))
         ]
         found = Verification(
             users=len(users),
@@ -127,10 +131,15 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
     return found
 
 
-def _ask_in_batches(addresses: Addresses, users: list, k: int, batch_size: int) -> Recommendations:
+def _ask_in_batches(
+    asking: Callable[..., dict[str, Recommendations]],
+    addresses: Addresses,
+    users: list,
+    batch_size: int,
+) -> Recommendations:
     """The answer for all users, asked for with up to `batch_size` users per request."""
-    starts = range(0, len(users), batch_size)
-    answers = [ask(addresses, users[n : n + batch_size], k, ["http"])["http"] for n in starts]
+    batches = [users[n : n + batch_size] for n in range(0, len(users), batch_size)]
+    answers = [asking(addresses, batch, protocols=["http"])["http"] for batch in batches]
     return Recommendations(
         item_ids=np.concatenate([answer.item_ids for answer in answers]),
         scores=np.concatenate([answer.scores for answer in answers]),

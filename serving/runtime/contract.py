@@ -14,6 +14,10 @@ width: the values of each row come first, padded with `NO_VALUE`. An empty list 
 
 Ids stay in the table as the request has them, text as bytes; `operators.ids` converts them.
 
+A model with features of the time has one more input: the time of each row, in seconds since 1970,
+INT64. A request that does not give it is asked now, by the clock of the server; `NO_VALUE` is an
+unknown time. The table has the columns that `operators.times` makes of it, and not the time.
+
 In other features, `NO_VALUE` means null: NaN for FP32 and FP64, -9223372036854775808 for INT64,
 "\\uffff" for BYTES. The same holds in JSON requests, because Triton refuses `null` in "data"; it
 accepts NaN without quotes.
@@ -21,14 +25,16 @@ accepts NaN without quotes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from .errors import ServingError
+from .operators.times import EARLIEST, LATEST, TimeFeatures
 
 VALUE, NULL, ABSENT = 0, 1, 2
 
@@ -107,6 +113,9 @@ class Contract:
         Triton data types of the ids: INT64, UINT64 or BYTES.
     history : str or None
         Name of the list feature that holds item ids.
+    times : dict of str to Any or None
+        Arguments of `TimeFeatures`, if there are features of the time; its input is among
+        `features`.
     """
 
     user_id: str
@@ -120,6 +129,7 @@ class Contract:
     user_id_type: str = "INT64"
     item_id_type: str = "INT64"
     history: str | None = None
+    times: dict[str, Any] | None = None
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
         """Turn one request into a table with the columns of the features that it gives.
@@ -154,8 +164,10 @@ class Contract:
         table = {self.user_id: _column(self.user_id, ids, self.user_id_type, is_id=True)}
         rows = len(table[self.user_id])
         for name, array in inputs.items():
-            if name != self.user_id:
+            if name not in (self.user_id, self._time_input):
                 table.update(self._feature(name, array, self.features[name], rows))
+        if self.times is not None:
+            table.update(self._time_columns(inputs, rows))
         table[K] = _same(k, "int64", rows)
         table[FILTER_SEEN] = _same(filter_seen, "bool", rows)
         return table
@@ -168,7 +180,7 @@ class Contract:
         rows, completed = len(table[K]), dict(table)
         for name, dtype in self.features.items():
             column = self.columns.get(name, name)
-            if column in table:
+            if column in table or name == self._time_input:
                 continue
             if name in self.lists:
                 completed[count_of(column)] = _same(0, "int64", rows)
@@ -206,6 +218,34 @@ class Contract:
             values = values.copy()
             values[null], state[null] = FILLER[dtype], NULL
         return {column: values, state_of(column): state}
+
+    @cached_property
+    def _time_features(self) -> TimeFeatures:
+        return TimeFeatures(**(self.times or {}))
+
+    @property
+    def _time_input(self) -> str | None:
+        return self.times["input"] if self.times else None
+
+    def _time_columns(self, inputs: Mapping[str, np.ndarray], rows: int) -> Table:
+        """Return the columns of the time that a request gives, or else of the clock's."""
+        features = self._time_features
+        if features.input not in inputs:
+            seconds = np.full(rows, int(time.time()))
+        else:
+            seconds = _column(features.input, inputs[features.input], "INT64", rows)
+        unknown = seconds == NO_VALUE["INT64"]
+        outside = np.flatnonzero(~unknown & ((seconds < EARLIEST) | (seconds > LATEST)))
+        if len(outside):
+            raise RequestError(
+                f"input '{features.input}', row {outside[0]}: {seconds[outside[0]]}; expected "
+                "seconds since 1970, of the years 1 to 9999"
+            )
+        table: Table = {}
+        for column, values in features.encode(np.where(unknown, 0, seconds)).items():
+            table[column] = values
+            table[state_of(column)] = np.where(unknown, ABSENT, VALUE).astype(np.int8)
+        return table
 
     def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
         if not parameters:

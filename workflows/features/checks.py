@@ -49,14 +49,22 @@ def check_context(path: Path, features: FeaturesConfig) -> None:
     DataError
         The message names the column, a value and what to do.
     """
-    side = features.of_interaction
     there = pq.read_schema(path).names
-    if missing := [column for column in features.context_columns if column not in there]:
+    if features.time and features.time_column not in there:
+        raise DataError(
+            f"features.time: the interactions have no {features.time_column}. If the files have "
+            f"the time, name its column in ingest.files.columns, as {{{features.time_column}: "
+            "<column>}, and run `twotower ingest` again; else leave features.time out"
+        )
+    if missing := [column for column in features.stored_context if column not in there]:
         raise DataError(
             f"features.context: the interactions have no column {', '.join(missing)}; they have "
             f"{', '.join(there)}"
         )
-    if features.context_columns:
+    if features.stored_context:
+        side = features.of_interaction._replace(
+            categorical=features.context, numeric=features.context_numeric
+        )
         check_table(frame(pq.read_table(path, columns=side.columns)), side)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
@@ -29,6 +30,10 @@ else:
 
 WEIGHTS = (1e-12, 1e12)
 """Smallest and largest weight of an interaction: their ratios are finite in float32."""
+
+
+TIME_CATEGORIES = ("hour_of_day", "day_of_week", "month", "bucket")
+"""The values of the setting `features.time` that are categories; the other one is a number."""
 
 
 class PositivesConfig(BaseModel, extra=Extra.forbid):
@@ -131,6 +136,7 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     user_id: ClassVar[str] = "user_id"
     item_id: ClassVar[str] = "item_id"
     history_column: ClassVar[str] = "history"
+    time_column: ClassVar[str] = "timestamp"
 
     user: list[str] = Field([], description="Categorical columns of the user table.")
     item: list[str] = Field([], description="Categorical columns of the item table.")
@@ -157,6 +163,22 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     )
     context_numeric: list[str] = Field(
         [], description="Numeric columns of the interactions, used like those in `context`."
+    )
+    time: list[Literal["hour_of_day", "day_of_week", "month", "bucket", "number"]] = Field(
+        [],
+        description="Context made from the column timestamp of the interactions; at serving time "
+        "from the time in the request, or else from the server's clock. hour_of_day, day_of_week "
+        "and month are categories. bucket is the interval of time, of `time_buckets` with equally "
+        "many training rows, as a category; number is the time as a normalised number. Both treat "
+        "a time outside the training part as its first or last one.",
+    )
+    time_buckets: int = Field(
+        100, ge=2, le=100_000, description="Number of intervals for `bucket` in `time`."
+    )
+    time_zone: str = Field(
+        "UTC",
+        description="Zone of hours, days and months in `time`, by its IANA name, such as "
+        "Europe/Berlin; daylight saving time is followed.",
     )
     user_numeric: list[str] = Field([], description="Numeric columns of the user table.")
     item_numeric: list[str] = Field([], description="Numeric columns of the item table.")
@@ -200,19 +222,51 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
 
     @property
     def of_interaction(self) -> Side:
-        """The context: columns of the interactions that the query tower reads."""
+        """The context: columns of the interactions, and of `time`, that the query tower reads."""
+        made = self.time_columns
+        categories = [made[kind] for kind in made if kind in TIME_CATEGORIES]
+        numbers = [made[kind] for kind in made if kind not in TIME_CATEGORIES]
         return Side(
             name="context",
             id=self.user_id,
-            categorical=self.context,
+            categorical=[*self.context, *categories],
             multi_hot={},
-            numeric=self.context_numeric,
+            numeric=[*self.context_numeric, *numbers],
         )
 
     @property
     def context_columns(self) -> list[str]:
-        """The columns of `context` and `context_numeric`."""
+        """The columns of the context: those of the interactions and those made from the time."""
+        side = self.of_interaction
+        return [*side.categorical, *side.numeric]
+
+    @property
+    def stored_context(self) -> list[str]:
+        """The columns of the context that the interactions have."""
         return [*self.context, *self.context_numeric]
+
+    @property
+    def time_columns(self) -> dict[str, str]:
+        """The column that is made for each value of `time`."""
+        return {kind: f"time_{kind}" for kind in self.time}
+
+    @validator("time")
+    def _each_once(cls, kinds: list[str]) -> list[str]:
+        if repeated := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"{', '.join(repeated)}: named twice; name each once")
+        return kinds
+
+    @validator("time_zone")
+    def _zone_exists(cls, name: str) -> str:
+        if name != "UTC":  # which needs no data base of zones
+            try:
+                ZoneInfo(name)
+            except (OSError, ValueError, LookupError):
+                raise ValueError(
+                    f"{name!r} is no time zone that this machine knows; give an IANA name such as "
+                    "Europe/Berlin, or UTC"
+                ) from None
+        return name
 
     @root_validator(skip_on_failure=True)
     def _no_column_is_used_twice(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -226,6 +280,8 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
         if cls.item_id in config.context_columns or cls.user_id in config.context_columns:
             raise ValueError("features.context: the ids are features already; remove them")
         columns = [column for side in sides for column in side.columns] + config.context_columns
+        if values["time"]:  # requests have an input of this name
+            columns.append(cls.time_column)
         # `Side.multi_hot` contains such a column only once.
         columns += values["item_text"].keys() & values["item_multi_hot"]
         repeated = sorted({column for column in columns if columns.count(column) > 1})

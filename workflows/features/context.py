@@ -21,7 +21,7 @@ UNKNOWN = 2
 def add_context(
     pairs: pd.DataFrame, positives: pd.DataFrame, config: FeaturesConfig
 ) -> pd.DataFrame:
-    """Add to pairs the context of each.
+    """Add to pairs the context of each, as the interactions have it.
 
     Parameters
     ----------
@@ -34,13 +34,15 @@ def add_context(
     Returns
     -------
     DataFrame
-        The columns `keys` and those of the context, with the index of `pairs`. A repeated pair has
-        the context of its last row.
+        The columns `keys`, the stored columns of the context and, for `features.time`, the
+        timestamp, with the index of `pairs`. A repeated pair has the context of its last row.
     """
-    by = keys(pairs)
-    if not config.context_columns:
+    by, columns = keys(pairs), config.stored_context
+    if config.time:
+        columns.append(config.time_column)
+    if not columns:
         return pairs[by]
-    last = positives[[*by, *config.context_columns]].drop_duplicates(by, keep="last")
+    last = positives[[*by, *columns]].drop_duplicates(by, keep="last")
     return pairs[by].merge(last, on=by, how="left").set_index(pairs.index)
 
 

@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
         """The columns that the settings name."""
         user, item = features.sides
         part = ["part"] if split.method == "column" else []
-        interactions = [*positives.columns, *features.context_columns, *part]
+        interactions = [*positives.columns, *features.stored_context, *part]
         items = [name for name in [*item.columns, *show] if name != item.id]
         return cls(
             interactions=tuple(dict.fromkeys(interactions)),
@@ -58,5 +58,7 @@ class Wanted(NamedTuple):
             every_row=split.repeats == "keep"
             or bool(positives.values or positives.weight)
             or positives.column not in (None, "rating"),
-            ordered=features.history is not None or split.method in ("leave_last_out", "temporal"),
+            ordered=features.history is not None
+            or bool(features.time)
+            or split.method in ("leave_last_out", "temporal"),
         )

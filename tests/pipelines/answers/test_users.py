@@ -21,9 +21,13 @@ CONTRACT = Contract(
     max_k=1,
     lists=["liked"],
 )
-VERSION = SimpleNamespace(user_ids=np.array([1, 2**62]), contract=CONTRACT)
-TEXTS = SimpleNamespace(user_ids=np.array(["007", "7", "C1"], object), contract=CONTRACT)
-UNSIGNED = SimpleNamespace(user_ids=np.array([1, 2**63], np.uint64), contract=CONTRACT)
+VERSION = SimpleNamespace(user_ids=np.array([1, 2**62]), contract=CONTRACT, time_input=None)
+TEXTS = SimpleNamespace(
+    user_ids=np.array(["007", "7", "C1"], object), contract=CONTRACT, time_input=None
+)
+UNSIGNED = SimpleNamespace(
+    user_ids=np.array([1, 2**63], np.uint64), contract=CONTRACT, time_input=None
+)
 ROWS = {"note": ["a", "b"], "user_id": [2**62 + 1, 7], "city": ["Oslo", None], "age": [30, None]}
 
 

@@ -56,6 +56,7 @@ def test_what_is_left_out_and_assumed_is_said():
         ("german", "# positives: {weight: Menge, weight_transform: log1p}"),
         ("german", "  # context: [Zahlungsart]"),
         ("reviews", "  # context_numeric: [helpful_vote]"),
+        ("retail", "  # time: [hour_of_day, day_of_week]"),
     ],
 )
 def test_a_proposal_is_valid_without_its_mark(tmp_path, shop, proposal):
@@ -64,6 +65,11 @@ def test_a_proposal_is_valid_without_its_mark(tmp_path, shop, proposal):
     assert f"{proposal}\n" in text
     path.write_text(text.replace(proposal, proposal.replace("# ", "")))
     assert load_config(path) != parse_config(yaml.safe_load(text), "settings")
+
+
+def test_hours_are_not_proposed_for_days():
+    days = shops.retail().assign(InvoiceDate=shops.TIMES.strftime("%Y-%m-%d"))
+    assert "  # time: [day_of_week]\n" in as_yaml(guessed(days), FILES, "shop")
 
 
 def test_an_unclear_number_has_both_lines_to_choose_from():

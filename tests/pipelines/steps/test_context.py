@@ -143,7 +143,10 @@ def test_the_closed_form_refuses_a_context():
         "features": {"history": 5, "context": ["month"]},
         "model": {"history_pooling": "sum", "normalize": False},
     }
-    with pytest.raises(ConfigError, match=r"it needs features\.context and features\.context_nu"):
+    with pytest.raises(
+        ConfigError,
+        match=r"it needs features\.context, features\.context_numeric and features\.time: ",
+    ):
         parse_config(tree, "here")
     parse_config(set_keys(tree, {"features.context": []}, "here"), "here")
 

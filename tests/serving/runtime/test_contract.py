@@ -145,6 +145,55 @@ def test_a_wrong_list_is_named(inputs, message):
         LISTS.read({"user_id": IDS, **inputs}, {})
 
 
+def with_time() -> Contract:
+    """Hours, and a number from 0 to 10^10, of the input `at`."""
+    times = {
+        "input": "at",
+        "columns": {"hour_of_day": "hour", "number": "since"},
+        "edges": [],
+        "low": 0,
+        "high": 10**10,
+        "shifts": [0],
+        "changes": [],
+    }
+    features = {"city": "BYTES", "at": "INT64"}
+    return Contract("user_id", "item_id", features, default_k=5, max_k=9, times=times)
+
+
+def test_the_time_of_a_request_is_the_given_one_or_the_clocks(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 7 * 3600 + 0.9)
+    contract = with_time()
+    table = contract.read({"user_id": IDS, "at": np.array([[3600], [LEAST]])}, {})
+    assert table["hour"].tolist() == [1, 0] and table["since"].tolist() == [3600.0, 0.0]
+    assert table["hour__state"].tolist() == table["since__state"].tolist() == [VALUE, ABSENT]
+    assert "at" not in table
+    now = contract.read({"user_id": IDS}, {})
+    assert now["hour"].tolist() == [7, 7] and now["since"].tolist() == [25_200.0] * 2
+    assert now["hour__state"].tolist() == [VALUE] * 2
+    for name, column in table.items():
+        assert now[name].dtype == column.dtype, name
+    joined = contract.join([table, now])
+    assert joined["hour"].tolist() == [1, 0, 7, 7]
+    assert contract.complete(joined).keys() == {*joined, "city", "city__state"}
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            np.array([[0], [1_714_588_200_000]]),
+            "'at', row 1: 1714588200000; expected seconds since",
+        ),
+        (np.array([[-(10**12)], [0]]), "'at', row 0: -1000000000000; expected seconds"),
+        (np.array([[0.0], [1.0]]), "'at' is float64; expected INT64"),
+        (np.array([[0]]), "'at' has 1 rows, the user ids have 2"),
+    ],
+)
+def test_a_wrong_time_is_named(given, message):
+    with pytest.raises(RequestError, match=message):
+        with_time().read({"user_id": IDS, "at": given}, {})
+
+
 def test_parameters_have_defaults():
     table = CONTRACT.read({"user_id": IDS}, {})
     assert table["k"].tolist() == [5, 5]

@@ -1,0 +1,143 @@
+"""The settings of query towers that read the user's items in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, Extra, Field, root_validator
+
+MAX_ATTENTION_LENGTH = 512
+"""Longest history for a transformer: its attention weights take memory of the square of that."""
+
+
+class SequenceConfig(BaseModel, extra=Extra.forbid):
+    """A query tower of the history's items in their order, trained to predict each next item."""
+
+    kind: Literal["mean", "decay", "gru", "transformer"] = Field(
+        "transformer",
+        description="how the vectors of the history's items are combined. mean: their mean; decay: "
+        "sum of vectors of their own table, with weights that decrease with the age; gru: a "
+        "recurrent network (GRU4Rec); transformer: causal self-attention (SASRec)",
+    )
+    blocks: int = Field(2, gt=0, le=64, description="number of blocks of the transformer")
+    heads: int = Field(
+        2, gt=0, le=1024, description="number of attention heads of each block; divides model.dim"
+    )
+    feed_forward: int = Field(
+        256, gt=0, le=65_536, description="width of the hidden layer after each attention"
+    )
+    gated: bool = Field(
+        False,
+        description="multiply what each part of a block adds to its input by a sigmoid gate (LiGR)",
+    )
+    positions: Literal["relative", "absolute", "none"] = Field(
+        "relative",
+        description="how the transformer knows the order. relative: a learned number per head and "
+        "distance is added to the attention scores; absolute: a learned vector per age, counted "
+        "from the newest item, is added to the items; none: it does not",
+    )
+    dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="dropout rate of the items' vectors and of what each block adds to its input",
+    )
+    decay_time: float = Field(
+        5.0,
+        gt=0,
+        le=1e6,
+        description="kind decay: an item of age d, 0 for the newest, has the weight "
+        "max(exp(-d / decay_time), decay_floor)",
+    )
+    decay_floor: float = Field(
+        0.0, ge=0, le=1, description="kind decay: smallest weight of an item, see decay_time"
+    )
+    last_item: bool = Field(
+        False,
+        description="kind decay: also add a vector of the newest item, from a table of its own",
+    )
+    negatives: int | None = Field(
+        None,
+        gt=0,
+        le=1 << 24,
+        description="number of items drawn uniformly in each step as negatives of all its "
+        "positives. none: all items of the training part",
+    )
+    stride: int | None = Field(
+        None,
+        gt=0,
+        le=4096,
+        description="a user's positives are read in windows of features.history items, of which "
+        "the newest `stride` are predicted, so that every positive is predicted once per epoch. "
+        "Smaller values give each prediction more context, and take longer. none: the whole window",
+    )
+
+    @root_validator(skip_on_failure=True)
+    def _check_kind(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in ("decay_time", "decay_floor", "last_item"):
+            if values["kind"] != "decay" and values[name] != cls.__fields__[name].default:
+                raise ValueError(f"{name} applies to kind decay only; remove it")
+        for name in ("blocks", "heads", "feed_forward", "gated", "positions"):
+            if values["kind"] != "transformer" and values[name] != cls.__fields__[name].default:
+                raise ValueError(f"{name} applies to kind transformer only; remove it")
+        return values
+
+
+def conflicting_settings(model: Mapping[str, Any]) -> str:
+    """List the settings of `model` that cannot be combined with `model.sequence`.
+
+    Parameters
+    ----------
+    model : mapping of str to Any
+        The values of a `TwoTowerConfig`.
+
+    Returns
+    -------
+    str
+        "key: required value" of each, separated by commas; empty if there are none.
+    """
+    required = {
+        "hidden": [],
+        "shared": [],
+        "mimic_weight": 0,
+        "history_pooling": "mean",
+        "history_dropout": 0,
+        "embedding_l2": 0,
+        "learn_temperature": False,
+        "logq_estimate": "counts",
+        "self_supervised": None,
+    }
+    wrong = {name: value for name, value in required.items() if model[name] != value}
+    if not model["objective"].is_default:
+        wrong["objective"] = {}
+    shown = {name: "none" if value is None else value for name, value in wrong.items()}
+    return ", ".join(f"model.{name}: {value}" for name, value in shown.items())
+
+
+def unmet_features(config: SequenceConfig, history: int | None, has_context: bool) -> str:
+    """List the settings of `features` that `model.sequence` requires and that are not so.
+
+    Parameters
+    ----------
+    config : SequenceConfig
+    history : int or None
+        The maximum length of the history, `features.history`.
+    has_context : bool
+        Whether the query tower reads the context (`features.context`).
+
+    Returns
+    -------
+    str
+        "key: required value" of each, separated by commas; empty if all are met.
+    """
+    wrong = {}
+    if history is None:
+        wrong["features.history"] = "a number, the maximum items per user"
+    elif config.kind == "transformer" and history > MAX_ATTENTION_LENGTH:
+        wrong["features.history"] = f"at most {MAX_ATTENTION_LENGTH} for a transformer"
+    elif config.stride is not None and config.stride > history:
+        wrong["model.sequence.stride"] = f"at most features.history, {history}"
+    if has_context:
+        wrong["features.context and features.context_numeric"] = "[]"
+    return ", ".join(f"{name}: {value}" for name, value in wrong.items())

@@ -1,0 +1,113 @@
+"""The query tower of a sequence model, from the history column to query vectors."""
+
+from __future__ import annotations
+
+import merlin.models.tf as mm
+import tensorflow as tf
+from merlin.models.tf.transforms.regularization import L2Norm
+from merlin.schema import Schema
+
+from twotower.models.batch_keys import OUT_OF_VOCABULARY
+from twotower.models.config import TwoTowerConfig
+from twotower.models.sequence.config import SequenceConfig
+from twotower.models.sequence.layers import Decay, Mean, SequenceLayer
+
+
+class SequenceTower(tf.keras.layers.Layer):
+    """Query vectors of histories: int [n, length] item codes, newest first -> float32 [n, dim].
+
+    Padding and unknown items are left out, and so are items beyond the maximum length. A history
+    without known items gets the vector `start`, which recommends popular items.
+
+    Parameters
+    ----------
+    schema : Schema
+        The history column alone.
+    config : TwoTowerConfig
+        With `sequence`.
+
+    Attributes
+    ----------
+    items : Variable of float32, shape (cardinality, width)
+        The input vector of each item code. For kind `decay` it is trained, with a width of `dim`,
+        or of 2 * `dim` if there is a vector for the newest item. Otherwise it is a copy of the
+        candidate tower's vectors, see `models.sequence.training.copy_item_vectors`.
+    start : Variable of float32, shape (dim,)
+    layer : SequenceLayer
+        What combines the vectors.
+    """
+
+    def __init__(self, schema: Schema, config: TwoTowerConfig, **kwargs):
+        super().__init__(**kwargs)
+        assert config.sequence is not None
+        self.schema, self.column = schema, schema.first.name
+        self.length = int(schema.first.value_count.max)
+        sequence = config.sequence
+        self.has_own_items = sequence.kind == "decay"
+        self.scale = 1.0 if self.has_own_items else config.dim**0.5
+        width = config.dim * (2 if sequence.last_item else 1)
+        self.items = self.add_weight(
+            "items",
+            shape=[schema.first.int_domain.max + 1, width],
+            initializer="uniform",
+            trainable=self.has_own_items,
+        )
+        self.start = self.add_weight("start", shape=[config.dim], initializer="zeros")
+        self.layer = _layer(sequence, config.dim, self.length)
+
+    def call(self, inputs):
+        codes = inputs[self.column]
+        codes = tf.reshape(codes, [tf.shape(codes)[0], -1])
+        codes, known = _compacted(codes, self.length)
+        x = tf.gather(self.items, codes) * (known * self.scale)[..., None]
+        vectors = self.layer.newest(x, known)
+        return tf.where(known[:, :1] > 0, vectors, self.start)
+
+    def compute_output_shape(self, input_shape):
+        """Return [n, dim]."""
+        return tf.TensorShape([input_shape[self.column][0], self.start.shape[0]])
+
+
+def build_sequence_tower(schema: Schema, config: TwoTowerConfig) -> mm.Encoder:
+    """Create the query tower: encoded history [n, length] by name -> float32 [n, dim].
+
+    Parameters
+    ----------
+    schema : Schema
+        The columns of the user, of which only the history is read.
+    config : TwoTowerConfig
+        With `sequence`.
+
+    Returns
+    -------
+    Encoder
+    """
+    from merlin.schema import Tags
+
+    norm = {"post": L2Norm()} if config.normalize else {}
+    return mm.Encoder(SequenceTower(schema.select_by_tag(Tags.SEQUENCE), config), **norm)
+
+
+def sequence_tower(model: mm.RetrievalModelV2) -> SequenceTower:
+    """Return the layer that `build_sequence_tower` has made for a model."""
+    return model.query_encoder.blocks[0]
+
+
+def _compacted(codes: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Move known codes [n, w] to the left, in their order, and keep at most `length` of them.
+
+    Returns the codes, int [n, min(w, length)], and 1 for known ones and 0 for the rest, float32.
+    """
+    known = codes > OUT_OF_VOCABULARY
+    width = tf.shape(codes)[1]
+    # Distinct keys, because sorting by `known` alone would leave the order of equal keys open.
+    order = tf.where(known, width, 0) - tf.range(width)
+    order = tf.math.top_k(tf.cast(order, tf.float32), tf.minimum(width, length)).indices
+    codes = tf.gather(codes, order, batch_dims=1)
+    return codes, tf.cast(codes > OUT_OF_VOCABULARY, tf.float32)
+
+
+def _layer(config: SequenceConfig, dim: int, length: int) -> SequenceLayer:
+    if config.kind == "decay":
+        return Decay(dim, config.decay_time, config.decay_floor)
+    return Mean()
