@@ -31,6 +31,19 @@ def number_repeats(positives: pd.DataFrame, repeats: str) -> pd.DataFrame:
     return positives.assign(**{OCCURRENCE: number.to_numpy(np.int64)})
 
 
+def is_next_item(method: str, history: int | None) -> bool:
+    """Whether a run predicts the next item of a history that ends before it.
+
+    Parameters
+    ----------
+    method : str
+        The setting `split.method`.
+    history : int or None
+        The setting `features.history`.
+    """
+    return method == "leave_last_out" and history is not None
+
+
 def has_order(rows: pd.DataFrame) -> bool:
     """Whether rows have times or an order; if not, the order of the rows is used."""
     return "timestamp" in rows or ORDER in rows

@@ -25,7 +25,7 @@ from twotower.pipelines.verdict.verdict import MODEL, Verdict, judge
 from twotower.pipelines.verdict.words import objection, paragraph
 
 if TYPE_CHECKING:
-    from twotower.models.evaluation.metrics import Metrics, OnUsers
+    from twotower.models.evaluation.metrics import Metrics
     from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.pipelines.config import Config
 

@@ -14,13 +14,12 @@ from twotower.pipelines.run import Run
 from twotower.pipelines.steps.preprocess import (
     PARTS,
     SPLIT,
-    is_next_item,
     load_contexts,
     load_ids,
     load_split,
 )
 from twotower.workflows.availability import read_available
-from twotower.workflows.order import POSITION, latest_first
+from twotower.workflows.order import POSITION, is_next_item, latest_first
 
 if TYPE_CHECKING:
     from twotower.models.evaluation.metrics import Metrics, OnUsers
@@ -96,7 +95,7 @@ class Evaluator:
         self.may_repeat = run.config.split.repeats == "keep"
         self.history: str | None = features.sides[0].internal.history
         self.item_id = features.sides[1].internal.id
-        self.histories = load_histories(run, part) if is_next_item(run.config) else None
+        self.histories = load_histories(run, part)
         self.queries: Queries | None = None
         if features.context_columns:
             from twotower.models.evaluation.queries import Queries
@@ -247,34 +246,36 @@ class Evaluator:
         }
 
 
-def load_histories(run: Run, before: str | None = None) -> np.ndarray:
-    """The latest items of each user, the latest first, if `is_next_item`.
+def load_histories(run: Run, before: str | None = None) -> np.ndarray | None:
+    """The latest items of each user, if the next item is predicted; see `is_next_item`.
 
     Parameters
     ----------
     run : Run
     before : str, optional
         "valid" or "test": only the items before the user's first one in this part. By default all
-        items, those that a request to the server is answered from.
+        items, as in the histories that the server reads.
 
     Returns
     -------
-    ndarray of int64, shape (n_users, features.history)
-        Item rows; -1 where a user has fewer items.
+    ndarray of int64, shape (n_users, features.history), or None
+        Item rows, the latest first; -1 where a user has fewer items.
 
     Raises
     ------
     RunError
         If the run was preprocessed by an earlier release.
     """
+    length = run.config.features.history
+    if length is None or not is_next_item(run.config.split.method, length):
+        return None
     rows = pd.read_parquet(run.path / "processed" / SPLIT)
     if POSITION not in rows:
         raise RunError(
             f"{run.path}: its split has no order in time, because an earlier release made it; run "
             "`twotower preprocess` again"
         )
-    n_users, length = len(load_ids(run)[0]), run.config.features.history
-    assert length is not None
+    n_users = len(load_ids(run)[0])
     if before is not None:
         later = rows[rows["part"] == before]
         first = np.full(n_users, np.iinfo(np.int64).max)

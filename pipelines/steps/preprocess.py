@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
 from twotower.serving.runtime.operators.times import TimeFeatures
+from twotower.workflows import order
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -37,11 +37,6 @@ TIMES = "times.json"  # in workflow/: arguments of `TimeFeatures`, only with fea
 TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
 TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
 TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
-_LEFT_OUT = {
-    "repeated_pairs": "positives left out because a later row has the same user and item",
-    "dropped_by_k_core": "positives left out by k-core",
-    "not_in_split_file": "positives left out because the split file does not list them",
-}
 
 
 @writes
@@ -73,8 +68,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     from twotower.workflows.features.checks import check_data
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.graph import fit_features
-    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
-    from twotower.workflows.order import add_positions, number_repeats
+    from twotower.workflows.features.positives import filter_positives, pair_weights, remarks
     from twotower.workflows.split import split
 
     names = run.config.features
@@ -86,7 +80,7 @@ def preprocess(run: Run) -> dict[str, Any]:
         progress(0, 5, "positives")
         interactions, users, items = _read_data(run)
         positives = filter_positives(interactions, run.config.positives)
-        positives = number_repeats(positives, run.config.split.repeats)
+        positives = order.number_repeats(positives, run.config.split.repeats)
         progress(1, 5, "split")
         parts = split(positives, run.config.split, read_ids(run))
         _check_parts(parts, run.config.split)
@@ -95,8 +89,7 @@ def preprocess(run: Run) -> dict[str, Any]:
         times = _fit_times(pairs[parts["part"] == "train"], names)
         pairs = _add_times(pairs, parts, times, run.config.split)
         train = pairs[parts["part"] == "train"]
-        served = add_history(users, parts if is_next_item(run.config) else train, positives, names)
-        users = add_history(users, train, positives, names)
+        users = _with_history(users, parts, positives, run.config, out / "processed")
         workflow = fit_features(train, users, items, names, out / "workflow")
         if times is not None:
             (out / "workflow" / TIMES).write_text(json.dumps(times))
@@ -104,32 +97,16 @@ def preprocess(run: Run) -> dict[str, Any]:
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        if names.history:
-            add_positions(parts, positives).tofile(out / "processed" / TRAIN_POSITIONS)
-        served[names.sides[0].columns].to_parquet(out / "processed" / RAW_USERS, index=False)
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in PARTS)
         )
-        for remark in _remarks(run.config, interactions, counts):
+        ordered = bool(names.history) or run.config.split.method == "leave_last_out"
+        for remark in remarks(interactions, run.config.positives, ordered, counts):
             result(remark)
     return notes
-
-
-def _remarks(config: Config, interactions: pd.DataFrame, counts: dict[str, Any]) -> Iterator[str]:
-    """Lines on assumptions that were made about the rows, and on rows that were left out."""
-    from twotower.workflows.order import has_order
-
-    column, ordered = config.positives.column, config.split.method == "leave_last_out"
-    if not has_order(interactions) and (ordered or config.features.history):
-        yield "the interactions have no timestamp: their order in the file is used as time"
-    if column and (unknown := int(interactions[column].isna().sum())):
-        yield f"{unknown:,} rows without a value in {column} are not positives"
-    for name, reason in _LEFT_OUT.items():
-        if counts[name]:
-            yield f"{counts[name]:,} {reason}"
 
 
 def split_ahead(run: Run) -> pd.DataFrame:
@@ -146,18 +123,17 @@ def split_ahead(run: Run) -> pd.DataFrame:
         If a part of the split is empty.
     """
     from twotower.workflows.features.positives import check_any_positive, is_positive
-    from twotower.workflows.order import ORDER, number_repeats
     from twotower.workflows.split import split
 
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
-    wanted = [names.user_id, names.item_id, "timestamp", ORDER, "part", positives.column]
+    wanted = [names.user_id, names.item_id, "timestamp", order.ORDER, "part", positives.column]
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
         check_any_positive(rows, positives)
         rows = rows[is_positive(rows, positives)]
-    rows = number_repeats(rows, run.config.split.repeats)
+    rows = order.number_repeats(rows, run.config.split.repeats)
     parts = split(rows, run.config.split, read_ids(run))
     _check_parts(parts, run.config.split)
     return parts
@@ -203,8 +179,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     """
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.growth import grow_features
-    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
-    from twotower.workflows.order import add_positions, number_repeats
+    from twotower.workflows.features.positives import filter_positives, pair_weights
     from twotower.workflows.split import extend_split
 
     names = run.config.features
@@ -212,7 +187,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         progress(0, 4, "positives, split")
         interactions, users, items = _read_data(run.within(out))
         positives = filter_positives(interactions, run.config.positives)
-        positives = number_repeats(positives, run.config.split.repeats)
+        positives = order.number_repeats(positives, run.config.split.repeats)
         old = pd.read_parquet(run.path / "processed" / SPLIT)
         fresh = interactions.iloc[len(interactions) - appended :]
         parts = extend_split(old, positives, fresh, run.config.split)
@@ -221,8 +196,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         # As they are, because the weights learned for them depend on them.
         pairs = _add_times(pairs, parts, load_times(run), run.config.split)
         train = pairs[parts["part"] == "train"]
-        served = add_history(users, parts if is_next_item(run.config) else train, positives, names)
-        users = add_history(users, train, positives, names)
+        users = _with_history(users, parts, positives, run.config, out / "processed")
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
         )
@@ -230,9 +204,6 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        if names.history:
-            add_positions(parts, positives).tofile(out / "processed" / TRAIN_POSITIONS)
-        served[names.sides[0].columns].to_parquet(out / "processed" / RAW_USERS, index=False)
         notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
@@ -269,6 +240,28 @@ def _add_times(
         return pairs
     seconds = query_times(pairs, parts["part"], split.method)
     return pairs.assign(**TimeFeatures(**times).encode(seconds))
+
+
+def _with_history(
+    users: pd.DataFrame,
+    parts: pd.DataFrame,
+    positives: pd.DataFrame,
+    config: Config,
+    processed: Path,
+) -> pd.DataFrame:
+    """Add the history in training to the users; write the one that the server reads, and the order.
+
+    If the next item is predicted, a request is about the item after all that are known.
+    """
+    from twotower.workflows.features.positives import add_history
+
+    names, train = config.features, parts[parts["part"] == "train"]
+    is_next = order.is_next_item(config.split.method, names.history)
+    served = add_history(users, parts if is_next else train, positives, names)
+    served[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
+    if names.history:
+        order.add_positions(parts, positives).tofile(processed / TRAIN_POSITIONS)
+    return add_history(users, train, positives, names) if is_next else served
 
 
 def _write(
@@ -359,11 +352,6 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return users, items
-
-
-def is_next_item(config: Config) -> bool:
-    """Whether the run predicts the next item of a history that ends before it."""
-    return config.split.method == "leave_last_out" and config.features.history is not None
 
 
 def load_contexts(run: Run) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.features.config import WEIGHTS, FeaturesConfig, PositivesConfig
-from twotower.workflows.order import keys, time_order
+from twotower.workflows.order import has_order, keys, time_order
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -24,6 +24,12 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """The values of the setting `positives.weight_transform`."""
 SHOWN = 8
 """Number of values that a message names."""
+LEFT_OUT = {
+    "repeated_pairs": "positives left out because a later row has the same user and item",
+    "dropped_by_k_core": "positives left out by k-core",
+    "not_in_split_file": "positives left out because the split file does not list them",
+}
+"""What the counts of `split` mean."""
 
 
 def is_positive(interactions: pd.DataFrame, config: PositivesConfig) -> pd.Series:
@@ -264,3 +270,31 @@ def add_history(
     column = users[config.user_id].map(lists)
     column = column.where(column.notna(), pd.Series([[]] * len(users), users.index))
     return users.assign(**{config.history_column: column})
+
+
+def remarks(
+    interactions: pd.DataFrame, config: PositivesConfig, ordered: bool, counts: dict[str, Any]
+) -> Iterator[str]:
+    """Say what was assumed about the rows, and which were left out.
+
+    Parameters
+    ----------
+    interactions : DataFrame
+    config : PositivesConfig
+    ordered : bool
+        Whether the order of the rows in time matters.
+    counts : dict
+        The report on the split, see `split_report`.
+
+    Yields
+    ------
+    str
+        A line.
+    """
+    if ordered and not has_order(interactions):
+        yield "the interactions have no timestamp: their order in the file is used as time"
+    if config.column and (unknown := int(interactions[config.column].isna().sum())):
+        yield f"{unknown:,} rows without a value in {config.column} are not positives"
+    for name, reason in LEFT_OUT.items():
+        if counts[name]:
+            yield f"{counts[name]:,} {reason}"

@@ -54,10 +54,10 @@ class FilesConfig(BaseModel, extra="forbid"):
     )
     order: str | None = Field(
         None,
-        description="Column of the interactions with whole numbers that order those of a user, such "
-        "as the place in a sequence, for data without times. With times, it orders rows that have "
-        "the same one. It is no time: `split.method` temporal cannot use it. The numbers of an "
-        "update go on after those before.",
+        description="Column of the interactions with whole numbers that order those of a user, "
+        "such as the place in a sequence, for data without times. With times, it orders rows that "
+        "have the same one. It is no time: `split.method` temporal cannot use it. The numbers of "
+        "an update go on after those before.",
     )
     id_columns: dict[Literal["users", "items"], str] = Field(
         {},
@@ -107,8 +107,8 @@ class FilesConfig(BaseModel, extra="forbid"):
     duplicates: Literal["auto", "error", "keep_last", "keep_all"] = Field(
         "auto",
         description="What to do when a (user_id, item_id) pair occurs more than once. keep_last: "
-        "keep only its last row. keep_all: keep all rows; what the split does with the positive rows "
-        "of a pair is `split.repeats`. auto: keep_all with `split.repeats` keep, and if "
+        "keep only its last row. keep_all: keep all rows; `split.repeats` says what the split does "
+        "with the positive rows of a pair. auto: keep_all with `split.repeats` keep, and if "
         "`positives.values`, `positives.weight` or a `positives.column` other than rating reads "
         "each row, so that a later view does not replace a purchase and weights add up; keep_last "
         "otherwise. error: stop.",
