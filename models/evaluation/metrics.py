@@ -79,8 +79,7 @@ def evaluate(
     relevant : csr_matrix, shape (n_users, n_items)
         Nonzero where the item should be found.
     seen : csr_matrix, shape (n_users, n_items)
-        Nonzero where the item is left out of the user's ranking; must not overlap `relevant`
-        without `repeats`.
+        Nonzero where the item is left out of the user's ranking; overlaps `relevant` if `repeats`.
     ks : sequence of int
         Cutoffs.
     candidates : ndarray of bool, shape (n_items,), optional
@@ -95,8 +94,7 @@ def evaluate(
     user_of : ndarray of int, shape (n_users,), optional
         If the rows are queries, the user of each. Metrics are averaged over each user's first.
     repeats : bool
-        Whether a relevant item may be one that the user has seen. It is never found then, but
-        counts as relevant.
+        Whether a relevant item may be a seen one, which is never found but counts as relevant.
 
     Returns
     -------
@@ -112,13 +110,9 @@ def evaluate(
         score is NaN.
     """
     relevant, seen, cutoffs = binary(relevant), binary(seen), np.asarray(ks, dtype=np.int64)
-    if candidates is None:
-        candidates = np.ones(relevant.shape[1], dtype=bool)
-    _check_input(relevant, seen, cutoffs, candidates, batch_size)
-    if not repeats:
-        _check_unseen(relevant, seen)
+    candidates = np.ones(relevant.shape[1], dtype=bool) if candidates is None else candidates
+    _check_input(relevant, seen, cutoffs, candidates, batch_size, repeats)
     users = np.flatnonzero(sizes := np.diff(relevant.indptr))
-    # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
     k_max, done = int(cutoffs.max()), 0
@@ -133,12 +127,18 @@ def evaluate(
             progress(done, len(users))
     if user_of is not None:
         users, per_user = _mean_by_user(user_of[users], per_user, on_users)
-    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs)
+    return _averaged(per_user, covered, candidates, cutoffs)
+
+
+def _averaged(
+    per_user: np.ndarray, covered: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray
+) -> Metrics:
+    """Average the metrics of all users at once: the sum is then the same for every batch size."""
     return Metrics(
-        values,
-        users=len(users),
+        values=_by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs),
+        users=len(per_user),
         candidates=int(candidates.sum()),
-        errors=_standard_errors(per_user, cutoffs) if len(users) > 1 else {},
+        errors=_standard_errors(per_user, cutoffs),
     )
 
 
@@ -161,6 +161,8 @@ def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> di
 
 def _standard_errors(per_user: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:
     """Name the standard errors of the means of the users' metrics (shape (users, 6, c))."""
+    if len(per_user) < 2:
+        return {}
     errors = per_user.std(axis=0, ddof=1) / np.sqrt(len(per_user))
     return {
         f"{name}@{k}": float(errors[row, column])
@@ -219,6 +221,7 @@ def _check_input(
     cutoffs: np.ndarray,
     candidates: np.ndarray,
     batch_size: int,
+    repeats: bool,
 ) -> None:
     """Raise ModelError if the arguments of `evaluate` are invalid."""
     if relevant.shape != seen.shape:
@@ -241,12 +244,8 @@ def _check_input(
             f"nothing to evaluate: {relevant.nnz} relevant pairs and {candidates.sum()} "
             "candidates; is the split empty, or were all its ids unknown?"
         )
-
-
-def _check_unseen(relevant: csr_matrix, seen: csr_matrix) -> None:
-    """Raise ModelError if a pair is both relevant and seen."""
     both = relevant.multiply(seen).tocoo()
-    if both.nnz:
+    if both.nnz and not repeats:
         raise ModelError(
             f"{both.nnz} pairs are both relevant and seen, the first at user row {both.row[0]}, "
             f"item row {both.col[0]}: a seen item can never be found; "

@@ -16,7 +16,7 @@ from twotower.pipelines.init.facts import Facts
 from twotower.pipelines.init.features import Features, find_features, only
 from twotower.pipelines.init.ids import Ids, Side, find_ids
 from twotower.pipelines.init.split import Split, choose_split
-from twotower.pipelines.init.times import MISSING, Time, find_order, find_time
+from twotower.pipelines.init.times import MISSING, Time, find_time_or_order
 from twotower.pipelines.init.value import Value, find_value
 from twotower.workflows.profile import Profile, profile
 
@@ -111,23 +111,17 @@ def guess(
         )
     found = find_ids(facts, {"user": named.user, "item": named.item}, sides, where)
     ids = found.columns
-    time, other_times = find_time(facts, named.time, ids, where)
-    taken = {*ids.values(), *other_times, *([time.column] if time else [])}
-    order = find_order(facts, ids["user"], taken) if time is None or time.is_order else None
-    if order is not None:
-        taken.add(order)
-        if time is not None:
-            other_times[time.column] = f"it orders rows like {order}, which is used"
-            time = None
+    time, order, other_times = find_time_or_order(facts, named.time, ids, where)
+    of_time = [time.column] if time else [order] if order else []
+    taken = {*ids.values(), *other_times, *of_time}
     value, other_values = find_value(facts, named.value, ids, taken, where)
     if value is not None:
         taken.add(value.column)
-    seconds = time.seconds if time else None
     features = find_features(
         facts=facts,
         ids=ids,
         sides={role: (found.sides[role].key, columns) for role, columns in sides.items()},
-        seconds=seconds,
+        seconds=time.seconds if time else None,
         taken=taken | set(other_values),
     )
     features.left_out.update({**other_times, **other_values})

@@ -128,6 +128,30 @@ def find_time(
     return chosen, others
 
 
+def find_time_or_order(
+    facts: Mapping[str, Facts], named: str | None, ids: Mapping[str, str], where: str
+) -> tuple[Time | None, str | None, dict[str, str]]:
+    """Find the time of the interaction, or, if there is none, the column with the order.
+
+    See `find_time`, whose small numbers give way to a column that `find_order` finds.
+
+    Returns
+    -------
+    time : Time or None
+    order : str or None
+    others : dict of str to str
+    """
+    time, others = find_time(facts, named, ids, where)
+    if time is not None and not time.is_order:
+        return time, None, others
+    taken = {*ids.values(), *others, *([time.column] if time else [])}
+    order = None if named not in (None, "none") else find_order(facts, ids["user"], taken)
+    if order is None or time is None:
+        return time, order, others
+    others[time.column] = f"numbers that order the rows like {order}, which is used"
+    return None, order, others
+
+
 def find_order(facts: Mapping[str, Facts], user: str, taken: Collection[str]) -> str | None:
     """Find the column that orders the interactions of a user where there are no times.
 
