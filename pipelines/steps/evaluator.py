@@ -49,6 +49,8 @@ class Evaluator:
     ----------
     train, relevant, seen : csr_matrix of bool, shape (n_users, n_items)
         Interactions of the train part, of `part`, and those that are masked.
+    known : csr_matrix of bool, or None
+        If the last items are left out, those that baselines score from: all before.
     candidates : ndarray of bool, shape (n_items,), or None
         Items that may be recommended; None for all. Withdrawn items may not, so they are not
         relevant either.
@@ -84,6 +86,7 @@ class Evaluator:
         self.train = matrix("train")
         self.relevant = matrix(part)
         self.seen = self.train if part == "valid" else matrix("train", "valid")
+        self.known = self.seen if run.config.split.method == "leave_last_out" else None
         self.candidates: np.ndarray | None = None
         if self.config.catalogue == "interactions":
             self.candidates = np.zeros(n_items, bool)
@@ -237,6 +240,10 @@ class Evaluator:
 
     def _rows(self, scorer: Scorer | Ranker) -> dict[str, Any]:
         """What a ranking is of: users or, with a context, queries."""
+        from twotower.models.evaluation.baselines import FromItems
+
+        if self.known is not None and isinstance(scorer, FromItems):
+            scorer.know(self.known)
         if self.queries is None:
             return {"scorer": scorer, "relevant": self.relevant, "seen": self.seen}
         return {
