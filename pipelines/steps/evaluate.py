@@ -15,9 +15,9 @@ from rich.panel import Panel
 
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.evaluator import Evaluator
 from twotower.pipelines.steps.preprocess import load_ids, load_tables
 from twotower.pipelines.verdict.facts import gather, overlap_of
 from twotower.pipelines.verdict.per_user import OneMetric, both, check_user_file, user_file

@@ -11,8 +11,8 @@ import pandas as pd
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.evaluation.evaluator import encoded, load_histories
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluator import encoded, load_histories
 from twotower.pipelines.steps.export import seen_pairs
 from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
 from twotower.pipelines.steps.query import ask, check_k, max_k, unknown_time

@@ -11,13 +11,8 @@ import pandas as pd
 from twotower.models.batch_keys import PADDING
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.preprocess import (
-    PARTS,
-    SPLIT,
-    load_contexts,
-    load_ids,
-    load_split,
-)
+from twotower.pipelines.steps.preprocess import load_contexts, load_ids, load_split
+from twotower.pipelines.steps.processed import PARTS, SPLIT
 from twotower.workflows.availability import read_available
 from twotower.workflows.order import POSITION, is_next_item, latest_first
 

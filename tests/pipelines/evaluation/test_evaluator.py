@@ -12,18 +12,17 @@ import pytest
 from twotower.models.evaluation.baselines import EASE, ItemKNN
 from twotower.pipelines.config import load_config
 from twotower.pipelines.errors import RunError
+from twotower.pipelines.evaluation.evaluator import Evaluator, load_histories
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.evaluator import Evaluator, load_histories
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import (
-    RAW_USERS,
-    SPLIT,
     load_ids,
     load_split,
     load_tables,
     load_training_data,
     preprocess,
 )
+from twotower.pipelines.steps.processed import RAW_USERS, SPLIT
 from twotower.pipelines.steps.verify import score_unseen
 
 SEQUENCES = {1: [10, 11, 12, 13], 2: [12, 10, 11, 10], 3: [11, 12], 4: [13, 12, 11, 10, 14]}
