@@ -75,9 +75,10 @@ def build_two_tower(
             f"has {cardinality}"
         )
     shared = SharedLayers(config.shared, config.dim, config.dropout) if config.shared else None
-    users = schema.select_by_tag(Tags.USER)
-    query = _sequence_tower(users, config) or build_tower(users, Tags.USER_ID, config, shared)
-    candidate = build_tower(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config, shared)
+    users, items = schema.select_by_tag(Tags.USER), schema.select_by_tag(Tags.ITEM)
+    tied = _tied_tables(schema, config)
+    query = _sequence_tower(users, config) or build_tower(users, Tags.USER_ID, config, shared, tied)
+    candidate = build_tower(items, Tags.ITEM_ID, config, shared, tied)
     mimic = None
     if config.mimic_weight:
         mimic = MimicLoss(
@@ -102,6 +103,20 @@ def _sequence_tower(users: Schema, config: TwoTowerConfig) -> mm.Encoder | None:
     if history_column(users) is None:
         raise ModelError("model.sequence reads the user's items; set features.history")
     return build_sequence_tower(users, config)
+
+
+def _tied_tables(schema: Schema, config: TwoTowerConfig) -> dict[str, tf.keras.layers.Embedding]:
+    """The table that the item ids and the history share, by column; none if they share none."""
+    import tensorflow as tf
+    from merlin.schema import Tags
+
+    if not config.tie_history:
+        return {}
+    history, item_id = history_column(schema), schema.select_by_tag(Tags.ITEM_ID).first
+    if history is None:
+        raise ModelError("model.tie_history needs a history; set features.history, or set it false")
+    table = tf.keras.layers.Embedding(item_id.int_domain.max + 1, config.dim, name=item_id.name)
+    return {history: table, item_id.name: table}
 
 
 def _output(
@@ -236,7 +251,8 @@ def example_input(column: ColumnSchema, rows: int) -> np.ndarray:
     from merlin.schema import Tags
 
     width = int(column.value_count.max) if column.is_list else 1
-    return np.zeros([rows, width], np.float32 if Tags.CONTINUOUS in column.tags else np.int32)
+    is_number = Tags.CONTINUOUS in column.tags or Tags.EMBEDDING in column.tags
+    return np.zeros([rows, width], np.float32 if is_number else np.int32)
 
 
 def embed(
@@ -268,7 +284,9 @@ def embed(
     """
     import tensorflow as tf
 
-    lengths = np.max([np.count_nonzero(column, axis=1) for column in features.values()], axis=0)
+    # Numbers and vectors are no lists: they are as wide for every row.
+    lists = [column for column in features.values() if column.dtype.kind == "i"]
+    lengths = np.max([np.count_nonzero(column, axis=1) for column in lists], axis=0)
     order = np.argsort(lengths, kind="stable")
     vectors = np.empty((len(order), 0), np.float32)
     start = 0
@@ -276,7 +294,10 @@ def embed(
         longest = max(lengths[order[min(start + batch_size, len(order)) - 1]], 1)
         n_rows = max(1, min(batch_size, MAX_VALUES_IN_MEMORY // longest))
         rows = order[start : start + n_rows]
-        block = {name: tf.constant(values[rows, :longest]) for name, values in features.items()}
+        block = {
+            name: tf.constant(values[rows, :longest] if values.dtype.kind == "i" else values[rows])
+            for name, values in features.items()
+        }
         block_vectors = encoder(block).numpy()
         if start == 0:
             vectors = np.empty((len(order), block_vectors.shape[1]), np.float32)

@@ -34,8 +34,8 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
     positions: Literal["relative", "absolute", "none"] = Field(
         "relative",
         description="how the transformer knows the order. relative: a learned number per head and "
-        "distance is added to the attention scores; absolute: a learned vector per age, counted "
-        "from the newest item, is added to the items; none: it does not",
+        "distance is added to the attention scores; absolute: a learned vector per "
+        "place, counted from the oldest item, is added to the items; none: it does not",
     )
     dropout: float = Field(
         0.2,
@@ -64,17 +64,25 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
         description="number of items drawn uniformly in each step as negatives of all its "
         "positives. none: all items of the training part",
     )
+    loss: Literal["softmax", "gbce"] = Field(
+        "softmax",
+        description="training loss. softmax: cross-entropy among all items, or estimated from "
+        "`negatives`; gbce: generalised binary cross-entropy (gSASRec), which needs `negatives`",
+    )
     stride: int | None = Field(
         None,
         gt=0,
         le=4096,
-        description="a user's positives are read in windows of features.history items, of which "
-        "the newest `stride` are predicted, so that every positive is predicted once per epoch. "
-        "Smaller values give each prediction more context, and take longer. none: the whole window",
+        description="sequences longer than features.history are read in windows, of which each "
+        "predicts `stride` items, so that every positive is predicted once per epoch. Smaller "
+        "values give each prediction more context, and take longer. none: features.history, so "
+        "that windows do not overlap",
     )
 
     @root_validator(skip_on_failure=True)
     def _check_kind(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values["loss"] == "gbce" and values["negatives"] is None:
+            raise ValueError("loss gbce needs negatives, such as 256")
         for name in ("decay_time", "decay_floor", "last_item"):
             if values["kind"] != "decay" and values[name] != cls.__fields__[name].default:
                 raise ValueError(f"{name} applies to kind decay only; remove it")
@@ -103,6 +111,7 @@ def conflicting_settings(model: Mapping[str, Any]) -> str:
         "mimic_weight": 0,
         "history_pooling": "mean",
         "history_dropout": 0,
+        "tie_history": False,
         "embedding_l2": 0,
         "learn_temperature": False,
         "logq_estimate": "counts",
@@ -115,8 +124,10 @@ def conflicting_settings(model: Mapping[str, Any]) -> str:
     return ", ".join(f"model.{name}: {value}" for name, value in shown.items())
 
 
-def unmet_features(config: SequenceConfig, history: int | None, has_context: bool) -> str:
-    """List the settings of `features` that `model.sequence` requires and that are not so.
+def unmet_features(
+    config: SequenceConfig, history: int | None, has_context: bool, has_weights: bool
+) -> str:
+    """List the settings of the data that `model.sequence` requires and that are not so.
 
     Parameters
     ----------
@@ -125,6 +136,8 @@ def unmet_features(config: SequenceConfig, history: int | None, has_context: boo
         The maximum length of the history, `features.history`.
     has_context : bool
         Whether the query tower reads the context (`features.context`).
+    has_weights : bool
+        Whether positives have weights (`positives`).
 
     Returns
     -------
@@ -139,5 +152,7 @@ def unmet_features(config: SequenceConfig, history: int | None, has_context: boo
     elif config.stride is not None and config.stride > history:
         wrong["model.sequence.stride"] = f"at most features.history, {history}"
     if has_context:
-        wrong["features.context and features.context_numeric"] = "[]"
+        wrong["features.context, features.context_numeric and features.time"] = "[]"
+    if has_weights:
+        wrong["positives"] = "no weights"
     return ", ".join(f"{name}: {value}" for name, value in wrong.items())

@@ -25,7 +25,7 @@ class Validation(tf.keras.callbacks.Callback):
     ----------
     state : TrainingState
     validate : callable (model) -> mapping of str to float
-        Returns the metrics by name. If it returns none, nothing is chosen: the last epoch is kept.
+        Returns the metrics by name.
     config : TrainingConfig
         For the monitored metric, the patience and the seconds between checkpoints.
     """
@@ -79,7 +79,7 @@ class Validation(tf.keras.callbacks.Callback):
         """Validate the model, add the epoch to the history, and save it if it is the best."""
         progress, began = self.state.progress, time.perf_counter()
         metrics = self.validate(model)
-        if metrics and self.config.monitor not in metrics:
+        if self.config.monitor not in metrics:
             raise ModelError(
                 f"training.monitor: {self.config.monitor!r} is not measured; choose one of "
                 f"{', '.join(sorted(metrics))}"

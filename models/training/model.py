@@ -101,7 +101,7 @@ def item_id_hiding(
 def best_epoch(history: History, monitor: str) -> int:
     """Return the epoch, from 0, with the highest validation metric; the first of equal ones.
 
-    If nothing was validated, it is the last epoch.
+    Without users to validate on, it is the last epoch.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def best_epoch(history: History, monitor: str) -> int:
     -------
     int
     """
-    scores = history.get(f"val_{monitor}")
-    if scores is None:
-        return len(history["loss"]) - 1
+    scores = history[f"val_{monitor}"]
+    if history.get("val_users") and not any(history["val_users"]):
+        return len(scores) - 1
     return max(range(len(scores)), key=lambda epoch: scores[epoch])

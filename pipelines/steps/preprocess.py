@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +14,31 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
+from twotower.pipelines.steps.processed import (
+    CONTEXTS,
+    INTERACTIONS,
+    ITEMS,
+    PARTS,
+    SPLIT,
+    TIMES,
+    TRAIN_CONTEXTS,
+    TRAIN_POSITIONS,
+    TRAIN_ROWS,
+    TRAIN_WEIGHTS,
+    USERS,
+    WEIGHT,
+    with_history,
+    write_tables,
+    write_vectors,
+)
 from twotower.serving.runtime.operators.times import TimeFeatures
+from twotower.workflows import order
 
 if TYPE_CHECKING:
-    import nvtabular as nvt
-
     from twotower.models.training.data import TrainingData
-    from twotower.pipelines.config import Config
     from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.ids import RunIds
     from twotower.workflows.split import SplitConfig
-
-INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
-PARTS = ("train", "valid", "test")
-SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
-RAW_USERS = "raw_users.parquet"
-TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
-WEIGHT = "weight"  # the column of split.parquet with the weights
-CONTEXTS = "contexts.parquet"
-TIMES = "times.json"  # in workflow/: arguments of `TimeFeatures`, only with features of the time
-TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
-TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
-TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
-_LEFT_OUT = {
-    "repeated_pairs": "positives left out because a later row has the same user and item",
-    "dropped_by_k_core": "positives left out by k-core",
-    "not_in_split_file": "positives left out because the split file does not list them",
-}
 
 
 @writes
@@ -50,11 +47,13 @@ def preprocess(run: Run) -> dict[str, Any]:
 
     Writes workflow/ (the fitted graph) and processed/:
 
-    - split.parquet: the positives with their part, ids as codes, rows in the tables and weights
+    - split.parquet: the positives with their part, ids as codes, rows in the tables, weights, and
+      with a history their places in time
     - train_rows.bin, train_contexts.bin, train_positions.bin and train_weights.bin: the rows of the
       training part in the tables, their places in time, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
-    - raw_users.parquet: the user table before encoding, with the history
+    - vectors.<column>.npy: the pretrained vectors of the rows of these tables
+    - raw_users.parquet: the user table before encoding, with the history that the server reads
     - schema.pbtxt: the schema of the encoded tables
     - split.json: the sizes of the parts
 
@@ -72,7 +71,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     from twotower.workflows.features.checks import check_data
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.graph import fit_features
-    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
+    from twotower.workflows.features.positives import filter_positives, pair_weights, remarks
     from twotower.workflows.split import split
 
     names = run.config.features
@@ -84,6 +83,7 @@ def preprocess(run: Run) -> dict[str, Any]:
         progress(0, 5, "positives")
         interactions, users, items = _read_data(run)
         positives = filter_positives(interactions, run.config.positives)
+        positives = order.number_repeats(positives, run.config.split.repeats)
         progress(1, 5, "split")
         parts = split(positives, run.config.split, read_ids(run))
         _check_parts(parts, run.config.split)
@@ -92,7 +92,8 @@ def preprocess(run: Run) -> dict[str, Any]:
         times = _fit_times(pairs[parts["part"] == "train"], names)
         pairs = _add_times(pairs, parts, times, run.config.split)
         train = pairs[parts["part"] == "train"]
-        users = add_history(users, train, positives, names)
+        processed, method = out / "processed", run.config.split.method
+        users = with_history(users, parts, positives, names, method, processed)
         workflow = fit_features(train, users, items, names, out / "workflow")
         if times is not None:
             (out / "workflow" / TIMES).write_text(json.dumps(times))
@@ -100,29 +101,17 @@ def preprocess(run: Run) -> dict[str, Any]:
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(run.path / "data", names, processed)
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in PARTS)
         )
-        for remark in _remarks(run.config, interactions, counts):
+        ordered = bool(names.history) or run.config.split.method == "leave_last_out"
+        for remark in remarks(interactions, run.config.positives, ordered, counts):
             result(remark)
     return notes
-
-
-def _remarks(config: Config, interactions: pd.DataFrame, counts: dict[str, Any]) -> Iterator[str]:
-    """Lines on assumptions that were made about the rows, and on rows that were left out."""
-    column, ordered = config.positives.column, config.split.method == "leave_last_out"
-    if "timestamp" not in interactions and (ordered or config.features.history):
-        yield "the interactions have no timestamp: their order in the file is used as time"
-    if column and (unknown := int(interactions[column].isna().sum())):
-        yield f"{unknown:,} rows without a value in {column} are not positives"
-    for name, reason in _LEFT_OUT.items():
-        if counts[name]:
-            yield f"{counts[name]:,} {reason}"
 
 
 def split_ahead(run: Run) -> pd.DataFrame:
@@ -143,12 +132,13 @@ def split_ahead(run: Run) -> pd.DataFrame:
 
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
-    wanted = [names.user_id, names.item_id, "timestamp", "part", positives.column]
+    wanted = [names.user_id, names.item_id, "timestamp", order.ORDER, "part", positives.column]
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
         check_any_positive(rows, positives)
         rows = rows[is_positive(rows, positives)]
+    rows = order.number_repeats(rows, run.config.split.repeats)
     parts = split(rows, run.config.split, read_ids(run))
     _check_parts(parts, run.config.split)
     return parts
@@ -195,7 +185,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     """
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.growth import grow_features
-    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
+    from twotower.workflows.features.positives import filter_positives, pair_weights
     from twotower.workflows.split import extend_split
 
     names = run.config.features
@@ -203,6 +193,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         progress(0, 4, "positives, split")
         interactions, users, items = _read_data(run.within(out))
         positives = filter_positives(interactions, run.config.positives)
+        positives = order.number_repeats(positives, run.config.split.repeats)
         old = pd.read_parquet(run.path / "processed" / SPLIT)
         fresh = interactions.iloc[len(interactions) - appended :]
         parts = extend_split(old, positives, fresh, run.config.split)
@@ -211,7 +202,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         # As they are, because the weights learned for them depend on them.
         pairs = _add_times(pairs, parts, load_times(run), run.config.split)
         train = pairs[parts["part"] == "train"]
-        users = add_history(users, train, positives, names)
+        processed, method = out / "processed", run.config.split.method
+        users = with_history(users, parts, positives, names, method, processed)
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
         )
@@ -219,9 +211,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(out / "data", names, processed)
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
             f"{new.sum():,} new positives: " + ", ".join(f"{part} {new[part]:,}" for part in PARTS)
@@ -237,7 +228,11 @@ def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     interactions = pd.read_parquet(data / INTERACTIONS)
     if context := run.config.features.stored_context:
         interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
-    return interactions, read_frame(data / USERS), read_frame(data / ITEMS)
+    users, items = (
+        read_frame(data / file, without=side.vectors)
+        for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
+    )
+    return interactions, users, items
 
 
 def _fit_times(train: pd.DataFrame, names: FeaturesConfig) -> dict[str, Any] | None:
@@ -257,71 +252,6 @@ def _add_times(
         return pairs
     seconds = query_times(pairs, parts["part"], split.method)
     return pairs.assign(**TimeFeatures(**times).encode(seconds))
-
-
-def _write(
-    workflow: nvt.Workflow,
-    parts: pd.DataFrame,
-    pairs: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
-    names: FeaturesConfig,
-    processed: Path,
-) -> dict[str, Any]:
-    """Encode the tables, add their row numbers to the split `parts`, and write everything.
-
-    `pairs` has the context of each row of `parts`. The weights of the training part are written
-    with a mean of 1.
-
-    Returns
-    -------
-    dict
-        The sizes of the parts, see `split_report`.
-    """
-    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
-
-    from twotower.workflows.features import context
-    from twotower.workflows.features.encode import encode
-    from twotower.workflows.split import split_report
-
-    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
-    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
-    users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
-    encoded_users = encode(workflow, "user", users, without=names.context_columns)
-    context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
-    encode(workflow, "item", items).to_parquet(processed / ITEMS)
-    if names.context_columns:
-        parts["context_row"], contexts = context.distinct_contexts(pairs, names)
-        context.encode_context(workflow, contexts, names).to_parquet(processed / CONTEXTS)
-    parts.to_parquet(processed / SPLIT, index=False)
-    train = parts[parts["part"] == "train"]
-    train[["user_row", "item_row"]].to_numpy(np.int32).tofile(processed / TRAIN_ROWS)
-    if names.context_columns:
-        train["context_row"].to_numpy(np.int32).tofile(processed / TRAIN_CONTEXTS)
-    if WEIGHT in parts:
-        weights = train[WEIGHT].to_numpy(np.float64)
-        (weights / weights.mean()).astype(np.float32).tofile(processed / TRAIN_WEIGHTS)
-    TensorflowMetadata.from_merlin_schema(workflow.output_schema).to_proto_text_file(
-        str(processed), SCHEMA
-    )
-    counts = split_report(parts)
-    (processed / "split.json").write_text(json.dumps(counts, indent=1) + "\n")
-    return counts
-
-
-def _write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
-    """Write the place in time of each row of the training part, see `TrainingData.positions`."""
-    from twotower.workflows.features.positives import time_order
-    from twotower.workflows.split import positions
-
-    users = train["user_id"].to_numpy()
-    position, _ = positions(users, time_order(train, positives))
-    position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
-
-
-def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
-    """The row numbers (int32) of `ids` in a table sorted by id that has all of them."""
-    return np.searchsorted(table_ids.to_numpy(), ids.to_numpy()).astype(np.int32)
 
 
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:
@@ -350,11 +280,17 @@ def read_ids(run: Run) -> RunIds:
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id."""
-    from twotower.workflows.features.encode import as_arrays
+    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id.
 
+    Pretrained vectors are memory-mapped.
+    """
+    from twotower.workflows.features.encode import as_arrays
+    from twotower.workflows.vectors import load_vectors
+
+    processed = run.path / "processed"
     users, items = (
-        as_arrays(pd.read_parquet(run.path / "processed" / file), side.internal.multi_hot)
+        as_arrays(pd.read_parquet(processed / file), side.internal.multi_hot)
+        | load_vectors(processed, side)
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return users, items

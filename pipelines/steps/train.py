@@ -13,10 +13,11 @@ import numpy as np
 
 from twotower.pipelines.console import ShowProgress, stage
 from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.evaluate import Evaluator
-from twotower.pipelines.steps.preprocess import SCHEMA, load_split, load_training_data
+from twotower.pipelines.steps.preprocess import load_split, load_training_data
+from twotower.pipelines.steps.processed import SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,25 +70,20 @@ def train(run: Run, resume: bool = False, chosen: dict[str, Any] | None = None) 
         notes |= summary(tower.history, monitor, len(data.user_rows))
         if chosen is not None:
             notes["chosen"] = chosen
+        best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
+        validated = (
+            f"{best} {notes[f'valid_{monitor}']:.4f} of {notes['valid_users']:,} users"
+            if notes["valid_users"]
+            else "the last is kept because valid is empty"
+        )
         result(
-            f"{resumed}{notes['epochs']} epochs, {best_in_words(notes, monitor)}; {speed}, "
+            f"{resumed}{notes['epochs']} epochs, {validated}; {speed}, "
             f"validation {notes['validation_share']:.0%} of the time"
         )
     # Only now: until the step is committed, an interrupted training must resume from here.
     (folder / FINISHED).touch()
     return notes
-
-
-def best_in_words(notes: dict[str, Any], monitor: str) -> str:
-    """Say which epoch was kept, and its value of `monitor` on valid, from the notes of `train`."""
-    if "valid_users" not in notes:
-        return "the last one kept, as valid is trained on, too"
-    value = notes[f"valid_{monitor}"]
-    return (
-        f"best {notes['best_epoch']} with valid {monitor} {value:.4f} of "
-        f"{notes['valid_users']:,} users"
-    )
 
 
 def check_training(config: Config, train: pd.DataFrame) -> None:
@@ -198,14 +194,14 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     callable (model, progress) -> dict of str to float
         Computes the metrics of all users of the part, or of a sample of them (see
         `evaluation.valid_users`); their number is the metric "users". `progress` is optional, as in
-        `twotower.models.evaluation.metrics.evaluate`. None are computed if the part is trained on.
+        `twotower.models.evaluation.metrics.evaluate`.
     """
-    if run.config.split.train_on_valid:
-        return lambda model, progress=None: {}
     from twotower.models.evaluation.config import count_valid_users
 
     evaluator = Evaluator(run, "valid")
     n_users = np.count_nonzero(np.diff(evaluator.relevant.indptr))
+    if not n_users:  # split.ratios gives valid no share: the last epoch is kept
+        return lambda model, progress=_no_op: {run.config.training.monitor: 0.0, "users": 0}
     count = count_valid_users(
         setting=run.config.evaluation.valid_users,
         users=n_users,
@@ -280,14 +276,11 @@ def summary(history: History, monitor: str, rows: int) -> dict[str, Any]:
     best = best_epoch(history, monitor)
     fitting, validating = sum(history["seconds"]), sum(history["validation_seconds"])
     trained_epochs = sum(loss is not None for loss in history["loss"])
-    validated = {}
-    if "val_users" in history:
-        validated[f"valid_{monitor}"] = history[f"val_{monitor}"][best]
-        validated["valid_users"] = int(history["val_users"][best])
     return {
         "epochs": len(history["loss"]),
         "best_epoch": best + 1,
-        **validated,
+        f"valid_{monitor}": history[f"val_{monitor}"][best],
+        "valid_users": int(history["val_users"][best]),
         "rows_per_second": round(rows * trained_epochs / fitting),
         "validation_share": round(validating / (fitting + validating), 3),
     }

@@ -15,16 +15,12 @@ from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import TRITON, Run, writes
 from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.export import export
-from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data, preprocess_more
+from twotower.pipelines.steps.preprocess import load_training_data, preprocess_more
+from twotower.pipelines.steps.processed import SCHEMA
 from twotower.pipelines.steps.publish import answering, publish
 from twotower.pipelines.steps.quality_gate import objection
 from twotower.pipelines.steps.serve import running_server
-from twotower.pipelines.steps.train import (
-    best_in_words,
-    closed_form_start,
-    summary,
-    validation,
-)
+from twotower.pipelines.steps.train import closed_form_start, summary, validation
 from twotower.serving.repository import ModelRepository
 from twotower.workflows.sources.data_path import is_remote
 
@@ -134,7 +130,12 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
         if day is None:
             result(f"{folder}: nothing new")
             return
-        check_sides(frame(day.merged.users), frame(day.merged.items), run.config.features)
+        user, item = run.config.features.sides
+        check_sides(
+            frame(day.merged.users.drop([*user.vectors])),
+            frame(day.merged.items.drop([*item.vectors])),
+            run.config.features,
+        )
         if not anyway:
             _refuse_suspicious(run, folder, day)
         before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)
@@ -229,9 +230,12 @@ def _fit_on_new(
     from twotower.models.two_tower import embed
 
     config, training = run.config.update, run.config.training
-    solved = _is_solved(old, training)
+    solved, sequence = _is_solved(old, training), tower.config.sequence is not None
     if solved:  # the closed form is solved again for all interactions, without gradient steps
         training, sample = training.copy(update={"epochs": 1}), data
+    elif sequence:  # a sample of the interactions would tear the sequences apart
+        training = training.copy(update={"epochs": config.epochs, "start": None})
+        sample = data
     else:
         training = training.copy(
             update={**config.dict(include=set(TrainingConfig.__fields__)), "start": None}
@@ -241,7 +245,7 @@ def _fit_on_new(
     measure = validation(staged, data)
 
     def validate(model: Any) -> dict[str, float]:
-        if not solved:
+        if not solved and not sequence:
             limit_change(tower, old, config.moving)  # at the end of every epoch
         return measure(model)
 
@@ -281,7 +285,8 @@ def _is_solved(tower: TwoTower, training: TrainingConfig) -> bool:
 def _outcome(notes: dict[str, Any], monitor: str) -> str:
     return (
         f"{notes['new_rows']:,} new rows, {notes['replayed_rows']:,} old ones; {notes['epochs']} "
-        f"epochs, {best_in_words(notes, monitor)}; mean cosine of item vectors to the earlier ones "
+        f"epochs, best {notes['best_epoch']} with valid {monitor} {notes[f'valid_{monitor}']:.4f} "
+        f"of {notes['valid_users']:,} users; mean cosine of item vectors to the earlier ones "
         f"{notes['item_cosine']:.4f}"
     )
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from scipy.sparse import csr_matrix
 
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.experiments.trial import prepare
@@ -18,7 +20,7 @@ from twotower.pipelines.job import refit_on_valid
 from twotower.pipelines.run import Run, write_atomically
 from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.preprocess import load_split, load_training_data
-from twotower.pipelines.steps.train import FINISHED, train
+from twotower.pipelines.steps.train import FINISHED, summary, train, validation
 
 TWOTOWER = str(Path(sys.executable).with_name("twotower"))
 
@@ -115,9 +117,21 @@ def test_a_refit_trains_on_valid_for_the_epochs_that_were_best_on_it(small_run, 
     assert len(load_training_data(run).user_rows) == len(again["train"])
     assert notes["epochs"] == notes["best_epoch"] == chosen["best_epoch"]
     assert notes["chosen"] == chosen
-    assert "valid_users" not in notes
+    assert notes["valid_users"] == 0
     evaluate(run)
     report = json.loads((run.path / "reports" / "metrics.json").read_text())
     assert report["protocol"]["chosen_on"].endswith("users, then trained on train and valid")
     with pytest.raises(ConfigError, match="train_on_valid is true, but settings are compared"):
         prepare(run.config, tmp_path)
+
+
+def test_without_a_valid_part_the_last_epoch_is_kept(small_run, monkeypatch):
+    nobody = SimpleNamespace(relevant=csr_matrix((3, 4), dtype=bool))
+    monkeypatch.setattr("twotower.pipelines.steps.train.Evaluator", lambda run, part: nobody)
+    measured = validation(small_run, data=None)(model=None)
+    history = {f"val_{name}": [value] * 3 for name, value in measured.items()}
+    history |= {"loss": [3.0, 2.0, 2.5], "seconds": [1.0] * 3, "validation_seconds": [0.0] * 3}
+    notes = summary(history, "ndcg@10", rows=7)
+    assert (notes["best_epoch"], notes["valid_users"]) == (3, 0)
+    history["val_users"] = [5] * 3
+    assert summary(history, "ndcg@10", rows=7)["best_epoch"] == 1, "the first of equal ones"

@@ -6,16 +6,18 @@ import pytest
 from click.testing import CliRunner
 
 from twotower.pipelines.cli import main
-from twotower.pipelines.config import CONFIGS, load_config, parse, read_yaml
+from twotower.pipelines.config import CONFIGS, load_config, parse
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.verdict import recipes
 from twotower.pipelines.verdict.recipes import Recipe, load_recipe, recipe_settings, variants
+from twotower.pipelines.yaml_file import read_yaml
 
 DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def test_the_names_are_those_that_the_verdict_advises():
-    assert recipes.names() == ["closed-form", "softmax", "softmax-history", "softmax-wide"]
+    known = ["closed-form", "softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
+    assert recipes.names() == known
 
 
 @pytest.mark.parametrize("data_set", DATA_SETS)
@@ -49,13 +51,14 @@ def test_what_is_set_overrides_the_recipe():
 
 
 def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
-    found = dict(variants())
+    found = {each.label: each.settings for each in variants()}
     assert [*found] == [
         "closed-form, l2 30",
         "closed-form, l2 300",
         "closed-form, l2 3000",
         "softmax",
         "softmax-history",
+        "softmax-sparse",
         "softmax-wide",
     ]
     configs = {label: load_config("synthetic", settings) for label, settings in found.items()}
