@@ -34,8 +34,8 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
     positions: Literal["relative", "absolute", "none"] = Field(
         "relative",
         description="how the transformer knows the order. relative: a learned number per head and "
-        "distance is added to the attention scores; absolute: a learned vector per age, counted "
-        "from the newest item, is added to the items; none: it does not",
+        "distance is added to the attention scores; absolute: a learned vector per "
+        "place, counted from the oldest item, is added to the items; none: it does not",
     )
     dropout: float = Field(
         0.2,

@@ -10,7 +10,8 @@ from merlin.schema import Schema
 from twotower.models.batch_keys import OUT_OF_VOCABULARY
 from twotower.models.config import TwoTowerConfig
 from twotower.models.sequence.config import SequenceConfig
-from twotower.models.sequence.layers import Decay, Mean, SequenceLayer
+from twotower.models.sequence.layers import GRU, Decay, Mean, SequenceLayer
+from twotower.models.sequence.transformer import Transformer
 
 
 class SequenceTower(tf.keras.layers.Layer):
@@ -110,4 +111,6 @@ def _compacted(codes: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
 def _layer(config: SequenceConfig, dim: int, length: int) -> SequenceLayer:
     if config.kind == "decay":
         return Decay(dim, config.decay_time, config.decay_floor)
-    return Mean()
+    if config.kind == "transformer":
+        return Transformer(config, dim, length)
+    return GRU(dim) if config.kind == "gru" else Mean()

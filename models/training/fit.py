@@ -11,6 +11,7 @@ import tensorflow as tf
 from twotower.models.errors import ModelError
 from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
+from twotower.models.sequence.training import SequenceTrainer
 from twotower.models.training.batches import feature_lookup, shuffled_batches, training_columns
 from twotower.models.training.callbacks import LearningRate, ReportProgress, Validation
 from twotower.models.training.checkpoint import Progress, TrainingState
@@ -77,13 +78,19 @@ def fit(
         callbacks.append(MineEveryEpoch(mined, state.progress))
     if tensorboard is not None:
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
+    sequences = SequenceTrainer(tower, data, config) if tower.config.sequence else None
     if progress is not None:
         trained_epochs = config.epochs - (initialize is not None)
-        steps = trained_epochs * (len(data.user_rows) // config.batch_size)
+        per_epoch = len(data.user_rows) // config.batch_size
+        if sequences is not None:
+            per_epoch = sequences.steps_per_epoch
         done = int(tower.model.optimizer.iterations)
-        callbacks.append(ReportProgress(progress, done, steps))
-    lookup = feature_lookup(tower, data, all_data, config.seed, mined)
-    _train(tower.model, data, config, state.progress, lookup, callbacks)
+        callbacks.append(ReportProgress(progress, done, trained_epochs * per_epoch))
+    if sequences is not None:
+        _train_sequences(sequences, config, state.progress, callbacks)
+    else:
+        lookup = feature_lookup(tower, data, all_data, config.seed, mined)
+        _train(tower.model, data, config, state.progress, lookup, callbacks)
     state.save()
     state.restore_best(best_epoch(state.progress.history, config.monitor))
     tower.history = state.progress.history
@@ -145,6 +152,20 @@ def _train(
             verbose=0,
             train_metrics_steps=0,
         )
+
+
+def _train_sequences(
+    trainer: SequenceTrainer,
+    config: TrainingConfig,
+    progress: Progress,
+    callbacks: list[tf.keras.callbacks.Callback],
+) -> None:
+    """Train a sequence model for all epochs that are left; `callbacks` update `progress`."""
+    all_callbacks = tf.keras.callbacks.CallbackList(callbacks, model=trainer.model)
+    all_callbacks.on_train_begin()
+    while not _is_finished(progress, config):
+        trainer.epoch(progress, all_callbacks)
+    all_callbacks.on_train_end()
 
 
 def _is_finished(progress: Progress, config: TrainingConfig) -> bool:

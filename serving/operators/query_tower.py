@@ -20,7 +20,8 @@ from twotower.serving.runtime.operators import query_tower as runtime
 from twotower.serving.runtime.operators.query_tower import padded_blocks
 
 TOLERANCE = 1e-5
-"""Largest difference between a component of TensorFlow's vector and of ONNX Runtime's."""
+"""Largest difference between a component of TensorFlow's vector and of ONNX Runtime's, relative to
+the largest component if that is above 1."""
 MAX_DRAWN_LENGTH = 9
 """Length of the longest random list in that comparison, for lists of any length."""
 
@@ -151,7 +152,8 @@ class QueryTower(ServedOperator):
                 else:
                     columns[name] = draw.normal(size=size).astype(np.float32)
             answer = runtime.QueryTower(out, entry, threads=1).run(columns)[self.vector]
-            error = float(np.abs(answer - self._all_vectors(columns)).max())
+            expected = self._all_vectors(columns)
+            error = float(np.abs(answer - expected).max() / max(1.0, np.abs(expected).max()))
             if not error <= TOLERANCE:
                 raise ServingError(
                     f"{self.saved_model}: the ONNX tower differs from TensorFlow by {error:.2g}, "

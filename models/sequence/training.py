@@ -1,0 +1,228 @@
+"""Training of sequence models: each position of a sequence predicts the next item, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import tensorflow as tf
+from merlin.schema import Tags
+from tensorflow.random.experimental import stateless_fold_in
+
+from twotower.models.batch_keys import OUT_OF_VOCABULARY
+from twotower.models.errors import ModelError
+from twotower.models.objective.softmax import grouped_softmax
+from twotower.models.sequence.batches import Batch, Sequences, batch_of, epoch_windows
+from twotower.models.sequence.layers import dropped
+from twotower.models.sequence.tower import sequence_tower
+from twotower.models.training.checkpoint import Progress
+from twotower.models.training.config import TrainingConfig
+from twotower.models.training.data import TrainingData
+from twotower.models.training.model import TwoTower
+from twotower.models.two_tower import embed, embedding_tables
+
+RARE = 0.1
+"""Fraction of the items, those with the fewest positives, whose mean unknown items start from."""
+
+
+class SequenceTrainer:
+    """Trains a sequence model one epoch after another.
+
+    Parameters
+    ----------
+    tower : TwoTower
+        Its model has an optimizer, which counts the steps.
+    data : TrainingData
+        With the order of each user's positives.
+    config : TrainingConfig
+
+    Raises
+    ------
+    ModelError
+        If no user has two items.
+    """
+
+    def __init__(self, tower: TwoTower, data: TrainingData, config: TrainingConfig):
+        assert tower.config.sequence is not None
+        self.tower, self.data, self.config = tower, data, config
+        self.sequence, self.model = tower.config.sequence, tower.model
+        self.query = sequence_tower(self.model)
+        item_id = tower.schema.select_by_tag(Tags.ITEM_ID).first.name
+        codes = data.items[item_id][:, 0]
+        rows = np.flatnonzero((data.positives_per_item > 0) & (codes > OUT_OF_VOCABULARY))
+        number = np.full(data.n_items, -1)
+        number[rows] = np.arange(len(rows))
+        self.sequences = Sequences(*data.sequences()).kept(number)
+        if not (np.diff(self.sequences.offsets) > 1).any():
+            raise ModelError(
+                "model.sequence predicts each user's next item, but no user has two known items in "
+                "the training part; remove this setting"
+            )
+        # A function, so that Keras does not track the tables.
+        columns = {name: tf.constant(values[rows]) for name, values in data.items.items()}
+        self.columns = columns
+        self.codes = tf.constant(codes[rows])
+        self.n_items = len(rows)
+
+    def epoch(self, progress: Progress, callbacks: tf.keras.callbacks.CallbackList) -> None:
+        """Train for the rest of the current epoch.
+
+        Parameters
+        ----------
+        progress : Progress
+        callbacks : CallbackList
+            Called as Keras's `fit` calls them.
+        """
+        epoch = progress.epochs
+        parts = epoch_windows(
+            self.sequences,
+            length=self.query.length,
+            stride=self.sequence.stride or self.query.length,
+            batch_size=self.config.batch_size,
+            seed=[self.config.seed, epoch],
+        )[progress.steps :]
+        callbacks.set_params({"steps": len(parts), "epochs": self.config.epochs, "verbose": 0})
+        callbacks.on_epoch_begin(epoch)
+        total, loss = 0.0, 0.0
+        for step, part in enumerate(parts):
+            callbacks.on_train_batch_begin(step)
+            total += float(self._step(batch_of(self.sequences, part)))
+            loss = total / (step + 1)
+            callbacks.on_train_batch_end(step, {"loss": loss})
+        copy_item_vectors(self.tower, self.data)
+        callbacks.on_epoch_end(epoch, {"loss": loss})
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """About how many steps an epoch has."""
+        predicted = np.maximum(np.diff(self.sequences.offsets) - 1, 0).sum()
+        return max(1, round(predicted / self.config.batch_size))
+
+    def _step(self, batch: Batch) -> tf.Tensor:
+        inputs, places, targets = map(tf.constant, (batch.inputs, batch.places, batch.targets))
+        return self._compiled_step(inputs, places, targets)
+
+    @cached_property
+    def _compiled_step(self) -> Callable[..., tf.Tensor]:
+        matrix, vector = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)
+        function = tf.function(input_signature=[matrix, vector, vector], autograph=False)
+        return function(self._update_weights)
+
+    def _update_weights(
+        self, inputs: tf.Tensor, places: tf.Tensor, targets: tf.Tensor
+    ) -> tf.Tensor:
+        optimizer, variables = self.model.optimizer, self.model.trainable_variables
+        seed = stateless_fold_in([self.config.seed, 1], optimizer.iterations)
+        with tf.GradientTape() as tape:
+            loss, of_start = self.losses(inputs, places, targets, seed)
+            total = loss + of_start
+        gradients = tape.gradient(total, variables)
+        optimizer.apply_gradients(
+            (gradient, variable)
+            for gradient, variable in zip(gradients, variables, strict=True)
+            if gradient is not None
+        )
+        return loss
+
+    def losses(
+        self, inputs: tf.Tensor, places: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Compute the loss of a batch, and that of the vector of an empty history.
+
+        Parameters
+        ----------
+        inputs, places, targets : Tensor of int32
+            See `Batch`.
+        seed : Tensor of int32, shape (2,)
+
+        Returns
+        -------
+        loss, of_start : Tensor of float32, shape ()
+            The mean cross-entropy of the targets among all items, or among `negatives` of them.
+        """
+        candidates, positive_of, count = self._candidates(targets, stateless_fold_in(seed, 0))
+        vectors = self._item_vectors(candidates)
+        queries = self._queries(inputs, places, vectors, stateless_fold_in(seed, 1))
+        scores = {"count": count, "temperature": self.tower.config.temperature}
+        loss = grouped_softmax(queries, vectors, tf.range(tf.size(targets)), positive_of, **scores)
+        # An empty history learns from all targets, without an effect on the items.
+        start = self._normalized(self.query.start[None])
+        of_start = grouped_softmax(
+            start, tf.stop_gradient(vectors), tf.zeros_like(targets), positive_of, **scores
+        )
+        return loss, of_start
+
+    def _candidates(
+        self, targets: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor, tf.Tensor]:
+        """The items to choose from (None: all), the place of each target, and their weights.
+
+        A drawn item stands for n_items / negatives items, so that their sum estimates that over all
+        items (Jean et al., ACL 2015).
+        """
+        negatives = self.sequence.negatives
+        if negatives is None or negatives >= self.n_items:
+            return None, targets, tf.ones([self.n_items])
+        size = tf.constant(self.n_items - 1, tf.int64)
+        place = tf.range(negatives, dtype=tf.int64)
+        # Without replacement: the first places of a random permutation.
+        drawn = tf.random.experimental.index_shuffle(place, tf.cast(seed, tf.int64), size)
+        drawn = tf.cast(drawn, tf.int32)
+        items, place = tf.unique(tf.concat([drawn, targets], 0))
+        weight = tf.where(tf.range(tf.size(items)) < negatives, self.n_items / negatives, 0.0)
+        return items, place[negatives:], weight
+
+    def _item_vectors(self, items: tf.Tensor | None) -> tf.Tensor:
+        """The candidate tower's vectors of `items`, by default of all, float32 [n, dim]."""
+        columns = self.columns
+        if items is not None:
+            columns = {name: tf.gather(values, items) for name, values in columns.items()}
+        return self.model.candidate_encoder(columns, training=True)
+
+    def _queries(
+        self, inputs: tf.Tensor, places: tf.Tensor, vectors: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """The query vectors at `places`, float32 [m, dim]."""
+        known = tf.cast(inputs >= 0, tf.float32)
+        items = tf.maximum(inputs, 0)
+        if self.query.has_own_items:
+            x = tf.gather(self.query.items, tf.gather(self.codes, items))
+        elif self.sequence.negatives is None:
+            x = tf.gather(vectors, items)
+        else:
+            distinct, place = tf.unique(tf.reshape(items, [-1]))
+            x = tf.gather(self._item_vectors(distinct), tf.reshape(place, tf.shape(items)))
+        x *= (known * self.query.scale)[..., None]
+        x = dropped(x, self.sequence.dropout, stateless_fold_in(seed, 0))
+        every = self.query.layer.every(x, known, stateless_fold_in(seed, 1))
+        return self._normalized(tf.gather(tf.reshape(every, [-1, every.shape[-1]]), places))
+
+    def _normalized(self, vectors: tf.Tensor) -> tf.Tensor:
+        return tf.math.l2_normalize(vectors, axis=-1) if self.tower.config.normalize else vectors
+
+
+def copy_item_vectors(tower: TwoTower, data: TrainingData) -> None:
+    """Give the query tower the vectors of the candidate tower, and an embedding to unknown items.
+
+    The id of an unknown item gets the mean embedding of the rarest items, so that such an item is
+    recommended as rarely as those, except for what its features say.
+
+    Parameters
+    ----------
+    tower : TwoTower
+        A sequence model, whose weights are changed.
+    data : TrainingData
+    """
+    query = sequence_tower(tower.model)
+    item_id = tower.schema.select_by_tag(Tags.ITEM_ID).first.name
+    codes, counts = data.items[item_id][:, 0], data.positives_per_item
+    known = np.flatnonzero(codes > OUT_OF_VOCABULARY)
+    table = embedding_tables(tower.model)[item_id].table.embeddings
+    rare = known[np.argsort(counts[known], kind="stable")[: max(1, round(RARE * len(known)))]]
+    unknown = tf.reduce_mean(tf.gather(table, codes[rare]), axis=0, keepdims=True)
+    table.scatter_update(tf.IndexedSlices(unknown, [OUT_OF_VOCABULARY]))
+    if not query.has_own_items:
+        columns = {name: values[known] for name, values in data.items.items()}
+        vectors = embed(tower.model.candidate_encoder, columns)
+        query.items.scatter_update(tf.IndexedSlices(vectors, codes[known]))
