@@ -236,7 +236,8 @@ def example_input(column: ColumnSchema, rows: int) -> np.ndarray:
     from merlin.schema import Tags
 
     width = int(column.value_count.max) if column.is_list else 1
-    return np.zeros([rows, width], np.float32 if Tags.CONTINUOUS in column.tags else np.int32)
+    is_number = Tags.CONTINUOUS in column.tags or Tags.EMBEDDING in column.tags
+    return np.zeros([rows, width], np.float32 if is_number else np.int32)
 
 
 def embed(
@@ -268,7 +269,9 @@ def embed(
     """
     import tensorflow as tf
 
-    lengths = np.max([np.count_nonzero(column, axis=1) for column in features.values()], axis=0)
+    # Numbers and vectors are no lists: they are as wide for every row.
+    lists = [column for column in features.values() if column.dtype.kind == "i"]
+    lengths = np.max([np.count_nonzero(column, axis=1) for column in lists], axis=0)
     order = np.argsort(lengths, kind="stable")
     vectors = np.empty((len(order), 0), np.float32)
     start = 0
@@ -276,7 +279,10 @@ def embed(
         longest = max(lengths[order[min(start + batch_size, len(order)) - 1]], 1)
         n_rows = max(1, min(batch_size, MAX_VALUES_IN_MEMORY // longest))
         rows = order[start : start + n_rows]
-        block = {name: tf.constant(values[rows, :longest]) for name, values in features.items()}
+        block = {
+            name: tf.constant(values[rows, :longest] if values.dtype.kind == "i" else values[rows])
+            for name, values in features.items()
+        }
         block_vectors = encoder(block).numpy()
         if start == 0:
             vectors = np.empty((len(order), block_vectors.shape[1]), np.float32)

@@ -20,6 +20,7 @@ from twotower.models.towers.options import MAX_ATTENTION_LENGTH
 from twotower.models.training.config import TrainingConfig, UpdateConfig, unmet_requirements
 from twotower.pipelines.config_problems import converted, explained, keys_not_text
 from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.yaml_file import read_yaml
 from twotower.serving.config import ServingConfig
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ingest import IngestConfig
@@ -103,6 +104,17 @@ class Config(BaseModel, extra=Extra.forbid):
         return values
 
     @root_validator(skip_on_failure=True)
+    def _vector_files_have_lengths(cls, values: dict) -> dict:
+        features = values["features"]
+        known = {**features.user_vectors, **features.item_vectors}
+        if unknown := [name for name in values["ingest"].vectors if name not in known]:
+            raise ValueError(
+                f"ingest.vectors: {', '.join(unknown)}: give the length of a vector under "
+                "features.item_vectors or features.user_vectors"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
     def _no_part_is_empty(cls, values: dict) -> dict:
         split = values["split"]
         if split.method in ("random", "temporal") and min(split.ratios) == 0:
@@ -157,10 +169,12 @@ class Config(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _self_supervised_has_features(cls, values: dict) -> dict:
         item = values["features"].sides[1]
-        if values["model"].self_supervised and item.columns == [item.id]:
+        has_features = item.columns != [item.id] or item.vectors
+        if values["model"].self_supervised and not has_features:
             raise ValueError(
                 "model.self_supervised splits the item features into two views, but there is only "
-                f"{item.id}; add one to features.item, item_multi_hot, item_text or item_numeric"
+                f"{item.id}; add one to features.item, item_multi_hot, item_text, item_numeric "
+                "or item_vectors"
             )
         return values
 
@@ -247,51 +261,6 @@ def from_anywhere(config: Config, sections: Iterable[str] = ("ingest", "split"))
 def overridden_sections(overrides: tuple[str, ...]) -> set[str]:
     """Return the sections with paths that `overrides` change."""
     return {key.partition(".")[0] for key in read_overrides(overrides)} & {"ingest", "split"}
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of `key: value` lines.
-
-    Raises ConfigError naming the file and the line.
-    """
-    try:
-        tree = yaml.load(path.read_bytes(), _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_place(error)}; correct it there") from None
-    except (ValueError, RecursionError) as error:  # a date that does not exist, a list of lists ...
-        raise ConfigError(f"{path}: not YAML: {error}; correct it there") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; it cannot be read") from None
-    if tree is None:
-        raise ConfigError(f"{path}: the file is empty; expected `key: value` lines, see configs/")
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
-    return tree
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Rejects a key that occurs twice in a section; YAML alone would use the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"{key.value} occurs twice in this section",
-                        problem_mark=key.start_mark,
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _place(error: yaml.YAMLError) -> str:
-    """Return the line and column at which YAML stopped, and the reason."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    if mark is None:
-        return f": not YAML: {error}"
-    reason = getattr(error, "problem", None) or getattr(error, "context", None)
-    return f", line {mark.line + 1}, column {mark.column + 1}: not YAML: {reason}"
 
 
 def apply_overrides(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:

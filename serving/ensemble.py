@@ -7,7 +7,7 @@ converts it to a plan for `serving.runtime`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from twotower.serving.operators.base import ServedOperator
 from twotower.serving.operators.encode_features import EncodeFeatures
 from twotower.serving.operators.query_tower import QueryTower
 from twotower.serving.operators.top_k import FaissTopK
-from twotower.serving.operators.user_features import UserFeatures
+from twotower.serving.operators.user_features import NO_VECTORS, UserFeatures
 from twotower.serving.operators.user_rows import UserRows
 from twotower.serving.raw_ids import INTEGERS, VersionIds
 from twotower.serving.runtime.compiled_engine import PLAN_FILE
@@ -56,6 +56,7 @@ def build_ensemble(
     towers_sha256: str,
     names: Mapping[str, str] = NO_NAMES,
     context: pd.DataFrame | None = None,
+    vectors: Mapping[str, np.ndarray] = NO_VECTORS,
 ) -> Ensemble:
     """Chain the operators of `serving.operators` into the served graph.
 
@@ -79,6 +80,8 @@ def build_ensemble(
         Feature -> its name in requests, where the two differ.
     context : pandas.DataFrame, optional
         The features that only a request can give, as columns of their types; rows are ignored.
+    vectors : mapping of str to ndarray of float32, shape (n_users, length), optional
+        The pretrained vectors of the rows of `users`, which the workflow does not have.
 
     Returns
     -------
@@ -91,8 +94,8 @@ def build_ensemble(
     """
     user_id = _user_id(workflow)
     tower = QueryTower(saved_model)
-    _check_inputs(tower, workflow, names)
-    completed = _user_features(users, workflow, names, context)
+    _check_inputs(tower, workflow, names, vectors)
+    completed = _user_features(users, workflow, names, context, vectors)
     history = _history(workflow, completed)
     top = FaissTopK(
         index_dir,
@@ -107,7 +110,8 @@ def build_ensemble(
     request = _request_schema(completed)
     raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
     rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
-    vector = (rows + ColumnSelector(raw)) >> completed >> EncodeFeatures(workflow, names) >> tower
+    encode = EncodeFeatures(workflow, names, vectors=list(vectors))
+    vector = (rows + ColumnSelector(raw)) >> completed >> encode >> tower
     given = [] if history is None else [history, count_of(history)]
     parameters = ColumnSelector([K, FILTER_SEEN, *given])
     return Ensemble((rows + vector + parameters) >> top, request)
@@ -146,6 +150,7 @@ def contract(
         user_id_type=ids.users.datatype,
         item_id_type=ids.items.datatype,
         history=names[top.history] if top.history else None,
+        vectors={names[column]: users.lists[column] for column in users.vectors},
         times=times,
     )
 
@@ -162,7 +167,11 @@ def compile_ensemble(ensemble: Ensemble, out: Path) -> None:
 
 
 def _user_features(
-    users: pd.DataFrame, workflow: Any, names: Mapping[str, str], context: pd.DataFrame | None
+    users: pd.DataFrame,
+    workflow: Any,
+    names: Mapping[str, str],
+    context: pd.DataFrame | None,
+    vectors: Mapping[str, np.ndarray],
 ) -> UserFeatures:
     """Return the operator of the features; see `build_ensemble`."""
     user_id = _user_id(workflow)
@@ -174,6 +183,7 @@ def _user_features(
         lists=list_lengths(workflow, names),
         names=names,
         context=None if context is None else _with_floats(context, workflow),
+        vectors=vectors,
     )
     _check_numbers(users.rename(columns=completed.names), _ranges(workflow, completed.names))
     return completed
@@ -194,9 +204,11 @@ def _user_id(workflow: Any) -> str:
     return tagged[0]
 
 
-def _check_inputs(tower: QueryTower, workflow: Any, names: Mapping[str, str]) -> None:
-    """Check that the workflow produces the columns that the tower reads."""
-    missing = sorted(set(tower.inputs) - set(workflow.output_schema.column_names))
+def _check_inputs(
+    tower: QueryTower, workflow: Any, names: Mapping[str, str], vectors: Collection[str]
+) -> None:
+    """Check that the workflow and the vectors are the columns that the tower reads."""
+    missing = sorted(set(tower.inputs) - {*workflow.output_schema.column_names, *vectors})
     if missing:
         name = names.get(missing[0], missing[0])
         raise ServingError(

@@ -176,6 +176,9 @@ class _Rows:
 
     def _differs(self, column: str) -> np.ndarray:
         before, after = self.before[column], self.after[column]
+        if column in self.side.vectors:
+            pairs = zip(before, after, strict=True)
+            return np.array([not np.array_equal(one, other) for one, other in pairs], bool)
         if pa.types.is_nested(self.table.schema.field(column).type):
             pairs = zip(before, after, strict=True)
             return np.array([not _equal(one, other) for one, other in pairs], bool)

@@ -34,6 +34,7 @@ from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSourc
 from twotower.workflows.sources.times import check_scale
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables, merge, sorted_by_id
+from twotower.workflows.vector_files import VectorFiles, ids_file, note_missing, place_of
 
 _CLASSES: tuple[type[Source], ...] = (
     MovieLens1M,
@@ -71,6 +72,13 @@ class IngestConfig(BaseModel, extra="forbid"):
         SyntheticConfig(), description="Size and seed of the generated data set."
     )
 
+    vectors: dict[str, Path] = Field(
+        {},
+        description="Pretrained vectors in .npy files, as {column: file}, where the column is one "
+        "of `features.item_vectors` or `features.user_vectors`. The file has one row per vector; "
+        "beside image.npy, image.ids.npy or image.ids.txt (one per line) has the ids of its rows. "
+        "Paths are relative to `ingest.path`. An update reads the files of the same names.",
+    )
     strict: bool = Field(
         False,
         description="Whether imperfect data is refused. By default documented rules handle it, "
@@ -167,6 +175,8 @@ def ingest(
     findings = Findings(on_message, config.strict)
     source = _source(config, wanted)
     raw = source.read(progress, findings)
+    files = VectorFiles(config.vectors, config.path, wanted)
+    raw = raw._replace(**files.add_to(raw._asdict()))
     ids = RunIds(
         Ids.of(raw.users["user_id"], raw.interactions["user_id"]),
         Ids.of(raw.items["item_id"], raw.interactions["item_id"]),
@@ -174,6 +184,7 @@ def ingest(
     tables = with_all_rows(Tables(**_encoded(raw._asdict(), ids)), ids, findings)
     tables = tables._replace(items=settled(tables.items, source.lists_all_items))
     note_changes(tables.items.slice(0, 0), tables.items, ids.items, findings)
+    note_missing(tables, wanted, findings)
     tables.write(out)
     ids.write(out)
     write_report(out, findings.entries, _profile(tables).dict())
@@ -230,6 +241,8 @@ def ingest_more(
     _check_place(config.source, more)
     source = _source(config, wanted_again(wanted or Wanted(), old, before))
     raw = source.read_update(more, before.types, progress, findings)
+    files = VectorFiles(config.vectors, more, wanted)
+    raw = {**raw, **files.add_to_update(raw, old, before.types)}
     ids = RunIds(
         before.users.extend(*(raw[name]["user_id"] for name in raw if name != "items")),
         before.items.extend(*(raw[name]["item_id"] for name in raw if name != "users")),
@@ -240,12 +253,13 @@ def ingest_more(
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
     new = new._replace(items=settled(new.items, source.lists_all_items))
     merged, appended = merge(old, new, source.keeps_repeats)
-    for name in source.mixed:
+    for name in {*source.mixed, *files.sides}:
         table = with_known_values(getattr(merged, name), getattr(old, name))
         merged = merged._replace(**{name: table})
     if source.lists_all_items and "items" in raw:
         merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
     note_changes(old.items, merged.items, ids.items, findings)
+    note_missing(new, wanted, findings)
     return None if merged.same(old) else Day(old, new, merged, appended, ids, findings.entries)
 
 
@@ -266,10 +280,20 @@ def source_files(config: IngestConfig) -> list[Path]:
     DataError
         If a file that the settings name does not exist.
     """
-    return _source(config).files()
+    files = _source(config).files()
+    for path in config.vectors.values():
+        file = place_of(config.path, path)
+        files += [file, ids_file(file)]
+    return list(dict.fromkeys(files))
 
 
 def _source(config: IngestConfig, wanted: Wanted | None = None) -> Source:
+    if wanted is not None:  # what .npy files have is not in the source
+        users, items = (
+            tuple(name for name in names if name not in config.vectors)
+            for names in (wanted.users, wanted.items)
+        )
+        wanted = wanted._replace(users=users, items=items)
     settings = getattr(config, config.source.replace("-", "_"), None)
     return SOURCES[config.source](config.path, settings, wanted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +74,10 @@ def frame(table: pa.Table) -> pd.DataFrame:
     return rows
 
 
-def read_frame(path: Path) -> pd.DataFrame:
-    """Read a parquet file into pandas, converted by `frame`."""
-    return frame(pq.read_table(path))
+def read_frame(path: Path, without: Collection[str] = ()) -> pd.DataFrame:
+    """Read a parquet file into pandas, converted by `frame`, except some columns."""
+    kept = [name for name in pq.read_schema(path).names if name not in without]
+    return frame(pq.read_table(path, columns=kept if without else None))
 
 
 def _lists_of_integers(kind: pa.DataType) -> bool:

@@ -25,7 +25,7 @@ from twotower.pipelines.experiments.rows import rows as report_rows
 from twotower.pipelines.job import main_job
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.evaluate import Evaluator
-from twotower.pipelines.steps.preprocess import ITEMS, USERS
+from twotower.pipelines.steps.processed import ITEMS, USERS
 from twotower.pipelines.steps.query import ask
 from twotower.pipelines.steps.serve import serving
 

@@ -22,7 +22,8 @@ import psutil
 
 from benchmarks.serving.load import Request, Wire, write_bodies
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_tables, read_ids
+from twotower.pipelines.steps.preprocess import load_tables, read_ids
+from twotower.pipelines.steps.processed import ITEMS, USERS
 from twotower.serving.triton.control import MODEL_NAME
 from twotower.serving.triton.server import TritonServer
 

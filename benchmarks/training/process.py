@@ -231,7 +231,8 @@ def _load_data(task: Task, run: Run) -> tuple[Schema, TrainingData]:
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
     from benchmarks.training.subjects import sample_rows, without_lists
-    from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data
+    from twotower.pipelines.steps.preprocess import load_training_data
+    from twotower.pipelines.steps.processed import SCHEMA
 
     text = TensorflowMetadata.from_proto_text_file(str(run.path / "processed"), SCHEMA)
     schema, data = text.to_merlin_schema(), load_training_data(run)

@@ -23,7 +23,8 @@ from benchmarks.serving.correctness import background_load
 from benchmarks.serving.subjects import ServedRun
 from benchmarks.training.commands import twotower
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_tables
+from twotower.pipelines.steps.preprocess import load_tables
+from twotower.pipelines.steps.processed import ITEMS, USERS
 from twotower.pipelines.steps.serve import RunningServer, running_server
 from twotower.serving.client import RetrievalClient
 

@@ -13,6 +13,7 @@ from twotower.models.towers.blocks import SharedLayers
 from twotower.models.towers.buckets import bucket_branches
 from twotower.models.towers.embeddings import MultiHotEmbedding
 from twotower.models.towers.options import HIDDEN_LAYERS, POOLINGS
+from twotower.models.towers.vectors import vector_branches
 
 
 def build_tower(
@@ -60,8 +61,9 @@ def _sum_of_embeddings(
         vectors = tf.keras.layers.Dense(config.dim, use_bias=False, kernel_initializer="uniform")
         numbers = {"continuous": mm.ContinuousProjection(numeric, vectors)}
     numbers |= bucket_branches(schema, config.buckets, config.dim)
+    vectors = vector_branches(schema, config.dim)
     return mm.InputBlockV2(
-        schema, categorical=embeddings, aggregation="element-wise-sum", **numbers
+        schema, categorical=embeddings, aggregation="element-wise-sum", **numbers, **vectors
     )
 
 
@@ -73,6 +75,7 @@ def _concatenated_embeddings(
     if config.mimic_weight:
         own_id = schema.select_by_tag(id_tag).first
         branches[AUGMENTED] = AugmentedVector(own_id, config.dim)
+    branches |= vector_branches(schema, config.dim)
     return mm.InputBlockV2(schema, categorical=embeddings, **branches)
 
 

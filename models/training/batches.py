@@ -106,7 +106,8 @@ def feature_lookup(
     FeatureLookup
     """
     config, schema = tower.config, tower.schema
-    lists = [column.name for column in schema if column.is_list]
+    vectors = schema.select_by_tag(Tags.EMBEDDING).column_names
+    lists = [column.name for column in schema if column.is_list and column.name not in vectors]
     hide_probability, _ = item_id_hiding(schema, data, config)
     return FeatureLookup(
         users=data.users,

@@ -23,7 +23,8 @@ class TrainingData:
     ----------
     users, items : mapping of str to ndarray
         Encoded columns of the user and the item table: int32 of shape (n, 1), int32 of shape
-        (n, length) for lists, float32 of shape (n, 1) for numbers.
+        (n, length) for lists, float32 of shape (n, 1) for numbers and (n, length) for pretrained
+        vectors, in memory or memory-mapped.
     user_rows, item_rows : ndarray of int32, shape (n_positives,)
         Table rows of each positive, in memory or memory-mapped.
     weights : ndarray of float32, shape (n_positives,), optional

@@ -78,8 +78,9 @@ def load(folder: Path) -> TwoTower:
 def save_tower(encoder: mm.Encoder, schema: Schema, folder: Path) -> None:
     """Write one tower as a SavedModel with a single function, from encoded columns to vectors.
 
-    Columns are int32 or float32 of shape (n, 1); lists have any length. Keras's own format would
-    trace every layer separately, which takes seconds, and fix the length of the lists.
+    Columns are int32 or float32 of shape (n, 1); lists have any length, vectors have their own.
+    Keras's own format would trace every layer separately, which takes seconds, and fix the length
+    of the lists.
 
     Parameters
     ----------
@@ -92,7 +93,8 @@ def save_tower(encoder: mm.Encoder, schema: Schema, folder: Path) -> None:
     for column in schema:
         if column.name in encoder.schema.column_names:
             example = example_input(column, rows=1)
-            width = None if column.is_list else 1
+            is_code = example.dtype == np.int32
+            width = None if column.is_list and is_code else example.shape[1]
             columns[column.name] = tf.TensorSpec([None, width], example.dtype, column.name)
 
     @tf.function(input_signature=[columns], autograph=False)

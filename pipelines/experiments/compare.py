@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from twotower.pipelines.config import CONFIGS, Config, as_tree, find_config, parse, read_yaml
+from twotower.pipelines.config import CONFIGS, Config, as_tree, find_config, parse
 from twotower.pipelines.console import console, say
 from twotower.pipelines.errors import ChildError, ConfigError, RunError
 from twotower.pipelines.experiments.comparison import CompareConfig, Comparison, Outcome
@@ -20,6 +20,7 @@ from twotower.pipelines.experiments.report import show, write_report
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, prepare
 from twotower.pipelines.lock import writing
 from twotower.pipelines.run import Run, git_commit, versions, write_atomically
+from twotower.pipelines.yaml_file import read_yaml
 
 COMPARISONS = Path("compare")
 RESULTS, TRAININGS, LOGS = "results", "training", "logs"

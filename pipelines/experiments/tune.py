@@ -21,7 +21,6 @@ from twotower.pipelines.config import (
     find_config,
     from_anywhere,
     parse,
-    read_yaml,
     to_yaml,
 )
 from twotower.pipelines.console import console, say
@@ -31,6 +30,7 @@ from twotower.pipelines.experiments.space import Space
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, prepare, short_hash
 from twotower.pipelines.lock import writing
 from twotower.pipelines.run import write_atomically
+from twotower.pipelines.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     import optuna

@@ -174,6 +174,10 @@ class Facts:
 
 
 def _codes(values: pa.ChunkedArray) -> tuple[np.ndarray, int]:
+    if pa.types.is_list(values.type) and pa.types.is_floating(values.type.value_type):
+        vectors = [None if row is None else row.tobytes() for row in values.to_pandas()]
+        codes, found = pd.factorize(pd.Series(vectors, dtype=object))
+        return codes.astype(np.int64), len(found)
     if pa.types.is_nested(values.type):
         rows = [None if row is None else str(row) for row in values.to_pylist()]
         codes, found = pd.factorize(pd.Series(rows, dtype=object))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.init.facts import MIN_REPEATED, Facts, constancy
 from twotower.pipelines.init.names import has_role, id_evidence
 
-Kind = Literal["categorical", "numeric", "multi_hot", "text"]
+Kind = Literal["categorical", "numeric", "multi_hot", "text", "vector"]
 SURE = 0.999
 """A column of the interactions with at least this `constancy` is decided by the id."""
 NEARLY = 0.9
@@ -39,9 +40,9 @@ class Feature:
     ----------
     name : str
     kind : str
-        categorical, numeric, multi_hot or text.
+        categorical, numeric, multi_hot, text or vector.
     length : int
-        Values or words of a row that are kept, for multi_hot and text.
+        Values or words of a row that are kept, for multi_hot and text; of a vector, its numbers.
     differing : bool
         Whether it is read from the interactions and has several values for some ids.
     """
@@ -63,6 +64,8 @@ class Features:
         Columns that vary from row to row. They are proposed and not used.
     show : list of str
         Columns of the items that people read, such as a title.
+    files : dict of str to Path
+        The .npy files of vectors.
     left_out : dict of str to str
         Other columns and the reason.
     questions : list of str
@@ -72,12 +75,18 @@ class Features:
     item: list[Feature] = field(default_factory=list)
     context: list[Feature] = field(default_factory=list)
     show: list[str] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     questions: list[str] = field(default_factory=list)
 
     def of(self, role: str) -> list[Feature]:
         """The features of a role, "user" or "item"."""
         return self.user if role == "user" else self.item
+
+    def knows(self, name: str) -> bool:
+        """Whether a column has this name, with a use or without one."""
+        used = [each.name for each in (*self.user, *self.item, *self.context)]
+        return name in {*used, *self.show, *self.left_out, *RESERVED}
 
 
 def find_features(
@@ -145,7 +154,14 @@ def only(
             )
         kind, length = _kind(facts[name])
         if kind is None:
-            raise ConfigError(f"column {name!r}: vectors, and lists of lists, cannot be a feature")
+            raise ConfigError(
+                f"column {name!r}: lists of lists, and lists of numbers of different lengths, "
+                "cannot be a feature"
+            )
+        if kind == "vector" and name not in guessed:
+            raise ConfigError(
+                f"column {name!r}: vectors must be in the table of the {role}s, one row per {role}"
+            )
         # A column of the interactions that the guess left out may differ between the rows of an id.
         chosen.append(guessed.pop(name, Feature(name, kind, length, differing=True)))
         found.left_out.pop(name, None)
@@ -199,7 +215,7 @@ def _sort_row(
             f"is {name} a feature of the {role} or of the {other}? It is the same in all rows of "
             "either."
         )
-    _add(found, role, column, owner.distinct, differing=share < 1)
+    _add(found, role, column, owner.distinct, differing=share < 1, in_log=True)
 
 
 def _numbers_rows(column: Facts) -> bool:
@@ -265,7 +281,9 @@ def _personal(column: Facts) -> str | None:
     return None
 
 
-def _add(found: Features, role: str, column: Facts, ids: int, differing: bool) -> None:
+def _add(
+    found: Features, role: str, column: Facts, ids: int, *, differing: bool, in_log: bool = False
+) -> None:
     """Add a feature of users or items as the kind that its values have."""
     name = column.name
     if role == "item" and has_role(name, "title") and column.is_text:
@@ -274,7 +292,9 @@ def _add(found: Features, role: str, column: Facts, ids: int, differing: bool) -
     if role == "user" and has_role(name, "title") and column.distinct > MAX_SHARE * ids:
         found.left_out[name] = "personal data (names)"
     elif kind is None:
-        found.left_out[name] = "vectors, or lists of lists"
+        found.left_out[name] = "lists of lists, or lists of numbers of different lengths"
+    elif kind == "vector" and in_log:
+        found.left_out[name] = f"vectors; put them in a table with one row per {role}"
     elif kind == "text" and role == "user":
         found.left_out[name] = "texts of users"
     elif kind == "categorical" and column.distinct > max(MAX_SHARE * ids, 2):
@@ -291,6 +311,8 @@ def _kind(column: Facts) -> tuple[Kind | None, int]:
         value = column.values.type.value_type
         whole = pa.types.is_integer(value) or pa.types.is_string(value)
         lengths = [len(each) for each in column.values[:10_000].to_pylist() if each]
+        if pa.types.is_floating(value) and len(set(lengths)) == 1 and lengths[0] > 1:
+            return "vector", lengths[0]
         return ("multi_hot", _length(lengths)) if whole and lengths else (None, 0)
     if column.numbers is not None:
         few = column.is_whole and column.distinct <= FEW_NUMBERS

@@ -8,24 +8,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from twotower.pipelines.config import DEFAULT_CONFIG, parse_config
 from twotower.pipelines.console import ShowProgress, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.init.facts import Facts, facts_of, facts_of_frame
+from twotower.pipelines.init.features import Feature
 from twotower.pipelines.init.guess import NOTHING_NAMED, Guess, Named, guess
 from twotower.pipelines.init.report import print_guess
 from twotower.pipelines.init.settings import run_name
 from twotower.pipelines.init.write import as_yaml
 from twotower.pipelines.run import write_atomically
+from twotower.workflows.errors import DataError
 from twotower.workflows.ingest import detect_source
 from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.formats.options import ReadOptions
 from twotower.workflows.sources.formats.table import open_table
 from twotower.workflows.sources.remote import local_copies
+from twotower.workflows.vector_files import file_facts
 
 AS_FOUND = ReadOptions()
+MIN_OVERLAP = 0.5
+"""Share of the users, or of the items, that must have a vector in a .npy file."""
 ROLE_OF = {"users": "user", "items": "item"}
 KEPT = ".old"
 """Ending of a configuration that `force` has replaced."""
@@ -115,8 +121,33 @@ def guess_tables(
         sides = {ROLE_OF[name]: columns for name, columns in facts.items() if name in ROLE_OF}
         report(phase="guess")
         found = guess(facts["interactions"], sides, named, where)
+        if isinstance(first, Path):
+            _add_vector_files(found, first, facts["interactions"])
         result(f"{found.profile.rows:,} rows, {len(facts['interactions'])} columns")
     return found
+
+
+def _add_vector_files(found: Guess, beside: Path, facts: Mapping[str, Facts]) -> None:
+    """Add the .npy files in a folder whose rows have the ids of the users or the items."""
+    for path in sorted(beside.parent.glob("*.npy")):
+        name = path.stem
+        if name.endswith(".ids") or found.features.knows(name):
+            continue
+        try:
+            ids, length = file_facts(path)
+        except DataError as error:
+            say(f"{error}. The file is not used")
+            continue
+        shares = {}
+        for role, column in found.ids.items():
+            known = set(map(str, pc.drop_null(facts[column].values).unique().to_pylist()))
+            shares[role] = len(known & ids) / max(len(known), 1)
+        role = max(shares, key=lambda each: shares[each])
+        if shares[role] < MIN_OVERLAP:
+            say(f"{path}: not used: its ids are not those of the users or items")
+            continue
+        found.features.of(role).append(Feature(name, "vector", length))
+        found.features.files[name] = path
 
 
 def _facts_of_files(path: Path, options: ReadOptions, progress: ShowProgress) -> dict[str, Facts]:

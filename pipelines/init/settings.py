@@ -36,9 +36,14 @@ def settings(guess: Guess, files: Mapping[str, Any], name: str) -> dict[str, Any
     dict
         By section, in the order in which people read them.
     """
+    vectors = {column: str(path) for column, path in guess.features.files.items()}
     tree = {
         "name": name,
-        "ingest": {"source": "files", "files": _files(guess, files)},
+        "ingest": {
+            "source": "files",
+            "files": _files(guess, files),
+            **({"vectors": vectors} if vectors else {}),
+        },
         "positives": _positives(guess),
         "split": {"method": guess.split.method},
         "features": _features(guess),
@@ -141,6 +146,7 @@ def _features(guess: Guess) -> dict[str, Any]:
             f"{role}_multi_hot": _lengths(features, "multi_hot"),
             f"{role}_text": _lengths(features, "text"),
             f"{role}_numeric": _names(features, "numeric"),
+            f"{role}_vectors": _lengths(features, "vector"),
         }
         section.update({key: value for key, value in lists.items() if value})
     return {**section, "history": HISTORY}

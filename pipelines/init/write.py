@@ -73,6 +73,8 @@ def _section(section: str, value: Any, guess: Guess) -> Iterator[str]:
         yield "  files:"
         for key, each in value["files"].items():
             yield _commented(f"    {flow({key: each})[1:-1]}", comments.get(key))
+        if "vectors" in value:
+            yield _commented(f"  {flow({'vectors': value['vectors']})[1:-1]}", comments["vectors"])
     elif section == "features":
         yield "features:"
         for key, each in value.items():
@@ -106,6 +108,7 @@ def _comments(guess: Guess) -> dict[str, str]:
         "serving": _seen(guess),
         "duplicates": f"{profile.repeats:,} of {profile.rows:,} rows repeat a {ids['user']} and "
         f"{ids['item']}; {_duplicates(guess)}",
+        "vectors": "found beside the interactions, with the ids of their rows",
         "show": "printed beside a recommended item",
         "model": "numbers are binned, too",
     }

@@ -8,9 +8,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from twotower.pipelines.config import Config, parse_config, read_yaml
+from twotower.pipelines.config import Config, parse_config
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run.layout import CONFIG, MANIFEST, TRITON, folders_of
+from twotower.pipelines.yaml_file import read_yaml
 from twotower.serving.files import sync
 from twotower.serving.runtime.manifest import sha256
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +13,13 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import TRITON, VERSION, Run, writes
 from twotower.pipelines.steps.preprocess import (
-    INTERACTIONS,
-    PARTS,
-    RAW_USERS,
     load_ids,
     load_split,
     load_tables,
     load_times,
     read_ids,
 )
+from twotower.pipelines.steps.processed import INTERACTIONS, PARTS, RAW_USERS
 from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
@@ -41,28 +40,23 @@ def export(run: Run) -> dict[str, Any]:
     with stage("export") as (progress, result), run.step("export") as (out, notes):
         progress(0, 4, "import")
         load_libraries()
-        from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
-        from twotower.models.two_tower import embed
+        from twotower.models.training.saving import QUERY_TOWER
         from twotower.serving.ensemble import build_ensemble
         from twotower.serving.repository import ModelRepository
-        from twotower.serving.runtime.index import build_index
         from twotower.serving.runtime.manifest import MANIFEST_FILE, sha256
         from twotower.serving.seen import SeenItems
         from twotower.serving.version import write_version
-        from twotower.workflows.availability import read_available
         from twotower.workflows.features.encode import load_workflow
         from twotower.workflows.features.names import internal_name
         from twotower.workflows.tables import read_frame
 
         progress(1, 4, "index the items")
         names = run.config.features
-        _, item_ids = load_ids(run)
-        _, items = load_tables(run)
+        users, items = load_tables(run)
         raw_users = read_frame(run.path / "processed" / RAW_USERS)
         context = _context(run)
-        towers, available = run.identity("train"), read_available(run.path / "data")
-        vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
-        build_index(item_ids[available], vectors[available], out / "index", towers)
+        towers = run.identity("train")
+        available = _index_items(run, items, towers, out / "index")
         progress(2, 4, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
@@ -73,8 +67,11 @@ def export(run: Run) -> dict[str, Any]:
             seen=SeenItems.from_pairs(seen_users, seen_items),
             item_id=names.item_id,
             towers_sha256=towers,
-            names={internal_name(name): name for name in [*raw_users, *context]},
+            names={
+                internal_name(name): name for name in [*raw_users, *context, *names.user_vectors]
+            },
             context=context.rename(columns=internal_name),
+            vectors={name: users[name] for name in names.sides[0].internal.vectors},
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
@@ -98,6 +95,19 @@ def export(run: Run) -> dict[str, Any]:
             f"{size / 1e6:.1f} MB"
         )
     return notes
+
+
+def _index_items(run: Run, items: dict[str, np.ndarray], towers: str, out: Path) -> np.ndarray:
+    """Write the index of the items that may be recommended, and tell which these are."""
+    from twotower.models.training.saving import CANDIDATE_TOWER, load_tower
+    from twotower.models.two_tower import embed
+    from twotower.serving.runtime.index import build_index
+    from twotower.workflows.availability import read_available
+
+    available, item_ids = read_available(run.path / "data"), load_ids(run)[1]
+    vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
+    build_index(item_ids[available], vectors[available], out, towers)
+    return available
 
 
 def _raw_ids(ids: RunIds) -> VersionIds:

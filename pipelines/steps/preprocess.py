@@ -15,28 +15,32 @@ from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
+from twotower.pipelines.steps.processed import (
+    CONTEXTS,
+    INTERACTIONS,
+    ITEMS,
+    PARTS,
+    SPLIT,
+    TIMES,
+    TRAIN_CONTEXTS,
+    TRAIN_POSITIONS,
+    TRAIN_ROWS,
+    TRAIN_WEIGHTS,
+    USERS,
+    WEIGHT,
+    write_positions,
+    write_tables,
+    write_vectors,
+)
 from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
-    import nvtabular as nvt
-
     from twotower.models.training.data import TrainingData
     from twotower.pipelines.config import Config
     from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.ids import RunIds
     from twotower.workflows.split import SplitConfig
 
-INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
-PARTS = ("train", "valid", "test")
-SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
-RAW_USERS = "raw_users.parquet"
-TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
-WEIGHT = "weight"  # the column of split.parquet with the weights
-CONTEXTS = "contexts.parquet"
-TIMES = "times.json"  # in workflow/: arguments of `TimeFeatures`, only with features of the time
-TRAIN_CONTEXTS = "train_contexts.bin"  # int32 [n], only if there are features of the context
-TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
-TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
 _LEFT_OUT = {
     "repeated_pairs": "positives left out because a later row has the same user and item",
     "dropped_by_k_core": "positives left out by k-core",
@@ -54,6 +58,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     - train_rows.bin, train_contexts.bin, train_positions.bin and train_weights.bin: the rows of the
       training part in the tables, their places in time, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
+    - vectors.<column>.npy: the pretrained vectors of the rows of these tables
     - raw_users.parquet: the user table before encoding, with the history
     - schema.pbtxt: the schema of the encoded tables
     - split.json: the sizes of the parts
@@ -100,9 +105,11 @@ def preprocess(run: Run) -> dict[str, Any]:
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        processed = out / "processed"
         if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+            write_positions(train, positives, processed)
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(run.path / "data", names, processed)
         counts = notes["split"]
         result(
             f"{len(positives):,} positives; {counts['protocol']}: "
@@ -218,9 +225,11 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
+        processed = out / "processed"
         if names.history:
-            _write_positions(train, positives, out / "processed")
-        notes |= {"split": _write(workflow, parts, pairs, users, items, names, out / "processed")}
+            write_positions(train, positives, processed)
+        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        write_vectors(out / "data", names, processed)
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
             f"{new.sum():,} new positives: " + ", ".join(f"{part} {new[part]:,}" for part in PARTS)
@@ -236,7 +245,11 @@ def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     interactions = pd.read_parquet(data / INTERACTIONS)
     if context := run.config.features.stored_context:
         interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
-    return interactions, read_frame(data / USERS), read_frame(data / ITEMS)
+    users, items = (
+        read_frame(data / file, without=side.vectors)
+        for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
+    )
+    return interactions, users, items
 
 
 def _fit_times(train: pd.DataFrame, names: FeaturesConfig) -> dict[str, Any] | None:
@@ -256,71 +269,6 @@ def _add_times(
         return pairs
     seconds = query_times(pairs, parts["part"], split.method)
     return pairs.assign(**TimeFeatures(**times).encode(seconds))
-
-
-def _write(
-    workflow: nvt.Workflow,
-    parts: pd.DataFrame,
-    pairs: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
-    names: FeaturesConfig,
-    processed: Path,
-) -> dict[str, Any]:
-    """Encode the tables, add their row numbers to the split `parts`, and write everything.
-
-    `pairs` has the context of each row of `parts`. The weights of the training part are written
-    with a mean of 1.
-
-    Returns
-    -------
-    dict
-        The sizes of the parts, see `split_report`.
-    """
-    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
-
-    from twotower.workflows.features import context
-    from twotower.workflows.features.encode import encode
-    from twotower.workflows.split import split_report
-
-    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
-    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
-    users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
-    encoded_users = encode(workflow, "user", users, without=names.context_columns)
-    context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
-    encode(workflow, "item", items).to_parquet(processed / ITEMS)
-    if names.context_columns:
-        parts["context_row"], contexts = context.distinct_contexts(pairs, names)
-        context.encode_context(workflow, contexts, names).to_parquet(processed / CONTEXTS)
-    parts.to_parquet(processed / SPLIT, index=False)
-    train = parts[parts["part"] == "train"]
-    train[["user_row", "item_row"]].to_numpy(np.int32).tofile(processed / TRAIN_ROWS)
-    if names.context_columns:
-        train["context_row"].to_numpy(np.int32).tofile(processed / TRAIN_CONTEXTS)
-    if WEIGHT in parts:
-        weights = train[WEIGHT].to_numpy(np.float64)
-        (weights / weights.mean()).astype(np.float32).tofile(processed / TRAIN_WEIGHTS)
-    TensorflowMetadata.from_merlin_schema(workflow.output_schema).to_proto_text_file(
-        str(processed), SCHEMA
-    )
-    counts = split_report(parts)
-    (processed / "split.json").write_text(json.dumps(counts, indent=1) + "\n")
-    return counts
-
-
-def _write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
-    """Write the place in time of each row of the training part, see `TrainingData.positions`."""
-    from twotower.workflows.features.positives import time_order
-    from twotower.workflows.split import positions
-
-    users = train["user_id"].to_numpy()
-    position, _ = positions(users, time_order(train, positives))
-    position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
-
-
-def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
-    """The row numbers (int32) of `ids` in a table sorted by id that has all of them."""
-    return np.searchsorted(table_ids.to_numpy(), ids.to_numpy()).astype(np.int32)
 
 
 def load_split(processed: Path) -> dict[str, pd.DataFrame]:
@@ -349,11 +297,17 @@ def read_ids(run: Run) -> RunIds:
 
 
 def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id."""
-    from twotower.workflows.features.encode import as_arrays
+    """The encoded tables of users and items as arrays, see `as_arrays`; one row per id.
 
+    Pretrained vectors are memory-mapped.
+    """
+    from twotower.workflows.features.encode import as_arrays
+    from twotower.workflows.vectors import load_vectors
+
+    processed = run.path / "processed"
     users, items = (
-        as_arrays(pd.read_parquet(run.path / "processed" / file), side.internal.multi_hot)
+        as_arrays(pd.read_parquet(processed / file), side.internal.multi_hot)
+        | load_vectors(processed, side)
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
     return users, items

@@ -12,7 +12,8 @@ from scipy.sparse import csr_matrix
 from twotower.pipelines.console import stage
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.evaluate import Evaluator
-from twotower.pipelines.steps.preprocess import SPLIT, load_ids, load_tables, read_ids
+from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
+from twotower.pipelines.steps.processed import SPLIT
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.errors import ServingError

@@ -18,7 +18,8 @@ from rich.text import Text
 from twotower.pipelines.console import console, printable, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.preprocess import ITEMS, USERS, load_split, read_ids
+from twotower.pipelines.steps.preprocess import load_split, read_ids
+from twotower.pipelines.steps.processed import ITEMS, USERS
 from twotower.pipelines.steps.serve import Addresses, running_server, serving
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.contract import NUMPY_DTYPES
@@ -332,7 +333,7 @@ def shown_items(run: Run) -> pd.DataFrame:
     path = run.path / "data" / ITEMS
     if not path.is_file():
         raise RunError(f"{path}: missing; run `twotower ingest` again")
-    items = read_frame(path)
+    items = read_frame(path, without=run.config.features.item_vectors)
     if missing := [column for column in show if column not in items]:
         raise ConfigError(
             f"show: the item table has no column {', '.join(missing)}; "

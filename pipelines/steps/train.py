@@ -16,7 +16,8 @@ from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
 from twotower.pipelines.steps.evaluate import Evaluator
-from twotower.pipelines.steps.preprocess import SCHEMA, load_split, load_training_data
+from twotower.pipelines.steps.preprocess import load_split, load_training_data
+from twotower.pipelines.steps.processed import SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,8 @@ from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import TRITON, Run, writes
 from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.export import export
-from twotower.pipelines.steps.preprocess import SCHEMA, load_training_data, preprocess_more
+from twotower.pipelines.steps.preprocess import load_training_data, preprocess_more
+from twotower.pipelines.steps.processed import SCHEMA
 from twotower.pipelines.steps.publish import answering, publish
 from twotower.pipelines.steps.quality_gate import objection
 from twotower.pipelines.steps.serve import running_server
@@ -129,7 +130,12 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
         if day is None:
             result(f"{folder}: nothing new")
             return
-        check_sides(frame(day.merged.users), frame(day.merged.items), run.config.features)
+        user, item = run.config.features.sides
+        check_sides(
+            frame(day.merged.users.drop([*user.vectors])),
+            frame(day.merged.items.drop([*item.vectors])),
+            run.config.features,
+        )
         if not anyway:
             _refuse_suspicious(run, folder, day)
         before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)

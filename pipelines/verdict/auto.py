@@ -23,7 +23,7 @@ from twotower.pipelines.errors import ChildError, ConfigError, RunError
 from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, short_hash
 from twotower.pipelines.run import MANIFEST, STEPS, Run, write_atomically
 from twotower.pipelines.run.layout import folders_of
-from twotower.pipelines.steps.preprocess import PARTS
+from twotower.pipelines.steps.processed import PARTS
 from twotower.pipelines.steps.train import TRAINING, state_name
 from twotower.pipelines.verdict.recipes import variants
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.preprocess import INTERACTIONS
+from twotower.pipelines.steps.processed import INTERACTIONS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

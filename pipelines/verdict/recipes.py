@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Extra, Field
 
-from twotower.pipelines.config import CONFIGS, as_text, find_config, parse, read_yaml
+from twotower.pipelines.config import CONFIGS, as_text, find_config, parse
+from twotower.pipelines.yaml_file import read_yaml
 
 FOLDER = CONFIGS / "recipes"
 AUTO = "auto"

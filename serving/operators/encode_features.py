@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -37,18 +37,24 @@ class EncodeFeatures(ServedOperator):
         A fitted workflow's `get_subworkflow("user")`.
     names : mapping of str to str, optional
         Column -> its name in error messages, where the two differ.
+    vectors : sequence of str, optional
+        Columns of pretrained vectors, which the tower reads as they are.
     """
 
-    def __init__(self, workflow: Any, names: Mapping[str, str] = NO_NAMES) -> None:
+    def __init__(
+        self, workflow: Any, names: Mapping[str, str] = NO_NAMES, vectors: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.workflow, self.names = workflow, dict(names)
+        self.workflow, self.names, self.vectors = workflow, dict(names), list(vectors)
 
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
     ) -> Schema:
         schema = self.workflow.output_schema
         counts = [count_of(column.name) for column in schema if column.is_list]
-        return schema + Schema([ColumnSchema(name, dtype=np.int64) for name in counts])
+        counts += [count_of(name) for name in self.vectors]
+        passed = input_schema.select_by_name(self.vectors)
+        return schema + passed + Schema([ColumnSchema(name, dtype=np.int64) for name in counts])
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
         columns = {name: column.values for name, column in transformable.items()}
@@ -63,7 +69,8 @@ class EncodeFeatures(ServedOperator):
                 raw[name] = np.where(columns[state_of(name)] == VALUE, columns[name], np.nan)
         # Other rows without a value keep `FILLER`, because Categorify fails on a column of nulls.
         encoded = self.workflow.transform(make_df(raw))
-        answer = {}
+        passed = [column for name in self.vectors for column in (name, count_of(name))]
+        answer = {name: columns[name] for name in passed}
         for name in schema.column_names:
             answer[name] = encoded[name].to_numpy()
             if count_of(name) in columns:
@@ -85,7 +92,12 @@ class EncodeFeatures(ServedOperator):
             save_column(out / stems[name], keys)
             np.save(out / f"{stems[name]}.codes.npy", codes)
         lists = list_lengths(self.workflow)
-        return {"vocabularies": stems, "moments": moments(self.workflow), "lists": lists}
+        return {
+            "vocabularies": stems,
+            "moments": moments(self.workflow),
+            "lists": lists,
+            "vectors": self.vectors,
+        }
 
     def save_artifacts(self, artifact_path: Any = None) -> None:
         # A copy, because saving makes a workflow use the vocabularies in the new folder.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from twotower.serving.runtime.contract import (
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.vocabularies import NO_NAMES
 
+NO_VECTORS: Mapping[str, np.ndarray] = MappingProxyType({})
+
 
 class UserFeatures(ServedOperator):
     """Takes the features that a request does not give from the user table.
@@ -50,6 +53,9 @@ class UserFeatures(ServedOperator):
         Feature -> its name in requests, where the two differ.
     context : pandas.DataFrame, optional
         The features of the context, as columns of their types; its rows are ignored.
+    vectors : mapping of str to ndarray of float32, shape (n_users, length), optional
+        Further list features: the pretrained vectors of the rows of `users`. A row of zeros is an
+        empty list: the user has no vector.
     """
 
     def __init__(
@@ -60,9 +66,10 @@ class UserFeatures(ServedOperator):
         lists: Mapping[str, int] | None = None,
         names: Mapping[str, str] = NO_NAMES,
         context: pd.DataFrame | None = None,
+        vectors: Mapping[str, np.ndarray] = NO_VECTORS,
     ) -> None:
         super().__init__()
-        self.names = {name: names.get(name, name) for name in features}
+        self.names = {name: names.get(name, name) for name in [*features, *vectors]}
         self.context = {
             name: _triton_type(context[name], self.names[name])
             for name in features
@@ -73,10 +80,12 @@ class UserFeatures(ServedOperator):
             user_id,
             {name: self.names[name] for name in features if name not in self.context},
         )
-        users = users.sort_values(user_id)
+        order = np.argsort(users[user_id].to_numpy(), kind="stable")
+        users = users.iloc[order]
         self.user_id = user_id
         self.user_ids = users[user_id].to_numpy(np.int64)
-        self.lists = dict(lists or {})
+        self.vectors = list(vectors)
+        self.lists = {**(lists or {}), **{name: v.shape[1] for name, v in vectors.items()}}
         self.features, self.stored = {}, {}
         for name in features:
             if name in self.context:
@@ -87,6 +96,8 @@ class UserFeatures(ServedOperator):
             else:
                 stored = _column(users[name], self.names[name])
             self.features[name], self.stored[name] = stored
+        for name, matrix in vectors.items():
+            self.features[name], self.stored[name] = "FP32", _vectors(name, matrix[order])
 
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
@@ -189,6 +200,16 @@ def _lists(column: pd.Series, length: int, name: str) -> tuple[str, dict[str, np
         column.name: values,
         count_of(column.name): counts,
         state_of(column.name): np.full(len(column), VALUE, np.int8),
+    }
+
+
+def _vectors(name: str, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the stored columns of vectors float32 [n, length]; see `_lists`."""
+    known = matrix.any(axis=1)
+    return {
+        name: np.ravel(matrix[known]),
+        count_of(name): np.where(known, matrix.shape[1], 0),
+        state_of(name): np.full(len(matrix), VALUE, np.int8),
     }
 
 

@@ -113,6 +113,9 @@ class Contract:
         Triton data types of the ids: INT64, UINT64 or BYTES.
     history : str or None
         Name of the list feature that holds item ids.
+    vectors : dict of str to int
+        List features that are vectors: name -> the length that a vector has. An empty list means
+        that there is none.
     times : dict of str to Any or None
         Arguments of `TimeFeatures`, if there are features of the time; its input is among
         `features`.
@@ -129,6 +132,7 @@ class Contract:
     user_id_type: str = "INT64"
     item_id_type: str = "INT64"
     history: str | None = None
+    vectors: dict[str, int] = field(default_factory=dict)
     times: dict[str, Any] | None = None
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
@@ -203,6 +207,8 @@ class Contract:
         column, state = self.columns.get(name, name), np.full(rows, VALUE, np.int8)
         if name in self.lists:
             values, counts = _lists(name, array, dtype, rows, is_id=name == self.history)
+            if name in self.vectors:
+                _check_length(name, counts, self.vectors[name])
             return {column: values, count_of(column): counts, state_of(column): state}
         values = _column(name, array, dtype, rows)
         if name in self.ranges:
@@ -314,6 +320,16 @@ def _lists(
     if dtype == "BYTES" and not is_id:
         values = _decode(name, values, np.nonzero(given)[0])
     return values, given.sum(axis=1)
+
+
+def _check_length(name: str, counts: np.ndarray, length: int) -> None:
+    """Check that vectors have their length; an empty one means that there is none."""
+    wrong = np.flatnonzero((counts != length) & (counts > 0))
+    if len(wrong):
+        raise RequestError(
+            f"input '{name}', row {wrong[0]}: a vector of {counts[wrong[0]]} numbers; expected "
+            f"{length}, or only padding for no vector"
+        )
 
 
 def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:

@@ -14,6 +14,7 @@ from twotower.workflows.features.names import internal_name
 from twotower.workflows.features.positives import check_positives, check_positives_columns
 from twotower.workflows.features.sides import Side
 from twotower.workflows.tables import frame, read_frame
+from twotower.workflows.vectors import check_vectors
 
 MAX_NUMBER = 1e150
 """Numbers are squared to compute the variance; the square must fit in a float64."""
@@ -37,7 +38,12 @@ def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig)
     wanted = [features.user_id, features.item_id, *positives.columns]
     check_positives(pd.read_parquet(path, columns=[n for n in there if n in wanted]), positives)
     check_context(path, features)
-    users, items = (read_frame(data / f"{side.name}s.parquet") for side in features.sides)
+    tables = []
+    for side in features.sides:
+        path = data / f"{side.name}s.parquet"
+        check_vectors(path, side.vectors, f"features.{side.name}_vectors")
+        tables.append(read_frame(path, without=side.vectors))
+    users, items = tables
     check_sides(users, items, features)
 
 
@@ -155,9 +161,9 @@ def _check_lists(values: pd.Series, side: Side) -> None:
     if numbers.dtype.kind == "f" and (fractions := numbers[numbers % 1 > 0]).size:
         raise DataError(
             f"{setting}: column {column} has lists of fractions such as {fractions[0]:g}, but each "
-            "different number would be a category of its own. Store the numbers of a vector in one "
-            f"column each and name these under features.{side.name}_numeric; if the fractions are "
-            "categories, such as sizes, store them as text"
+            "different number would be a category of its own. If the lists are vectors, name the "
+            f"column under features.{side.name}_vectors: {{{column}: {len(rows[0])}}}; if the "
+            "fractions are categories, such as sizes, store them as text"
         )
 
 

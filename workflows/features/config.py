@@ -182,6 +182,17 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
     )
     user_numeric: list[str] = Field([], description="Numeric columns of the user table.")
     item_numeric: list[str] = Field([], description="Numeric columns of the item table.")
+    user_vectors: dict[str, Length] = Field(
+        {},
+        description="Columns of the user table that contain pretrained vectors, such as the "
+        "embedding of a text, as {column: length of a vector}. They are scaled to length 1 and "
+        "projected by a learned matrix. A missing vector is allowed.",
+    )
+    item_vectors: dict[str, Length] = Field(
+        {},
+        description="The same of the item table. With vectors, an item without any interaction is "
+        "recommended by what it is. See also ingest.vectors, for .npy files.",
+    )
     history: Length | None = Field(
         None,
         description="Maximum length of the list of a user's latest positives in the training part, "
@@ -209,6 +220,7 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
             multi_hot=user_lists,
             numeric=self.user_numeric,
             history=history,
+            vectors=self.user_vectors,
         )
         item = Side(
             name="item",
@@ -217,6 +229,7 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
             multi_hot={**self.item_multi_hot, **self.item_text},
             numeric=self.item_numeric,
             text=list(self.item_text),
+            vectors=self.item_vectors,
         )
         return user, item
 
@@ -279,7 +292,8 @@ class FeaturesConfig(BaseModel, extra=Extra.forbid):
             )
         if cls.item_id in config.context_columns or cls.user_id in config.context_columns:
             raise ValueError("features.context: the ids are features already; remove them")
-        columns = [column for side in sides for column in side.columns] + config.context_columns
+        columns = [column for side in sides for column in [*side.columns, *side.vectors]]
+        columns += config.context_columns
         if values["time"]:  # requests have an input of this name
             columns.append(cls.time_column)
         # `Side.multi_hot` contains such a column only once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from twotower.workflows.features.names import internal_name
@@ -24,6 +24,9 @@ class Side(NamedTuple):
         The column of `multi_hot` that lists the user's own items.
     text : sequence of str
         The columns of `multi_hot` that contain text in the table.
+    vectors : mapping of str to int
+        Columns of pretrained vectors, with their length. They are not among `columns`, because the
+        feature graph does not read them: see `workflows.vectors`.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Side(NamedTuple):
     numeric: list[str]
     history: str | None = None
     text: Sequence[str] = ()
+    vectors: Mapping[str, int] = {}
 
     @property
     def columns(self) -> list[str]:
@@ -47,4 +51,5 @@ class Side(NamedTuple):
             multi_hot={internal_name(column): n for column, n in self.multi_hot.items()},
             numeric=[internal_name(column) for column in self.numeric],
             text=[internal_name(column) for column in self.text],
+            vectors={internal_name(column): n for column, n in self.vectors.items()},
         )

@@ -27,6 +27,8 @@ class Wanted(NamedTuple):
         Whether the column timestamp of the interactions is used if there is one.
     types : mapping of str to DataType
         Types that columns must have, ids among them: those before an update.
+    vectors : mapping of str to int
+        The columns of users and items that are vectors, with their length.
     """
 
     interactions: tuple[str, ...] = ()
@@ -36,6 +38,7 @@ class Wanted(NamedTuple):
     every_row: bool = False
     ordered: bool = False
     types: Mapping[str, pa.DataType] = {}
+    vectors: Mapping[str, int] = {}
 
     @classmethod
     def of(
@@ -49,14 +52,16 @@ class Wanted(NamedTuple):
         user, item = features.sides
         part = ["part"] if split.method == "column" else []
         interactions = [*positives.columns, *features.stored_context, *part]
-        items = [name for name in [*item.columns, *show] if name != item.id]
+        items = [name for name in [*item.columns, *item.vectors, *show] if name != item.id]
+        users = [name for name in user.columns if name not in (user.id, user.history)]
         return cls(
             interactions=tuple(dict.fromkeys(interactions)),
-            users=tuple(name for name in user.columns if name not in (user.id, user.history)),
+            users=(*users, *user.vectors),
             items=tuple(dict.fromkeys(items)),
             categories=frozenset([*user.categorical, *item.categorical, *features.context]),
             every_row=bool(positives.values or positives.weight)
             or positives.column not in (None, "rating"),
+            vectors={**user.vectors, **item.vectors},
             ordered=features.history is not None
             or bool(features.time)
             or split.method in ("leave_last_out", "temporal"),

@@ -31,9 +31,10 @@ class EncodeFeatures:
                 else NumberVocabulary(keys, codes)
             )
         self.moments, self.lists = entry["moments"], entry["lists"]
+        self.vectors = [each for name in entry["vectors"] for each in (name, count_of(name))]
 
     def run(self, columns: Table) -> Table:
-        encoded = {}
+        encoded = {name: columns[name] for name in self.vectors}
         for name, vocabulary in self.vocabularies.items():
             if name in self.lists:
                 counts = columns[count_of(name)]

@@ -77,7 +77,7 @@ def config_of(kind="transformer", dim=16, **settings):
 def test_a_planted_order_is_learnt_and_survives_saving(schema, data, tmp_path, settings):
     tower = create(schema, data, config_of(**settings), seed=1)
     history = fit(tower, data, TRAINING, right(data), tmp_path / "state")
-    assert max(history["val_ndcg@10"]) > 0.95
+    assert max(history["val_ndcg@10"]) > 0.9
     save(tower, tmp_path / "model")
     reloaded = load(tmp_path / "model").model
     for encoder, columns in (("query_encoder", data.users), ("candidate_encoder", data.items)):

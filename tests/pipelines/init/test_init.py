@@ -231,3 +231,33 @@ def test_unsigned_hashes_are_ids(folder, suffix):
     users = Tables.read(folder / "data").users["user_id"].to_numpy()
     decoded = RunIds.read(folder / "data").users.decode(users)
     assert set(decoded.tolist()) == set(hashes[:150].tolist())
+
+
+def test_vectors_are_recognised_in_tables_and_beside_them(orders, folder):
+    products = np.sort(orders["product"].unique())
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(len(products), 4))
+    table = pd.DataFrame(
+        {"product": products, "image": [*vectors], "odd": [[0.5], [1.5, 2.0]] * 45}
+    )
+    table.to_parquet(folder / "products.parquet")
+    np.save(folder / "text.npy", vectors[:, :3].astype(np.float32))
+    (folder / "text.ids.txt").write_text("".join(f"{each}\n" for each in products))
+    np.save(folder / "others.npy", vectors)
+    np.save(folder / "others.ids.npy", np.arange(1_000_000, 1_000_000 + len(products)))
+    np.save(folder / "alone.npy", vectors)
+    result = call("orders.csv", "--items", "products.parquet")
+    assert result.exit_code == 0, result.output
+    assert "others.npy: not used: its ids are not those of the users or items" in result.output
+    assert "alone.npy: the ids of its rows are missing" in result.output
+    assert "image (vector)" in result.output
+    text = (folder / "twotower.yaml").read_text()
+    assert "  vectors: {text: text.npy}" in text and "odd: lists of lists, or lists of num" in text
+    config = load_config(folder / "twotower.yaml")
+    assert config.features.item_vectors == {"image": 4, "text": 3}
+    ingest(config.ingest, folder / "data", wanted=config.wanted)
+    items = Tables.read(folder / "data").items
+    ids = RunIds.read(folder / "data").items.decode(items["item_id"].to_numpy())
+    place = list(ids).index(products[7])
+    np.testing.assert_allclose(items["image"][place].as_py(), vectors[7], rtol=1e-6)
+    np.testing.assert_allclose(items["text"][place].as_py(), vectors[7, :3], rtol=1e-6)

@@ -17,12 +17,8 @@ from twotower.pipelines.config import load_config, parse_config
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.ingest import ingest
-from twotower.pipelines.steps.preprocess import (
-    RAW_USERS,
-    load_ids,
-    load_training_data,
-    preprocess,
-)
+from twotower.pipelines.steps.preprocess import load_ids, load_training_data, preprocess
+from twotower.pipelines.steps.processed import RAW_USERS
 from twotower.workflows.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,10 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from twotower.pipelines.cli import main
-from twotower.pipelines.config import CONFIGS, load_config, parse, read_yaml
+from twotower.pipelines.config import CONFIGS, load_config, parse
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.verdict import recipes
 from twotower.pipelines.verdict.recipes import Recipe, load_recipe, recipe_settings, variants
+from twotower.pipelines.yaml_file import read_yaml
 
 DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 

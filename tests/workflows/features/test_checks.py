@@ -103,9 +103,9 @@ VECTORS = [[0.5, -1.25], [0.75, 0.5], [2.0, 1.0]]
         (
             VECTORS,
             {"item_multi_hot": {"x": 2}},
-            r"column x has lists of fractions such as 0\.5, .* under features\.item_numeric",
-            {"item_numeric": ["x0", "x1"]},
-            {"x0": [0.5, 0.75, 2.0], "x1": [-1.25, 0.5, 1.0]},
+            r"column x has lists of fractions such as 0\.5, .* features\.item_vectors: \{x: 2\}",
+            {"item_vectors": {"x": 2}},
+            None,
         ),
         (
             [[38.5], [39.0], [38.5]],

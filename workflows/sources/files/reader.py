@@ -17,6 +17,7 @@ from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.formats.reconcile import all_whole
 from twotower.workflows.sources.formats.table import FileTable
 from twotower.workflows.sources.time_texts import without_missing
+from twotower.workflows.vectors import as_column
 
 ROW_COLUMNS = ("rating", "timestamp")
 """Columns of the interactions that have types of their own, and no unknown values."""
@@ -98,6 +99,28 @@ class TableReader:
         """Read a column, of the rows that are kept."""
         column = self._read.pop(name) if name in self._read else self.typed(name)
         return column if self._rows is None else column.select(self._rows)
+
+    def vectors(self, name: str, dim: int, key: str, ids: pa.Array) -> pa.ChunkedArray:
+        """Read a column of vectors of `dim` numbers, of the rows that are kept.
+
+        Parameters
+        ----------
+        name : str
+        dim : int
+        key : str
+            The column of the ids, for messages.
+        ids : Array
+            The ids of the rows that are kept.
+        """
+        rows = np.arange(self.table.num_rows) if self._rows is None else self._rows
+
+        def id_of(row: int) -> str:
+            place = np.flatnonzero(rows == row)
+            return f"{key} {ids[int(place[0])].as_py()!r}" if len(place) else f"without {key}"
+
+        matrix = self.table.vectors(name, dim, id_of)
+        self._counter.advance()
+        return as_column(matrix if self._rows is None else matrix[rows])
 
     def add(self, column: Column) -> None:
         """Add a column of all rows, which the files do not have as it is."""

@@ -219,7 +219,7 @@ class FilesSource(Source):
                 self._mixed.add(name)
             if name == "items" and given is not None and mark_available(given, self.config):
                 columns = (*columns, AVAILABLE)
-            found[name] = side_table(log, given, key, columns, kind, findings)
+            found[name] = side_table(log, given, key, columns, kind, findings, wanted.vectors)
         return found
 
     def _kept_columns(self, log: FileTable | None) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,9 @@ from twotower.workflows.ids import Ids
 from twotower.workflows.sources.files.reader import TableReader
 from twotower.workflows.sources.findings import Findings
 from twotower.workflows.tables import repeated_pairs
+from twotower.workflows.vectors import VECTOR
+
+NO_VECTORS: Mapping[str, int] = MappingProxyType({})
 
 
 def rows_to_keep(
@@ -168,6 +172,9 @@ class Log:
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
     """Number the values of a column: equal values, and nulls, have equal numbers."""
+    if column.type == VECTOR:
+        vectors = [None if row is None else row.tobytes() for row in column.to_pandas()]
+        return pd.factorize(pd.Series(vectors, dtype=object))[0]
     if pa.types.is_list(column.type):
         rows = [None if row is None else tuple(row) for row in column.to_pylist()]
         return pd.factorize(pd.Series(rows, dtype=object))[0]
@@ -185,6 +192,7 @@ def side_table(
     columns: Sequence[str],
     kind: pa.DataType | None,
     findings: Findings,
+    vectors: Mapping[str, int] = NO_VECTORS,
 ) -> pa.Table:
     """Make the table of users or items.
 
@@ -202,6 +210,8 @@ def side_table(
         The type that the ids must have.
     findings : Findings
         Gets the number of repeated ids in `given`.
+    vectors : mapping of str to int, optional
+        The columns of vectors, with their length. They can only be in `given`.
 
     Returns
     -------
@@ -217,14 +227,19 @@ def side_table(
     here = [name for name in columns if given is not None and name in given]
     others = [name for name in columns if name not in here]
     for name in others:
-        if log is None or name not in log.reader:
+        if log is None or name not in log.reader or name in vectors:
             raise _not_found(name, key, [each for each in (given, log and log.reader) if each])
     parts: list[pa.Array] = []
     values: dict[str, pa.ChunkedArray] = {}
     if given is not None:
         given.keep_complete([key])
         ids = given.ids(key, kind)
-        values = {name: given.column(name).values for name in here}
+        values = {
+            name: given.vectors(name, vectors[name], key, ids)
+            if name in vectors
+            else given.column(name).values
+            for name in here
+        }
         rows = _one_row_per_id(given, key, ids, values, findings)
         parts.append(ids.take(rows))
         values = {name: column.take(rows) for name, column in values.items()}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from twotower.workflows.errors import DataError
@@ -21,6 +22,7 @@ from twotower.workflows.sources.formats.parts import ParquetPart, Part
 from twotower.workflows.sources.formats.paths import DataFile, NoRows, expand
 from twotower.workflows.sources.formats.reconcile import join
 from twotower.workflows.tables import UNREADABLE
+from twotower.workflows.vectors import as_matrix
 
 
 class FileTable:
@@ -89,25 +91,9 @@ class FileTable:
             have different types for it.
         """
         stored = [self._stored(name, part) for part in self._parts]
-        found = [place for place in stored if place is not None]
-        if not found:
-            raise DataError(
-                f"{self.path}: no column {self._names.get(name, name)}; there are "
-                f"{', '.join(self.names)}. Map it in the config: columns: "
-                f"{{{name}: <name in the file>}}"
-            )
-        values = []
-        for part, place in zip(self._parts, stored, strict=True):
-            if place is None:
-                values.append(pa.chunked_array([pa.nulls(part.num_rows)]))
-                continue
-            try:
-                values.append(part.values(place.name))
-            except UNREADABLE as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(f"{place}: cannot be read: {error}") from error
+        values = list(self._values(name, stored))
         joined = join(values, stored, self._parts, self._options, keep_unsigned)
+        found = [place for place in stored if place is not None]
         column = Column(name, joined.values, found, self.rows)
         self._say_where_missing(column, stored)
         if joined.words:
@@ -119,6 +105,59 @@ class FileTable:
                 "they are unknown values",
             )
         return column
+
+    def vectors(self, name: str, dim: int, id_of: Callable[[int], object]) -> np.ndarray:
+        """Read a column of vectors, part by part: they may take most of the memory.
+
+        Parameters
+        ----------
+        name : str
+            The name here or in the files.
+        dim : int
+        id_of : callable
+            Describes the id of a row, counted from 0, for messages.
+
+        Returns
+        -------
+        ndarray of float32, shape (num_rows, dim)
+            See `as_matrix`; zeros in the rows of a part that lacks the column.
+
+        Raises
+        ------
+        DataError
+            See `column` and `as_matrix`.
+        """
+        matrix, start = np.zeros((self.num_rows, dim), np.float32), 0
+        stored = [self._stored(name, part) for part in self._parts]
+        for place, values in zip(stored, self._values(name, stored), strict=True):
+            rows = slice(start, start + len(values))
+
+            def describe(row: int, first: int = start) -> str:
+                return f"{self.rows.place(first + row)}, {id_of(first + row)}"
+
+            if place is not None:
+                matrix[rows] = as_matrix(values, dim, f"column {place.name}", describe)
+            start = rows.stop
+        return matrix
+
+    def _values(self, name: str, stored: list[Stored | None]) -> Iterator[pa.ChunkedArray]:
+        """Read a column of each part; nulls for a part that lacks it."""
+        if all(place is None for place in stored):
+            raise DataError(
+                f"{self.path}: no column {self._names.get(name, name)}; there are "
+                f"{', '.join(self.names)}. Map it in the config: columns: "
+                f"{{{name}: <name in the file>}}"
+            )
+        for part, place in zip(self._parts, stored, strict=True):
+            if place is None:
+                yield pa.chunked_array([pa.nulls(part.num_rows)])
+                continue
+            try:
+                yield part.values(place.name)
+            except UNREADABLE as error:
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(f"{place}: cannot be read: {error}") from error
 
     def _say_where_missing(self, column: Column, stored: list[Stored | None]) -> None:
         lacking = [

@@ -147,8 +147,17 @@ CASES: dict[str, Case] = {
             "items.parquet": pa.table({"item_id": [10, 11], "v": [[0.5, 0.25], [1.5, 2.0]]}),
         },
         {"items": "items.parquet"},
-        Wanted(items=("v",)),
+        Wanted(items=("v",), vectors={"v": 2}),
         {"items.v": [[0.5, 0.25], [1.5, 2.0]]},
+    ),
+    "12 an image vector of another length": Case(
+        {
+            "log.parquet": LOG,
+            "items.parquet": pa.table({"item_id": [10, 11], "v": [[0.5, 0.25], [1.5]]}),
+        },
+        {"items": "items.parquet"},
+        Wanted(items=("v",), vectors={"v": 2}),
+        error=r"items\.parquet, row 2, item_id 11: a vector of 1 numbers in column v",
     ),
     "21 odd names": Case(
         {
