@@ -160,9 +160,13 @@ class Config(BaseModel, extra=Extra.forbid):
     def _sequence_has_a_history(cls, values: dict) -> dict:
         if (sequence := values["model"].sequence) is not None:
             features = values["features"]
-            if wrong := unmet_features(
-                sequence, history=features.history, has_context=bool(features.context_columns)
-            ):
+            wrong = unmet_features(
+                sequence,
+                history=features.history,
+                has_context=bool(features.context_columns),
+                has_weights=values["positives"].has_weights,
+            )
+            if wrong:
                 raise ValueError(f"model.sequence reads the history alone; it needs {wrong}")
         return values
 
