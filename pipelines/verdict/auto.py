@@ -197,6 +197,8 @@ class Search:
 
     def _impossible(self, config: Config) -> str:
         """Why a training should not begin; empty if nothing speaks against it."""
+        if config.model.sequence is not None and config.split.method == "random":
+            return "not tried: it predicts the next item, and split.method is random"
         expected = self._slowest.get(config.training.start is not None, 0.0)
         if expected >= self.seconds_left:
             return f"not tried: it would take about {expected:.0f} s, more than the budget leaves"

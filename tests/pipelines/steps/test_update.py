@@ -565,7 +565,7 @@ def test_decay_towers_are_solved_again_and_served(folders, tmp_path):
     assert update(run, folders[1]) == 2
     notes = run.notes("train")
     assert notes["epochs"] == 1 and notes["rows_per_second"] == 0
-    assert notes["item_cosine"] > 0.9
+    assert notes["item_cosine"] > 0.8
     new = ids(run, "user")[-NEW_USERS:]
     with serving(run) as addresses:
         answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
