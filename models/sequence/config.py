@@ -131,6 +131,7 @@ def conflicting_settings(model: Mapping[str, Any]) -> str:
         "mimic_weight": 0,
         "history_pooling": "mean",
         "history_dropout": 0,
+        "tie_history": False,
         "embedding_l2": 0,
         "learn_temperature": False,
         "logq_estimate": "counts",

@@ -136,9 +136,14 @@ def _paired_weights(
 ) -> Iterator[tuple[np.ndarray, tf.Variable, bool]]:
     """All trained weights: value before, variable after, whether it is an embedding of a list."""
     old_tables, new_tables = embedding_tables(before.model), embedding_tables(after.model)
-    for name, table in new_tables.items():
-        old = old_tables[name].table.embeddings
-        yield old.numpy(), table.table.embeddings, table.schema.first.is_list
+    seen = set()
+    # Single values first: a history may share the table of the item ids (model.tie_history).
+    for name in sorted(new_tables, key=lambda name: new_tables[name].schema.first.is_list):
+        table = new_tables[name]
+        if id(table.table) not in seen:
+            old = old_tables[name].table.embeddings
+            yield old.numpy(), table.table.embeddings, table.schema.first.is_list
+        seen.add(id(table.table))
     # Other variables have no unique names; the architecture determines their order. Augmented
     # vectors are among them: tables by id, which grow as the embeddings of the id do.
     old_others = _other_weights(before.model, old_tables)

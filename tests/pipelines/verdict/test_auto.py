@@ -14,10 +14,14 @@ from twotower.pipelines.job import fit_and_publish
 from twotower.pipelines.run import Run
 from twotower.pipelines.verdict import auto
 from twotower.pipelines.verdict.auto import Auto, Search, choose_recipe
-from twotower.pipelines.verdict.recipes import recipe_settings
+from twotower.pipelines.verdict.recipes import Variant, recipe_settings
+from twotower.pipelines.verdict.suits import When
 
 CLOSED = [f"closed-form, l2 {l2}" for l2 in (30, 300, 3000)]
-SLOW = ["as configured", "softmax", "softmax-history", "softmax-wide"]
+ORDERED = [f"next-item, dropout {rate}" for rate in (0.1, 0.5)]
+"""Not tried, because the split is random."""
+SOFTMAX = ["softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
+SLOW = ["as configured", *ORDERED, *SOFTMAX]
 
 
 @pytest.fixture
@@ -55,9 +59,10 @@ def test_closed_forms_come_first_and_the_best_on_valid_is_taken(run, trained, ca
     attempts = choose_recipe(run, Auto())
     assert [each.label for each in attempts] == [*CLOSED, *SLOW]
     assert [each.label for each in attempts if each.chosen] == ["closed-form, l2 300"]
-    assert [each.value for each in attempts] == [0.1, 0.5, 0.2, 0.3, 0.3, 0.3, 0.3]
+    values = [0.1, 0.5, 0.2, 0.3, None, None, 0.3, 0.3, 0.3, 0.3]
+    assert [each.value for each in attempts] == values
     printed = capsys.readouterr().out
-    assert "7 of 7 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
+    assert "8 of 10 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
     # The settings are kept, and those of the data are as they were.
     again = Run(run.path)
     assert (again.config.training.start.l2, again.config.features.history) == (300, 1024)
@@ -66,13 +71,51 @@ def test_closed_forms_come_first_and_the_best_on_valid_is_taken(run, trained, ca
     assert "positives" in again.notes("preprocess")
 
 
+def test_recipes_are_tried_on_data_that_they_are_for(run, trained, monkeypatch, capsys):
+    """The run has 279 items in training, and a split at random."""
+    solved = recipe_settings("closed-form")
+
+    def variant(dim, label, **when):
+        settings = solved if label.startswith("solved") else recipe_settings("softmax")
+        return Variant(label, (*settings, f"model.dim={dim}"), When(**when))
+
+    candidates = [
+        variant(8, "solved for all"),
+        variant(12, "solved sequences", split="leave_last_out"),
+        variant(16, "solved few items", items=[None, 300]),
+        variant(20, "trained"),
+        variant(24, "trained many items", items=[301, None]),
+        variant(28, "trained dense", density=[0.01, 1], split=["random", "temporal"]),
+    ]
+    monkeypatch.setattr(auto, "variants", lambda: candidates)
+    attempts = choose_recipe(run, Auto())
+    assert [each.label for each in attempts] == [
+        "solved sequences",
+        "solved few items",
+        "solved for all",
+        "as configured",
+        "trained many items",
+        "trained dense",
+        "trained",
+    ]
+    reasons = {each.label: each.reason for each in attempts if each.reason}
+    assert reasons == {
+        "solved sequences": "not for these data: split.method is random, and it is for "
+        "leave_last_out",
+        "trained many items": "not for these data: 279 items, and it is for at least 301",
+    }
+    assert len(trained.configs) == 5
+    assert "5 of 7 tried" in (printed := capsys.readouterr().out)
+    assert "not for these data" in printed
+
+
 def test_what_is_set_holds_for_every_recipe(run, trained):
     fixed = ("training.epochs=3", "model.dim=16")
     run.override(fixed)
     choose_recipe(run, Auto(fixed=fixed))
     assert {(each.training.epochs, each.model.dim) for each in trained.configs} == {(3, 16)}
     # With this dimension softmax-wide is softmax: it is not trained twice.
-    assert len(trained.configs) == len([*CLOSED, *SLOW]) - 1
+    assert len(trained.configs) == len([*CLOSED, *SLOW]) - len(ORDERED) - 1
 
 
 def test_a_recipe_that_only_trains_longer_than_the_present_settings_is_left_out(run, trained):
@@ -150,7 +193,7 @@ def test_no_result_is_an_error_with_all_reasons(run, trained):
 def test_trainings_are_not_repeated(tmp_path, monkeypatch):
     """Real trainings: a killed command resumes, and the main job takes the chosen towers."""
     settings = recipe_settings("closed-form")
-    monkeypatch.setattr(auto, "variants", lambda: [("closed-form", settings)])
+    monkeypatch.setattr(auto, "variants", lambda: [Variant("closed-form", settings)])
     prepared, adopt, plain = [], auto._adopt, auto.run_in_subprocess
 
     def counted(work, log):

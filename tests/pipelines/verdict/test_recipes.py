@@ -16,7 +16,8 @@ DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def test_the_names_are_those_that_the_verdict_advises():
-    assert recipes.names() == ["closed-form", "softmax", "softmax-history", "softmax-wide"]
+    known = "closed-form next-item softmax softmax-history softmax-sparse softmax-wide"
+    assert recipes.names() == known.split()
 
 
 @pytest.mark.parametrize("data_set", DATA_SETS)
@@ -50,13 +51,16 @@ def test_what_is_set_overrides_the_recipe():
 
 
 def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
-    found = dict(variants())
+    found = {each.label: each.settings for each in variants()}
     assert [*found] == [
         "closed-form, l2 30",
         "closed-form, l2 300",
         "closed-form, l2 3000",
+        "next-item, dropout 0.1",
+        "next-item, dropout 0.5",
         "softmax",
         "softmax-history",
+        "softmax-sparse",
         "softmax-wide",
     ]
     configs = {label: load_config("synthetic", settings) for label, settings in found.items()}
