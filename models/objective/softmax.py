@@ -25,6 +25,7 @@ def grouped_softmax(
     temperature: tf.Tensor | float = 1.0,
     bias: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
+    known: tf.Tensor | None = None,
     precision: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Mean cross-entropy of every interaction's positive among it and all other candidates.
@@ -48,6 +49,9 @@ def grouped_softmax(
         sampling probability (Yi et al., RecSys 2019).
     weight : Tensor of float32, shape (n,), optional
         Weights of the interactions, by default 1.
+    known : Tensor of bool, shape (q, c), optional
+        The candidates that are not negatives of a query. The positive of an interaction never is a
+        negative of it.
     precision : DType
         Type of the factors of the three matrix products. tf.bfloat16 rounds them, with a relative
         error of scores up to 1/256; everything else is float32.
@@ -81,6 +85,7 @@ def grouped_softmax(
             count=tf.cast(count, tf.float32),
             bias=bias,
             weight=weight,
+            known=known,
             precision=precision,
         )
 
@@ -88,7 +93,7 @@ def grouped_softmax(
 
 
 def _loss_and_gradient(
-    query, candidate, scale, *, query_of, positive_of, count, bias, weight, precision
+    query, candidate, scale, *, query_of, positive_of, count, bias, weight, known, precision
 ):
     """Compute `grouped_softmax` and its gradient, with scale = 1 / temperature.
 
@@ -103,6 +108,9 @@ def _loss_and_gradient(
     # The sum of a query contains the positive `count` times but should contain it once. At least
     # 1 / count of the sum remains, so the loss is off by count * 1e-7 at most.
     surplus = tf.gather(count, positive_of) - 1.0
+    if known is not None:  # the sum does not contain known positives
+        is_known = tf.gather_nd(known, tf.stack([query_of, positive_of], axis=1))
+        surplus = tf.where(is_known, -1.0, surplus)
     rows = tf.minimum(queries, tf.maximum(MIN_ROWS, MAX_SCORES_IN_MEMORY // candidates))
     chunks = (queries + rows - 1) // rows
     # The last chunk may be shorter.
@@ -112,6 +120,8 @@ def _loss_and_gradient(
         first = chunk * rows
         here = scaled[first : first + rows]
         scores = _product(here, candidate, precision, transpose_b=True) + addend
+        if known is not None:
+            scores = tf.where(known[first : first + rows], float("-inf"), scores)
         highest = tf.maximum(tf.reduce_max(scores, axis=1), peak[first : first + rows])
         exps = tf.exp(scores - highest[:, None])
         sums = tf.reduce_sum(exps, axis=1)
