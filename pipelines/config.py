@@ -151,8 +151,9 @@ class Config(BaseModel, extra=Extra.forbid):
             wrong := unmet_requirements(model, history is not None, has_context)
         ):
             raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
+        weights = values["positives"].has_weights
         if model.sequence and (
-            wrong := unmet_features(model.sequence, history=history, has_context=has_context)
+            wrong := unmet_features(model.sequence, history, has_context, has_weights=weights)
         ):
             raise ValueError(f"model.sequence reads the history alone; it needs {wrong}")
         return values

@@ -142,7 +142,8 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         4,
         gt=0,
         le=1_000_000,
-        description="maximum number of passes over the new and the replayed interactions",
+        description="maximum number of passes over the new and the replayed interactions. A model "
+        "with `model.sequence` passes over all interactions, with the learning rate of `training`",
     )
     warmup: int = Field(
         0,

@@ -10,6 +10,7 @@ import tensorflow as tf
 from merlin.schema import Schema, Tags
 
 from twotower.models.batch_keys import OUT_OF_VOCABULARY
+from twotower.models.sequence.training import copy_item_vectors
 from twotower.models.towers.embeddings import MultiHotEmbedding
 from twotower.models.training.data import TrainingData
 from twotower.models.training.model import TwoTower, create
@@ -82,6 +83,8 @@ def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoT
         # A learnt temperature is a scalar, which has no rows to add.
         added = new.shape[0] - len(old) if new.shape.rank else 0
         new.assign(_with_new_rows(old, added, is_list))
+    if config.sequence is not None:
+        copy_item_vectors(grown, data)
     return grown
 
 
