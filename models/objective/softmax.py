@@ -105,12 +105,7 @@ def _loss_and_gradient(
     score = tf.reduce_sum(own_query * own, axis=1) + tf.gather(bias, positive_of)
     peak = tf.math.unsorted_segment_max(score, query_of, queries)
     addend = bias + tf.math.log(count)
-    # The sum of a query contains the positive `count` times but should contain it once. At least
-    # 1 / count of the sum remains, so the loss is off by count * 1e-7 at most.
-    surplus = tf.gather(count, positive_of) - 1.0
-    if known is not None:  # the sum does not contain known positives
-        is_known = tf.gather_nd(known, tf.stack([query_of, positive_of], axis=1))
-        surplus = tf.where(is_known, -1.0, surplus)
+    surplus = _surplus(query_of, positive_of, count, known)
     rows = tf.minimum(queries, tf.maximum(MIN_ROWS, MAX_SCORES_IN_MEMORY // candidates))
     chunks = (queries + rows - 1) // rows
     # The last chunk may be shorter.
@@ -155,6 +150,19 @@ def _loss_and_gradient(
         return upstream * scale * of_query, upstream * of_candidate, upstream * of_scale
 
     return total, gradient
+
+
+def _surplus(query_of, positive_of, count, known):
+    """How often too many the sum of a query contains the positive of each interaction.
+
+    It contains the positive `count` times but should contain it once. At least 1 / count of the sum
+    remains, so the loss is off by count * 1e-7 at most. Known positives are not in the sum.
+    """
+    surplus = tf.gather(count, positive_of) - 1.0
+    if known is None:
+        return surplus
+    is_known = tf.gather_nd(known, tf.stack([query_of, positive_of], axis=1))
+    return tf.where(is_known, -1.0, surplus)
 
 
 def _product(left: tf.Tensor, right: tf.Tensor, precision: tf.DType, **transposed) -> tf.Tensor:
