@@ -43,24 +43,19 @@ def grouped_softmax(
     count : Tensor of int or float, shape (c,)
         Number of negatives that a candidate stands for: in-batch, how often it is a positive.
     temperature : float or scalar Tensor
-        Above 0; may be learned.
     bias : Tensor of float32, shape (c,), optional
-        Added to the logits. For the logQ correction it is minus the logarithm of a candidate's
-        sampling probability (Yi et al., RecSys 2019).
+        Added to the logits: for logQ minus the logarithm of a candidate's probability.
     weight : Tensor of float32, shape (n,), optional
         Weights of the interactions, by default 1.
     known : Tensor of bool, shape (q, c), optional
-        The candidates that are not negatives of a query. The positive of an interaction never is a
-        negative of it.
+        The candidates that are not negatives of a query.
     precision : DType
-        Type of the factors of the three matrix products. tf.bfloat16 rounds them, with a relative
-        error of scores up to 1/256; everything else is float32.
+        Type of the factors of the matrix products; tf.bfloat16 changes scores by up to 1/256.
 
     Returns
     -------
     Tensor of float32, shape ()
-        Differentiable in query, candidate and temperature. The gradients are computed along with
-        the loss, and memory is O((n + q + c) * dim).
+        Differentiable in query, candidate and temperature; memory is O((n + q + c) * dim).
 
     Notes
     -----
@@ -70,8 +65,8 @@ def grouped_softmax(
     negative. All interactions of a query share one sum over the candidates.
     """
     bias = tf.zeros([tf.shape(candidate)[0]]) if bias is None else tf.reshape(bias, [-1])
-    n = tf.cast(tf.size(query_of), tf.float32)
-    weight = (tf.ones_like(query_of, tf.float32) if weight is None else weight) / n
+    weight = tf.ones_like(query_of, tf.float32) if weight is None else weight
+    weight /= tf.cast(tf.size(query_of), tf.float32)
     scale = 1.0 / tf.convert_to_tensor(temperature, tf.float32)
 
     @tf.custom_gradient
