@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from benchmarks.quality.accuracy import fresh, frozen, grids, last_out, tutorial
+from benchmarks.quality.public_sets import gowalla, next_item, random_split
 from benchmarks.quality.ranking import evaluation
 from benchmarks.report import measure_parts
 
@@ -22,6 +23,9 @@ PARTS = {
     "fresh": fresh,
     "tutorial": tutorial,
     "last_out": last_out,
+    "gowalla": gowalla,
+    "random_split": random_split,
+    "next_item": next_item,
     "grids": grids,
     "evaluation": evaluation,
 }

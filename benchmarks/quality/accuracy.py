@@ -62,7 +62,9 @@ class ServedScores:
 
 
 @contextlib.contextmanager
-def finished_run(name: str, data: Path, overrides: tuple[str, ...]) -> Iterator[Run]:
+def finished_run(
+    name: str, data: Path, overrides: tuple[str, ...], refit: bool = False
+) -> Iterator[Run]:
     """Run the main job of configs/<name>.yaml in a temporary folder."""
     click.echo(f"{name} {' '.join(overrides)}")
     config = load_config(CONFIGS / f"{name}.yaml", (*overrides, WHOLE_CATALOGUE), data)
@@ -70,7 +72,7 @@ def finished_run(name: str, data: Path, overrides: tuple[str, ...]) -> Iterator[
     with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
         os.chdir(folder)  # the main job writes the name of the last run to this folder
         try:
-            yield main_job(config, Path(folder) / "runs" / name)
+            yield main_job(config, Path(folder) / "runs" / name, refit=refit)
         finally:
             os.chdir(before)
 

@@ -1,0 +1,171 @@
+"""Accuracy of the shipped recipes on public sets that are sparse or ordered.
+
+Every part takes the folder with gowalla/ and sequences/ and returns rows and checks. Answers come
+from a real server. Settings were chosen on valid, and test is measured once per seed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.quality.accuracy import SEEDS, finished_run
+from benchmarks.quality.served import ServedRanker
+from benchmarks.report import Check, Rows
+from twotower.pipelines.evaluation.evaluator import Evaluator
+from twotower.pipelines.run import Run
+from twotower.pipelines.steps.serve import serving
+from twotower.pipelines.verdict.recipes import recipe_settings
+
+SPARSE, NEXT_ITEM = "softmax-sparse", "next-item"
+RANDOM_SPLIT = ("split.method=random", "split.repeats=last", "evaluation.ks=[10, 20]")
+AMAZON = ("beauty", "sports", "yelp")
+GOWALLA = {"recall@20": 0.1754, "ndcg@20": 0.147}
+NEXT_ITEMS = {
+    "ml-1m": {"hit@10": 0.279, "ndcg@10": 0.169},
+    "beauty": {"hit@10": 0.088, "ndcg@10": 0.055},
+    "sports": {"hit@10": 0.054, "ndcg@10": 0.034},
+    "yelp": {"hit@10": 0.062, "ndcg@10": 0.037},
+}
+"""The limits: those of a ridge regression of full rank from the history to the next item."""
+MAX_SECONDS = {"gowalla": 3600, "next item": 180}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set, its protocol and a recipe.
+
+    Attributes
+    ----------
+    config : str
+        A name in configs/.
+    data : Path
+    recipe : str
+        A name in configs/recipes/.
+    metrics : tuple of str
+    settings : tuple of str
+        "section.key=value" settings.
+    refit : bool
+        Train on valid, too, after choosing the number of epochs on it.
+    """
+
+    config: str
+    data: Path
+    recipe: str
+    metrics: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    refit: bool = False
+
+
+def measure(case: Case, seeds: tuple[int, ...] = SEEDS) -> dict[str, Any]:
+    """Run the main job for each seed, and measure what the server answers on the test part.
+
+    Returns
+    -------
+    dict of str to Any
+        A row per seed, and "mean" with the means of the metrics.
+    """
+    rows: dict[str, Any] = {}
+    for seed in seeds:
+        settings = (*recipe_settings(case.recipe), *case.settings, f"training.seed={seed}")
+        with finished_run(case.config, case.data, settings, case.refit) as run:
+            rows[f"seed {seed}"] = _row(run, case.metrics)
+    served = [row["served"] for row in rows.values()]
+    mean = {name: float(np.mean([each[name] for each in served])) for name in case.metrics}
+    return {**rows, "mean": mean}
+
+
+def _row(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the server of a run answers, measured on test, beside the baselines."""
+    with serving(run) as addresses:
+        ranker = ServedRanker(run, addresses.grpc)
+        try:
+            served = Evaluator(run, "test").evaluate(ranker)
+        finally:
+            ranker.close()
+    baselines = {
+        name: {metric: values[metric] for metric in names}
+        for name, values in run.notes("evaluate")["metrics"].items()
+        if name not in ("two-tower", "random")
+    }
+    notes = run.notes("train")
+    chosen = notes.get("chosen", notes)
+    monitor = run.config.training.monitor
+    return {
+        "served": {metric: served.values[metric] for metric in names},
+        "users": served.users,
+        "baselines": baselines,
+        "training, s": round(run.manifest["steps"]["train"]["seconds"], 1),
+        "epochs": notes["epochs"],
+        f"valid {monitor}": chosen[f"valid_{monitor}"],
+        "split": run.notes("preprocess")["split"]["protocol"],
+    }
+
+
+def gowalla(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure LightGCN's split of Gowalla: valid chooses the epochs, then all of train is used."""
+    with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
+        for part in ("train", "test"):
+            _write_lists(data / "gowalla" / f"{part}.parquet", Path(folder) / f"{part}.txt")
+        case = Case("lightgcn", Path(folder), SPARSE, tuple(GOWALLA), refit=True)
+        rows = measure(case)
+    checks = [
+        Check(f"Gowalla: {name}, served, mean of {len(SEEDS)} seeds", rows["mean"][name], ">=", low)
+        for name, low in GOWALLA.items()
+    ]
+    limit = MAX_SECONDS["gowalla"]
+    checks.append(Check("Gowalla: training, seconds", _slowest(rows), "<=", limit))
+    return {"gowalla": rows}, checks
+
+
+def random_split(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure Amazon and Yelp sets at random 8:1:1 beside our own baselines."""
+    rows: Rows = {}
+    checks = []
+    for name in AMAZON:
+        settings = (*RANDOM_SPLIT, "evaluation.baselines=[popularity, itemknn, ease]")
+        case = Case("sequences", _sequences(data, name), SPARSE, ("recall@10", "ndcg@10"), settings)
+        rows[name] = found = measure(case)
+        for metric in case.metrics:
+            best = max(each[metric] for each in found[f"seed {SEEDS[0]}"]["baselines"].values())
+            ratio = found["mean"][metric] / best
+            checks.append(Check(f"{name}, random: {metric} over the best baseline", ratio, ">=", 1))
+    return {"random split": rows}, checks
+
+
+def next_item(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure next-item prediction, leave last out, with seen items masked."""
+    rows: Rows = {}
+    checks = []
+    for name, limits in NEXT_ITEMS.items():
+        settings: tuple[str, ...] = ()
+        if name == "ml-1m":  # dense: less dropout, chosen on valid
+            settings = ("ingest.files.columns.item_id=movie_id", "model.sequence.dropout=0.1")
+        case = Case("sequences", _sequences(data, name), NEXT_ITEM, tuple(limits), settings)
+        rows[name] = found = measure(case)
+        for metric, low in limits.items():
+            check = f"{name}, leave last out: {metric}, served"
+            checks.append(Check(check, found["mean"][metric], ">=", low))
+        limit = MAX_SECONDS["next item"]
+        checks.append(Check(f"{name}, leave last out: training, s", _slowest(found), "<=", limit))
+    return {"next item": rows}, checks
+
+
+def _sequences(data: Path, name: str) -> Path:
+    return data / "sequences" / f"{'' if name == 'ml-1m' else 's3_'}{name}_sequences.parquet"
+
+
+def _slowest(rows: dict[str, Any]) -> float:
+    return max(row["training, s"] for row in rows.values() if "training, s" in row)
+
+
+def _write_lists(source: Path, target: Path) -> None:
+    """Write pairs as LightGCN's text files have them: a line per user, the user and its items."""
+    pairs = pd.read_parquet(source).astype(str)
+    lists = pairs.groupby("user_id", sort=False)["item_id"].agg(" ".join)
+    target.write_text("".join(f"{user} {items}\n" for user, items in lists.items()))
