@@ -17,7 +17,7 @@ from twotower.pipelines.verdict.auto import Auto, Search, choose_recipe
 from twotower.pipelines.verdict.recipes import recipe_settings
 
 CLOSED = [f"closed-form, l2 {l2}" for l2 in (30, 300, 3000)]
-SLOW = ["as configured", "softmax", "softmax-history", "softmax-wide"]
+SLOW = ["as configured", "softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def test_closed_forms_come_first_and_the_best_on_valid_is_taken(run, trained, ca
     attempts = choose_recipe(run, Auto())
     assert [each.label for each in attempts] == [*CLOSED, *SLOW]
     assert [each.label for each in attempts if each.chosen] == ["closed-form, l2 300"]
-    assert [each.value for each in attempts] == [0.1, 0.5, 0.2, 0.3, 0.3, 0.3, 0.3]
+    assert [each.value for each in attempts] == [0.1, 0.5, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3]
     printed = capsys.readouterr().out
-    assert "7 of 7 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
+    assert "8 of 8 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
     # The settings are kept, and those of the data are as they were.
     again = Run(run.path)
     assert (again.config.training.start.l2, again.config.features.history) == (300, 1024)

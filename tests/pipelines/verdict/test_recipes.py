@@ -16,7 +16,8 @@ DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def test_the_names_are_those_that_the_verdict_advises():
-    assert recipes.names() == ["closed-form", "softmax", "softmax-history", "softmax-wide"]
+    known = ["closed-form", "softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
+    assert recipes.names() == known
 
 
 @pytest.mark.parametrize("data_set", DATA_SETS)
@@ -57,6 +58,7 @@ def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
         "closed-form, l2 3000",
         "softmax",
         "softmax-history",
+        "softmax-sparse",
         "softmax-wide",
     ]
     configs = {label: load_config("synthetic", settings) for label, settings in found.items()}
