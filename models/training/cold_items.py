@@ -43,8 +43,8 @@ class Sums(NamedTuple):
 def fill_cold_items(tower: TwoTower, data: TrainingData) -> float | None:
     """Give items without a solved vector one that their features predict.
 
-    The scores of the items with a solved vector stay as they are: what the features predict is taken
-    off their embedding.
+    The scores of the items with a solved vector stay as they are: what the features predict is
+    taken off the embedding of their id.
 
     Parameters
     ----------
@@ -82,6 +82,21 @@ def fill_cold_items(tower: TwoTower, data: TrainingData) -> float | None:
     rows[PADDING] = 0
     table.assign(rows)
     return l2
+
+
+def put_vectors_into_ids(tower: TwoTower, data: TrainingData) -> None:
+    """Make the embedding of each id the vector of its item.
+
+    A new closed form is aligned with these embeddings; `fill_cold_items` takes off them again what
+    the features predict.
+    """
+    item_id = tower.schema.select_by_tag(Tags.ITEM_ID).first.name
+    table = embedding_tables(tower.model)[item_id].table.embeddings
+    codes = data.items[item_id][:, 0]
+    known = codes > OUT_OF_VOCABULARY
+    rows = table.numpy()
+    rows[codes[known]] = embed(tower.model.candidate_encoder, data.items)[known]
+    table.assign(rows)
 
 
 def ridge(sums: list[Sums]) -> tuple[np.ndarray, float]:
@@ -215,8 +230,9 @@ def _parts(tower: TwoTower, data: TrainingData) -> list[_Part]:
             kernels.append(layer.kernel)
     parts: list[_Part] = [_Vectors(data.items[name], each) for name, each in projections.items()]
     tables = embedding_tables(tower.model)
+    item_id = schema.select_by_tag(Tags.ITEM_ID).first.name
     for column in schema.select_by_tag(Tags.CATEGORICAL):
-        if Tags.ITEM_ID not in column.tags:
+        if column.name != item_id:
             table = tables[column.name].table.embeddings
             parts.append(_Categories(data.items[column.name], table, column.is_list))
     if kernels:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # Fixed, so that trainings with different seeds are validated on the same users.
 SAMPLE_SEED = 0
-PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
+PROTOCOL = "{catalogue} ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 WITH_CONTEXT = ", each pair in its own context"
 QUERY_TIMES = {
     False: "; the time of a query is that of its pair",
@@ -81,8 +81,7 @@ class Evaluator:
         self.config = run.config.evaluation
         parts = load_split(run.path / "processed")
         features = run.config.features
-        n_users = _count_rows(run, "users", features.user_id)
-        n_items = _count_rows(run, "items", features.item_id)
+        n_users, n_items = map(len, load_ids(run))
 
         def matrix(*names: str) -> csr_matrix:
             pairs = pd.concat([parts[name] for name in names])
@@ -95,9 +94,9 @@ class Evaluator:
         self.relevant = matrix(part)
         self.seen = self.train if part == "valid" else matrix("train", "valid")
         self.candidates: np.ndarray | None = None
-        if self.config.catalogue == "interactions":
+        if self.config.catalogue != "items":
             self.candidates = np.zeros(n_items, bool)
-            for pairs in parts.values():
+            for pairs in [parts[part]] if self.config.catalogue == "part" else parts.values():
                 self.candidates[pairs["item_row"]] = True
         available = read_available(run.path / "data")
         self._leave_out_withdrawn(available)
@@ -369,13 +368,10 @@ def check_baselines(config: Config, train: pd.DataFrame) -> None:
         )
 
 
-def _count_rows(run: Run, table: str, id_name: str) -> int:
-    return len(pd.read_parquet(run.path / "data" / f"{table}.parquet", columns=[id_name]))
-
-
 def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any]:
     """How the metrics were measured, for the report."""
-    ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
+    catalogue = "items of the part" if evaluator.config.catalogue == "part" else "full catalogue"
+    ranking = PROTOCOL.format(catalogue=catalogue, **metrics.to_dict())
     ranking += WITH_CONTEXT if evaluator.queries is not None else ""
     if run.config.features.time:
         ranking += QUERY_TIMES[run.config.split.method == "leave_last_out"]

@@ -243,10 +243,14 @@ def closed_form_start(
     if start is None:
         return None
     from twotower.models.training.closed_form import set_closed_form_weights
+    from twotower.models.training.cold_items import fill_cold_items, put_vectors_into_ids
 
     def initialize() -> None:
         report(phase="closed form")
+        if align:
+            put_vectors_into_ids(tower, data)
         set_closed_form_weights(tower, data, start, align)
+        fill_cold_items(tower, data)
         report(phase="training")
 
     return initialize
