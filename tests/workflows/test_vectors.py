@@ -9,9 +9,9 @@ import pytest
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids
+from twotower.workflows.sources.vector_files import VectorFiles, read_file, with_vectors
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables, merge
-from twotower.workflows.vector_files import VectorFiles, read_file, with_vectors
 from twotower.workflows.vectors import VECTOR, as_column, as_matrix, check_vectors, read_matrix
 
 LISTS = [[1.0, 2.0], None, [], [3.5, 4.0], [float("nan")] * 2]

@@ -14,7 +14,8 @@ from twotower.pipelines.job import fit_and_publish
 from twotower.pipelines.run import Run
 from twotower.pipelines.verdict import auto
 from twotower.pipelines.verdict.auto import Auto, Search, choose_recipe
-from twotower.pipelines.verdict.recipes import recipe_settings
+from twotower.pipelines.verdict.recipes import Variant, recipe_settings
+from twotower.pipelines.verdict.suits import When
 
 CLOSED = [f"closed-form, l2 {l2}" for l2 in (30, 300, 3000)]
 SLOW = ["as configured", "softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
@@ -64,6 +65,44 @@ def test_closed_forms_come_first_and_the_best_on_valid_is_taken(run, trained, ca
     assert again.config.ingest == run.config.ingest
     assert again.notes("preprocess")["recipes"][1]["chosen"] is True
     assert "positives" in again.notes("preprocess")
+
+
+def test_recipes_are_tried_on_data_that_they_are_for(run, trained, monkeypatch, capsys):
+    """The run has 279 items in training, and a split at random."""
+    solved = recipe_settings("closed-form")
+
+    def variant(dim, label, **when):
+        settings = solved if label.startswith("solved") else recipe_settings("softmax")
+        return Variant(label, (*settings, f"model.dim={dim}"), When(**when))
+
+    candidates = [
+        variant(8, "solved for all"),
+        variant(12, "solved sequences", split="leave_last_out"),
+        variant(16, "solved few items", items=[None, 300]),
+        variant(20, "trained"),
+        variant(24, "trained many items", items=[301, None]),
+        variant(28, "trained dense", density=[0.01, 1], split=["random", "temporal"]),
+    ]
+    monkeypatch.setattr(auto, "variants", lambda: candidates)
+    attempts = choose_recipe(run, Auto())
+    assert [each.label for each in attempts] == [
+        "solved sequences",
+        "solved few items",
+        "solved for all",
+        "as configured",
+        "trained many items",
+        "trained dense",
+        "trained",
+    ]
+    reasons = {each.label: each.reason for each in attempts if each.reason}
+    assert reasons == {
+        "solved sequences": "not for these data: split.method is random, and it is for "
+        "leave_last_out",
+        "trained many items": "not for these data: 279 items, and it is for at least 301",
+    }
+    assert len(trained.configs) == 5
+    assert "5 of 7 tried" in (printed := capsys.readouterr().out)
+    assert "not for these data" in printed
 
 
 def test_what_is_set_holds_for_every_recipe(run, trained):
@@ -150,7 +189,7 @@ def test_no_result_is_an_error_with_all_reasons(run, trained):
 def test_trainings_are_not_repeated(tmp_path, monkeypatch):
     """Real trainings: a killed command resumes, and the main job takes the chosen towers."""
     settings = recipe_settings("closed-form")
-    monkeypatch.setattr(auto, "variants", lambda: [("closed-form", settings)])
+    monkeypatch.setattr(auto, "variants", lambda: [Variant("closed-form", settings)])
     prepared, adopt, plain = [], auto._adopt, auto.run_in_subprocess
 
     def counted(work, log):

@@ -51,7 +51,7 @@ def test_what_is_set_overrides_the_recipe():
 
 
 def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
-    found = dict(variants())
+    found = {each.label: each.settings for each in variants()}
     assert [*found] == [
         "closed-form, l2 30",
         "closed-form, l2 300",
