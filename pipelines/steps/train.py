@@ -242,8 +242,8 @@ def closed_form_start(
     start = config.start
     if start is None:
         return None
+    from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
     from twotower.models.training.closed_form import set_closed_form_weights
-    from twotower.models.training.cold_items import fill_cold_items, put_vectors_into_ids
 
     def initialize() -> None:
         report(phase="closed form")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twotower.models.config import TwoTowerConfig
-from twotower.models.training.cold_items import (
+from twotower.models.cold_items import (
     FOLDS,
     L2,
     Sums,
@@ -14,6 +13,7 @@ from twotower.models.training.cold_items import (
     put_vectors_into_ids,
     ridge,
 )
+from twotower.models.config import TwoTowerConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.model import create
 from twotower.models.two_tower import embed, embedding_tables

@@ -118,7 +118,8 @@ def ridge(sums: list[Sums]) -> tuple[np.ndarray, float]:
     With the sums over the other folds, W = (X'X + l2 D)^-1 X'Y, where D is the identity without the
     constant. The squared error on a fold is tr(Y'Y - 2 W'X'Y + W'X'X W).
     """
-    whole = Sums(sum(s.xx for s in sums), sum(s.xy for s in sums), sum(s.yy for s in sums))
+    xx, xy = (np.sum(parts, axis=0) for parts in ([s.xx for s in sums], [s.xy for s in sums]))
+    whole = Sums(xx, xy, sum(s.yy for s in sums))
     errors = np.zeros(len(L2))
     for fold in sums:
         others = whole.minus(fold)
