@@ -15,6 +15,8 @@ from twotower.workflows.order import in_time, keys, positions
 from twotower.workflows.split_file import PARTS, parts_from_file
 from twotower.workflows.tables import pairs_among
 
+TRAIN, VALID = 0, 1  # places in PARTS
+
 
 class SplitConfig(BaseModel, extra="forbid"):
     """How the positives are divided into train, valid and test."""
@@ -57,6 +59,12 @@ class SplitConfig(BaseModel, extra="forbid"):
         ge=0,
         le=2**31 - 1,
         description="Random seed of the methods `random`, `column` and `cold_items`.",
+    )
+    train_on_valid: bool = Field(
+        False,
+        description="Train on the pairs of valid, too. No epoch can be chosen then: exactly "
+        "`training.epochs` epochs are trained, and the last one is kept. `twotower run --refit` "
+        "sets both after it has chosen the number of epochs on valid.",
     )
 
     @validator("ratios")
@@ -122,12 +130,16 @@ def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) 
             "many have the same timestamp; choose another method"
         )
     result = kept.loc[codes >= 0, by].reset_index(drop=True)
-    result["part"] = pd.Categorical.from_codes(codes[codes >= 0], categories=PARTS)
+    codes = codes[codes >= 0]
+    not_listed = len(kept) - len(codes)
+    if config.train_on_valid:
+        codes = np.where(codes == VALID, TRAIN, codes)
+    result["part"] = pd.Categorical.from_codes(codes, categories=PARTS)
     result.attrs = {
         "protocol": describe(config),
         "repeated_pairs": repeated,
         "dropped_by_k_core": len(rows) - len(kept),
-        "not_in_split_file": int((codes < 0).sum()),
+        "not_in_split_file": not_listed,
     }
     return result
 
@@ -168,8 +180,10 @@ def extend_split(
         codes = _parts_of_items(new, old)
     elif len(new) and config.method != "file":
         codes = _METHODS[config.method](new, config)
-    if not (codes == 0).any() and config.method != "cold_items":
+    if not (codes == TRAIN).any() and config.method != "cold_items":
         codes = np.zeros_like(codes)
+    if config.train_on_valid:
+        codes = np.where(codes == VALID, TRAIN, codes)
     parts = pd.Categorical.from_codes(codes, categories=PARTS)
     result = pd.concat([kept, new[by].assign(part=parts)], ignore_index=True)
     protocol = f"{describe(config)}; positives from updates likewise, without k-core"
@@ -209,6 +223,8 @@ def describe(config: SplitConfig) -> str:
         f"seed {config.seed}",
         "cold_items": f"items at random {shares} with all their positives, seed {config.seed}",
     }[config.method]
+    if config.train_on_valid:
+        words += "; trained on valid, too"
     return f"{config.k_core}-core, {words}" if config.k_core else words
 
 

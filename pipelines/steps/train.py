@@ -36,7 +36,7 @@ def _no_op(*args: Any, **kwargs: Any) -> None:
 
 
 @writes
-def train(run: Run, resume: bool = False) -> dict:
+def train(run: Run, resume: bool = False, chosen: dict[str, Any] | None = None) -> dict:
     """Fit the towers and save those of the best epoch to model/.
 
     An interrupted training resumes if data and settings are unchanged.
@@ -47,6 +47,8 @@ def train(run: Run, resume: bool = False) -> dict:
         With the steps `ingest` and `preprocess` done.
     resume : bool
         Also continue a finished training, with more epochs or patience.
+    chosen : dict, optional
+        The notes of the training that chose the settings on valid, to be kept in those of this one.
 
     Returns
     -------
@@ -67,6 +69,8 @@ def train(run: Run, resume: bool = False) -> dict:
         report(phase="save the towers")
         save(tower, out / "model")
         notes |= summary(tower.history, monitor, len(data.user_rows))
+        if chosen is not None:
+            notes["chosen"] = chosen
         best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         validated = (

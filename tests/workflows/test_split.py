@@ -277,3 +277,14 @@ def test_cold_items_are_in_one_part_with_all_their_positives():
     of_item = parts.drop_duplicates("item_id").set_index("item_id")["part"]
     new = grown[grown["user_id"] == 99].set_index("item_id")["part"]
     assert (new.loc[:99] == of_item).all() and new[100] == "train"
+
+
+def test_valid_can_be_trained_on_too():
+    rows = pairs(*((user, item, item) for user in (1, 2) for item in range(4)))
+    both = split(rows, SplitConfig(method="leave_last_out", train_on_valid=True))
+    assert both["part"].to_list() == ["train", "train", "train", "test"] * 2
+    assert both.attrs["protocol"].endswith("trained on valid, too")
+    new = pairs((3, 0, 1), (3, 1, 2), (3, 2, 3))
+    config = SplitConfig(method="leave_last_out", train_on_valid=True)
+    extended = extend_split(both, pd.concat([rows, new]), new, config)
+    assert extended["part"].to_list()[8:] == ["train", "train", "test"]
