@@ -15,6 +15,7 @@ from twotower.workflows.order import in_time, keys, positions
 from twotower.workflows.tables import UNREADABLE, pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
+TRAIN, VALID = 0, 1  # their places
 
 
 class SplitConfig(BaseModel, extra="forbid"):
@@ -53,6 +54,12 @@ class SplitConfig(BaseModel, extra="forbid"):
     )
     seed: int = Field(
         42, ge=0, le=2**31 - 1, description="Random seed of the methods `random` and `column`."
+    )
+    train_on_valid: bool = Field(
+        False,
+        description="Train on the pairs of valid, too. No epoch can be chosen then: exactly "
+        "`training.epochs` epochs are trained, and the last one is kept. `twotower run --refit` "
+        "sets both after it has chosen the number of epochs on valid.",
     )
 
     @validator("ratios")
@@ -114,12 +121,16 @@ def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) 
             "many have the same timestamp; choose another method"
         )
     result = kept.loc[codes >= 0, by].reset_index(drop=True)
-    result["part"] = pd.Categorical.from_codes(codes[codes >= 0], categories=PARTS)
+    codes = codes[codes >= 0]
+    not_listed = len(kept) - len(codes)
+    if config.train_on_valid:
+        codes = np.where(codes == VALID, TRAIN, codes)
+    result["part"] = pd.Categorical.from_codes(codes, categories=PARTS)
     result.attrs = {
         "protocol": describe(config),
         "repeated_pairs": repeated,
         "dropped_by_k_core": len(rows) - len(kept),
-        "not_in_split_file": int((codes < 0).sum()),
+        "not_in_split_file": not_listed,
     }
     return result
 
@@ -158,8 +169,10 @@ def extend_split(
     codes = np.zeros(len(new), dtype=np.int8)
     if len(new) and config.method != "file":
         codes = _METHODS[config.method](new, config)
-    if not (codes == 0).any():
+    if not (codes == TRAIN).any():
         codes = np.zeros_like(codes)
+    if config.train_on_valid:
+        codes = np.where(codes == VALID, TRAIN, codes)
     parts = pd.Categorical.from_codes(codes, categories=PARTS)
     result = pd.concat([kept, new[by].assign(part=parts)], ignore_index=True)
     protocol = f"{describe(config)}; positives from updates likewise, without k-core"
@@ -198,6 +211,8 @@ def describe(config: SplitConfig) -> str:
         "column": "the parts that the data set names; without valid, a share of each user's train, "
         f"seed {config.seed}",
     }[config.method]
+    if config.train_on_valid:
+        words += "; trained on valid, too"
     return f"{config.k_core}-core, {words}" if config.k_core else words
 
 

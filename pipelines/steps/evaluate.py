@@ -165,8 +165,14 @@ def chosen_on(run: Run) -> str:
     -------
     str
     """
-    users = run.notes("train").get("valid_users")
-    return f"valid {run.config.training.monitor}" + (f" of {users:,} users" if users else "")
+    notes, again = run.notes("train"), ""
+    if run.config.split.train_on_valid:
+        if "chosen" not in notes:
+            return "nothing: the number of epochs was given, and valid was trained on, too"
+        notes, again = notes["chosen"], ", then trained on train and valid"
+    users = notes.get("valid_users")
+    of_users = f" of {users:,} users" if users else ""
+    return f"valid {run.config.training.monitor}{of_users}{again}"
 
 
 def check_baselines(config: Config, train: pd.DataFrame) -> None:

@@ -35,7 +35,7 @@ def _no_op(*args: Any, **kwargs: Any) -> None:
 
 
 @writes
-def train(run: Run, resume: bool = False) -> dict:
+def train(run: Run, resume: bool = False, chosen: dict[str, Any] | None = None) -> dict:
     """Fit the towers and save those of the best epoch to model/.
 
     An interrupted training resumes if data and settings are unchanged.
@@ -46,6 +46,8 @@ def train(run: Run, resume: bool = False) -> dict:
         With the steps `ingest` and `preprocess` done.
     resume : bool
         Also continue a finished training, with more epochs or patience.
+    chosen : dict, optional
+        The notes of the training that chose the settings on valid, to be kept in those of this one.
 
     Returns
     -------
@@ -66,6 +68,8 @@ def train(run: Run, resume: bool = False) -> dict:
         report(phase="save the towers")
         save(tower, out / "model")
         notes |= summary(tower.history, monitor, len(data.user_rows))
+        if chosen is not None:
+            notes["chosen"] = chosen
         best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         validated = (
@@ -222,7 +226,7 @@ def closed_form_start(
     report: ShowProgress,
     align: bool = False,
 ) -> Callable[[], None] | None:
-    """Create the `initialize` argument of `fit` that `training.start` asks for.
+    """Create the `initialize` argument of `fit`, for `training.start` or `model.sequence.start`.
 
     Parameters
     ----------
@@ -237,16 +241,22 @@ def closed_form_start(
     Returns
     -------
     callable () or None
-        None if `training.start` is not set.
+        None if neither is set.
     """
-    start = config.start
-    if start is None:
+    start, sequence = config.start, tower.config.sequence
+    if start is None and (sequence is None or sequence.start is None):
         return None
-    from twotower.models.training.closed_form import set_closed_form_weights
 
     def initialize() -> None:
         report(phase="closed form")
-        set_closed_form_weights(tower, data, start, align)
+        if start is not None:
+            from twotower.models.training.closed_form import set_closed_form_weights
+
+            set_closed_form_weights(tower, data, start, align)
+        else:
+            from twotower.models.sequence.regression import set_next_item_weights
+
+            set_next_item_weights(tower, data, align)
         report(phase="training")
 
     return initialize

@@ -261,3 +261,14 @@ def test_ml_1m_ten_core_is_the_published_one(data_dir):
     sizes = [s.groupby(["user_id", "part"]).size() for s in (result, frozen)]
     assert sizes[0].equals(sizes[1])  # each user has as many rows of each part as there
     assert len(frozen) == 834_449 and split_report(frozen)["not_in_split_file"] == 2029
+
+
+def test_valid_can_be_trained_on_too():
+    rows = pairs(*((user, item, item) for user in (1, 2) for item in range(4)))
+    both = split(rows, SplitConfig(method="leave_last_out", train_on_valid=True))
+    assert both["part"].to_list() == ["train", "train", "train", "test"] * 2
+    assert both.attrs["protocol"].endswith("trained on valid, too")
+    new = pairs((3, 0, 1), (3, 1, 2), (3, 2, 3))
+    config = SplitConfig(method="leave_last_out", train_on_valid=True)
+    extended = extend_split(both, pd.concat([rows, new]), new, config)
+    assert extended["part"].to_list()[8:] == ["train", "train", "test"]
