@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -219,6 +220,35 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     return measure
 
 
+def _with_cold_items(solve: Callable[..., Callable[[], None] | None]) -> Callable[..., Any]:
+    """Let a closed form also predict the vectors of the items that it does not solve for."""
+
+    @functools.wraps(solve)
+    def with_cold_items(
+        tower: TwoTower,
+        data: TrainingData,
+        config: TrainingConfig,
+        report: ShowProgress,
+        align: bool = False,
+    ) -> Callable[[], None] | None:
+        initialize = solve(tower, data, config, report, align)
+        if initialize is None or config.start is None:
+            return initialize
+
+        def initialize_all() -> None:
+            from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
+
+            if align:
+                put_vectors_into_ids(tower, data)
+            initialize()
+            fill_cold_items(tower, data)
+
+        return initialize_all
+
+    return with_cold_items
+
+
+@_with_cold_items
 def closed_form_start(
     tower: TwoTower,
     data: TrainingData,
