@@ -236,11 +236,14 @@ def closed_form_start(
     start = config.start
     if start is None:
         return None
-    from twotower.models.training.closed_form import set_closed_form_weights
+    from twotower.models.training.closed_form.towers import set_closed_form_weights
+
+    def progress(done: int, total: int, text: str) -> None:
+        report(done, total, "closed form", text)
 
     def initialize() -> None:
         report(phase="closed form")
-        set_closed_form_weights(tower, data, start, align)
+        set_closed_form_weights(tower, data, start, align, progress)
         report(phase="training")
 
     return initialize
