@@ -100,6 +100,12 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         description="how the embeddings of the items in a user's history (features.history) are "
         f"combined. {_summaries(POOLINGS)}",
     )
+    tie_history: bool = Field(
+        False,
+        description="the items of a history have the same embeddings as in the candidate tower, "
+        "which are trained by both; otherwise the history has embeddings of its own. Needs "
+        "features.history",
+    )
     history_dropout: float = Field(
         0.0,
         ge=0,

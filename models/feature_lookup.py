@@ -45,8 +45,8 @@ class FeatureLookup(tf.keras.layers.Layer):
     trains the embeddings of unknown users, cold items and unseen values. Item ids are hidden with
     the probabilities `hide_item_id`, other single codes with the probability `dropout`. Numbers
     (float32) and the columns `lists` are not hidden. From the column `history` the user's positives
-    in the batch are removed, to avoid target leakage, and its other items are hidden with the
-    probability `history_dropout`.
+    in the batch are removed, to avoid target leakage (unless `whole_histories`), and its other
+    items are hidden with the probability `history_dropout`.
 
     Parameters
     ----------
@@ -69,6 +69,9 @@ class FeatureLookup(tf.keras.layers.Layer):
     history : str, optional
         The column that lists a user's items.
     history_dropout : float
+    whole_histories : bool
+        Keep the positives of the batch in the histories. If a batch has all positives of its users,
+        nothing else would be left of the histories.
     sampler : Sampler, optional
         The negatives of a step; by default the positives of the batch.
     draw_own : callable, optional
@@ -96,6 +99,7 @@ class FeatureLookup(tf.keras.layers.Layer):
         lists: Collection[str] = (),
         history: str | None = None,
         history_dropout: float = 0.0,
+        whole_histories: bool = False,
         sampler: Sampler | None = None,
         draw_own: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         known: np.ndarray | None = None,
@@ -106,6 +110,7 @@ class FeatureLookup(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.seed, self.step, self.lists = seed, step, frozenset(lists)
         self.history, self.history_dropout = history, history_dropout
+        self.whole_histories = whole_histories
         self.tables = {
             USER_ROW: {name: tf.constant(v) for name, v in users.items() if name not in contexts},
             ITEM_ROW: {name: tf.constant(values) for name, values in items.items()},
@@ -145,7 +150,9 @@ class FeatureLookup(tf.keras.layers.Layer):
             for name, table in tables.items():
                 values = tf.gather(table, positions[rows])
                 if name == self.history:
-                    values = self._without_positives(values, positions[ITEM_ROW], features)
+                    values = _without_padding(values)
+                    if not self.whole_histories:
+                        values = self._without_positives(values, positions[ITEM_ROW], features)
                     rate = self.history_dropout
                 elif name in self.lists or not values.dtype.is_integer:
                     features[name] = values
@@ -217,13 +224,14 @@ class FeatureLookup(tf.keras.layers.Layer):
         return _remove(histories, features[QUERY_OF], tf.gather(codes, features[POSITIVE_OF]))
 
 
-def _remove(lists: tf.Tensor, rows: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Replace by padding in `lists` int32 [n, w] the `values` [m], each in its own of `rows` [m].
-
-    The result is only as wide as the longest list.
-    """
+def _without_padding(lists: tf.Tensor) -> tf.Tensor:
+    """Cut `lists` int32 [n, w], padded at the right, to the width of the longest one, 1 or more."""
     width = tf.reduce_max(tf.reduce_sum(tf.cast(lists != PADDING, tf.int32), axis=1))
-    lists = lists[:, : tf.maximum(width, 1)]
+    return lists[:, : tf.maximum(width, 1)]
+
+
+def _remove(lists: tf.Tensor, rows: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Replace `values` [m] by padding in `lists` int32 [n, w], each in its own of `rows` [m]."""
     places = tf.where(lists != PADDING)
     base = tf.cast(tf.maximum(tf.reduce_max(lists), tf.reduce_max(values)) + 1, tf.int64)
     keys = tf.sort(tf.cast(rows, tf.int64) * base + tf.cast(values, tf.int64))

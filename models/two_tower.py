@@ -75,9 +75,10 @@ def build_two_tower(
             f"has {cardinality}"
         )
     shared = SharedLayers(config.shared, config.dim, config.dropout) if config.shared else None
-    users = schema.select_by_tag(Tags.USER)
-    query = _sequence_tower(users, config) or build_tower(users, Tags.USER_ID, config, shared)
-    candidate = build_tower(schema.select_by_tag(Tags.ITEM), Tags.ITEM_ID, config, shared)
+    users, items = schema.select_by_tag(Tags.USER), schema.select_by_tag(Tags.ITEM)
+    tied = _tied_tables(schema, config)
+    query = _sequence_tower(users, config) or build_tower(users, Tags.USER_ID, config, shared, tied)
+    candidate = build_tower(items, Tags.ITEM_ID, config, shared, tied)
     mimic = None
     if config.mimic_weight:
         mimic = MimicLoss(
@@ -102,6 +103,20 @@ def _sequence_tower(users: Schema, config: TwoTowerConfig) -> mm.Encoder | None:
     if history_column(users) is None:
         raise ModelError("model.sequence reads the user's items; set features.history")
     return build_sequence_tower(users, config)
+
+
+def _tied_tables(schema: Schema, config: TwoTowerConfig) -> dict[str, tf.keras.layers.Embedding]:
+    """The table that the item ids and the history share, by column; none if they share none."""
+    import tensorflow as tf
+    from merlin.schema import Tags
+
+    if not config.tie_history:
+        return {}
+    history, item_id = history_column(schema), schema.select_by_tag(Tags.ITEM_ID).first
+    if history is None:
+        raise ModelError("model.tie_history needs a history; set features.history, or set it false")
+    table = tf.keras.layers.Embedding(item_id.int_domain.max + 1, config.dim, name=item_id.name)
+    return {history: table, item_id.name: table}
 
 
 def _output(

@@ -16,8 +16,12 @@ from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.config import EvaluationConfig
 from twotower.models.evaluation.metrics import METRICS
 from twotower.models.sequence.config import unmet_features
-from twotower.models.towers.options import MAX_ATTENTION_LENGTH
-from twotower.models.training.config import TrainingConfig, UpdateConfig, unmet_requirements
+from twotower.models.training.config import (
+    TrainingConfig,
+    UpdateConfig,
+    conflict,
+    unmet_requirements,
+)
 from twotower.pipelines.config_problems import converted, explained, keys_not_text
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.yaml_file import read_yaml
@@ -138,32 +142,20 @@ class Config(BaseModel, extra=Extra.forbid):
         return values
 
     @root_validator(skip_on_failure=True)
-    def _self_attention_is_short(cls, values: dict) -> dict:
-        history = values["features"].history or 0
-        if values["model"].history_pooling == "self_attention" and history > MAX_ATTENTION_LENGTH:
-            raise ValueError(
-                "model.history_pooling: self_attention compares all items of a history with each "
-                f"other; set features.history to {MAX_ATTENTION_LENGTH} or less"
-            )
-        return values
-
-    @root_validator(skip_on_failure=True)
-    def _closed_form_can_solve(cls, values: dict) -> dict:
-        if values["training"].start:
-            features = values["features"]
-            has_history, has_context = features.history is not None, bool(features.context_columns)
-            if wrong := unmet_requirements(values["model"], has_history, has_context):
-                raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
-        return values
-
-    @root_validator(skip_on_failure=True)
-    def _sequence_has_a_history(cls, values: dict) -> dict:
-        if (sequence := values["model"].sequence) is not None:
-            features = values["features"]
-            if wrong := unmet_features(
-                sequence, history=features.history, has_context=bool(features.context_columns)
-            ):
-                raise ValueError(f"model.sequence reads the history alone; it needs {wrong}")
+    def _towers_can_be_trained(cls, values: dict) -> dict:
+        model, training, features = (values[name] for name in ("model", "training", "features"))
+        history, has_context = features.history, bool(features.context_columns)
+        if wrong := conflict(model, training, history):
+            raise ValueError(wrong)
+        if training.start and (
+            wrong := unmet_requirements(model, history is not None, has_context)
+        ):
+            raise ValueError(f"training.start solves sums of embeddings only; it needs {wrong}")
+        weights = values["positives"].has_weights
+        if model.sequence and (
+            wrong := unmet_features(model.sequence, history, has_context, has_weights=weights)
+        ):
+            raise ValueError(f"model.sequence reads the history alone; it needs {wrong}")
         return values
 
     @root_validator(skip_on_failure=True)

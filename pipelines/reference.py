@@ -20,6 +20,7 @@ from twotower.pipelines.config import Config
 from twotower.pipelines.experiments.comparison import CompareConfig
 from twotower.pipelines.experiments.tune import TuneConfig
 from twotower.pipelines.run import write_atomically
+from twotower.pipelines.verdict.recipes import Recipe, load_recipe, names
 
 INTRODUCTION = """\
 # Configuration
@@ -35,6 +36,12 @@ The files that `twotower compare` reads; the folder `configs/compare/` has examp
 TUNE = """\
 The files that `twotower tune` reads; the folder `configs/tune/` has examples.
 """
+RECIPES = """\
+The groups of settings in `configs/recipes/`, for `twotower run --recipe`. The recipe `auto` tries
+those that are for data like the run's.
+
+| recipe | towers | data |
+|---|---|---|"""
 SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "path"}
 HEADER = "| key | type | default | range or choices | description |\n|---|---|---|---|---|"
 UNLIMITED = 1e300  # a bound that only excludes infinity
@@ -44,9 +51,18 @@ BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def page() -> str:
     """Return the text of docs/configuration.md."""
     parts = [INTRODUCTION, *_sections(Config, "", 2)]
+    parts += ["## Recipes\n", "\n".join([RECIPES, *_recipes()]) + "\n"]
+    parts += ["### Files of recipes\n", *_sections(Recipe, "", 4)]
     parts += ["## Files of `twotower compare`\n", COMPARE, *_sections(CompareConfig, "", 3)]
     parts += ["## Files of `twotower tune`\n", TUNE, *_sections(TuneConfig, "", 3)]
     return "\n".join(parts)
+
+
+def _recipes() -> Iterator[str]:
+    """Yield a row for each recipe."""
+    for name in names():
+        recipe = load_recipe(name)
+        yield f"| `{name}` | {_sentence(recipe.about)} | {str(recipe.when) or 'all'} |"
 
 
 def _sections(model: type[BaseModel], prefix: str, level: int) -> Iterator[str]:

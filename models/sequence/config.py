@@ -103,6 +103,7 @@ def conflicting_settings(model: Mapping[str, Any]) -> str:
         "mimic_weight": 0,
         "history_pooling": "mean",
         "history_dropout": 0,
+        "tie_history": False,
         "embedding_l2": 0,
         "learn_temperature": False,
         "logq_estimate": "counts",
@@ -115,8 +116,10 @@ def conflicting_settings(model: Mapping[str, Any]) -> str:
     return ", ".join(f"model.{name}: {value}" for name, value in shown.items())
 
 
-def unmet_features(config: SequenceConfig, history: int | None, has_context: bool) -> str:
-    """List the settings of `features` that `model.sequence` requires and that are not so.
+def unmet_features(
+    config: SequenceConfig, history: int | None, has_context: bool, has_weights: bool
+) -> str:
+    """List the settings of the data that `model.sequence` requires and that are not so.
 
     Parameters
     ----------
@@ -125,6 +128,8 @@ def unmet_features(config: SequenceConfig, history: int | None, has_context: boo
         The maximum length of the history, `features.history`.
     has_context : bool
         Whether the query tower reads the context (`features.context`).
+    has_weights : bool
+        Whether positives have weights (`positives`).
 
     Returns
     -------
@@ -139,5 +144,7 @@ def unmet_features(config: SequenceConfig, history: int | None, has_context: boo
     elif config.stride is not None and config.stride > history:
         wrong["model.sequence.stride"] = f"at most features.history, {history}"
     if has_context:
-        wrong["features.context and features.context_numeric"] = "[]"
+        wrong["features.context, features.context_numeric and features.time"] = "[]"
+    if has_weights:
+        wrong["positives"] = "no weights"
     return ", ".join(f"{name}: {value}" for name, value in wrong.items())

@@ -144,7 +144,9 @@ class SequenceTrainer:
         candidates, positive_of, count = self._candidates(targets, stateless_fold_in(seed, 0))
         vectors = self._item_vectors(candidates)
         queries = self._queries(inputs, places, vectors, stateless_fold_in(seed, 1))
-        scores = {"count": count, "temperature": self.tower.config.temperature}
+        config = self.tower.config
+        precision = tf.as_dtype(config.softmax_precision)
+        scores = {"count": count, "temperature": config.temperature, "precision": precision}
         loss = grouped_softmax(queries, vectors, tf.range(tf.size(targets)), positive_of, **scores)
         # An empty history learns from all targets, without an effect on the items.
         start = self._normalized(self.query.start[None])
@@ -222,7 +224,11 @@ def copy_item_vectors(tower: TwoTower, data: TrainingData) -> None:
     rare = known[np.argsort(counts[known], kind="stable")[: max(1, round(RARE * len(known)))]]
     unknown = tf.reduce_mean(tf.gather(table, codes[rare]), axis=0, keepdims=True)
     table.scatter_update(tf.IndexedSlices(unknown, [OUT_OF_VOCABULARY]))
-    if not query.has_own_items:
+    if query.has_own_items:
+        # A new item has no influence on queries before it is trained.
+        nothing = tf.zeros([OUT_OF_VOCABULARY + 1, query.items.shape[1]])
+        query.items.scatter_update(tf.IndexedSlices(nothing, tf.range(OUT_OF_VOCABULARY + 1)))
+    else:
         columns = {name: values[known] for name, values in data.items.items()}
         vectors = embed(tower.model.candidate_encoder, columns)
         query.items.scatter_update(tf.IndexedSlices(vectors, codes[known]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import merlin.models.tf as mm
 import tensorflow as tf
 from merlin.models.tf.transforms.regularization import L2Norm
@@ -17,7 +19,11 @@ from twotower.models.towers.vectors import vector_branches
 
 
 def build_tower(
-    schema: Schema, id_tag: Tags, config: TwoTowerConfig, shared: SharedLayers | None = None
+    schema: Schema,
+    id_tag: Tags,
+    config: TwoTowerConfig,
+    shared: SharedLayers | None = None,
+    tables: Mapping[str, tf.keras.layers.Embedding] | None = None,
 ) -> mm.Encoder:
     """Create one tower: encoded columns [n, width] by name -> float32 [n, dim].
 
@@ -30,6 +36,9 @@ def build_tower(
     config : TwoTowerConfig
     shared : SharedLayers, optional
         The last layers, which are part of both towers.
+    tables : mapping of str to Embedding, optional
+        Tables of vectors of size `dim`, by the names of columns of both towers. The columns of one
+        table share its vectors. By default each column has a table of its own.
 
     Returns
     -------
@@ -44,17 +53,20 @@ def build_tower(
     last = [] if shared is None else [shared]
     norm = {"post": L2Norm()} if config.normalize else {}
     if not config.hidden:
-        return mm.Encoder(_sum_of_embeddings(schema, id_tag, config), *last, **norm)
-    inputs = _concatenated_embeddings(schema, id_tag, config)
+        return mm.Encoder(_sum_of_embeddings(schema, id_tag, config, tables or {}), *last, **norm)
+    inputs = _concatenated_embeddings(schema, id_tag, config, tables or {})
     layers = HIDDEN_LAYERS[config.layers].make(config.hidden, config.dropout)
     projection = mm.MLPBlock([config.dim], no_activation_last_layer=True)
     return mm.Encoder(inputs, *layers, projection, *last, **norm)
 
 
 def _sum_of_embeddings(
-    schema: Schema, id_tag: Tags, config: TwoTowerConfig
+    schema: Schema,
+    id_tag: Tags,
+    config: TwoTowerConfig,
+    tables: Mapping[str, tf.keras.layers.Embedding],
 ) -> tf.keras.layers.Layer:
-    embeddings = _embeddings(schema, id_tag, config)
+    embeddings = _embeddings(schema, id_tag, config, tables)
     numbers = {}
     if numeric := schema.select_by_tag(Tags.CONTINUOUS):
         # Initially as small as an embedding: Keras's default would outweigh the id.
@@ -68,9 +80,12 @@ def _sum_of_embeddings(
 
 
 def _concatenated_embeddings(
-    schema: Schema, id_tag: Tags, config: TwoTowerConfig
+    schema: Schema,
+    id_tag: Tags,
+    config: TwoTowerConfig,
+    tables: Mapping[str, tf.keras.layers.Embedding],
 ) -> tf.keras.layers.Layer:
-    embeddings = _embeddings(schema, id_tag, config)
+    embeddings = _embeddings(schema, id_tag, config, tables)
     branches = bucket_branches(schema, config.buckets, config.feature_dim)
     if config.mimic_weight:
         own_id = schema.select_by_tag(id_tag).first
@@ -79,11 +94,17 @@ def _concatenated_embeddings(
     return mm.InputBlockV2(schema, categorical=embeddings, **branches)
 
 
-def _embeddings(schema: Schema, id_tag: Tags, config: TwoTowerConfig) -> mm.ParallelBlock:
+def _embeddings(
+    schema: Schema,
+    id_tag: Tags,
+    config: TwoTowerConfig,
+    tables: Mapping[str, tf.keras.layers.Embedding],
+) -> mm.ParallelBlock:
     own_id = schema.select_by_tag(id_tag).first
     categorical = schema.select_by_tag(Tags.CATEGORICAL)
     sizes = {column.name: config.feature_dim for column in categorical}
-    sizes[own_id.name] = config.dim
+    tables = {name: tables[name] for name in categorical.column_names if name in tables}
+    sizes |= {name: config.dim for name in (own_id.name, *tables)}
     return mm.Embeddings(
         categorical,
         dim=sizes if config.hidden else config.dim,
@@ -93,4 +114,5 @@ def _embeddings(schema: Schema, id_tag: Tags, config: TwoTowerConfig) -> mm.Para
             for column in schema.select_by_tag(Tags.SEQUENCE)
         },
         l2_batch_regularization_factor=config.embedding_l2,
+        table=tables,
     )

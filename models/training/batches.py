@@ -14,6 +14,7 @@ from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.objective.sampling import known_pairs
 from twotower.models.objective.self_supervised import item_views
+from twotower.models.training.config import BY_USER, TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.mining import MinedNegatives
 from twotower.models.training.model import TwoTower, item_id_hiding
@@ -21,7 +22,11 @@ from twotower.models.two_tower import history_column
 
 
 def shuffled_batches(
-    columns: Mapping[str, np.ndarray], batch_size: int, seed: int, first_step: int = 0
+    columns: Mapping[str, np.ndarray],
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    order: str = "shuffled",
 ) -> tf.data.Dataset:
     """Create endless batches of shuffled positives, one epoch after another.
 
@@ -38,6 +43,8 @@ def shuffled_batches(
     seed : int
     first_step : int
         Number of the first step, counted from 0 over all epochs.
+    order : str
+        "shuffled", or "by_user": the positives of a user are side by side, and users are shuffled.
 
     Returns
     -------
@@ -45,19 +52,24 @@ def shuffled_batches(
         Of dicts with the names of `columns`, each of shape (batch_size,).
     """
     n = len(next(iter(columns.values())))
-    last, steps_per_epoch = n - 1, n // batch_size
+    steps_per_epoch = n // batch_size
     types = [tf.as_dtype(values.dtype) for values in columns.values()]
+    users = UserOrder(columns[USER_ROW], seed) if order == BY_USER else None
 
-    def rows(positions: np.ndarray) -> list[np.ndarray]:
+    def rows(epoch: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
+        if users is not None:
+            positions = users.rows(int(epoch), positions)
         return [values[positions] for values in columns.values()]
 
     def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        epoch = step // steps_per_epoch
         positions = step % steps_per_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
-        # The permutation is computed for these positions only; it is never stored.
-        shuffled = tf.random.experimental.index_shuffle(
-            positions, [seed, step // steps_per_epoch], tf.constant(last, tf.int64)
-        )
-        read = tf.numpy_function(rows, [shuffled], types, stateful=False)
+        if users is None:
+            # The permutation is computed for these positions only; it is never stored.
+            positions = tf.random.experimental.index_shuffle(
+                positions, [seed, epoch], tf.constant(n - 1, tf.int64)
+            )
+        read = tf.numpy_function(rows, [epoch, positions], types, stateful=False)
         # AutoGraph knows no zip(strict=True).
         return {
             name: tf.ensure_shape(read[place], [batch_size]) for place, name in enumerate(columns)
@@ -68,6 +80,32 @@ def shuffled_batches(
     options.autotune.enabled = False
     endless = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return endless.map(batch).prefetch(2).with_options(options)
+
+
+class UserOrder:
+    """The positives in an order of their own per epoch, in which those of a user are neighbours.
+
+    Parameters
+    ----------
+    user_rows : ndarray of int, shape (n,)
+    seed : int
+    """
+
+    def __init__(self, user_rows: np.ndarray, seed: int):
+        self.seed, self.epoch = seed, -1
+        self.by_user = np.argsort(user_rows, kind="stable")
+        self.counts = np.bincount(user_rows)
+        self.begins = np.cumsum(self.counts) - self.counts
+
+    def rows(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Return the positives, int64 [m], at the positions int64 [m] of an epoch."""
+        if epoch != self.epoch:
+            users = np.random.default_rng([self.seed, epoch]).permutation(len(self.counts))
+            self.epoch, self.users, self.ends = epoch, users, np.cumsum(self.counts[users])
+        place = np.searchsorted(self.ends, positions, side="right")
+        user = self.users[place]
+        within = positions - (self.ends[place] - self.counts[user])
+        return self.by_user[self.begins[user] + within]
 
 
 def training_columns(data: TrainingData) -> dict[str, np.ndarray]:
@@ -84,7 +122,7 @@ def feature_lookup(
     tower: TwoTower,
     data: TrainingData,
     all_data: TrainingData,
-    seed: int,
+    config: TrainingConfig,
     mined: MinedNegatives | None = None,
 ) -> FeatureLookup:
     """Create the layer that looks up the features of a training batch.
@@ -97,7 +135,8 @@ def feature_lookup(
         The data to train on.
     all_data : TrainingData
         All interactions, if `data` is a sample of them; else `data`.
-    seed : int
+    config : TrainingConfig
+        For the seed and the order of the interactions.
     mined : MinedNegatives, optional
         For `objective.negatives: mined`.
 
@@ -105,24 +144,25 @@ def feature_lookup(
     -------
     FeatureLookup
     """
-    config, schema = tower.config, tower.schema
+    model, schema = tower.config, tower.schema
     vectors = schema.select_by_tag(Tags.EMBEDDING).column_names
     lists = [column.name for column in schema if column.is_list and column.name not in vectors]
-    hide_probability, _ = item_id_hiding(schema, data, config)
+    hide_probability, _ = item_id_hiding(schema, data, model)
     return FeatureLookup(
         users=data.users,
         items=data.items,
         contexts=data.contexts,
         item_id=schema.select_by_tag(Tags.ITEM_ID).first.name,
         hide_item_id=hide_probability,
-        dropout=config.feature_dropout,
-        seed=seed,
+        dropout=model.feature_dropout,
+        seed=config.seed,
         step=lambda: tower.model.optimizer.iterations,
         lists=lists,
         history=history_column(schema),
-        history_dropout=config.history_dropout,
-        views=item_views(config.self_supervised, data.items, lists),
-        **_objective_inputs(config.objective, data, all_data, mined),
+        history_dropout=model.history_dropout,
+        whole_histories=config.order == BY_USER,
+        views=item_views(model.self_supervised, data.items, lists),
+        **_objective_inputs(model.objective, data, all_data, mined),
     )
 
 

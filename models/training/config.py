@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Extra, Field
 
+from twotower.models.objective.negatives import SAMPLERS
+from twotower.models.towers.options import MAX_ATTENTION_LENGTH
+
 if TYPE_CHECKING:
     from twotower.models.config import TwoTowerConfig
 
 MAX_INT = 2**31 - 1  # TensorFlow's seeds are int32
+BY_USER = "by_user"
 
 
 class SparseConfig(BaseModel, extra=Extra.forbid):
@@ -125,6 +129,13 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
         description="interactions per training step; with in-batch negatives, the negatives of "
         "each are the items of the others",
     )
+    order: Literal["shuffled", "by_user"] = Field(
+        "shuffled",
+        description="order of the interactions in an epoch. shuffled: at random; by_user: users at "
+        "random, and the interactions of each side by side. A batch then has few users, and with "
+        "negatives from the whole catalogue an epoch takes a fraction of the time. Histories then "
+        "contain the positive to be found, as in LightGCN",
+    )
     epochs: int = Field(
         20, gt=0, le=1_000_000, description="maximum number of passes over the training part"
     )
@@ -169,7 +180,7 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
     )
     start: ClosedFormConfig | None = Field(
         None,
-        description="start from towers solved in closed form, see models/training/closed_form.py. "
+        description="start from towers solved in closed form, see models/training/closed_form. "
         "They count as the first epoch and are kept if no later epoch is better. none: start from "
         "random weights",
     )
@@ -200,7 +211,8 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         4,
         gt=0,
         le=1_000_000,
-        description="maximum number of passes over the new and the replayed interactions",
+        description="maximum number of passes over the new and the replayed interactions. A model "
+        "with `model.sequence` passes over all interactions, with the learning rate of `training`",
     )
     warmup: int = Field(
         0,
@@ -282,3 +294,39 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: b
         "model.self_supervised": (config.self_supervised is None, "none"),
     }
     return ", ".join(f"{name}: {value}" for name, (met, value) in settings.items() if not met)
+
+
+def conflict(
+    model: TwoTowerConfig,
+    training: TrainingConfig,
+    history: int | None,
+) -> str | None:
+    """Say which settings of the towers and of their training cannot be combined.
+
+    Parameters
+    ----------
+    model : TwoTowerConfig
+    training : TrainingConfig
+    history : int or None
+        Maximum length of the history, `features.history`.
+
+    Returns
+    -------
+    str or None
+        What is wrong and what to do; None if nothing is.
+    """
+    objective = model.objective
+    if model.history_pooling == "self_attention" and (history or 0) > MAX_ATTENTION_LENGTH:
+        return (
+            "model.history_pooling: self_attention compares all items of a history with each "
+            f"other; set features.history to {MAX_ATTENTION_LENGTH} or less"
+        )
+    if model.tie_history and not history:
+        return "model.tie_history needs a history; set features.history, or tie_history to false"
+    if training.order == BY_USER and SAMPLERS[objective.negatives].in_batch:
+        return (
+            f"training.order: {BY_USER} cannot be used with model.objective.negatives "
+            f"{objective.negatives}: the other positives of a batch are of the same few users; set "
+            "negatives to uniform, or order to shuffled"
+        )
+    return None

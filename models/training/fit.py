@@ -89,7 +89,7 @@ def fit(
     if sequences is not None:
         _train_sequences(sequences, config, state.progress, callbacks)
     else:
-        lookup = feature_lookup(tower, data, all_data, config.seed, mined)
+        lookup = feature_lookup(tower, data, all_data, config, mined)
         _train(tower.model, data, config, state.progress, lookup, callbacks)
     state.save()
     state.restore_best(best_epoch(state.progress.history, config.monitor))
@@ -141,6 +141,7 @@ def _train(
             batch_size=config.batch_size,
             seed=config.seed,
             first_step=int(model.optimizer.iterations),
+            order=config.order,
         )
         model.fit(
             batches,

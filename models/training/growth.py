@@ -10,6 +10,7 @@ import tensorflow as tf
 from merlin.schema import Schema, Tags
 
 from twotower.models.batch_keys import OUT_OF_VOCABULARY
+from twotower.models.sequence.training import copy_item_vectors
 from twotower.models.towers.embeddings import MultiHotEmbedding
 from twotower.models.training.data import TrainingData
 from twotower.models.training.model import TwoTower, create
@@ -82,6 +83,8 @@ def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoT
         # A learnt temperature is a scalar, which has no rows to add.
         added = new.shape[0] - len(old) if new.shape.rank else 0
         new.assign(_with_new_rows(old, added, is_list))
+    if config.sequence is not None:
+        copy_item_vectors(grown, data)
     return grown
 
 
@@ -133,9 +136,14 @@ def _paired_weights(
 ) -> Iterator[tuple[np.ndarray, tf.Variable, bool]]:
     """All trained weights: value before, variable after, whether it is an embedding of a list."""
     old_tables, new_tables = embedding_tables(before.model), embedding_tables(after.model)
-    for name, table in new_tables.items():
-        old = old_tables[name].table.embeddings
-        yield old.numpy(), table.table.embeddings, table.schema.first.is_list
+    seen = set()
+    # Single values first: a history may share the table of the item ids (model.tie_history).
+    for name in sorted(new_tables, key=lambda name: new_tables[name].schema.first.is_list):
+        table = new_tables[name]
+        if id(table.table) not in seen:
+            old = old_tables[name].table.embeddings
+            yield old.numpy(), table.table.embeddings, table.schema.first.is_list
+        seen.add(id(table.table))
     # Other variables have no unique names; the architecture determines their order. Augmented
     # vectors are among them: tables by id, which grow as the embeddings of the id do.
     old_others = _other_weights(before.model, old_tables)

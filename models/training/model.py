@@ -101,6 +101,8 @@ def item_id_hiding(
 def best_epoch(history: History, monitor: str) -> int:
     """Return the epoch, from 0, with the highest validation metric; the first of equal ones.
 
+    Without users to validate on, it is the last epoch.
+
     Parameters
     ----------
     history : History
@@ -112,4 +114,6 @@ def best_epoch(history: History, monitor: str) -> int:
     int
     """
     scores = history[f"val_{monitor}"]
+    if history.get("val_users") and not any(history["val_users"]):
+        return len(scores) - 1
     return max(range(len(scores)), key=lambda epoch: scores[epoch])

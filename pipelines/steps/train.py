@@ -68,9 +68,13 @@ def train(run: Run, resume: bool = False) -> dict:
         notes |= summary(tower.history, monitor, len(data.user_rows))
         best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
+        validated = (
+            f"{best} {notes[f'valid_{monitor}']:.4f} of {notes['valid_users']:,} users"
+            if notes["valid_users"]
+            else "the last is kept because valid is empty"
+        )
         result(
-            f"{resumed}{notes['epochs']} epochs, {best} {notes[f'valid_{monitor}']:.4f} of "
-            f"{notes['valid_users']:,} users; {speed}, "
+            f"{resumed}{notes['epochs']} epochs, {validated}; {speed}, "
             f"validation {notes['validation_share']:.0%} of the time"
         )
     # Only now: until the step is committed, an interrupted training must resume from here.
@@ -192,6 +196,8 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
 
     evaluator = Evaluator(run, "valid")
     n_users = np.count_nonzero(np.diff(evaluator.relevant.indptr))
+    if not n_users:  # split.ratios gives valid no share: the last epoch is kept
+        return lambda model, progress=_no_op: {run.config.training.monitor: 0.0, "users": 0}
     count = count_valid_users(
         setting=run.config.evaluation.valid_users,
         users=n_users,

@@ -230,9 +230,12 @@ def _fit_on_new(
     from twotower.models.two_tower import embed
 
     config, training = run.config.update, run.config.training
-    solved = _is_solved(old, training)
+    solved, sequence = _is_solved(old, training), tower.config.sequence is not None
     if solved:  # the closed form is solved again for all interactions, without gradient steps
         training, sample = training.copy(update={"epochs": 1}), data
+    elif sequence:  # a sample of the interactions would tear the sequences apart
+        training = training.copy(update={"epochs": config.epochs, "start": None})
+        sample = data
     else:
         training = training.copy(
             update={**config.dict(include=set(TrainingConfig.__fields__)), "start": None}
@@ -242,7 +245,7 @@ def _fit_on_new(
     measure = validation(staged, data)
 
     def validate(model: Any) -> dict[str, float]:
-        if not solved:
+        if not solved and not sequence:
             limit_change(tower, old, config.moving)  # at the end of every epoch
         return measure(model)
 

@@ -6,9 +6,9 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from twotower.pipelines.run import MANIFEST, STEPS, Run, write_atomically
 from twotower.pipelines.run.layout import folders_of
 from twotower.pipelines.steps.processed import PARTS
 from twotower.pipelines.steps.train import TRAINING, state_name
-from twotower.pipelines.verdict.recipes import variants
+from twotower.pipelines.verdict.recipes import Variant, variants
+from twotower.pipelines.verdict.suits import DataFacts, data_facts
 
 WORK = "recipes"
 """The folder below the run with the data as the recipes prepare them; it is removed at the end."""
@@ -107,11 +108,11 @@ def choose_recipe(run: Run, auto: Auto) -> list[Attempt]:
     with stage("recipes") as (progress, result):
         search = Search(run, auto)
         attempts: list[Attempt] = []
-        for number, (label, settings) in enumerate(search.candidates):
+        for number, candidate in enumerate(search.candidates):
             known = max((each.value or 0.0 for each in attempts), default=0.0)
             so_far = f"best {monitor} so far {known:.4f}" if known else ""
-            progress(number, len(search.candidates), label, so_far)
-            attempts.append(search.attempt(Attempt(label, settings)))
+            progress(number, len(search.candidates), candidate.label, so_far)
+            attempts.append(search.attempt(candidate))
         done = [attempt for attempt in attempts if attempt.value is not None]
         if not done:
             reasons = "\n  ".join(f"{each.label}: {each.reason}" for each in attempts)
@@ -137,35 +138,41 @@ class Search:
 
     Attributes
     ----------
-    candidates : list of (str, tuple of str)
-        Label and settings of each. Those that differ from an earlier one only in how long they
-        may train are left out.
+    candidates : list of Variant
+        Those that differ from an earlier one only in how long they may train are left out.
     """
 
     def __init__(self, run: Run, auto: Auto):
         self.run, self.auto = run, auto
         self.began = time.perf_counter()
-        self._slowest: dict[bool, float] = {}  # closed form or not -> seconds
-        self.candidates = list(self._distinct())
+        self._slowest: dict[tuple[bool, bool], float] = {}  # `_kind` -> seconds
+        self.candidates = self._distinct()
 
-    def _distinct(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Label and settings of the candidates: closed forms, the present settings, the others."""
-        recipes = [(label, settings + self.auto.fixed) for label, settings in variants()]
+    def _distinct(self) -> list[Variant]:
+        """The candidates by `_kind`, with the present settings before the other trained ones."""
+        recipes = [each._replace(settings=each.settings + self.auto.fixed) for each in variants()]
         possible, seen = [], set()
-        for label, settings in [(AS_CONFIGURED, ()), *recipes]:
+        for candidate in [Variant(AS_CONFIGURED, ()), *recipes]:
             try:
-                config = self.config(settings)
+                config = self.config(candidate.settings)
             except ConfigError:  # `attempt` reports it
-                possible.append((True, label, settings))
+                possible.append(((True, True, True), candidate))
                 continue
             towers = json.loads(config.json(include={"model", "training", "features"}))
             for key in ("epochs", "patience"):
                 del towers["training"][key]
             if (identity := short_hash(towers)) not in seen:
-                possible.append((config.training.start is None, label, settings))
+                is_trained, is_general = _kind(candidate, config)
+                is_recipe = candidate.label != AS_CONFIGURED
+                possible.append(((is_trained, is_trained and is_recipe, is_general), candidate))
             seen.add(identity)
         possible.sort(key=lambda each: each[0])
-        return ((label, settings) for _, label, settings in possible)
+        return [candidate for _, candidate in possible]
+
+    @cached_property
+    def facts(self) -> DataFacts:
+        """What the data are like."""
+        return data_facts(self.run)
 
     def config(self, settings: tuple[str, ...]) -> Config:
         """Return the configuration of the run with `settings`, or raise ConfigError."""
@@ -176,12 +183,15 @@ class Search:
         """What is left of the budget."""
         return self.auto.seconds - (time.perf_counter() - self.began)
 
-    def attempt(self, attempt: Attempt) -> Attempt:
+    def attempt(self, candidate: Variant) -> Attempt:
         """Train a candidate and measure it on valid, or say why not."""
-        began = time.perf_counter()
+        began, attempt = time.perf_counter(), Attempt(candidate.label, candidate.settings)
+        if not candidate.when.is_general and (unmet := candidate.when.unmet(self.facts)):
+            return replace(attempt, reason=f"not for these data: {unmet}")
         try:
             config = self.config(attempt.settings)
-            if reason := self._impossible(config):
+            kind = _kind(candidate, config)
+            if reason := self._impossible(config, self._slowest.get(kind, 0.0)):
                 return replace(attempt, reason=reason)
             value = self._measure(attempt.label, config)
         except OutOfTime:
@@ -191,13 +201,11 @@ class Search:
         except ChildError as error:
             return replace(attempt, reason=f"failed: {error.reason.splitlines()[0]}")
         seconds = time.perf_counter() - began
-        solved = config.training.start is not None
-        self._slowest[solved] = max(seconds, self._slowest.get(solved, 0.0))
+        self._slowest[kind] = max(seconds, self._slowest.get(kind, 0.0))
         return replace(attempt, value=value, seconds=seconds)
 
-    def _impossible(self, config: Config) -> str:
-        """Why a training should not begin; empty if nothing speaks against it."""
-        expected = self._slowest.get(config.training.start is not None, 0.0)
+    def _impossible(self, config: Config, expected: float) -> str:
+        """Why a training of about `expected` seconds should not begin; empty if nothing."""
         if expected >= self.seconds_left:
             return f"not tried: it would take about {expected:.0f} s, more than the budget leaves"
         users, length = self.run.notes("ingest")["users"], config.features.history or 0
@@ -246,6 +254,14 @@ class Search:
     def _log(self, label: str) -> Path:
         name = re.sub(r"[^a-z0-9.-]+", "-", label)
         return self.run.path / "logs" / "recipes" / f"{name}.log"
+
+
+def _kind(candidate: Variant, config: Config) -> tuple[bool, bool]:
+    """Whether it is trained and not solved, and whether it is for all data.
+
+    Solved ones take the least time, and those for some data are better there: they are tried first.
+    """
+    return config.training.start is None, candidate.when.is_general
 
 
 def _preprocess(config: Config, folder: Path, _: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Extra, Field
 
 from twotower.pipelines.config import CONFIGS, as_text, find_config, parse
+from twotower.pipelines.verdict.suits import When
 from twotower.pipelines.yaml_file import read_yaml
 
 FOLDER = CONFIGS / "recipes"
@@ -26,6 +27,25 @@ class Recipe(BaseModel, extra=Extra.forbid):
         description="Settings, and the values that `--recipe auto` tries for each, one training "
         "per value.",
     )
+    when: When = Field(When(), description="What data `--recipe auto` tries it on; default: all.")
+
+
+class Variant(NamedTuple):
+    """What `--recipe auto` may try.
+
+    Attributes
+    ----------
+    label : str
+        The name of the recipe, with the value of the setting that it chooses.
+    settings : tuple of str
+        "section.key=value" settings that override the configuration.
+    when : When
+        What data it is for.
+    """
+
+    label: str
+    settings: tuple[str, ...]
+    when: When = When()
 
 
 def names() -> list[str]:
@@ -44,16 +64,16 @@ def recipe_settings(name: str) -> tuple[str, ...]:
     return as_overrides(load_recipe(name).set)
 
 
-def variants() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the label and the settings of all that `--recipe auto` tries."""
+def variants() -> Iterator[Variant]:
+    """Yield all that `--recipe auto` may try."""
     for name in names():
         recipe = load_recipe(name)
         if not recipe.choose:
-            yield name, as_overrides(recipe.set)
+            yield Variant(name, as_overrides(recipe.set), recipe.when)
         for key, values in recipe.choose.items():
             for value in values:
                 label = f"{name}, {key.rpartition('.')[2]} {as_text(value)}"
-                yield label, as_overrides({**recipe.set, key: value})
+                yield Variant(label, as_overrides({**recipe.set, key: value}), recipe.when)
 
 
 def as_overrides(settings: dict[str, Any]) -> tuple[str, ...]:

@@ -178,6 +178,11 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
             {"model": {"history_pooling": "self_attention"}, "features": {"history": 201}},
             r"self_attention compares all items .* set features\.history to 200 or less",
         ),
+        ({"model": {"tie_history": True}}, r"tie_history needs a history; set features\.history"),
+        (
+            {"training": {"order": "by_user"}},
+            r"by_user cannot be used with model\.objective\.negatives in_batch: .* to uniform",
+        ),
         ({"serving": {"host": ""}}, r"serving\.host: ensure this value has at least 1 char"),
         (
             {"serving": {"http_port": 9, "grpc_port": 9}},

@@ -8,6 +8,7 @@ import pytest
 from tests.models.conftest import differences
 from twotower.models.config import TwoTowerConfig
 from twotower.models.training.batches import feature_lookup
+from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.mining import MinedNegatives
 from twotower.models.training.model import create
@@ -70,7 +71,7 @@ class Step:
         if objective.negatives == "mined":
             mined = MinedNegatives(data, (0, 4), 0.5)
             mined.mine(model)
-        lookup = feature_lookup(tower, data, data, seed=3, mined=mined)
+        lookup = feature_lookup(tower, data, data, TrainingConfig(seed=3), mined)
         rows = {"user_row": data.user_rows[:BATCH], "item_row": data.item_rows[:BATCH]}
         rows = {name: tf.constant(values) for name, values in rows.items()}
         self.earlier = []
@@ -327,7 +328,7 @@ def test_log_q_equals_the_frequency_of_a_row_among_the_negatives(objective, esti
     config = TwoTowerConfig(dim=2, cold_count=3.0, logq_estimate=estimate, objective=objective)
     tower = create(schema_of(USERS, VOCABULARY), wide, config, seed=1)
     tower.model.compile(optimizer="sgd", metrics=[])
-    lookup, output = feature_lookup(tower, wide, wide, seed=3), tower.model.last
+    lookup, output = feature_lookup(tower, wide, wide, TrainingConfig(seed=3)), tower.model.last
     draw = np.random.default_rng(1)
 
     @tf.function

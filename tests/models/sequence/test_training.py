@@ -13,6 +13,7 @@ from twotower.models.sequence.training import SequenceTrainer
 from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.fit import fit
+from twotower.models.training.growth import grow
 from twotower.models.training.model import create
 from twotower.models.training.saving import load, save
 from twotower.models.two_tower import embed
@@ -195,3 +196,32 @@ def test_a_later_item_does_not_change_an_earlier_prediction(schema, data):
         changed = query.layer.every(x + tf.random.normal([16]) * newest, known, seed)
         np.testing.assert_allclose(before[:, 1:], changed[:, 1:], atol=1e-6)
         assert np.abs(before[:, 0] - changed[:, 0]).max() > 1e-3
+
+
+def test_a_grown_model_answers_as_before_and_knows_the_new_film(schema, data, tmp_path):
+    from dataclasses import replace
+
+    from merlin.schema import Schema
+
+    for settings in ({"blocks": 1}, {"kind": "decay"}):
+        tower = create(schema, data, config_of(**settings), seed=1)
+        fit(tower, data, TRAINING.copy(update={"epochs": 1}), right(data), tmp_path / str(settings))
+        domain = {"min": 0, "max": ITEMS + OFFSET}
+        larger = Schema(
+            [
+                column.with_properties({"domain": {**domain, "name": column.name}})
+                if column.name in ("film", "seen")
+                else column
+                for column in schema
+            ]
+        )
+        films = np.append(data.items["film"], [[ITEMS + OFFSET]], axis=0).astype(np.int32)
+        grown = grow(tower, larger, replace(data, items={"film": films}), seed=1)
+        before = embed(tower.model.query_encoder, data.users)
+        np.testing.assert_allclose(embed(grown.model.query_encoder, data.users), before, atol=1e-5)
+        items = embed(grown.model.candidate_encoder, {"film": films})
+        old = embed(tower.model.candidate_encoder, {"film": np.append(films[:-1], [[2]], axis=0)})
+        np.testing.assert_allclose(items, old, atol=1e-6)
+        seen = {"seen": np.array([[ITEMS + OFFSET]], np.int32)}
+        start = sequence_tower(grown.model).start.numpy()
+        assert np.abs(embed(grown.model.query_encoder, seen)[0] - start).max() > 1e-6

@@ -49,6 +49,33 @@ def test_a_step_depends_only_on_its_number():
         np.testing.assert_array_equal(ours, known)
 
 
+def test_by_user_the_positives_of_a_user_are_side_by_side_and_users_are_shuffled():
+    from twotower.models.training.batches import shuffled_batches
+
+    users = np.random.default_rng(0).integers(0, 12, 100).astype(np.int32)
+    columns = {"user_row": users, "item_row": np.arange(100, dtype=np.int32)}
+
+    def epoch(number, seed=7):
+        batches = shuffled_batches(columns, 10, seed, 10 * number, order="by_user")
+        read = list(batches.take(10).as_numpy_iterator())
+        rows = np.concatenate([each["item_row"] for each in read])
+        np.testing.assert_array_equal(users[rows], np.concatenate([b["user_row"] for b in read]))
+        return rows
+
+    first = epoch(0)
+    np.testing.assert_array_equal(np.sort(first), np.arange(100))
+    changes = np.flatnonzero(np.diff(users[first])) + 1
+    assert len(changes) == len(set(users)) - 1
+    orders = [
+        users[rows][[0, *(np.flatnonzero(np.diff(users[rows])) + 1)]].tolist()
+        for rows in (first, epoch(1), epoch(0, seed=8))
+    ]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    batches = shuffled_batches(columns, 10, 7, 4, order="by_user")
+    resumed = np.concatenate([b["item_row"] for b in batches.take(6).as_numpy_iterator()])
+    np.testing.assert_array_equal(resumed, first[40:])
+
+
 def test_rows_of_a_file_are_those_in_memory(tmp_path):
     from twotower.models.training.batches import shuffled_batches
     from twotower.models.training.data import memory_map_rows

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from scipy.sparse import csr_matrix
 
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run, write_atomically
 from twotower.pipelines.steps.evaluate import evaluate
-from twotower.pipelines.steps.train import FINISHED, train
+from twotower.pipelines.steps.train import FINISHED, summary, train, validation
 
 TWOTOWER = str(Path(sys.executable).with_name("twotower"))
 
@@ -96,3 +98,15 @@ def test_with_other_settings_there_is_nothing_to_resume(small_run, tmp_path):
     with pytest.raises(RunError, match=r"no training to resume.*train without --resume"):
         train(run, resume=True)
     assert list((run.path / "training").glob("*")), "the earlier state is kept"
+
+
+def test_without_a_valid_part_the_last_epoch_is_kept(small_run, monkeypatch):
+    nobody = SimpleNamespace(relevant=csr_matrix((3, 4), dtype=bool))
+    monkeypatch.setattr("twotower.pipelines.steps.train.Evaluator", lambda run, part: nobody)
+    measured = validation(small_run, data=None)(model=None)
+    history = {f"val_{name}": [value] * 3 for name, value in measured.items()}
+    history |= {"loss": [3.0, 2.0, 2.5], "seconds": [1.0] * 3, "validation_seconds": [0.0] * 3}
+    notes = summary(history, "ndcg@10", rows=7)
+    assert (notes["best_epoch"], notes["valid_users"]) == (3, 0)
+    history["val_users"] = [5] * 3
+    assert summary(history, "ndcg@10", rows=7)["best_epoch"] == 1, "the first of equal ones"

@@ -14,10 +14,12 @@ from twotower.pipelines.job import fit_and_publish
 from twotower.pipelines.run import Run
 from twotower.pipelines.verdict import auto
 from twotower.pipelines.verdict.auto import Auto, Search, choose_recipe
-from twotower.pipelines.verdict.recipes import recipe_settings
+from twotower.pipelines.verdict.recipes import Variant, recipe_settings
+from twotower.pipelines.verdict.suits import When
 
+SPARSE = "closed-form-sparse"  # not for these data, which are dense
 CLOSED = [f"closed-form, l2 {l2}" for l2 in (30, 300, 3000)]
-SLOW = ["as configured", "softmax", "softmax-history", "softmax-wide"]
+SLOW = ["as configured", "softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
 
 
 @pytest.fixture
@@ -53,17 +55,56 @@ def test_closed_forms_come_first_and_the_best_on_valid_is_taken(run, trained, ca
 
     trained.outcome = outcome
     attempts = choose_recipe(run, Auto())
-    assert [each.label for each in attempts] == [*CLOSED, *SLOW]
+    assert [each.label for each in attempts] == [SPARSE, *CLOSED, *SLOW]
+    assert "not for these data" in attempts[0].reason
     assert [each.label for each in attempts if each.chosen] == ["closed-form, l2 300"]
-    assert [each.value for each in attempts] == [0.1, 0.5, 0.2, 0.3, 0.3, 0.3, 0.3]
+    assert [each.value for each in attempts] == [None, 0.1, 0.5, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3]
     printed = capsys.readouterr().out
-    assert "7 of 7 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
+    assert "8 of 9 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
     # The settings are kept, and those of the data are as they were.
     again = Run(run.path)
     assert (again.config.training.start.l2, again.config.features.history) == (300, 1024)
     assert again.config.ingest == run.config.ingest
-    assert again.notes("preprocess")["recipes"][1]["chosen"] is True
+    assert again.notes("preprocess")["recipes"][2]["chosen"] is True
     assert "positives" in again.notes("preprocess")
+
+
+def test_recipes_are_tried_on_data_that_they_are_for(run, trained, monkeypatch, capsys):
+    """The run has 279 items in training, and a split at random."""
+    solved = recipe_settings("closed-form")
+
+    def variant(dim, label, **when):
+        settings = solved if label.startswith("solved") else recipe_settings("softmax")
+        return Variant(label, (*settings, f"model.dim={dim}"), When(**when))
+
+    candidates = [
+        variant(8, "solved for all"),
+        variant(12, "solved sequences", split="leave_last_out"),
+        variant(16, "solved few items", items=[None, 300]),
+        variant(20, "trained"),
+        variant(24, "trained many items", items=[301, None]),
+        variant(28, "trained dense", density=[0.01, 1], split=["random", "temporal"]),
+    ]
+    monkeypatch.setattr(auto, "variants", lambda: candidates)
+    attempts = choose_recipe(run, Auto())
+    assert [each.label for each in attempts] == [
+        "solved sequences",
+        "solved few items",
+        "solved for all",
+        "as configured",
+        "trained many items",
+        "trained dense",
+        "trained",
+    ]
+    reasons = {each.label: each.reason for each in attempts if each.reason}
+    assert reasons == {
+        "solved sequences": "not for these data: split.method is random, and it is for "
+        "leave_last_out",
+        "trained many items": "not for these data: 279 items, and it is for at least 301",
+    }
+    assert len(trained.configs) == 5
+    assert "5 of 7 tried" in (printed := capsys.readouterr().out)
+    assert "not for these data" in printed
 
 
 def test_what_is_set_holds_for_every_recipe(run, trained):
@@ -104,7 +145,7 @@ def test_histories_that_do_not_fit_into_memory_are_not_tried(run, trained, monke
 
     monkeypatch.setattr(auto.psutil, "virtual_memory", Memory)
     attempts = choose_recipe(run, Auto())
-    assert "400 histories of 1024 items take 0.0 GB" in attempts[0].reason
+    assert "400 histories of 1024 items take 0.0 GB" in attempts[1].reason
     assert not any(config.training.start for config in trained.configs)
 
 
@@ -119,7 +160,7 @@ def test_the_budget_skips_what_would_take_too_long_and_stops_what_does(run, trai
     trained.outcome = outcome
     attempts = choose_recipe(run, Auto(seconds=25))
     reasons = {each.label: each.reason for each in attempts}
-    assert [*reasons.values()][:5] == [""] * 5  # 3 x 1 s, 2 x 10 s, which leaves 2 s
+    assert [*reasons.values()][1:6] == [""] * 5  # 3 x 1 s, 2 x 10 s, which leaves 2 s
     too_long = "not tried: it would take about 10 s, more than the budget leaves"
     assert [reasons["softmax-history"], reasons["softmax-wide"]] == [too_long] * 2
     # A training during which the budget ends is stopped; the first of its kind begins.
@@ -150,7 +191,7 @@ def test_no_result_is_an_error_with_all_reasons(run, trained):
 def test_trainings_are_not_repeated(tmp_path, monkeypatch):
     """Real trainings: a killed command resumes, and the main job takes the chosen towers."""
     settings = recipe_settings("closed-form")
-    monkeypatch.setattr(auto, "variants", lambda: [("closed-form", settings)])
+    monkeypatch.setattr(auto, "variants", lambda: [Variant("closed-form", settings)])
     prepared, adopt, plain = [], auto._adopt, auto.run_in_subprocess
 
     def counted(work, log):
