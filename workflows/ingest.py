@@ -18,6 +18,7 @@ from twotower.workflows.availability import (
 from twotower.workflows.day import Day
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import Ids, RunIds
+from twotower.workflows.order import ORDER
 from twotower.workflows.profile import Profile, profile
 from twotower.workflows.rows import wanted_again, with_all_rows, with_known_values
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
@@ -31,7 +32,7 @@ from twotower.workflows.sources.layouts.lightgcn import LightGCN
 from twotower.workflows.sources.layouts.movielens import MovieLens10M, MovieLensCSV
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
-from twotower.workflows.sources.times import check_scale
+from twotower.workflows.sources.times import check_order, check_scale
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables, merge, sorted_by_id
 from twotower.workflows.vector_files import VectorFiles, ids_file, note_missing, place_of
@@ -253,6 +254,9 @@ def ingest_more(
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
     new = new._replace(items=settled(new.items, source.lists_all_items))
     merged, appended = merge(old, new, source.keeps_repeats)
+    if ORDER in merged.interactions.column_names:
+        known = len(merged.interactions) - appended
+        check_order(merged.interactions[:known], merged.interactions[known:])
     for name in {*source.mixed, *files.sides}:
         table = with_known_values(getattr(merged, name), getattr(old, name))
         merged = merged._replace(**{name: table})

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field, validator
+from pydantic import BaseModel, Field, root_validator, validator
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import INTEGERS, Ids, RunIds
+from twotower.workflows.order import in_time, keys, positions
 from twotower.workflows.tables import UNREADABLE, pair_codes, pairs_among
 
 PARTS = ("train", "valid", "test")
@@ -27,6 +28,12 @@ class SplitConfig(BaseModel, extra="forbid"):
         "file: the parquet file `path` names the part of each pair. column: the column `part` of "
         "the interactions does, as in data sets with an official test part; if it has no valid "
         "rows, each user's train rows are divided at random by the first two `ratios`.",
+    )
+    repeats: Literal["last", "keep"] = Field(
+        "last",
+        description="What happens to the positives of a pair that occurs more than once. last: "
+        "only its last row is a positive, so that no pair is in two parts. keep: each row is one; "
+        "for `leave_last_out` only, where the next item may be one that the user has had.",
     )
     ratios: tuple[float, float, float] = Field(
         (0.8, 0.1, 0.1), description="Shares of train, valid and test. They must add up to 1."
@@ -55,6 +62,15 @@ class SplitConfig(BaseModel, extra="forbid"):
             raise ValueError("ratios must be 0 or more, above 0 for train, and add up to 1")
         return ratios
 
+    @root_validator(skip_on_failure=True)
+    def _repeats_follow_each_other(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values["repeats"] == "keep" and values["method"] != "leave_last_out":
+            raise ValueError(
+                f"repeats: keep needs method leave_last_out; with {values['method']}, a pair would "
+                "be in the training part and in the test part. Remove repeats"
+            )
+        return values
+
 
 def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) -> pd.DataFrame:
     """Assign each positive pair to a part.
@@ -62,8 +78,9 @@ def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) 
     Parameters
     ----------
     positives : DataFrame
-        The columns user_id, item_id and, if there is one, timestamp; in file order. If a pair
-        occurs more than once, its last row is used, so that no pair is in two parts.
+        The columns `keys` and, if there are any, timestamp and `ORDER`; in file order. If a
+        combination of keys occurs more than once, its last row is used, so that no pair is in two
+        parts; `number_repeats` makes the rows of a pair different ones.
     config : SplitConfig
     ids : RunIds, optional
         The ids of the run: positives have codes, the split file has ids as given.
@@ -71,7 +88,7 @@ def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) 
     Returns
     -------
     DataFrame
-        user_id, item_id and part (categorical train, valid, test), in file order. Its `attrs`
+        The columns `keys` and part (categorical train, valid, test), in file order. Its `attrs`
         count the rows that were left out, for `split_report`.
 
     Raises
@@ -80,7 +97,8 @@ def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) 
         If there is nothing left to split, or the method needs a column or file that is missing.
     """
     is_file = config.method == "file"
-    rows = positives.drop_duplicates(["user_id", "item_id"], keep="last").reset_index(drop=True)
+    by = keys(positives)
+    rows = positives.drop_duplicates(by, keep="last").reset_index(drop=True)
     repeated = len(positives) - len(rows)
     kept = rows[k_core_mask(rows["user_id"], rows["item_id"], config.k_core)]
     kept = kept.reset_index(drop=True)
@@ -95,7 +113,7 @@ def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) 
             "split.method temporal: no positive is before the first point in time, because too "
             "many have the same timestamp; choose another method"
         )
-    result = kept.loc[codes >= 0, ["user_id", "item_id"]].reset_index(drop=True)
+    result = kept.loc[codes >= 0, by].reset_index(drop=True)
     result["part"] = pd.Categorical.from_codes(codes[codes >= 0], categories=PARTS)
     result.attrs = {
         "protocol": describe(config),
@@ -133,17 +151,17 @@ def extend_split(
         As for `split`: the rows of `old`, then the new ones. The number of new rows is
         `attrs["updated"]`.
     """
-    ids = ["user_id", "item_id"]
-    kept = old.loc[pairs_among(old, positives), [*ids, "part"]]
+    by = keys(positives)
+    kept = old.loc[pairs_among(old, positives), [*by, "part"]]
     new = positives[pairs_among(positives, fresh) & ~pairs_among(positives, old)]
-    new = new.drop_duplicates(ids, keep="last").reset_index(drop=True)
+    new = new.drop_duplicates(by, keep="last").reset_index(drop=True)
     codes = np.zeros(len(new), dtype=np.int8)
     if len(new) and config.method != "file":
         codes = _METHODS[config.method](new, config)
     if not (codes == 0).any():
         codes = np.zeros_like(codes)
     parts = pd.Categorical.from_codes(codes, categories=PARTS)
-    result = pd.concat([kept, new[ids].assign(part=parts)], ignore_index=True)
+    result = pd.concat([kept, new[by].assign(part=parts)], ignore_index=True)
     protocol = f"{describe(config)}; positives from updates likewise, without k-core"
     result.attrs = {"protocol": protocol, "updated": len(new)}
     return result
@@ -172,7 +190,8 @@ def describe(config: SplitConfig) -> str:
     words = {
         "random": f"random per user {shares}, seed {config.seed}",
         "leave_last_out": "leave last out: per user the last positive is test, the one before "
-        "valid; ties in time by file order; users with fewer than 3 positives in train",
+        "valid; ties in time by file order; users with fewer than 3 positives in train"
+        + ("; repeated pairs kept" if config.repeats == "keep" else ""),
         "temporal": f"global cut in time {shares}",
         # Only the file's name, because reports should not contain paths of one machine.
         "file": f"read from {config.path.name if config.path else ''}",
@@ -244,35 +263,9 @@ def part_sizes(
 
 
 def _leave_last_out(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
-    order = np.arange(len(rows))
-    if "timestamp" in rows:
-        order = np.argsort(rows["timestamp"].to_numpy(), kind="stable")
-    position, size = positions(rows["user_id"].to_numpy(), order)
+    position, size = positions(rows["user_id"].to_numpy(), in_time(rows))
     from_end = size - 1 - position
     return np.where(size < 3, 0, np.clip(2 - from_end, 0, 2)).astype(np.int8)
-
-
-def positions(user_ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute each row's place among the rows of its user.
-
-    Parameters
-    ----------
-    user_ids : ndarray of int64, shape (n,)
-    order : ndarray of int64, shape (n,)
-        The numbers of all rows, the first in order first.
-
-    Returns
-    -------
-    position, size : ndarray of int64, shape (n,)
-        The place of each row, from 0, and the number of rows of its user.
-    """
-    users = np.unique(user_ids, return_inverse=True)[1]
-    by_user = order[np.argsort(users[order], kind="stable")]
-    sizes = np.bincount(users)
-    starts = np.cumsum(sizes) - sizes
-    position = np.empty(len(users), dtype=np.int64)
-    position[by_user] = np.arange(len(users)) - starts[users[by_user]]
-    return position, sizes[users]
 
 
 def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
@@ -280,7 +273,8 @@ def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     if "timestamp" not in rows:
         raise DataError(
             "split.method temporal needs the column timestamp in the interactions; keep it "
-            "(ingest.files.keep) or choose another method"
+            "(ingest.files.keep) or choose another method. An order (ingest.files.order) is no "
+            "time: leave_last_out can use it"
         )
     times = rows["timestamp"].to_numpy()
     cuts = (np.cumsum(config.ratios[:2]) * len(times) + 1e-9).astype(np.int64)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.order import keys
 
 EXACT = 2**53
 """Whole numbers below this are exact in a float64."""
@@ -29,8 +30,9 @@ class Tables(NamedTuple):
     Attributes
     ----------
     interactions : Table
-        user_id, item_id, optionally rating (float32) and timestamp (int64, unix
-        seconds), and other columns of the source; rows in the order of the source.
+        user_id, item_id, optionally rating (float32), timestamp (int64, unix seconds) and
+        `workflows.order.ORDER` (int64), and other columns of the source; rows in the order of the
+        source.
     users : Table
         user_id and features; one row per user, by ascending code.
     items : Table
@@ -217,13 +219,17 @@ def repeated_pairs(user_ids: np.ndarray, item_ids: np.ndarray) -> tuple[np.ndarr
 def pairs_among(rows: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     """Whether the (user_id, item_id) pair of each row is in `others`.
 
+    If both have the column `OCCURRENCE`, it is a part of the pair.
+
     Returns
     -------
     ndarray of bool, shape (len(rows),)
     """
-    ids = ["user_id", "item_id"]
-    both = np.concatenate([rows[ids].to_numpy(), others[ids].to_numpy()])
+    by = [name for name in keys(rows) if name in others]
+    both = np.concatenate([rows[by].to_numpy(), others[by].to_numpy()])
     codes = pair_codes(both[:, 0], both[:, 1])
+    if len(by) > 2:
+        codes = pair_codes(codes, both[:, 2])
     return np.isin(codes[: len(rows)], codes[len(rows) :])
 
 

@@ -243,7 +243,7 @@ def _load_data(task: Task, run: Run) -> tuple[Schema, TrainingData]:
 
 def _test_score(run: Run, data: TrainingData) -> Callable[[Any], float]:
     """Return a function that computes a model's NDCG@10 on test, train and valid masked."""
-    from twotower.pipelines.steps.evaluate import Evaluator
+    from twotower.pipelines.evaluation.evaluator import Evaluator
 
     evaluator = Evaluator(run, "test")
 

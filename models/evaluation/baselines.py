@@ -7,7 +7,7 @@ to `BASELINES`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.linalg import inv
@@ -33,6 +33,20 @@ class Baseline(Protocol):
         ----------
         train : csr_matrix, shape (n_users, n_items)
             Every nonzero entry counts as one interaction.
+        """
+        ...
+
+
+@runtime_checkable
+class FromItems(Protocol):
+    """A fitted baseline that scores from the items of each user."""
+
+    def know(self, items: csr_matrix) -> None:
+        """Score from these items of each user, instead of those in the training part.
+
+        Parameters
+        ----------
+        items : csr_matrix, shape (n_users, n_items)
         """
         ...
 
@@ -149,6 +163,10 @@ class ItemKNN:
         neighbours = common.indices[common.indptr[rows] + columns[rows, slots]]
         return values[rows, slots].astype(np.float32), neighbours, items[rows]
 
+    def know(self, items: csr_matrix) -> None:
+        """See `FromItems`."""
+        self.train = binary(items).astype(np.float32)
+
     def score(self, users: np.ndarray) -> np.ndarray:
         """Return float32 scores, 0 where the user has no neighbour of the item."""
         return (self.train[users] @ self.weights).toarray()
@@ -195,6 +213,10 @@ class EASE:
         weights = item_item_weights(gram_matrix(self.train), self.l2)
         self.weights = np.ascontiguousarray(weights, dtype=np.float32)
         return self
+
+    def know(self, items: csr_matrix) -> None:
+        """See `FromItems`."""
+        self.train = binary(items).astype(np.float32)[:, self.items]
 
     def score(self, users: np.ndarray) -> np.ndarray:
         """Return float32 scores; see `Scorer.score`."""

@@ -7,7 +7,7 @@ metric is averaged over the users with at least one relevant item.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from rich.table import Table
@@ -43,11 +43,15 @@ class Metrics:
         Number of users averaged over: those with a relevant item.
     candidates : int
         Number of items ranked, including those a user has already seen.
+    errors : dict of str to float
+        The standard error of each metric except coverage: the deviation between the users, divided
+        by the root of their number. Empty for one user.
     """
 
     values: dict[str, float]
     users: int
     candidates: int
+    errors: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, float]:
         """Return all numbers as one flat record for a JSON report."""
@@ -64,6 +68,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     on_users: OnUsers | None = None,
     user_of: np.ndarray | None = None,
+    repeats: bool = False,
 ) -> Metrics:
     """Rank the candidates for every user with a relevant item and average the metrics.
 
@@ -74,7 +79,7 @@ def evaluate(
     relevant : csr_matrix, shape (n_users, n_items)
         Nonzero where the item should be found.
     seen : csr_matrix, shape (n_users, n_items)
-        Nonzero where the item is left out of the user's ranking; must not overlap `relevant`.
+        Nonzero where the item is left out of the user's ranking; overlaps `relevant` if `repeats`.
     ks : sequence of int
         Cutoffs.
     candidates : ndarray of bool, shape (n_items,), optional
@@ -88,6 +93,8 @@ def evaluate(
         Called after each batch, with `user_of` once at the end; see `OnUsers`.
     user_of : ndarray of int, shape (n_users,), optional
         If the rows are queries, the user of each. Metrics are averaged over each user's first.
+    repeats : bool
+        Whether a relevant item may be a seen one, which is never found but counts as relevant.
 
     Returns
     -------
@@ -103,11 +110,9 @@ def evaluate(
         score is NaN.
     """
     relevant, seen, cutoffs = binary(relevant), binary(seen), np.asarray(ks, dtype=np.int64)
-    if candidates is None:
-        candidates = np.ones(relevant.shape[1], dtype=bool)
-    _check_input(relevant, seen, cutoffs, candidates, batch_size)
+    candidates = np.ones(relevant.shape[1], dtype=bool) if candidates is None else candidates
+    _check_input(relevant, seen, cutoffs, candidates, batch_size, repeats)
     users = np.flatnonzero(sizes := np.diff(relevant.indptr))
-    # One row per user, averaged at the end: the sum is then the same for every batch size.
     per_user = np.empty((len(users), len(USER_METRICS), len(cutoffs)))
     covered = np.zeros((len(cutoffs), relevant.shape[1]), dtype=bool)
     k_max, done = int(cutoffs.max()), 0
@@ -122,8 +127,19 @@ def evaluate(
             progress(done, len(users))
     if user_of is not None:
         users, per_user = _mean_by_user(user_of[users], per_user, on_users)
-    values = _by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs)
-    return Metrics(values, users=len(users), candidates=int(candidates.sum()))
+    return _averaged(per_user, covered, candidates, cutoffs)
+
+
+def _averaged(
+    per_user: np.ndarray, covered: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray
+) -> Metrics:
+    """Average the metrics of all users at once: the sum is then the same for every batch size."""
+    return Metrics(
+        values=_by_name(per_user.mean(axis=0), covered.sum(axis=1) / candidates.sum(), cutoffs),
+        users=len(per_user),
+        candidates=int(candidates.sum()),
+        errors=_standard_errors(per_user, cutoffs),
+    )
 
 
 def _cover(covered: np.ndarray, ranked: np.ndarray, cutoffs: np.ndarray) -> None:
@@ -140,6 +156,18 @@ def _by_name(means: np.ndarray, coverage: np.ndarray, cutoffs: np.ndarray) -> di
         f"{name}@{k}": float(table[row, column])
         for column, k in enumerate(cutoffs)
         for row, name in enumerate(METRICS)
+    }
+
+
+def _standard_errors(per_user: np.ndarray, cutoffs: np.ndarray) -> dict[str, float]:
+    """Name the standard errors of the means of the users' metrics (shape (users, 6, c))."""
+    if len(per_user) < 2:
+        return {}
+    errors = per_user.std(axis=0, ddof=1) / np.sqrt(len(per_user))
+    return {
+        f"{name}@{k}": float(errors[row, column])
+        for column, k in enumerate(cutoffs)
+        for row, name in enumerate(USER_METRICS)
     }
 
 
@@ -193,6 +221,7 @@ def _check_input(
     cutoffs: np.ndarray,
     candidates: np.ndarray,
     batch_size: int,
+    repeats: bool,
 ) -> None:
     """Raise ModelError if the arguments of `evaluate` are invalid."""
     if relevant.shape != seen.shape:
@@ -216,7 +245,7 @@ def _check_input(
             "candidates; is the split empty, or were all its ids unknown?"
         )
     both = relevant.multiply(seen).tocoo()
-    if both.nnz:
+    if both.nnz and not repeats:
         raise ModelError(
             f"{both.nnz} pairs are both relevant and seen, the first at user row {both.row[0]}, "
             f"item row {both.col[0]}: a seen item can never be found; "

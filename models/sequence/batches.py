@@ -54,7 +54,8 @@ def windows(offsets: np.ndarray, length: int, stride: int, random: np.random.Gen
     """Divide sequences into windows so that each item except the first of a user is predicted once.
 
     A sequence that fits is one window. Of a longer one, the newest window predicts a random number
-    of items, so that the windows of each epoch differ.
+    of items, so that the windows of each epoch differ, and each window also reads the
+    `length` - `stride` items before those it predicts from.
 
     Parameters
     ----------
@@ -82,8 +83,9 @@ def windows(offsets: np.ndarray, length: int, stride: int, random: np.random.Gen
         is_one, total[user], np.minimum((number + 1) * stride - shift[user], total[user])
     )
     last = offsets[1:][user] - 1 - done
-    first = np.maximum(last - length, offsets[:-1][user])
-    return Windows(first, last, until - done)
+    predicted = until - done
+    read = np.where(is_one, length, np.minimum(predicted + length - stride, length))
+    return Windows(np.maximum(last - read, offsets[:-1][user]), last, predicted)
 
 
 @dataclass(frozen=True)

@@ -64,17 +64,25 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
         description="number of items drawn uniformly in each step as negatives of all its "
         "positives. none: all items of the training part",
     )
+    loss: Literal["softmax", "gbce"] = Field(
+        "softmax",
+        description="training loss. softmax: cross-entropy among all items, or estimated from "
+        "`negatives`; gbce: generalised binary cross-entropy (gSASRec), which needs `negatives`",
+    )
     stride: int | None = Field(
         None,
         gt=0,
         le=4096,
-        description="a user's positives are read in windows of features.history items, of which "
-        "the newest `stride` are predicted, so that every positive is predicted once per epoch. "
-        "Smaller values give each prediction more context, and take longer. none: the whole window",
+        description="sequences longer than features.history are read in windows, of which each "
+        "predicts `stride` items, so that every positive is predicted once per epoch. Smaller "
+        "values give each prediction more context, and take longer. none: features.history, so "
+        "that windows do not overlap",
     )
 
     @root_validator(skip_on_failure=True)
     def _check_kind(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values["loss"] == "gbce" and values["negatives"] is None:
+            raise ValueError("loss gbce needs negatives, such as 256")
         for name in ("decay_time", "decay_floor", "last_item"):
             if values["kind"] != "decay" and values[name] != cls.__fields__[name].default:
                 raise ValueError(f"{name} applies to kind decay only; remove it")

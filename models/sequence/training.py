@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from tensorflow.random.experimental import stateless_fold_in
 
 from twotower.models.batch_keys import OUT_OF_VOCABULARY
 from twotower.models.errors import ModelError
+from twotower.models.objective.losses import gbce, sampled_softmax
 from twotower.models.objective.softmax import grouped_softmax
 from twotower.models.sequence.batches import Batch, Sequences, batch_of, epoch_windows
 from twotower.models.sequence.layers import dropped
@@ -141,41 +143,72 @@ class SequenceTrainer:
         loss, of_start : Tensor of float32, shape ()
             The mean cross-entropy of the targets among all items, or among `negatives` of them.
         """
-        candidates, positive_of, count = self._candidates(targets, stateless_fold_in(seed, 0))
-        vectors = self._item_vectors(candidates)
-        queries = self._queries(inputs, places, vectors, stateless_fold_in(seed, 1))
-        config = self.tower.config
-        precision = tf.as_dtype(config.softmax_precision)
-        scores = {"count": count, "temperature": config.temperature, "precision": precision}
-        loss = grouped_softmax(queries, vectors, tf.range(tf.size(targets)), positive_of, **scores)
-        # An empty history learns from all targets, without an effect on the items.
-        start = self._normalized(self.query.start[None])
-        of_start = grouped_softmax(
-            start, tf.stop_gradient(vectors), tf.zeros_like(targets), positive_of, **scores
-        )
-        return loss, of_start
-
-    def _candidates(
-        self, targets: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor | None, tf.Tensor, tf.Tensor]:
-        """The items to choose from (None: all), the place of each target, and their weights.
-
-        A drawn item stands for n_items / negatives items, so that their sum estimates that over all
-        items (Jean et al., ACL 2015).
-        """
         negatives = self.sequence.negatives
         if negatives is None or negatives >= self.n_items:
-            return None, targets, tf.ones([self.n_items])
-        size = tf.constant(self.n_items - 1, tf.int64)
-        place = tf.range(negatives, dtype=tf.int64)
-        # Without replacement: the first places of a random permutation.
-        drawn = tf.random.experimental.index_shuffle(place, tf.cast(seed, tf.int64), size)
-        drawn = tf.cast(drawn, tf.int32)
-        items, place = tf.unique(tf.concat([drawn, targets], 0))
-        weight = tf.where(tf.range(tf.size(items)) < negatives, self.n_items / negatives, 0.0)
-        return items, place[negatives:], weight
+            vectors = self._item_vectors()
+            queries = self._queries(inputs, places, vectors, stateless_fold_in(seed, 1))
+            return self._full_losses(queries, targets, vectors)
+        drawn = self._drawn(negatives, stateless_fold_in(seed, 0))
+        read = tf.reshape(tf.maximum(inputs, 0), [-1])
+        items, place = tf.unique(tf.concat([drawn, targets, read], 0))
+        vectors, after = self._item_vectors(items), negatives + tf.size(targets)
+        number = tf.where(inputs < 0, -1, tf.reshape(place[after:], tf.shape(inputs)))
+        queries = self._queries(number, places, vectors, stateless_fold_in(seed, 1), items)
+        others, own, _ = tf.split(tf.gather(vectors, place), [negatives, tf.size(targets), -1])
+        return self._sampled_losses(queries, targets, drawn, own, others)
 
-    def _item_vectors(self, items: tf.Tensor | None) -> tf.Tensor:
+    def _full_losses(
+        self, queries: tf.Tensor, targets: tf.Tensor, vectors: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        config, each = self.tower.config, tf.range(tf.size(targets))
+        precision = tf.as_dtype(config.softmax_precision)
+        scores = {
+            "count": tf.ones([self.n_items]),
+            "temperature": config.temperature,
+            "precision": precision,
+        }
+        loss = grouped_softmax(queries, vectors, each, targets, **scores)
+        # An empty history learns from all targets, without an effect on the items.
+        start, items = self._normalized(self.query.start[None]), tf.stop_gradient(vectors)
+        return loss, grouped_softmax(start, items, tf.zeros_like(targets), targets, **scores)
+
+    def _sampled_losses(
+        self,
+        queries: tf.Tensor,
+        targets: tf.Tensor,
+        drawn: tf.Tensor,
+        own: tf.Tensor,
+        others: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The losses with `drawn` items as negatives; `own` and `others` are the items' vectors.
+
+        In a softmax a drawn item stands for n_items / negatives items, so that the sum over the
+        drawn ones estimates that over all (Jean et al., ACL 2015).
+        """
+        valid = targets[:, None] != drawn[None, :]
+        temperature = self.tower.config.temperature
+
+        def loss_of(query, own, others):
+            positive = tf.reduce_sum(query * own, axis=1) / temperature
+            negative = tf.matmul(query, others, transpose_b=True) / temperature
+            negative = tf.broadcast_to(negative, tf.shape(valid))
+            if self.sequence.loss == "gbce":
+                return tf.reduce_mean(gbce(positive, negative, valid, candidates=self.n_items))
+            negative += math.log((self.n_items - 1) / drawn.shape[0])
+            return tf.reduce_mean(sampled_softmax(positive, negative, valid))
+
+        start = self._normalized(self.query.start[None])
+        of_start = loss_of(start, tf.stop_gradient(own), tf.stop_gradient(others))
+        return loss_of(queries, own, others), of_start
+
+    def _drawn(self, count: int, seed: tf.Tensor) -> tf.Tensor:
+        """Draw `count` different items, int32."""
+        # The first places of a random permutation.
+        last, place = tf.constant(self.n_items - 1, tf.int64), tf.range(count, dtype=tf.int64)
+        drawn = tf.random.experimental.index_shuffle(place, tf.cast(seed, tf.int64), last)
+        return tf.cast(tf.ensure_shape(drawn, [count]), tf.int32)
+
+    def _item_vectors(self, items: tf.Tensor | None = None) -> tf.Tensor:
         """The candidate tower's vectors of `items`, by default of all, float32 [n, dim]."""
         columns = self.columns
         if items is not None:
@@ -183,18 +216,23 @@ class SequenceTrainer:
         return self.model.candidate_encoder(columns, training=True)
 
     def _queries(
-        self, inputs: tf.Tensor, places: tf.Tensor, vectors: tf.Tensor, seed: tf.Tensor
+        self,
+        inputs: tf.Tensor,
+        places: tf.Tensor,
+        vectors: tf.Tensor,
+        seed: tf.Tensor,
+        items: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The query vectors at `places`, float32 [m, dim]."""
-        known = tf.cast(inputs >= 0, tf.float32)
-        items = tf.maximum(inputs, 0)
+        """The query vectors at `places`, float32 [m, dim].
+
+        `inputs` are rows of `vectors`, whose items are `items`, by default all.
+        """
+        known, rows = tf.cast(inputs >= 0, tf.float32), tf.maximum(inputs, 0)
         if self.query.has_own_items:
-            x = tf.gather(self.query.items, tf.gather(self.codes, items))
-        elif self.sequence.negatives is None:
-            x = tf.gather(vectors, items)
+            codes = self.codes if items is None else tf.gather(self.codes, items)
+            x = tf.gather(self.query.items, tf.gather(codes, rows))
         else:
-            distinct, place = tf.unique(tf.reshape(items, [-1]))
-            x = tf.gather(self._item_vectors(distinct), tf.reshape(place, tf.shape(items)))
+            x = tf.gather(vectors, rows)
         x *= (known * self.query.scale)[..., None]
         x = dropped(x, self.sequence.dropout, stateless_fold_in(seed, 0))
         every = self.query.layer.every(x, known, stateless_fold_in(seed, 1))

@@ -22,7 +22,7 @@ from twotower.serving.runtime.manifest import sha256
 if TYPE_CHECKING:
     from twotower.models.evaluation.config import BaselineName
     from twotower.models.evaluation.ranking import Ranker, Scorer
-    from twotower.pipelines.steps.evaluate import Evaluator
+    from twotower.pipelines.evaluation.evaluator import Evaluator
 
     ScorerOf = Callable[[Evaluator], Scorer | Ranker]
 
@@ -171,7 +171,7 @@ def measure(trial: Trial, checkpoints: Path, on_metrics: OnMetrics = _ignore) ->
         of fitting without validation. For a training also "epochs", "best_epoch" and "curve", which
         has two lists with a value per epoch: "seconds" since the start, and the monitored metric.
     """
-    from twotower.pipelines.steps.evaluate import Evaluator
+    from twotower.pipelines.evaluation.evaluator import Evaluator
 
     run = Run(trial.data)
     run.config = trial.config

@@ -16,7 +16,7 @@ from twotower.pipelines.init.facts import Facts
 from twotower.pipelines.init.features import Features, find_features, only
 from twotower.pipelines.init.ids import Ids, Side, find_ids
 from twotower.pipelines.init.split import Split, choose_split
-from twotower.pipelines.init.times import MISSING, Time, find_time
+from twotower.pipelines.init.times import MISSING, Time, find_time_or_order
 from twotower.pipelines.init.value import Value, find_value
 from twotower.workflows.profile import Profile, profile
 
@@ -50,6 +50,8 @@ class Guess:
     sides : dict of str to Side
         By role, for those with a table of their own.
     time : Time or None
+    order : str or None
+        The column that orders the interactions of a user, if there is no time.
     value : Value or None
     features : Features
     split : Split
@@ -64,6 +66,7 @@ class Guess:
     ids: dict[str, str]
     sides: dict[str, Side]
     time: Time | None
+    order: str | None
     value: Value | None
     features: Features
     split: Split
@@ -108,17 +111,17 @@ def guess(
         )
     found = find_ids(facts, {"user": named.user, "item": named.item}, sides, where)
     ids = found.columns
-    time, other_times = find_time(facts, named.time, ids, where)
-    taken = {*ids.values(), *other_times, *([time.column] if time else [])}
+    time, order, other_times = find_time_or_order(facts, named.time, ids, where)
+    of_time = [time.column] if time else [order] if order else []
+    taken = {*ids.values(), *other_times, *of_time}
     value, other_values = find_value(facts, named.value, ids, taken, where)
     if value is not None:
         taken.add(value.column)
-    seconds = time.seconds if time else None
     features = find_features(
         facts=facts,
         ids=ids,
         sides={role: (found.sides[role].key, columns) for role, columns in sides.items()},
-        seconds=seconds,
+        seconds=time.seconds if time else None,
         taken=taken | set(other_values),
     )
     features.left_out.update({**other_times, **other_values})
@@ -129,11 +132,12 @@ def guess(
         if kind := facts[name].personal:
             question = f"should the run store {kind} ({name}) as ids?"
             found.questions.setdefault(role, []).append(question)
-    profile, split, positives = _measure(facts, ids, time, value, where)
+    profile, split, positives = _measure(facts, ids, time, order, value, where)
     return Guess(
         ids=ids,
         sides=found.sides,
         time=time,
+        order=order,
         value=value,
         features=features,
         split=split,
@@ -147,6 +151,7 @@ def _measure(
     facts: Mapping[str, Facts],
     ids: Mapping[str, str],
     time: Time | None,
+    order: str | None,
     value: Value | None,
     where: str,
 ) -> tuple[Profile, Split, int]:
@@ -161,6 +166,7 @@ def _measure(
         users=users[liked],
         items=items[liked],
         seconds=seconds[liked] if seconds is not None else None,
+        order=facts[order].numbers[liked] if order else None,  # type: ignore[index]
     )
     found = profile(
         users=users[known],

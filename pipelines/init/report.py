@@ -91,6 +91,8 @@ def assumptions(guess: Guess) -> dict[str, str]:
             f"joined by {side.key}; {side.overlap:.1%} of the {role}s have a row"
         )
     found["time"] = guess.time.column if guess.time else "none"
+    if guess.order:
+        found["order"] = guess.order
     found["positives"] = _positives(guess)
     for role in ("user", "item"):
         features = guess.features.of(role)

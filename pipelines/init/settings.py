@@ -113,6 +113,8 @@ def _files(guess: Guess, files: Mapping[str, Any]) -> dict[str, Any]:
         section["id_columns"] = keys
     if guess.time and "timestamp" not in columns:
         section["keep"] = ["timestamp"]
+    if guess.order:
+        section["order"] = guess.order
     if guess.time and guess.time.format:
         section["time_format"] = guess.time.format
     if guess.profile.repeats:

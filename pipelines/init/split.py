@@ -9,6 +9,7 @@ import pandas as pd
 
 from twotower.pipelines.errors import ConfigError
 from twotower.workflows.errors import DataError
+from twotower.workflows.order import ORDER
 from twotower.workflows.profile import DAY, FIRST_TIME
 from twotower.workflows.split import SplitConfig, split
 
@@ -28,7 +29,10 @@ class Split(NamedTuple):
 
 
 def choose_split(
-    users: np.ndarray, items: np.ndarray, seconds: np.ndarray | None
+    users: np.ndarray,
+    items: np.ndarray,
+    seconds: np.ndarray | None,
+    order: np.ndarray | None = None,
 ) -> tuple[Split, int]:
     """Choose the method of the split.
 
@@ -38,6 +42,8 @@ def choose_split(
         The codes of the positives.
     seconds : ndarray of int64, shape (n,), optional
         Their times.
+    order : ndarray of float64, shape (n,), optional
+        Their order, if they have no times.
 
     Returns
     -------
@@ -53,6 +59,8 @@ def choose_split(
     rows = pd.DataFrame({"user_id": users, "item_id": items})
     if seconds is not None:
         rows["timestamp"] = seconds
+    if order is not None:
+        rows[ORDER] = order
     smallest: dict[Split, int] = {}
     for choice in _preferred(rows):
         try:
@@ -88,6 +96,9 @@ def _smallest_part(rows: pd.DataFrame, method: Any) -> int:
 def _preferred(rows: pd.DataFrame) -> list[Split]:
     """Return the methods that fit, the best first."""
     randomly = Split("random", "each user's positives are split at random, 80:10:10")
+    last = Split("leave_last_out", "each user's last item is test, the one before it valid")
+    if ORDER in rows:
+        return [last, randomly._replace(reason=f"few users have three items, so {randomly.reason}")]
     if "timestamp" not in rows:
         return [randomly._replace(reason=f"there is no time, so {randomly.reason}")]
     times = rows["timestamp"].to_numpy()
@@ -96,7 +107,6 @@ def _preferred(rows: pd.DataFrame) -> list[Split]:
         return [randomly._replace(reason=reason)]
     few = f"splits by time leave too few positives of known users, so {randomly.reason}"
     randomly = randomly._replace(reason=few)
-    last = Split("leave_last_out", "each user's last item is test, the one before it valid")
     cut = Split("temporal", "the last tenth of the time is test, the tenth before it valid")
     ties = _ties(rows)
     if ties > MAX_TIES:

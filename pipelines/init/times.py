@@ -1,8 +1,8 @@
-"""Find the column with the time of the interaction."""
+"""Find the column with the time of the interaction, or else with their order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +50,15 @@ class Time:
     format: str | None = None
     question: str | None = None
 
+    @property
+    def is_order(self) -> bool:
+        """Whether these are small numbers, which are an order and no times."""
+        return bool(self.seconds.max() < FIRST_TIME)
+
 
 MISSING = np.iinfo(np.int64).min
+PLACES = word_set("pos position order sequence seq step")
+"""Words for the place of an interaction among those of its user."""
 
 
 def find_time(
@@ -119,6 +126,59 @@ def find_time(
         text = f"{chosen.question} {text}" if chosen.question else text
         chosen = Time(best, chosen.seconds, chosen.format, text)
     return chosen, others
+
+
+def find_time_or_order(
+    facts: Mapping[str, Facts], named: str | None, ids: Mapping[str, str], where: str
+) -> tuple[Time | None, str | None, dict[str, str]]:
+    """Find the time of the interaction, or, if there is none, the column with the order.
+
+    See `find_time`, whose small numbers give way to a column that `find_order` finds.
+
+    Returns
+    -------
+    time : Time or None
+    order : str or None
+    others : dict of str to str
+    """
+    time, others = find_time(facts, named, ids, where)
+    if time is not None and not time.is_order:
+        return time, None, others
+    taken = {*ids.values(), *others, *([time.column] if time else [])}
+    order = None if named not in (None, "none") else find_order(facts, ids["user"], taken)
+    if order is None or time is None:
+        return time, order, others
+    others[time.column] = f"numbers that order the rows like {order}, which is used"
+    return None, order, others
+
+
+def find_order(facts: Mapping[str, Facts], user: str, taken: Collection[str]) -> str | None:
+    """Find the column that orders the interactions of a user where there are no times.
+
+    Parameters
+    ----------
+    facts : mapping of str to Facts
+        The columns of the interactions.
+    user : str
+        The column of the users.
+    taken : collection of str
+        Columns that are something else.
+
+    Returns
+    -------
+    str or None
+        A column of whole numbers that is named like a place, and that differs between almost all
+        rows of a user.
+    """
+    users = facts[user].codes
+    for name, column in facts.items():
+        words = tokens(name)
+        if name in taken or not column.is_whole or not words or words[-1] not in PLACES:
+            continue
+        pairs = np.stack([users, column.codes], axis=1)[(users >= 0) & (column.codes >= 0)]
+        if column.distinct > 1 and len(np.unique(pairs, axis=0)) >= DECIDED * len(users):
+            return name
+    return None
 
 
 def _belongs(column: Facts, owner: Facts) -> bool:

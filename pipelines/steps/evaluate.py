@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,31 +15,23 @@ from rich.panel import Panel
 
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.preprocess import (
-    load_contexts,
-    load_ids,
-    load_split,
-    load_tables,
-)
+from twotower.pipelines.steps.preprocess import load_ids, load_tables
 from twotower.pipelines.verdict.facts import gather, overlap_of
 from twotower.pipelines.verdict.per_user import OneMetric, both, check_user_file, user_file
 from twotower.pipelines.verdict.verdict import MODEL, Verdict, judge
 from twotower.pipelines.verdict.words import objection, paragraph
-from twotower.workflows.availability import read_available
 
 if TYPE_CHECKING:
-    from twotower.models.evaluation.metrics import Metrics, OnUsers
-    from twotower.models.evaluation.queries import Queries
+    from twotower.models.evaluation.metrics import Metrics
     from twotower.models.evaluation.ranking import Ranker, Scorer
-    from twotower.models.two_tower import TowerScorer
     from twotower.pipelines.config import Config
 
-# Fixed, so that trainings with different seeds are validated on the same users.
-SAMPLE_SEED = 0
 PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 WITH_CONTEXT = ", each pair in its own context"
+NOT_MASKED = "not masked: seen items are candidates, too"
 QUERY_TIMES = {
     False: "; the time of a query is that of its pair",
     True: "; the time of a query is that of the user's positive before it",
@@ -47,196 +39,12 @@ QUERY_TIMES = {
 """Which time a query has, by whether the split leaves the last positives out."""
 
 
-class Evaluator:
-    """Measures any model on one part of a run's split, always in the same way.
-
-    On the valid part a user's train items are masked; on the test part train and valid items are.
-    A pair of user and item is in one part only, so that masking never hides a positive.
-
-    Parameters
-    ----------
-    run : Run
-        With the steps `ingest` and `preprocess` done.
-    part : str
-        "valid" or "test".
-
-    Attributes
-    ----------
-    train, relevant, seen : csr_matrix of bool, shape (n_users, n_items)
-        Interactions of the train part, of `part`, and those that are masked.
-    candidates : ndarray of bool, shape (n_items,), or None
-        Items that may be recommended; None for all. Withdrawn items may not, so they are not
-        relevant either.
-    withdrawn_items, withdrawn_pairs : int
-        The number of withdrawn items, and of their pairs that are not in `relevant`.
-    users : slice or ndarray of int
-        Rows of the user table that a model scores as users 0, 1, ...; see `sample`.
-    queries : Queries or None
-        With features of the context: each pair of `part` is to be found in its own context.
-    """
-
-    def __init__(self, run: Run, part: str):
-        from scipy.sparse import csr_matrix
-
-        self.config = run.config.evaluation
-        parts = load_split(run.path / "processed")
-        features = run.config.features
-        n_users = _count_rows(run, "users", features.user_id)
-        n_items = _count_rows(run, "items", features.item_id)
-
-        def matrix(*names: str) -> csr_matrix:
-            pairs = pd.concat([parts[name] for name in names])
-            ones = np.ones(len(pairs), dtype=bool)
-            indices = (pairs["user_row"], pairs["item_row"])
-            return csr_matrix((ones, indices), shape=(n_users, n_items))
-
-        self.users: slice | np.ndarray = slice(None)
-        self.train = matrix("train")
-        self.relevant = matrix(part)
-        self.seen = self.train if part == "valid" else matrix("train", "valid")
-        self.candidates: np.ndarray | None = None
-        if self.config.catalogue == "interactions":
-            self.candidates = np.zeros(n_items, bool)
-            for pairs in parts.values():
-                self.candidates[pairs["item_row"]] = True
-        available = read_available(run.path / "data")
-        self._leave_out_withdrawn(available)
-        self.queries: Queries | None = None
-        if features.context_columns:
-            from twotower.models.evaluation.queries import Queries
-
-            pairs = parts[part][available[parts[part]["item_row"]]]
-            self.queries = Queries.of(pairs, load_contexts(run), n_items)
-
-    def _leave_out_withdrawn(self, available: np.ndarray) -> None:
-        """Remove withdrawn items from the candidates and from the relevant items."""
-        pairs = self.relevant.nnz
-        self.withdrawn_items = int((~available).sum())
-        if self.withdrawn_items:
-            is_candidate = True if self.candidates is None else self.candidates
-            self.candidates = available & is_candidate
-            self.relevant.data &= available[self.relevant.indices]
-            self.relevant.eliminate_zeros()
-        self.withdrawn_pairs = pairs - self.relevant.nnz
-
-    def sample(self, count: int) -> None:
-        """Use only some of the users with relevant items, always the same random ones.
-
-        Parameters
-        ----------
-        count : int
-            Number of users to keep.
-        """
-        users = np.flatnonzero(np.diff(self.relevant.indptr))
-        chosen = np.random.default_rng(SAMPLE_SEED).choice(users, count, replace=False)
-        self.users = np.sort(chosen)
-        self.relevant, self.seen = self.relevant[self.users], self.seen[self.users]
-        if self.queries is not None:
-            self.queries = self.queries.of_users(self.users)
-
-    def tower_scorer(
-        self, model: Any, users: Mapping[str, np.ndarray], items: Mapping[str, np.ndarray]
-    ) -> TowerScorer:
-        """Create the scorer of a model, which answers each query with its context.
-
-        Parameters
-        ----------
-        model : RetrievalModelV2
-        users, items : mapping of str to ndarray
-            The encoded tables, with all users.
-
-        Returns
-        -------
-        TowerScorer
-        """
-        from twotower.models.two_tower import TowerScorer
-
-        users = {name: column[self.users] for name, column in users.items()}
-        if self.queries is None:
-            return TowerScorer.of(model, users, items)
-        return self.queries.tower_scorer(model, users, items)
-
-    def baselines(self) -> list[str]:
-        """The names of the baselines to measure."""
-        from twotower.models.evaluation.baselines import default_baselines
-
-        if self.config.baselines is not None:
-            return list(self.config.baselines)
-        users = np.count_nonzero(np.diff(self.relevant.indptr))
-        return default_baselines(self.train, users)
-
-    def evaluate(
-        self,
-        scorer: Scorer | Ranker,
-        progress: Callable[[int, int], None] | None = None,
-        on_users: OnUsers | None = None,
-    ) -> Metrics:
-        """Compute the metrics at all cutoffs in the settings.
-
-        Parameters
-        ----------
-        scorer : Scorer or Ranker
-            One that does not know the context answers all queries of a user alike.
-        progress : callable (done, total), optional
-            Called after each batch of users.
-        on_users : callable (users, values), optional
-            Called after each batch with the metrics of each user.
-
-        Returns
-        -------
-        Metrics
-        """
-        from twotower.models.evaluation.metrics import evaluate
-
-        return evaluate(
-            **self._rows(scorer),
-            ks=self.config.ks,
-            candidates=self.candidates,
-            batch_size=self.config.batch_size,
-            progress=progress,
-            on_users=on_users,
-            user_of=None if self.queries is None else self.queries.users,
-        )
-
-    def popularity_metrics(self, scorer: Scorer | Ranker, k: int) -> dict[str, float]:
-        """Compute recall@k in head, middle and tail, and the popularity of recommended items.
-
-        Parameters
-        ----------
-        scorer : Scorer or Ranker
-        k : int
-            Cutoff.
-
-        Returns
-        -------
-        dict of str to float
-        """
-        from twotower.models.evaluation.popularity import popularity_metrics
-
-        return popularity_metrics(
-            **self._rows(scorer),
-            train=self.train,
-            k=k,
-            candidates=self.candidates,
-            batch_size=self.config.batch_size,
-        )
-
-    def _rows(self, scorer: Scorer | Ranker) -> dict[str, Any]:
-        """What a ranking is of: users or, with a context, queries."""
-        if self.queries is None:
-            return {"scorer": scorer, "relevant": self.relevant, "seen": self.seen}
-        return {
-            "scorer": self.queries.by_user(scorer),
-            "relevant": self.queries.relevant,
-            "seen": self.seen[self.queries.users],
-        }
-
-
 @writes
 def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
     """Measure the model and the baselines on the test part, and say what the numbers mean.
 
-    Writes reports/metrics.json and prints a table and the verdict.
+    Writes reports/metrics.json and prints a table and the verdict. With `split.method`
+    leave_last_out, the metrics are also computed without masking seen items.
 
     Parameters
     ----------
@@ -260,49 +68,65 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
         report(0, 1, "load the towers")
         evaluator = Evaluator(run, "test")
         kept = OneMetric(run.config.training.monitor, run.config.evaluation.ks)
+        metrics, not_masked = {}, {}
         with _user_file(run, evaluator, per_user) as write:
-            metrics = {
-                name: _measured(run, evaluator, name, both(kept, write, name), report)
-                for name in (MODEL, *evaluator.baselines())
-            }
+            for name in (MODEL, *evaluator.baselines()):
+                scorer, ranked = _scorer(run, evaluator, name, report), _progress(name, report)
+                metrics[name] = evaluator.evaluate(scorer, ranked, both(kept, write, name))
+                if run.config.split.method == "leave_last_out":
+                    not_masked[name] = evaluator.evaluate(scorer, ranked, masked=False)
         report(0, 1, "verdict")
         verdict = _verdict(run, evaluator, kept)
         protocol = _protocol(run, evaluator, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
         notes |= {"protocol": protocol, "metrics": values, "verdict": verdict.to_dict()}
+        notes["standard_errors"] = {name: m.errors for name, m in metrics.items()}
+        if not_masked:
+            notes["metrics_not_masked"] = {name: m.to_dict() for name, m in not_masked.items()}
         compared = "recipes" in run.notes("preprocess")  # see pipelines.verdict.auto
         notes["verdict"]["text"] = paragraph(verdict, run.config, compared)
         notes["verdict"]["objection"] = objection(verdict)
         (out / "reports" / "metrics.json").write_text(json.dumps(notes, indent=1))
         result(protocol["ranking"])
-    table = metrics_table(metrics, _title(protocol), run.config.evaluation.ks[:2])
-    table.caption = f"test part of: {protocol['split']}"
+    shown = run.config.evaluation.ks[:2]
+    table = metrics_table(metrics, _title(protocol), shown)
+    table.caption = f"test part of: {protocol['split']}{_error(metrics[MODEL], kept.name)}"
     console.print(table)
+    if not_masked:
+        console.print(metrics_table(not_masked, NOT_MASKED, shown))
     color = "red" if notes["verdict"]["objection"] else "green"
     panel = Panel(escape(notes["verdict"]["text"]), title="verdict", border_style=color)
     console.print(panel, soft_wrap=False)
     return values
 
 
-def _measured(
-    run: Run, evaluator: Evaluator, name: str, on_users: OnUsers, report: Callable[..., None]
-) -> Metrics:
-    """The metrics of the trained towers, or of a baseline that is fitted first."""
+def _scorer(
+    run: Run, evaluator: Evaluator, name: str, report: Callable[..., None]
+) -> Scorer | Ranker:
+    """The trained towers, or a baseline that is fitted."""
     from twotower.models.evaluation.baselines import fit_baseline
     from twotower.models.training.saving import load
 
     report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
-    scorer: Scorer | Ranker
     if name == MODEL:
         model = load(run.path / "model").model
-        scorer = evaluator.tower_scorer(model, *load_tables(run))
-    else:
-        scorer = fit_baseline(name, evaluator.train, run.config.training.seed)
+        return evaluator.tower_scorer(model, *load_tables(run))
+    return fit_baseline(name, evaluator.train, run.config.training.seed)
+
+
+def _progress(name: str, report: Callable[..., None]) -> Callable[[int, int], None]:
+    """Report how many users are ranked."""
 
     def ranked(done: int, total: int) -> None:
         report(done, total, f"{name}: rank", f"{done:,} of {total:,} users")
 
-    return evaluator.evaluate(scorer, ranked, on_users)
+    return ranked
+
+
+def _error(metrics: Metrics, name: str) -> str:
+    """The standard error of the model's metric `name`, for the caption of the table."""
+    error = metrics.errors.get(name)
+    return "" if error is None else f"\nstandard error of the {MODEL}'s {name}: {error:.4f}"
 
 
 def _user_file(
@@ -369,10 +193,6 @@ def check_baselines(config: Config, train: pd.DataFrame) -> None:
         )
 
 
-def _count_rows(run: Run, table: str, id_name: str) -> int:
-    return len(pd.read_parquet(run.path / "data" / f"{table}.parquet", columns=[id_name]))
-
-
 def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any]:
     """How the metrics were measured, for the report."""
     ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
@@ -384,6 +204,8 @@ def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any
             f"; {evaluator.withdrawn_items:,} withdrawn items and their "
             f"{evaluator.withdrawn_pairs:,} pairs left out"
         )
+    if evaluator.repeats:
+        ranking += f"; {evaluator.repeats:,} pairs to be found are masked as seen, so never found"
     return {
         "part": "test",
         "data": run.notes("ingest")["summary"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,24 +27,18 @@ from twotower.pipelines.steps.processed import (
     TRAIN_WEIGHTS,
     USERS,
     WEIGHT,
-    write_positions,
+    with_history,
     write_tables,
     write_vectors,
 )
 from twotower.serving.runtime.operators.times import TimeFeatures
+from twotower.workflows import order
 
 if TYPE_CHECKING:
     from twotower.models.training.data import TrainingData
-    from twotower.pipelines.config import Config
     from twotower.workflows.features.config import FeaturesConfig
     from twotower.workflows.ids import RunIds
     from twotower.workflows.split import SplitConfig
-
-_LEFT_OUT = {
-    "repeated_pairs": "positives left out because a later row has the same user and item",
-    "dropped_by_k_core": "positives left out by k-core",
-    "not_in_split_file": "positives left out because the split file does not list them",
-}
 
 
 @writes
@@ -54,12 +47,13 @@ def preprocess(run: Run) -> dict[str, Any]:
 
     Writes workflow/ (the fitted graph) and processed/:
 
-    - split.parquet: the positives with their part, ids as codes, rows in the tables and weights
+    - split.parquet: the positives with their part, ids as codes, rows in the tables, weights, and
+      with a history their places in time
     - train_rows.bin, train_contexts.bin, train_positions.bin and train_weights.bin: the rows of the
       training part in the tables, their places in time, and the weights
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
     - vectors.<column>.npy: the pretrained vectors of the rows of these tables
-    - raw_users.parquet: the user table before encoding, with the history
+    - raw_users.parquet: the user table before encoding, with the history that the server reads
     - schema.pbtxt: the schema of the encoded tables
     - split.json: the sizes of the parts
 
@@ -77,7 +71,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     from twotower.workflows.features.checks import check_data
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.graph import fit_features
-    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
+    from twotower.workflows.features.positives import filter_positives, pair_weights, remarks
     from twotower.workflows.split import split
 
     names = run.config.features
@@ -89,6 +83,7 @@ def preprocess(run: Run) -> dict[str, Any]:
         progress(0, 5, "positives")
         interactions, users, items = _read_data(run)
         positives = filter_positives(interactions, run.config.positives)
+        positives = order.number_repeats(positives, run.config.split.repeats)
         progress(1, 5, "split")
         parts = split(positives, run.config.split, read_ids(run))
         _check_parts(parts, run.config.split)
@@ -97,7 +92,8 @@ def preprocess(run: Run) -> dict[str, Any]:
         times = _fit_times(pairs[parts["part"] == "train"], names)
         pairs = _add_times(pairs, parts, times, run.config.split)
         train = pairs[parts["part"] == "train"]
-        users = add_history(users, train, positives, names)
+        processed, method = out / "processed", run.config.split.method
+        users = with_history(users, parts, positives, names, method, processed)
         workflow = fit_features(train, users, items, names, out / "workflow")
         if times is not None:
             (out / "workflow" / TIMES).write_text(json.dumps(times))
@@ -105,9 +101,6 @@ def preprocess(run: Run) -> dict[str, Any]:
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        processed = out / "processed"
-        if names.history:
-            write_positions(train, positives, processed)
         notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
         write_vectors(run.path / "data", names, processed)
         counts = notes["split"]
@@ -115,21 +108,10 @@ def preprocess(run: Run) -> dict[str, Any]:
             f"{len(positives):,} positives; {counts['protocol']}: "
             + ", ".join(f"{part} {counts[part]['rows']:,}" for part in PARTS)
         )
-        for remark in _remarks(run.config, interactions, counts):
+        ordered = bool(names.history) or run.config.split.method == "leave_last_out"
+        for remark in remarks(interactions, run.config.positives, ordered, counts):
             result(remark)
     return notes
-
-
-def _remarks(config: Config, interactions: pd.DataFrame, counts: dict[str, Any]) -> Iterator[str]:
-    """Lines on assumptions that were made about the rows, and on rows that were left out."""
-    column, ordered = config.positives.column, config.split.method == "leave_last_out"
-    if "timestamp" not in interactions and (ordered or config.features.history):
-        yield "the interactions have no timestamp: their order in the file is used as time"
-    if column and (unknown := int(interactions[column].isna().sum())):
-        yield f"{unknown:,} rows without a value in {column} are not positives"
-    for name, reason in _LEFT_OUT.items():
-        if counts[name]:
-            yield f"{counts[name]:,} {reason}"
 
 
 def split_ahead(run: Run) -> pd.DataFrame:
@@ -150,12 +132,13 @@ def split_ahead(run: Run) -> pd.DataFrame:
 
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
-    wanted = [names.user_id, names.item_id, "timestamp", "part", positives.column]
+    wanted = [names.user_id, names.item_id, "timestamp", order.ORDER, "part", positives.column]
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
         check_any_positive(rows, positives)
         rows = rows[is_positive(rows, positives)]
+    rows = order.number_repeats(rows, run.config.split.repeats)
     parts = split(rows, run.config.split, read_ids(run))
     _check_parts(parts, run.config.split)
     return parts
@@ -201,7 +184,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     """
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.growth import grow_features
-    from twotower.workflows.features.positives import add_history, filter_positives, pair_weights
+    from twotower.workflows.features.positives import filter_positives, pair_weights
     from twotower.workflows.split import extend_split
 
     names = run.config.features
@@ -209,6 +192,7 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         progress(0, 4, "positives, split")
         interactions, users, items = _read_data(run.within(out))
         positives = filter_positives(interactions, run.config.positives)
+        positives = order.number_repeats(positives, run.config.split.repeats)
         old = pd.read_parquet(run.path / "processed" / SPLIT)
         fresh = interactions.iloc[len(interactions) - appended :]
         parts = extend_split(old, positives, fresh, run.config.split)
@@ -217,7 +201,8 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         # As they are, because the weights learned for them depend on them.
         pairs = _add_times(pairs, parts, load_times(run), run.config.split)
         train = pairs[parts["part"] == "train"]
-        users = add_history(users, train, positives, names)
+        processed, method = out / "processed", run.config.split.method
+        users = with_history(users, parts, positives, names, method, processed)
         workflow = grow_features(
             run.path / "workflow", train, users, items, names, out / "workflow"
         )
@@ -225,9 +210,6 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         notes |= {"positives": len(positives)}
         if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
             parts[WEIGHT] = weights
-        processed = out / "processed"
-        if names.history:
-            write_positions(train, positives, processed)
         notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
         write_vectors(out / "data", names, processed)
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()

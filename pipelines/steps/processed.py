@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from twotower.workflows.order import add_positions, is_next_item
+
 if TYPE_CHECKING:
     import nvtabular as nvt
 
@@ -55,7 +57,6 @@ def write_tables(
 
     parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
     parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
-    users[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
     encoded_users = encode(workflow, "user", users, without=names.context_columns)
     context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
     encode(workflow, "item", items).to_parquet(processed / ITEMS)
@@ -85,14 +86,43 @@ def write_vectors(data: Path, names: FeaturesConfig, processed: Path) -> None:
         save_vectors(data / f"{side.name}s.parquet", side, processed)
 
 
-def write_positions(train: pd.DataFrame, positives: pd.DataFrame, processed: Path) -> None:
-    """Write the place in time of each row of the training part, see `TrainingData.positions`."""
-    from twotower.workflows.features.positives import time_order
-    from twotower.workflows.split import positions
+def with_history(
+    users: pd.DataFrame,
+    parts: pd.DataFrame,
+    positives: pd.DataFrame,
+    names: FeaturesConfig,
+    method: str,
+    processed: Path,
+) -> pd.DataFrame:
+    """Add the history in training to the users; write the one that the server reads, and the order.
 
-    users = train["user_id"].to_numpy()
-    position, _ = positions(users, time_order(train, positives))
-    position.astype(np.int32).tofile(processed / TRAIN_POSITIONS)
+    Parameters
+    ----------
+    users : DataFrame
+        The user table.
+    parts : DataFrame
+        The split, to which the column `POSITION` is added.
+    positives : DataFrame
+        All positives.
+    names : FeaturesConfig
+    method : str
+        The setting `split.method`. If the next item is predicted, the server's histories have the
+        items of all parts, because a request is about what comes after them.
+    processed : Path
+        The folder to write to.
+
+    Returns
+    -------
+    DataFrame
+    """
+    from twotower.workflows.features.positives import add_history
+
+    train, is_next = parts[parts["part"] == "train"], is_next_item(method, names.history)
+    served = add_history(users, parts if is_next else train, positives, names)
+    served[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
+    if names.history:
+        add_positions(parts, positives).tofile(processed / TRAIN_POSITIONS)
+    return add_history(users, train, positives, names) if is_next else served
 
 
 def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:

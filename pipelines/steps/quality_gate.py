@@ -10,8 +10,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from twotower.pipelines.console import stage
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
 from twotower.pipelines.steps.processed import SPLIT
 from twotower.serving.local import LocalVersion
@@ -130,6 +130,7 @@ class Comparison:
             self.rows = np.sort(draw.choice(self.rows, MAX_USERS, replace=False))
         self.user_ids = user_ids[self.rows]
         self.relevant, self.seen = relevant[self.rows], judge.seen[self.rows]
+        self.judge = judge
         which = "from before the update" if only_older else "that the update adds"
         self.pairs = f"the {part} pairs {which} of the same {len(self.rows):,} users"
 
@@ -142,8 +143,17 @@ class Comparison:
         from twotower.models.two_tower import TowerScorer
 
         users, items = load_tables(self.staged)
+        users = self.judge.with_history(users, items)
         users = {name: column[self.rows] for name, column in users.items()}
         return self._measure(TowerScorer.of(model, users, items))
+
+    def features(self, users: np.ndarray) -> dict[str, list]:
+        """The histories of `users` for a version, whose own ones have the items to be found."""
+        if self.judge.histories is None:
+            return {}
+        rows = self.judge.histories[self.rows[users]]
+        names = [self.ids.items.decode(self.item_ids[row[row >= 0]]).tolist() for row in rows]
+        return {self.staged.config.features.history_column: names}
 
     def _measure(self, scorer: Scorer) -> float:
         from twotower.models.evaluation.metrics import evaluate
@@ -155,6 +165,7 @@ class Comparison:
             ks=[self.cutoff],
             candidates=self.candidates,
             batch_size=BATCH_SIZE,
+            repeats=self.judge.may_repeat,
         )
         return metrics.values[f"{self.metric}@{self.cutoff}"]
 
@@ -189,7 +200,8 @@ class _VersionScorer:
         seen = int(np.diff(asked.seen[users].indptr).max())
         k = min(len(version.item_ids), asked.cutoff + seen + self.left_out)
         user_ids = asked.ids.users.decode(asked.user_ids[users])
-        items, answered = version.answer(user_ids, k, features=version.unknown_time(len(user_ids)))
+        given = {**version.unknown_time(len(user_ids)), **asked.features(users)}
+        items, answered = version.answer(user_ids, k, features=given)
         ids = asked.ids.items.codes(items)
         columns = np.searchsorted(asked.item_ids, ids).clip(max=len(asked.item_ids) - 1)
         rows, places = np.nonzero((asked.item_ids[columns] == ids) & np.isfinite(answered))

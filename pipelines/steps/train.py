@@ -13,9 +13,9 @@ import numpy as np
 
 from twotower.pipelines.console import ShowProgress, stage
 from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
-from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.preprocess import load_split, load_training_data
 from twotower.pipelines.steps.processed import SCHEMA
 

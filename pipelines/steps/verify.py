@@ -11,6 +11,7 @@ import pandas as pd
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.evaluation.evaluator import encoded, load_histories
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.export import seen_pairs
 from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
@@ -185,6 +186,10 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     user_ids, item_ids = load_ids(run)
     user_table, item_table = load_tables(run)
+    histories = load_histories(run)
+    if histories is not None:  # the tables have those of the training part
+        side = run.config.features.sides[1].internal
+        user_table[run.config.features.history_column] = encoded(histories, item_table[side.id])
     rows = np.searchsorted(user_ids, users)
     towers = run.path / "model"
     queries = embed(load_tower(towers / QUERY_TOWER), {c: v[rows] for c, v in user_table.items()})

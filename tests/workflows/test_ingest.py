@@ -27,6 +27,7 @@ from twotower.workflows.ingest import (
     ingest_more,
     source_files,
 )
+from twotower.workflows.order import ORDER
 from twotower.workflows.sources.base import Source, ignore
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.wanted import Wanted
@@ -209,6 +210,30 @@ def test_a_day_with_times_in_another_unit_is_converted_or_refused(unit, tmp_path
         ingest_more(config, data, write("places", [3, 4], [1, 2]))
     with pytest.raises(DataError, match="'01/02/2024'; no value of the column shows whether"):
         ingest_more(config, data, write("unclear", [3, 4], ["01/02/2024", "02/02/2024"]))
+
+
+def test_an_order_goes_on_in_an_update(tmp_path):
+    def write(name, users, places):
+        table = pa.table({"user_id": users, "item_id": [*range(len(users))], "pos": places})
+        Tables(table, table.select([0]), table.select([1])).write(tmp_path / name)
+        shutil.move(tmp_path / name / "interactions.parquet", tmp_path / name / "log.parquet")
+        return tmp_path / name
+
+    files = FilesConfig(interactions="log.parquet", order="pos", duplicates="keep_all")
+    base = write("base", [1, 1, 2, 3], [0, 1, 0, 0])
+    config, data = IngestConfig(source="files", path=base, files=files), tmp_path / "data"
+    ingest(config, data)
+    stored = pd.read_parquet(data / "interactions.parquet")
+    assert stored.columns.tolist() == ["user_id", "item_id", ORDER]
+    assert stored[ORDER].tolist() == [0, 1, 0, 0] and stored[ORDER].dtype == "int64"
+    assert ingest_more(config, data, base) is None  # the same rows again are no restart
+    day = ingest_more(config, data, write("day", [1, 1, 2, 4], [2, 3, 1, 0]))
+    assert day.merged.interactions[ORDER].to_pylist()[4:] == [2, 3, 1, 0]
+    message = r"files\.order: 1 of 1 known users start again, such as one at -1 who had 0 before"
+    with pytest.raises(DataError, match=message):
+        ingest_more(config, data, write("again", [1, 9, 3, 3], [0, 5, -1, 7]))
+    with pytest.raises(DataError, match=r"expected numbers as int64 .*files\.order is a column of"):
+        ingest_more(config, data, write("words", [1, 1, 2, 4], [*"abcd"]))
 
 
 def test_more_with_a_user_it_does_not_describe_is_refused(ml_1m, tmp_path):

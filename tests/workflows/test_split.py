@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.order import OCCURRENCE, ORDER, number_repeats
 from twotower.workflows.sources.movielens.source import MovieLens1M
 from twotower.workflows.split import (
     SplitConfig,
@@ -147,6 +148,32 @@ def test_a_pair_that_comes_again_is_in_one_part_at_its_last_place():
     assert result["item_id"].to_list() == [11, 12, 10]
     assert result["part"].to_list() == ["train", "valid", "test"]
     assert split_report(result)["repeated_pairs"] == 1
+
+
+def test_leave_last_out_goes_by_the_order_where_there_are_no_times():
+    rows = pairs((1, 7), (1, 8), (1, 9), (2, 7), (2, 8)).assign(**{ORDER: [2, 0, 1, 1, 0]})
+    assert parts(rows, method="leave_last_out") == ["test", "train", "valid", "train", "train"]
+    tied = rows.assign(timestamp=[5, 5, 9, 1, 1])
+    assert parts(tied, method="leave_last_out")[:3] == ["valid", "train", "test"]
+    with pytest.raises(DataError, match=r"An order \(ingest\.files\.order\) is no time"):
+        parts(rows, method="temporal")
+
+
+def test_repeats_are_kept_for_the_next_item():
+    rows = number_repeats(pairs((1, 7, 1), (1, 8, 2), (1, 9, 3), (1, 7, 4)), "keep")
+    config = SplitConfig(method="leave_last_out", repeats="keep")
+    before = split(rows, config)
+    assert before["item_id"].tolist() == [7, 8, 9, 7]
+    assert before["part"].tolist() == ["train", "train", "valid", "test"]
+    assert "repeated pairs kept" in split_report(before)["protocol"]
+    fresh = pairs((1, 8, 5), (1, 7, 6), (1, 7, 7), (1, 6, 8))
+    positives = pd.concat([rows.drop(columns=OCCURRENCE), fresh], ignore_index=True)
+    after = extend_split(before, number_repeats(positives, "keep"), fresh, config)
+    assert after["item_id"].tolist() == [7, 8, 9, 7, 8, 7, 7, 6]
+    assert after[OCCURRENCE].tolist() == [0, 0, 0, 1, 1, 2, 3, 0]
+    assert after["part"].tolist()[4:] == ["train", "train", "valid", "test"]
+    with pytest.raises(ValidationError, match="repeats: keep needs method leave_last_out"):
+        SplitConfig(repeats="keep")
 
 
 def test_report_counts_each_part_and_names_the_protocol():

@@ -9,6 +9,7 @@ import pandas as pd
 
 from twotower.workflows.features.config import FeaturesConfig
 from twotower.workflows.features.encode import encode
+from twotower.workflows.order import keys
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -25,7 +26,7 @@ def add_context(
     Parameters
     ----------
     pairs : DataFrame
-        The columns user_id and item_id; each pair once.
+        The columns `keys`, each combination once.
     positives : DataFrame
         The positive rows, among them all of `pairs`.
     config : FeaturesConfig
@@ -33,16 +34,16 @@ def add_context(
     Returns
     -------
     DataFrame
-        user_id, item_id, the stored columns of the context and, for `features.time`, the
+        The columns `keys`, the stored columns of the context and, for `features.time`, the
         timestamp, with the index of `pairs`. A repeated pair has the context of its last row.
     """
-    keys, columns = [config.user_id, config.item_id], config.stored_context
+    by, columns = keys(pairs), config.stored_context
     if config.time:
         columns.append(config.time_column)
     if not columns:
-        return pairs[keys]
-    last = positives[[*keys, *columns]].drop_duplicates(keys, keep="last")
-    return pairs[keys].merge(last, on=keys, how="left").set_index(pairs.index)
+        return pairs[by]
+    last = positives[[*by, *columns]].drop_duplicates(by, keep="last")
+    return pairs[by].merge(last, on=by, how="left").set_index(pairs.index)
 
 
 def distinct_contexts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,11 @@ import pandas as pd
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.features.config import WEIGHTS, FeaturesConfig, PositivesConfig
+from twotower.workflows.order import has_order, keys, time_order
 
 if TYPE_CHECKING:
     import nvtabular as nvt
 
-KEYS = ["user_id", "item_id"]
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": np.asarray,
     "sqrt": np.sqrt,
@@ -24,6 +24,12 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """The values of the setting `positives.weight_transform`."""
 SHOWN = 8
 """Number of values that a message names."""
+LEFT_OUT = {
+    "repeated_pairs": "positives left out because a later row has the same user and item",
+    "dropped_by_k_core": "positives left out by k-core",
+    "not_in_split_file": "positives left out because the split file does not list them",
+}
+"""What the counts of `split` mean."""
 
 
 def is_positive(interactions: pd.DataFrame, config: PositivesConfig) -> pd.Series:
@@ -184,7 +190,7 @@ def check_weights(positives: pd.DataFrame, config: PositivesConfig) -> None:
     wrong = ~((weights >= low) & (weights <= high))
     if wrong.any():
         row = int(wrong.argmax())
-        user, item = positives[KEYS].iloc[row]
+        user, item = positives[["user_id", "item_id"]].iloc[row]
         found = "no value" if np.isnan(weights[row]) else f"{weights[row]:g}"
         raise DataError(
             f"positives.weight: column {config.weight!r} has {found} for user_id {user} and "
@@ -202,7 +208,7 @@ def pair_weights(
     Parameters
     ----------
     pairs : DataFrame
-        The columns user_id and item_id; each pair once.
+        The columns `keys`, each combination once.
     positives : DataFrame
         The positive rows, among them all of `pairs`.
     config : PositivesConfig
@@ -218,8 +224,9 @@ def pair_weights(
         weights = positives[config.weight].astype(np.float64)
     else:
         weights = _weights_of_values(positives[config.column], config)
-    totals = weights.groupby([positives[name] for name in KEYS], sort=False).sum()
-    found = pairs[KEYS].merge(totals.rename("weight").reset_index(), on=KEYS, how="left")
+    by = keys(pairs)
+    totals = weights.groupby([positives[name] for name in by], sort=False).sum()
+    found = pairs[by].merge(totals.rename("weight").reset_index(), on=by, how="left")
     transform = TRANSFORMS[config.weight_transform]
     return transform(found["weight"].to_numpy(np.float64)).astype(np.float32)
 
@@ -243,11 +250,10 @@ def add_history(
     users : DataFrame
         The user table.
     train : DataFrame
-        The pairs of the training part, with the columns user_id and item_id.
+        The pairs of the training part, with the columns `keys`.
     positives : DataFrame
-        All positives. If they have the column timestamp, histories are ordered by it; a repeated
-        pair has the time of its last row, as in the split. Pairs with equal times are in the
-        reverse order of `train`.
+        All positives, whose times order the histories, see `time_order`. Pairs with equal times are
+        in the reverse order of `train`.
     config : FeaturesConfig
 
     Returns
@@ -258,7 +264,7 @@ def add_history(
     """
     if not config.history:
         return users
-    rows = train[KEYS].iloc[time_order(train, positives)[::-1]]
+    rows = train[keys(train)].iloc[time_order(train, positives)[::-1]]
     latest = rows.groupby(config.user_id, sort=False)[config.item_id]
     lists = latest.agg(lambda items: items.to_numpy()[: config.history].tolist())
     column = users[config.user_id].map(lists)
@@ -266,25 +272,29 @@ def add_history(
     return users.assign(**{config.history_column: column})
 
 
-def time_order(pairs: pd.DataFrame, positives: pd.DataFrame) -> np.ndarray:
-    """Order pairs by time, the earliest first; pairs with equal times by their rows.
+def remarks(
+    interactions: pd.DataFrame, config: PositivesConfig, ordered: bool, counts: dict[str, Any]
+) -> Iterator[str]:
+    """Say what was assumed about the rows, and which were left out.
 
     Parameters
     ----------
-    pairs : DataFrame
-        The columns user_id and item_id; each pair once.
-    positives : DataFrame
-        The positive rows, among them all of `pairs`. Without the column timestamp, the order of
-        the rows is the order in time. A repeated pair has the time of its last row, as in the
-        split.
+    interactions : DataFrame
+    config : PositivesConfig
+    ordered : bool
+        Whether the order of the rows in time matters.
+    counts : dict
+        The report on the split, see `split_report`.
 
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-        Row numbers of `pairs`.
+    Yields
+    ------
+    str
+        A line.
     """
-    if "timestamp" not in positives:
-        return np.arange(len(pairs))
-    times = positives[[*KEYS, "timestamp"]].drop_duplicates(KEYS, keep="last")
-    found = pairs[KEYS].merge(times, on=KEYS, how="left")["timestamp"]
-    return np.argsort(found.to_numpy(), kind="stable")
+    if ordered and not has_order(interactions):
+        yield "the interactions have no timestamp: their order in the file is used as time"
+    if config.column and (unknown := int(interactions[config.column].isna().sum())):
+        yield f"{unknown:,} rows without a value in {config.column} are not positives"
+    for name, reason in LEFT_OUT.items():
+        if counts[name]:
+            yield f"{counts[name]:,} {reason}"

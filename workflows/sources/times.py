@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.order import ORDER
 from twotower.workflows.sources.arrow_types import without_nan
 from twotower.workflows.sources.base import OnMessage
 from twotower.workflows.sources.columns import Column, as_numbers, refuse_nulls
@@ -106,6 +107,34 @@ def check_scale(before: pa.ChunkedArray, new: pa.ChunkedArray) -> None:
                 f"those before are from {old_low} to {old_high} seconds since 1970; store the new "
                 "ones in the unit of those before"
             )
+
+
+def check_order(before: pa.Table, new: pa.Table) -> None:
+    """Check that the column `ORDER` of an update goes on after the numbers before.
+
+    Parameters
+    ----------
+    before, new : Table
+        The interactions, with the codes of users.
+
+    Raises
+    ------
+    DataError
+        If the numbers of most known users start again.
+    """
+    last, first = (
+        rows.select(["user_id", ORDER]).to_pandas().groupby("user_id")[ORDER]
+        for rows in (before, new)
+    )
+    both = pd.concat([last.max().rename("last"), first.min().rename("first")], axis=1, join="inner")
+    again = both[both["first"] < both["last"]]
+    if 2 * len(again) > len(both):
+        row = again.iloc[0]
+        raise DataError(
+            f"interactions, column of ingest.files.order: {len(again):,} of {len(both):,} known "
+            f"users start again, such as one at {int(row['first'])} who had {int(row['last'])} "
+            "before; let the numbers of an update go on after those before"
+        )
 
 
 def _numbers_as_seconds(column: Column, times: pa.ChunkedArray, say: OnMessage) -> pa.ChunkedArray:

@@ -21,8 +21,8 @@ class Wanted(NamedTuple):
     categories : frozenset of str
         Those that the towers read as categories.
     every_row : bool
-        Whether each row of a repeated pair may decide whether the pair is a positive, or what it
-        weighs.
+        Whether each row of a repeated pair may be a positive, decide whether the pair is one, or
+        what it weighs.
     ordered : bool
         Whether the column timestamp of the interactions is used if there is one.
     types : mapping of str to DataType
@@ -59,7 +59,8 @@ class Wanted(NamedTuple):
             users=(*users, *user.vectors),
             items=tuple(dict.fromkeys(items)),
             categories=frozenset([*user.categorical, *item.categorical, *features.context]),
-            every_row=bool(positives.values or positives.weight)
+            every_row=split.repeats == "keep"
+            or bool(positives.values or positives.weight)
             or positives.column not in (None, "rating"),
             vectors={**user.vectors, **item.vectors},
             ordered=features.history is not None

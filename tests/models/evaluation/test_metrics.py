@@ -314,3 +314,31 @@ def test_importing_the_metrics_does_not_import_tensorflow():
         "assert not {'tensorflow', 'merlin', 'nvtabular', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_equal_scores_do_not_favour_the_item_to_be_found():
+    """Each of 40 items is to be found once and all scores are 0: ten hits are the fair share."""
+    scorer, none = Table(np.zeros((40, 40), np.float32)), csr_matrix((40, 40), dtype=bool)
+    metrics = evaluate(scorer, csr_matrix(np.eye(40, dtype=bool)), none, [10])
+    assert metrics.values["hit@10"] == 10 / 40
+    assert metrics.values["mrr@10"] == pytest.approx((1 / np.arange(1, 11)).sum() / 40)
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    """Of four users, one finds the item: hits 1, 0, 0, 0 have the deviation 1/2."""
+    scorer = Table(np.array([[3, 2, 1]] * 4, np.float32))
+    relevant = matrix([{0}, {1}, {2}, {2}], 3)
+    metrics = evaluate(scorer, relevant, matrix([set()] * 4, 3), [1])
+    assert metrics.values["hit@1"] == 0.25
+    assert metrics.errors["hit@1"] == pytest.approx(0.5 / 2)
+    assert "coverage@1" not in metrics.errors
+    assert evaluate(scorer, relevant[:1], matrix([set()], 3), [1]).errors == {}
+
+
+def test_an_item_that_the_user_has_had_is_never_found_when_masked():
+    scorer = Table(np.array([[3, 2, 1]] * 2, np.float32))
+    relevant, seen = matrix([{0}, {1}], 3), matrix([{0, 2}, {0}], 3)
+    with pytest.raises(ModelError, match="1 pairs are both relevant and seen"):
+        evaluate(scorer, relevant, seen, [1])
+    masked = evaluate(scorer, relevant, seen, [1], repeats=True)
+    assert (masked.values["hit@1"], masked.users) == (0.5, 2)

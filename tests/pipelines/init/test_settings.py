@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -77,3 +78,27 @@ def test_lists_and_yes_or_no(guess_of):
     tree = settings(guess_of(frame), FILES, "x")
     assert tree["features"]["item_multi_hot"] == {"tags": 3}
     assert tree["positives"] == {"column": "bought", "values": ["yes"]}
+
+
+@pytest.mark.parametrize("name", ["pos", "Position", "sequence", "item_order"])
+def test_places_are_an_order_where_there_are_no_times(guess_of, name):
+    frame = shops.events()[["visitorid", "itemid"]]
+    frame[name] = frame.groupby("visitorid").cumcount()
+    found = guess_of(frame)
+    assert (found.time, found.order, found.split.method) == (None, name, "leave_last_out")
+    assert settings(found, FILES, "x")["ingest"]["files"]["order"] == name
+    assert name not in found.features.left_out and not found.features.context
+    # Numbers that are called times but are the same order give way to it.
+    found = guess_of(frame.assign(time_group=np.arange(len(frame)) // 2))
+    assert (found.time, found.order) == (None, name)
+    assert f"order the rows like {name}" in found.features.left_out["time_group"]
+    # Places in a list that is shown are no places of a user's items.
+    assert guess_of(frame.assign(**{name: frame[name] % 3})).order is None
+    assert guess_of(frame.assign(timestamp=shops.SECONDS)).order is None
+
+
+def test_a_file_in_the_wrong_order_is_split_by_its_places(guess_of):
+    frame = shops.events()[["visitorid", "itemid"]]
+    frame["pos"] = frame.groupby("visitorid").cumcount()
+    shuffled = frame.sample(frac=1, random_state=1)
+    assert guess_of(shuffled).split == guess_of(frame).split

@@ -15,8 +15,9 @@ from tests.pipelines.steps.test_preprocess import ingested
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluate import Evaluator, evaluate
+from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.preprocess import (
     load_contexts,

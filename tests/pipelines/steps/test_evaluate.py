@@ -12,10 +12,11 @@ import pytest
 
 from twotower.models.evaluation.metrics import evaluate as measure
 from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps import evaluate as step
 from twotower.pipelines.steps import train
-from twotower.pipelines.steps.evaluate import Evaluator, evaluate
+from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.preprocess import load_split, load_training_data
 
 

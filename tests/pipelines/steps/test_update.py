@@ -24,9 +24,9 @@ from tests.pipelines.conftest import small_config
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import parse_config
 from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.lock import LOCK
 from twotower.pipelines.run import TRITON, Run
-from twotower.pipelines.steps.evaluate import Evaluator
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import load_split, load_tables, preprocess

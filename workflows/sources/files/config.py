@@ -52,6 +52,13 @@ class FilesConfig(BaseModel, extra="forbid"):
         "name. `rating` and `timestamp` are read if they are here."
         " A column that is called timestamp is also read if the split or the history needs it.",
     )
+    order: str | None = Field(
+        None,
+        description="Column of the interactions with whole numbers that order those of a user, "
+        "such as the place in a sequence, for data without times. With times, it orders rows that "
+        "have the same one. It is no time: `split.method` temporal cannot use it. The numbers of "
+        "an update go on after those before.",
+    )
     id_columns: dict[Literal["users", "items"], str] = Field(
         {},
         description="The id column of a users or items file, if its name is neither that of the "
@@ -100,10 +107,11 @@ class FilesConfig(BaseModel, extra="forbid"):
     duplicates: Literal["auto", "error", "keep_last", "keep_all"] = Field(
         "auto",
         description="What to do when a (user_id, item_id) pair occurs more than once. keep_last: "
-        "keep only its last row. keep_all: keep all rows; the split uses the last positive row of "
-        "each pair. auto: keep_all if `positives.values`, `positives.weight` or a "
-        "`positives.column` other than rating reads each row, so that a later view does not "
-        "replace a purchase and weights add up; keep_last otherwise. error: stop.",
+        "keep only its last row. keep_all: keep all rows; `split.repeats` says what the split does "
+        "with the positive rows of a pair. auto: keep_all with `split.repeats` keep, and if "
+        "`positives.values`, `positives.weight` or a `positives.column` other than rating reads "
+        "each row, so that a later view does not replace a purchase and weights add up; keep_last "
+        "otherwise. error: stop.",
     )
     differing: Literal["error", "keep_last"] = Field(
         "error",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.workflows.errors import DataError
+from twotower.workflows.order import ORDER
 from twotower.workflows.sources.arrow_types import without_nan
 from twotower.workflows.sources.base import ProgressCounter
 from twotower.workflows.sources.columns import Column, as_ids
@@ -19,7 +20,7 @@ from twotower.workflows.sources.formats.table import FileTable
 from twotower.workflows.sources.time_texts import without_missing
 from twotower.workflows.vectors import as_column
 
-ROW_COLUMNS = ("rating", "timestamp")
+ROW_COLUMNS = ("rating", "timestamp", ORDER)
 """Columns of the interactions that have types of their own, and no unknown values."""
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from twotower.workflows.availability import AVAILABLE
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import plain_type
+from twotower.workflows.order import ORDER
 from twotower.workflows.sources.base import (
     IdTypes,
     OnMessage,
@@ -38,8 +39,8 @@ _SIDES: tuple[tuple[TableName, str], ...] = (("users", "user_id"), ("items", "it
 class FilesSource(Source):
     """Interactions in files, and optionally users and items.
 
-    Columns get tidy types (see `arrow_types.tidy`). In the interactions, `rating` becomes float32
-    and `timestamp` becomes int64 unix seconds.
+    Columns get tidy types (see `arrow_types.tidy`). In the interactions, `rating` becomes float32,
+    `timestamp` becomes int64 unix seconds, and the column `order` of the settings becomes int64.
     """
 
     name = "files"
@@ -173,6 +174,8 @@ class FilesSource(Source):
             for side, name in self.config.id_columns.items()
             if side == table
         }
+        if self.config.order is not None:
+            names[ORDER] = self.config.order
         return {**self.config.columns, **names}
 
     def _open(self, name: TableName, path: Path, findings: Findings) -> FileTable:
@@ -226,7 +229,7 @@ class FilesSource(Source):
         """The columns of the interactions to keep, except ids."""
         if log is None:
             return []
-        wanted, mapped = self.wanted, self.config.columns
+        wanted, mapped = self.wanted, self._names("interactions")
         optional = [
             name
             for name in ROW_COLUMNS
@@ -252,5 +255,7 @@ class FilesSource(Source):
                 values = as_numbers(column, pa.float32())
             elif name == "timestamp":
                 values = as_seconds(column, findings, config.time_format)
+            elif name == ORDER:
+                values = as_numbers(column, pa.int64(), "ingest.files.order is a column of these")
             columns[name] = values.take(rows)
         return pa.table(columns)

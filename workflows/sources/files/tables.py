@@ -64,7 +64,7 @@ def rows_to_keep(
             f"({len(repeats):,} rows repeat a pair); remove one, or set ingest."
             "files.duplicates to keep_last or keep_all"
         )
-    done = "all are kept, and the split uses the last positive row of each pair"
+    done = "all are kept"
     if duplicates == "keep_last":
         done = "only the last row of each pair is kept"
         kept[len(kept) - 1 - repeats] = False

@@ -1,0 +1,1 @@
+"""Measuring models on the parts of a split."""
