@@ -20,7 +20,7 @@ class SparseConfig(BaseModel, extra=Extra.forbid):
     """The closed form of large catalogues; choose the values on valid."""
 
     neighbours: int = Field(
-        100,
+        200,
         gt=0,
         le=100_000,
         description="number of neighbours that are kept per item. Memory and time grow with it",
@@ -33,14 +33,14 @@ class SparseConfig(BaseModel, extra=Extra.forbid):
         "neighbours; 0: all the same, 1: rare items count most",
     )
     candidate_power: float = Field(
-        0.25,
+        0.3,
         ge=-10,
         le=10,
         description="the score of an item with n users is multiplied by n ** -candidate_power; 0: "
         "popular items are recommended most, 1: rare ones are",
     )
     targets: int = Field(
-        20,
+        200,
         gt=0,
         le=100_000,
         description="number of neighbours of the user's items that the vectors are fitted to, "
