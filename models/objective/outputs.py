@@ -155,6 +155,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
             batch[COUNT],
             bias=self._bias(candidate),
             weight=self._weight(batch),
+            known=batch.get(KNOWN),
             temperature=self.temperature,
             precision=self.precision,
         )
@@ -224,9 +225,9 @@ class ObjectiveOutput(InBatchSoftmax):
 class SoftmaxOutput(ObjectiveOutput):
     """The softmax over all negatives of a step, wherever they come from.
 
-    With label smoothing, corrected logQ, masked positives or a queue, the scores of all
-    interactions are held in memory as a matrix [batch, negatives]. Otherwise they are computed for
-    some queries at a time, see `grouped_softmax`.
+    With label smoothing, corrected logQ or a queue, the scores of all interactions are held in
+    memory as a matrix [batch, negatives]. Otherwise they are computed for some queries at a time,
+    see `grouped_softmax`.
     """
 
     def __init__(self, **kwargs: Any):
@@ -237,7 +238,7 @@ class SoftmaxOutput(ObjectiveOutput):
 
     def loss_of(self, query: tf.Tensor, candidate: Candidate) -> tf.Tensor:
         batch, given = candidate.metadata, self.objective
-        if given.label_smoothing or given.corrected_logq or given.mask_known or self.queue:
+        if given.label_smoothing or given.corrected_logq or self.queue:
             return self._mean(self._loss_by_row(query, candidate), batch)
         return self._grouped_softmax(query, candidate)
 

@@ -25,6 +25,7 @@ def grouped_softmax(
     temperature: tf.Tensor | float = 1.0,
     bias: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
+    known: tf.Tensor | None = None,
     precision: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Mean cross-entropy of every interaction's positive among it and all other candidates.
@@ -42,21 +43,19 @@ def grouped_softmax(
     count : Tensor of int or float, shape (c,)
         Number of negatives that a candidate stands for: in-batch, how often it is a positive.
     temperature : float or scalar Tensor
-        Above 0; may be learned.
     bias : Tensor of float32, shape (c,), optional
-        Added to the logits. For the logQ correction it is minus the logarithm of a candidate's
-        sampling probability (Yi et al., RecSys 2019).
+        Added to the logits: for logQ minus the logarithm of a candidate's probability.
     weight : Tensor of float32, shape (n,), optional
         Weights of the interactions, by default 1.
+    known : Tensor of bool, shape (q, c), optional
+        The candidates that are not negatives of a query.
     precision : DType
-        Type of the factors of the three matrix products. tf.bfloat16 rounds them, with a relative
-        error of scores up to 1/256; everything else is float32.
+        Type of the factors of the matrix products; tf.bfloat16 changes scores by up to 1/256.
 
     Returns
     -------
     Tensor of float32, shape ()
-        Differentiable in query, candidate and temperature. The gradients are computed along with
-        the loss, and memory is O((n + q + c) * dim).
+        Differentiable in query, candidate and temperature; memory is O((n + q + c) * dim).
 
     Notes
     -----
@@ -66,8 +65,8 @@ def grouped_softmax(
     negative. All interactions of a query share one sum over the candidates.
     """
     bias = tf.zeros([tf.shape(candidate)[0]]) if bias is None else tf.reshape(bias, [-1])
-    n = tf.cast(tf.size(query_of), tf.float32)
-    weight = (tf.ones_like(query_of, tf.float32) if weight is None else weight) / n
+    weight = tf.ones_like(query_of, tf.float32) if weight is None else weight
+    weight /= tf.cast(tf.size(query_of), tf.float32)
     scale = 1.0 / tf.convert_to_tensor(temperature, tf.float32)
 
     @tf.custom_gradient
@@ -81,6 +80,7 @@ def grouped_softmax(
             count=tf.cast(count, tf.float32),
             bias=bias,
             weight=weight,
+            known=known,
             precision=precision,
         )
 
@@ -88,7 +88,7 @@ def grouped_softmax(
 
 
 def _loss_and_gradient(
-    query, candidate, scale, *, query_of, positive_of, count, bias, weight, precision
+    query, candidate, scale, *, query_of, positive_of, count, bias, weight, known, precision
 ):
     """Compute `grouped_softmax` and its gradient, with scale = 1 / temperature.
 
@@ -100,9 +100,7 @@ def _loss_and_gradient(
     score = tf.reduce_sum(own_query * own, axis=1) + tf.gather(bias, positive_of)
     peak = tf.math.unsorted_segment_max(score, query_of, queries)
     addend = bias + tf.math.log(count)
-    # The sum of a query contains the positive `count` times but should contain it once. At least
-    # 1 / count of the sum remains, so the loss is off by count * 1e-7 at most.
-    surplus = tf.gather(count, positive_of) - 1.0
+    surplus = _surplus(query_of, positive_of, count, known)
     rows = tf.minimum(queries, tf.maximum(MIN_ROWS, MAX_SCORES_IN_MEMORY // candidates))
     chunks = (queries + rows - 1) // rows
     # The last chunk may be shorter.
@@ -112,6 +110,8 @@ def _loss_and_gradient(
         first = chunk * rows
         here = scaled[first : first + rows]
         scores = _product(here, candidate, precision, transpose_b=True) + addend
+        if known is not None:
+            scores = tf.where(known[first : first + rows], float("-inf"), scores)
         highest = tf.maximum(tf.reduce_max(scores, axis=1), peak[first : first + rows])
         exps = tf.exp(scores - highest[:, None])
         sums = tf.reduce_sum(exps, axis=1)
@@ -145,6 +145,19 @@ def _loss_and_gradient(
         return upstream * scale * of_query, upstream * of_candidate, upstream * of_scale
 
     return total, gradient
+
+
+def _surplus(query_of, positive_of, count, known):
+    """How often too many the sum of a query contains the positive of each interaction.
+
+    It contains the positive `count` times but should contain it once. At least 1 / count of the sum
+    remains, so the loss is off by count * 1e-7 at most. Known positives are not in the sum.
+    """
+    surplus = tf.gather(count, positive_of) - 1.0
+    if known is None:
+        return surplus
+    is_known = tf.gather_nd(known, tf.stack([query_of, positive_of], axis=1))
+    return tf.where(is_known, -1.0, surplus)
 
 
 def _product(left: tf.Tensor, right: tf.Tensor, precision: tf.DType, **transposed) -> tf.Tensor:

@@ -11,6 +11,26 @@ MAX_ATTENTION_LENGTH = 512
 """Longest history for a transformer: its attention weights take memory of the square of that."""
 
 
+class NextItemStart(BaseModel, extra=Extra.forbid):
+    """The closed-form solution that the training of a decay tower starts from."""
+
+    l2: float = Field(
+        300.0,
+        ge=1e-6,
+        le=1e12,
+        description="L2 regularization of the regression, in units of interactions: it is added to "
+        "each item's number of predictions in which the item is the newest",
+    )
+    max_pairs: int = Field(
+        500_000_000,
+        gt=0,
+        le=1 << 40,
+        description="largest number of pairs of items that are summed, each of one user and near "
+        "enough for decay_time; with more, training is refused. Time grows with it, about 10 s per "
+        "30 million, and memory with the number of different pairs, about 60 bytes each",
+    )
+
+
 class SequenceConfig(BaseModel, extra=Extra.forbid):
     """A query tower of the history's items in their order, trained to predict each next item."""
 
@@ -57,6 +77,12 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
         False,
         description="kind decay: also add a vector of the newest item, from a table of its own",
     )
+    start: NextItemStart | None = Field(
+        None,
+        description="kind decay with last_item: start from weights solved in closed form, see "
+        "models/sequence/regression.py. They count as the first epoch and are kept if no later "
+        "epoch is better. none: start from random weights",
+    )
     negatives: int | None = Field(
         None,
         gt=0,
@@ -83,12 +109,14 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
     def _check_kind(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values["loss"] == "gbce" and values["negatives"] is None:
             raise ValueError("loss gbce needs negatives, such as 256")
-        for name in ("decay_time", "decay_floor", "last_item"):
+        for name in ("decay_time", "decay_floor", "last_item", "start"):
             if values["kind"] != "decay" and values[name] != cls.__fields__[name].default:
                 raise ValueError(f"{name} applies to kind decay only; remove it")
         for name in ("blocks", "heads", "feed_forward", "gated", "positions"):
             if values["kind"] != "transformer" and values[name] != cls.__fields__[name].default:
                 raise ValueError(f"{name} applies to kind transformer only; remove it")
+        if values["start"] is not None and not values["last_item"]:
+            raise ValueError("start solves for kind decay with last_item; set last_item to true")
         return values
 
 
@@ -117,6 +145,8 @@ def conflicting_settings(model: Mapping[str, Any]) -> str:
         "logq_estimate": "counts",
         "self_supervised": None,
     }
+    if model["sequence"].start is not None:
+        required["normalize"] = False
     wrong = {name: value for name, value in required.items() if model[name] != value}
     if not model["objective"].is_default:
         wrong["objective"] = {}

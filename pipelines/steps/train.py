@@ -222,7 +222,7 @@ def closed_form_start(
     report: ShowProgress,
     align: bool = False,
 ) -> Callable[[], None] | None:
-    """Create the `initialize` argument of `fit` that `training.start` asks for.
+    """Create the `initialize` argument of `fit`, for `training.start` or `model.sequence.start`.
 
     Parameters
     ----------
@@ -237,19 +237,25 @@ def closed_form_start(
     Returns
     -------
     callable () or None
-        None if `training.start` is not set.
+        None if neither is set.
     """
-    start = config.start
-    if start is None:
+    start, sequence = config.start, tower.config.sequence
+    if start is None and (sequence is None or sequence.start is None):
         return None
-    from twotower.models.training.closed_form.towers import set_closed_form_weights
 
     def progress(done: int, total: int, text: str) -> None:
         report(done, total, "closed form", text)
 
     def initialize() -> None:
         report(phase="closed form")
-        set_closed_form_weights(tower, data, start, align, progress)
+        if start is not None:
+            from twotower.models.training.closed_form.towers import set_closed_form_weights
+
+            set_closed_form_weights(tower, data, start, align, progress)
+        else:
+            from twotower.models.sequence.regression import set_next_item_weights
+
+            set_next_item_weights(tower, data, align)
         report(phase="training")
 
     return initialize

@@ -230,17 +230,17 @@ def _fit_on_new(
     from twotower.models.two_tower import embed
 
     config, training = run.config.update, run.config.training
-    solved, sequence = _is_solved(old, training), tower.config.sequence is not None
+    solved = _is_solved(old, training.monitor)
+    sequence = tower.config.sequence is not None
     if solved:  # the closed form is solved again for all interactions, without gradient steps
         training, sample = training.copy(update={"epochs": 1}), data
     elif sequence:  # a sample of the interactions would tear the sequences apart
-        training = training.copy(update={"epochs": config.epochs, "start": None})
+        training = training.copy(update={"epochs": config.epochs})
         sample = data
     else:
-        training = training.copy(
-            update={**config.dict(include=set(TrainingConfig.__fields__)), "start": None}
-        )
+        training = training.copy(update=config.dict(include=set(TrainingConfig.__fields__)))
         sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
+    solve = closed_form_start(tower, data, training, progress, align=True)
     before = embed(tower.model.candidate_encoder, data.items)
     measure = validation(staged, data)
 
@@ -256,7 +256,7 @@ def _fit_on_new(
         validate,
         staged.path / "state",
         progress=progress,
-        initialize=closed_form_start(tower, data, training, progress, align=True),
+        initialize=solve if solved else None,
         all_data=data,
     )
     after = embed(tower.model.candidate_encoder, data.items)
@@ -273,13 +273,11 @@ def _fit_on_new(
     }
 
 
-def _is_solved(tower: TwoTower, training: TrainingConfig) -> bool:
-    """Whether the best epoch of the model is the closed form `training.start` itself."""
-    if training.start is None:
-        return False
+def _is_solved(tower: TwoTower, monitor: str) -> bool:
+    """Whether the best epoch of the model is the closed form that its training started from."""
     from twotower.models.training.model import best_epoch
 
-    return tower.history["loss"][best_epoch(tower.history, training.monitor)] is None
+    return tower.history["loss"][best_epoch(tower.history, monitor)] is None
 
 
 def _outcome(notes: dict[str, Any], monitor: str) -> str:

@@ -126,21 +126,23 @@ def everything(groups):
     return [query, candidate, tf.Variable(0.3)], rest
 
 
-def by_hand(query, candidate, temperature, query_of, positive_of, count, bias, weight):
+def by_hand(query, candidate, temperature, query_of, positive_of, count, bias, weight, known=None):
     """The formula in float64, one interaction at a time."""
     losses = []
     for user, own in zip(query_of, positive_of, strict=True):
         scores = candidate @ query[user] / temperature + bias
-        times = np.where(np.arange(len(candidate)) == own, 1, count)
+        negatives = count if known is None else np.where(known[user], 0, count)
+        times = np.where(np.arange(len(candidate)) == own, 1, negatives)
         highest = scores[times > 0].max()
         total = (times * np.exp(np.minimum(scores - highest, 0))).sum()
         losses.append(np.log(total) + highest - scores[own])
     return np.mean(weight * losses)
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", [1.0, 100.0])
-def test_equals_the_formula_and_its_differences(size, groups, monkeypatch):
-    """Also with scores in the thousands."""
+def test_equals_the_formula_and_its_differences(size, masked, groups, monkeypatch):
+    """Also with scores in the thousands, and with some positives among those masked."""
     import tensorflow as tf
 
     from twotower.models.objective.softmax import grouped_softmax
@@ -149,6 +151,8 @@ def test_equals_the_formula_and_its_differences(size, groups, monkeypatch):
     monkeypatch.setattr("twotower.models.objective.softmax.MIN_ROWS", 3)
     variables, rest = everything(groups)
     variables[0].assign(size * variables[0])
+    if masked:
+        rest["known"] = np.random.default_rng(13).random((8, 9)) < 0.4
     with tf.GradientTape() as tape:
         query, candidate, temperature = variables
         loss = grouped_softmax(query, candidate, temperature=temperature, **rest)

@@ -552,6 +552,26 @@ def test_closed_form_towers_are_solved_again_and_keep_their_orientation(folders,
     assert np.isin(answer.item_ids, items).any()
 
 
+@pytest.mark.slow
+def test_decay_towers_are_solved_again_and_served(folders, tmp_path):
+    run = published(
+        folders[0],
+        tmp_path,
+        "features.history=20",
+        "model={dim: 32, normalize: false}",
+        "model.sequence={kind: decay, last_item: true, start: {l2: 10}}",
+        "training.epochs=1",
+    )
+    assert update(run, folders[1]) == 2
+    notes = run.notes("train")
+    assert notes["epochs"] == 1 and notes["rows_per_second"] == 0
+    assert notes["item_cosine"] > 0.8
+    new = ids(run, "user")[-NEW_USERS:]
+    with serving(run) as addresses:
+        answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
+    np.testing.assert_array_equal(answer.item_ids, brute_force(run, new, 20)[0])
+
+
 def test_training_after_a_closed_form_is_kept(folders, tmp_path):
     run = published(
         folders[0],

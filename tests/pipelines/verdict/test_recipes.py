@@ -16,8 +16,11 @@ DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def test_the_names_are_those_that_the_verdict_advises():
-    trained = ["softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
-    assert recipes.names() == ["closed-form", "closed-form-sparse", *trained]
+    known = (
+        "closed-form closed-form-sparse next-item softmax softmax-history softmax-sparse "
+        "softmax-wide"
+    )
+    assert recipes.names() == known.split()
 
 
 @pytest.mark.parametrize("data_set", DATA_SETS)
@@ -57,6 +60,8 @@ def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
         "closed-form, l2 300",
         "closed-form, l2 3000",
         "closed-form-sparse",
+        "next-item, dropout 0.1",
+        "next-item, dropout 0.5",
         "softmax",
         "softmax-history",
         "softmax-sparse",

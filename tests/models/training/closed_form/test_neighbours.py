@@ -51,7 +51,7 @@ def test_targets_are_the_users_items_and_the_best_others(train):
     for user, own in enumerate(x):
         best = np.argsort(-scores[user])[:3]
         expected = own.astype(float)
-        expected[best] = scores[user, best] / max(scores[user].max(), 1e-9)
+        expected[best] = np.sqrt(scores[user, best] / max(scores[user].max(), 1e-9))
         np.testing.assert_allclose(found[user], expected, rtol=1e-4)
 
 

@@ -69,7 +69,9 @@ def test_items_without_common_users_are_refused():
 
 def test_more_than_the_memory_is_refused_naming_the_settings(groups):
     config = ClosedFormConfig(max_memory=0.001)
-    with pytest.raises(ModelError, match=r"more than training\.start\.max_memory, 0\.001; .*targets"):
+    with pytest.raises(
+        ModelError, match=r"more than training\.start\.max_memory, 0\.001; .*targets"
+    ):
         solve_sparse(groups, 16, config)
 
 

@@ -189,5 +189,7 @@ def test_the_method_depends_on_the_number_of_items(method, most_items, exact):
 
 def test_an_exact_solution_beyond_the_memory_is_refused_naming_the_settings(data):
     tower = create(schema(), data, TOWERS, seed=1)
-    with pytest.raises(ModelError, match=r"3\.5e-06 GB for 12 items, .*max_memory, 1e-06; .*sparse"):
+    with pytest.raises(
+        ModelError, match=r"3\.5e-06 GB for 12 items, .*max_memory, 1e-06; .*sparse"
+    ):
         set_closed_form_weights(tower, data, PLAIN.copy(update={"max_memory": 1e-6}))
