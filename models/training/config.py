@@ -50,8 +50,8 @@ class SparseConfig(BaseModel, extra=Extra.forbid):
         0.01,
         ge=1e-6,
         le=1000,
-        description="weight of the pairs of users and items that are neither positives nor targets, "
-        "relative to those that are",
+        description="weight of the pairs of users and items that are neither positives nor "
+        "targets, relative to those that are",
     )
     l2: float = Field(
         0.001,
@@ -75,8 +75,8 @@ class ClosedFormConfig(BaseModel, extra=Extra.forbid):
     method: Literal["auto", "exact", "sparse"] = Field(
         "auto",
         description="exact: item-item regression, best where items have many users; reads `l2`, "
-        "`popularity_l2` and `most_items`. sparse: factorised neighbourhoods, for catalogues of any "
-        "size; reads `sparse`. auto: exact up to `most_items` items with positives, sparse above",
+        "`popularity_l2` and `most_items`. sparse: factorised neighbourhoods, for catalogues of "
+        "any size; reads `sparse`. auto: exact up to `most_items` items with positives, sparse above",
     )
     l2: float = Field(
         300.0,

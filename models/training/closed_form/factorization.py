@@ -51,7 +51,7 @@ def factorize(
 
     Notes
     -----
-    Minimises the sum of (t - x_i.y_j)^2 over the stored values t, plus `unobserved` times the sum of
+    Minimises the sum of (t - x_i.y_j)^2 over the stored values t, plus `unobserved` times that of
     (x_i.y_j)^2 over all pairs, plus `l2` times the sum of (n_i + unobserved * m) |x_i|^2 and of
     (m_j + unobserved * n) |y_j|^2, where n_i and m_j count the stored values, and n and m the rows
     and columns that have some (iALS: Hu et al., ICDM 2008; scaling of l2: Rendle et al., RecSys

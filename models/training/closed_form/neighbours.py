@@ -38,8 +38,8 @@ def item_neighbours(train: csr_matrix, config: SparseConfig, user_power: float) 
     Notes
     -----
     The weights are D^-h X'WX D^-c, where X is `train`, W the weights of the users, D the number of
-    users of each item, h the `history_power` and c the `candidate_power`. With h = c = 1/2 and users
-    weighted by 1/n it is the linear graph filter of GF-CF (Shen et al., CIKM 2021).
+    users of each item, h the `history_power` and c the `candidate_power`. With h = c = 1/2 and
+    users weighted by 1/n it is the linear graph filter of GF-CF (Shen et al., CIKM 2021).
     """
     by_item = train.T.tocsr()
     n_positives = np.diff(train.indptr)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
 
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
