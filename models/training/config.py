@@ -76,7 +76,8 @@ class ClosedFormConfig(BaseModel, extra=Extra.forbid):
         "auto",
         description="exact: item-item regression, best where items have many users; reads `l2`, "
         "`popularity_l2` and `most_items`. sparse: factorised neighbourhoods, for catalogues of "
-        "any size; reads `sparse`. auto: exact up to `most_items` items with positives, sparse above",
+        "any size; reads `sparse`. auto: exact up to `most_items` items with positives, else "
+        "sparse",
     )
     l2: float = Field(
         300.0,
