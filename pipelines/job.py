@@ -118,7 +118,9 @@ def _download(config: Path | None, overrides: tuple[str, ...]) -> tuple[Config, 
     return load_config(path, overrides, archive), f"data: {archive}"
 
 
-def main_job(config: Config, path: Path | None = None, auto: Auto | None = None) -> Run:
+def main_job(
+    config: Config, path: Path | None = None, auto: Auto | None = None, refit: bool = False
+) -> Run:
     """Ingest, preprocess, train, evaluate, export, publish, and ask a real Triton.
 
     Parameters
@@ -128,6 +130,8 @@ def main_job(config: Config, path: Path | None = None, auto: Auto | None = None)
         The run folder; default: runs/<name>.
     auto : Auto, optional
         Try the recipes first and take the best one.
+    refit : bool
+        After training, train again on the valid part, too, see `refit_on_valid`.
 
     Returns
     -------
@@ -135,10 +139,15 @@ def main_job(config: Config, path: Path | None = None, auto: Auto | None = None)
     """
     from twotower.pipelines.steps.query import demonstrate, example_users
 
+    if refit and config.split.train_on_valid:
+        raise ConfigError(
+            "--refit: split.train_on_valid is true, so that valid cannot choose the number of "
+            "epochs; set it to false, or leave --refit out"
+        )
     run = Run.create(config, path)
     with recorded() as timeline, run.writing("run"):
         say(f"run folder: {run.path}")
-        fit_and_publish(run, auto)
+        fit_and_publish(run, auto, refit)
         demonstrate(run)
     write_atomically(run.path / FILE, timeline.to_json())
     console.print(timeline_table(timeline))
@@ -156,7 +165,7 @@ def _next(user: object) -> str:
     return f"twotower query --user {shlex.quote(str(user))} | twotower serve"
 
 
-def fit_and_publish(run: Run, auto: Auto | None = None) -> None:
+def fit_and_publish(run: Run, auto: Auto | None = None, refit: bool = False) -> None:
     """Ingest, preprocess, train, evaluate, export and publish.
 
     What the data and the settings make impossible is refused before TensorFlow is imported.
@@ -166,6 +175,8 @@ def fit_and_publish(run: Run, auto: Auto | None = None) -> None:
     run : Run
     auto : Auto, optional
         Try the recipes after ingesting, and go on with the best one.
+    refit : bool
+        After training, train again on the valid part, too, see `refit_on_valid`.
     """
     from twotower.pipelines.steps.evaluate import check_baselines, evaluate
     from twotower.pipelines.steps.export import export
@@ -190,9 +201,31 @@ def fit_and_publish(run: Run, auto: Auto | None = None) -> None:
     if auto is None:
         preprocess(run)
     train(run)
+    if refit:
+        refit_on_valid(run)
     evaluate(run)
     export(run)
     publish(run, anyway=True)
+
+
+def refit_on_valid(run: Run) -> None:
+    """Train new towers on train and valid, for the number of epochs that was best on valid.
+
+    Parameters
+    ----------
+    run : Run
+        With the step `train` done. Its settings change: `split.train_on_valid` and
+        `training.epochs`. The notes of `train` keep what was chosen on valid as "chosen".
+    """
+    from twotower.pipelines.steps.preprocess import preprocess
+    from twotower.pipelines.steps.train import train
+
+    chosen = run.notes("train")
+    epochs = chosen["best_epoch"]
+    say(f"train again on train and valid: {epochs} {'epoch' if epochs == 1 else 'epochs'}")
+    run.override(("split.train_on_valid=true", f"training.epochs={epochs}"))
+    preprocess(run)
+    train(run, chosen=chosen)
 
 
 def show_timeline(run: Run) -> Timeline:

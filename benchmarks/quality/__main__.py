@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from benchmarks.quality.accuracy import fresh, frozen, grids, last_out, tutorial
+from benchmarks.quality.cold_items import cold_items
 from benchmarks.quality.ranking import evaluation
 from benchmarks.report import measure_parts
 
@@ -23,6 +24,7 @@ PARTS = {
     "tutorial": tutorial,
     "last_out": last_out,
     "grids": grids,
+    "cold_items": cold_items,
     "evaluation": evaluation,
 }
 

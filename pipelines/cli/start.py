@@ -43,8 +43,13 @@ from twotower.pipelines.cli.output import output, plain_checks, plain_run
     metavar="SECONDS",
     help="With --recipe auto: time for all trainings. Default: 600.",
 )
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="After training, train again on the valid part, too, for the epochs chosen on it.",
+)
 @json_option
-def run(config, data, folder, overrides, recipe, budget, as_json) -> None:
+def run(config, data, folder, overrides, recipe, budget, refit, as_json) -> None:
     """Run all steps, then print recommendations from Triton.
 
     Without --data and --config it uses twotower.yaml in this folder, see `twotower init`. Without
@@ -68,7 +73,7 @@ def run(config, data, folder, overrides, recipe, budget, as_json) -> None:
     def work():
         chosen, line = choose(config, data, settings + overrides)
         click.echo(line)
-        return main_job(chosen, folder, auto)
+        return main_job(chosen, folder, auto, refit)
 
     output(as_json, work, plain_run)
 

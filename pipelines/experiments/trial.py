@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from twotower.pipelines.child import run_in_subprocess
 from twotower.pipelines.config import Config
 from twotower.pipelines.console import say
-from twotower.pipelines.errors import RunError
+from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import STEPS, Run, versions
 from twotower.serving.runtime.manifest import sha256
 
@@ -76,6 +76,14 @@ def _code(path: Path) -> str:
     return short_hash(ast.dump(ast.parse(path.read_text())))
 
 
+def check_valid_is_kept(config: Config) -> None:
+    """Raise ConfigError if valid, on which settings are compared, is trained on."""
+    if config.split.train_on_valid:
+        raise ConfigError(
+            "split.train_on_valid is true, but settings are compared on valid; set it to false"
+        )
+
+
 def prepare(config: Config, root: Path) -> Run:
     """Ingest and preprocess the data of `config`, unless this has been done in `root` before.
 
@@ -89,7 +97,13 @@ def prepare(config: Config, root: Path) -> Run:
     Returns
     -------
     Run
+
+    Raises
+    ------
+    ConfigError
+        If valid is trained on.
     """
+    check_valid_is_kept(config)
     sections = json.loads(config.json(include=set(DATA_SECTIONS)))
     settings = f"data-{short_hash(sections)}"
     path = root / f"{settings}-{content_hash(config)}"

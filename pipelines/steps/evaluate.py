@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.pipelines.config import Config
 
-PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
+PROTOCOL = "{catalogue} ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 WITH_CONTEXT = ", each pair in its own context"
 NOT_MASKED = "not masked: seen items are candidates, too"
 QUERY_TIMES = {
@@ -165,8 +165,14 @@ def chosen_on(run: Run) -> str:
     -------
     str
     """
-    users = run.notes("train").get("valid_users")
-    return f"valid {run.config.training.monitor}" + (f" of {users:,} users" if users else "")
+    notes, again = run.notes("train"), ""
+    if run.config.split.train_on_valid:
+        if "chosen" not in notes:
+            return "nothing: the number of epochs was given, and valid was trained on, too"
+        notes, again = notes["chosen"], ", then trained on train and valid"
+    users = notes.get("valid_users")
+    of_users = f" of {users:,} users" if users else ""
+    return f"valid {run.config.training.monitor}{of_users}{again}"
 
 
 def check_baselines(config: Config, train: pd.DataFrame) -> None:
@@ -195,7 +201,8 @@ def check_baselines(config: Config, train: pd.DataFrame) -> None:
 
 def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any]:
     """How the metrics were measured, for the report."""
-    ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
+    catalogue = "items of the part" if evaluator.config.catalogue == "part" else "full catalogue"
+    ranking = PROTOCOL.format(catalogue=catalogue, **metrics.to_dict())
     ranking += WITH_CONTEXT if evaluator.queries is not None else ""
     if run.config.features.time:
         ranking += QUERY_TIMES[run.config.split.method == "leave_last_out"]

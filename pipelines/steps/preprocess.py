@@ -147,7 +147,8 @@ def split_ahead(run: Run) -> pd.DataFrame:
 def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
     """Raise ConfigError if a part of the split is empty."""
     sizes = parts["part"].value_counts()
-    if empty := [part for part in PARTS if not sizes.get(part)]:
+    needed = [part for part in PARTS if part != "valid" or not config.train_on_valid]
+    if empty := [part for part in needed if not sizes.get(part)]:
         advice = {
             "random": "test needs users with at least 2 positives, valid users with at least 3, "
             "and there are none; use split.method temporal or file",
@@ -155,6 +156,7 @@ def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
             "temporal": "split.ratios give it too short a time; increase its share, or use "
             "split.method random",
             "file": f"{config.path} lists no rows for it; add some",
+            "cold_items": "split.ratios give it no item; increase its share",
             "column": "no row names it in the column part; use another split.method",
         }
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -35,7 +36,7 @@ def _no_op(*args: Any, **kwargs: Any) -> None:
 
 
 @writes
-def train(run: Run, resume: bool = False) -> dict:
+def train(run: Run, resume: bool = False, chosen: dict[str, Any] | None = None) -> dict:
     """Fit the towers and save those of the best epoch to model/.
 
     An interrupted training resumes if data and settings are unchanged.
@@ -46,6 +47,8 @@ def train(run: Run, resume: bool = False) -> dict:
         With the steps `ingest` and `preprocess` done.
     resume : bool
         Also continue a finished training, with more epochs or patience.
+    chosen : dict, optional
+        The notes of the training that chose the settings on valid, to be kept in those of this one.
 
     Returns
     -------
@@ -66,6 +69,8 @@ def train(run: Run, resume: bool = False) -> dict:
         report(phase="save the towers")
         save(tower, out / "model")
         notes |= summary(tower.history, monitor, len(data.user_rows))
+        if chosen is not None:
+            notes["chosen"] = chosen
         best = f"best {notes['best_epoch']} with valid {monitor}"
         speed = f"{notes['rows_per_second']:,} rows/s" if notes["rows_per_second"] else "solved"
         validated = (
@@ -215,6 +220,35 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     return measure
 
 
+def _with_cold_items(solve: Callable[..., Callable[[], None] | None]) -> Callable[..., Any]:
+    """Let a closed form also predict the vectors of the items that it does not solve for."""
+
+    @functools.wraps(solve)
+    def with_cold_items(
+        tower: TwoTower,
+        data: TrainingData,
+        config: TrainingConfig,
+        report: ShowProgress,
+        align: bool = False,
+    ) -> Callable[[], None] | None:
+        initialize = solve(tower, data, config, report, align)
+        if initialize is None or config.start is None:
+            return initialize
+
+        def initialize_all() -> None:
+            from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
+
+            if align:
+                put_vectors_into_ids(tower, data)
+            initialize()
+            fill_cold_items(tower, data)
+
+        return initialize_all
+
+    return with_cold_items
+
+
+@_with_cold_items
 def closed_form_start(
     tower: TwoTower,
     data: TrainingData,

@@ -20,7 +20,12 @@ from twotower.pipelines.child import run_in_subprocess
 from twotower.pipelines.config import Config, apply_overrides, as_tree, parse_config
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ChildError, ConfigError, RunError
-from twotower.pipelines.experiments.trial import Trial, measure_in_subprocess, short_hash
+from twotower.pipelines.experiments.trial import (
+    Trial,
+    check_valid_is_kept,
+    measure_in_subprocess,
+    short_hash,
+)
 from twotower.pipelines.run import MANIFEST, STEPS, Run, write_atomically
 from twotower.pipelines.run.layout import folders_of
 from twotower.pipelines.steps.processed import PARTS
@@ -104,6 +109,7 @@ def choose_recipe(run: Run, auto: Auto) -> list[Attempt]:
     RunError
         If no recipe has a result.
     """
+    check_valid_is_kept(run.config)
     monitor = run.config.training.monitor
     with stage("recipes") as (progress, result):
         search = Search(run, auto)

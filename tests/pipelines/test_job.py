@@ -46,6 +46,12 @@ def test_the_run_folder_is_whole(small_run):
     assert repository.versions()[0].towers_sha256 == small_run.identity("train")
 
 
+def test_a_refit_needs_a_valid_part_to_choose_on():
+    config = load_config(CONFIGS / "synthetic.yaml", ("split.train_on_valid=true",))
+    with pytest.raises(ConfigError, match=r"--refit: split.train_on_valid is true"):
+        main_job(config, refit=True)
+
+
 def test_the_model_beats_popularity_and_the_report_says_synthetic(small_run):
     report = json.loads((small_run.path / "reports" / "metrics.json").read_text())
     ndcg = {name: values["ndcg@10"] for name, values in report["metrics"].items()}

@@ -14,9 +14,12 @@ from types import SimpleNamespace
 import pytest
 from scipy.sparse import csr_matrix
 
-from twotower.pipelines.errors import RunError
+from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.experiments.trial import prepare
+from twotower.pipelines.job import refit_on_valid
 from twotower.pipelines.run import Run, write_atomically
 from twotower.pipelines.steps.evaluate import evaluate
+from twotower.pipelines.steps.preprocess import load_split, load_training_data
 from twotower.pipelines.steps.train import FINISHED, summary, train, validation
 
 TWOTOWER = str(Path(sys.executable).with_name("twotower"))
@@ -98,6 +101,28 @@ def test_with_other_settings_there_is_nothing_to_resume(small_run, tmp_path):
     with pytest.raises(RunError, match=r"no training to resume.*train without --resume"):
         train(run, resume=True)
     assert list((run.path / "training").glob("*")), "the earlier state is kept"
+
+
+def test_a_refit_trains_on_valid_for_the_epochs_that_were_best_on_it(small_run, tmp_path):
+    run = copy_of(small_run, tmp_path / "run")
+    run.override(("training.epochs=2", "training.patience=2"))
+    train(run)
+    chosen, parts = run.notes("train"), load_split(run.path / "processed")
+    refit_on_valid(run)
+    run = Run(run.path)
+    again, notes = load_split(run.path / "processed"), run.notes("train")
+    assert len(again["train"]) == len(parts["train"]) + len(parts["valid"])
+    assert len(again["valid"]) == 0
+    assert again["test"][["user_id", "item_id"]].equals(parts["test"][["user_id", "item_id"]])
+    assert len(load_training_data(run).user_rows) == len(again["train"])
+    assert notes["epochs"] == notes["best_epoch"] == chosen["best_epoch"]
+    assert notes["chosen"] == chosen
+    assert notes["valid_users"] == 0
+    evaluate(run)
+    report = json.loads((run.path / "reports" / "metrics.json").read_text())
+    assert report["protocol"]["chosen_on"].endswith("users, then trained on train and valid")
+    with pytest.raises(ConfigError, match="train_on_valid is true, but settings are compared"):
+        prepare(run.config, tmp_path)
 
 
 def test_without_a_valid_part_the_last_epoch_is_kept(small_run, monkeypatch):

@@ -16,10 +16,10 @@ DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def test_the_names_are_those_that_the_verdict_advises():
-    known = (
-        "closed-form closed-form-sparse next-item softmax softmax-history softmax-sparse "
-        "softmax-wide"
-    )
+    known = """
+        closed-form closed-form-sparse next-item softmax softmax-history softmax-sparse
+        softmax-wide transformer
+    """
     assert recipes.names() == known.split()
 
 
@@ -66,6 +66,8 @@ def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
         "softmax-history",
         "softmax-sparse",
         "softmax-wide",
+        "transformer, dropout 0.2",
+        "transformer, dropout 0.6",
     ]
     configs = {label: load_config("synthetic", settings) for label, settings in found.items()}
     solved = [config.training.start.l2 for config in configs.values() if config.training.start]
