@@ -93,7 +93,7 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
     table.caption = f"test part of: {protocol['split']}{_error(metrics[MODEL], kept.name)}"
     console.print(table)
     if not_masked:
-        console.print(metrics_table(not_masked, NOT_MASKED, shown))
+        console.print(metrics_table(not_masked, NOT_MASKED, shown[:1]))
     color = "red" if notes["verdict"]["objection"] else "green"
     panel = Panel(escape(notes["verdict"]["text"]), title="verdict", border_style=color)
     console.print(panel, soft_wrap=False)
