@@ -293,6 +293,7 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: b
         "model.hidden": (not config.hidden, "[]"),
         "model.shared": (not config.shared, "[]"),
         "model.self_supervised": (config.self_supervised is None, "none"),
+        "model.sequence": (config.sequence is None, "none"),
     }
     return ", ".join(f"{name}: {value}" for name, (met, value) in settings.items() if not met)
 

@@ -20,6 +20,7 @@ from twotower.pipelines.verdict.suits import When
 SPARSE = "closed-form-sparse"  # not for these data, which are dense
 CLOSED = [f"closed-form, l2 {l2}" for l2 in (30, 300, 3000)]
 ORDERED = [f"next-item, dropout {rate}" for rate in (0.1, 0.5)]
+ORDERED += [f"transformer, dropout {rate}" for rate in (0.2, 0.6)]
 """Not tried, because the split is random."""
 SOFTMAX = ["softmax", "softmax-history", "softmax-sparse", "softmax-wide"]
 SLOW = ["as configured", *ORDERED, *SOFTMAX]
@@ -61,10 +62,10 @@ def test_closed_forms_come_first_and_the_best_on_valid_is_taken(run, trained, ca
     assert [each.label for each in attempts] == [SPARSE, *CLOSED, *SLOW]
     assert "not for these data" in attempts[0].reason
     assert [each.label for each in attempts if each.chosen] == ["closed-form, l2 300"]
-    values = [None, 0.1, 0.5, 0.2, 0.3, None, None, 0.3, 0.3, 0.3, 0.3]
+    values = [None, 0.1, 0.5, 0.2, 0.3, None, None, None, None, 0.3, 0.3, 0.3, 0.3]
     assert [each.value for each in attempts] == values
     printed = capsys.readouterr().out
-    assert "8 of 11 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
+    assert "8 of 13 tried; chosen on valid: closed-form, l2 300, with ndcg@10 0.5000" in printed
     # The settings are kept, and those of the data are as they were.
     again = Run(run.path)
     assert (again.config.training.start.l2, again.config.features.history) == (300, 1024)
