@@ -201,7 +201,7 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
 
     evaluator = Evaluator(run, "valid")
     n_users = np.count_nonzero(np.diff(evaluator.relevant.indptr))
-    if not n_users:  # split.ratios gives valid no share: the last epoch is kept
+    if not n_users:  # split.train_on_valid: the last epoch is kept
         return lambda model, progress=_no_op: {run.config.training.monitor: 0.0, "users": 0}
     count = count_valid_users(
         setting=run.config.evaluation.valid_users,
