@@ -201,7 +201,7 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
 
     evaluator = Evaluator(run, "valid")
     n_users = np.count_nonzero(np.diff(evaluator.relevant.indptr))
-    if not n_users:  # split.ratios gives valid no share: the last epoch is kept
+    if not n_users:  # split.train_on_valid: the last epoch is kept
         return lambda model, progress=_no_op: {run.config.training.monitor: 0.0, "users": 0}
     count = count_valid_users(
         setting=run.config.evaluation.valid_users,
@@ -277,12 +277,15 @@ def closed_form_start(
     if start is None and (sequence is None or sequence.start is None):
         return None
 
+    def progress(done: int, total: int, text: str) -> None:
+        report(done, total, "closed form", text)
+
     def initialize() -> None:
         report(phase="closed form")
         if start is not None:
-            from twotower.models.training.closed_form import set_closed_form_weights
+            from twotower.models.training.closed_form.towers import set_closed_form_weights
 
-            set_closed_form_weights(tower, data, start, align)
+            set_closed_form_weights(tower, data, start, align, progress)
         else:
             from twotower.models.sequence.regression import set_next_item_weights
 

@@ -187,13 +187,13 @@ def test_negatives_estimate_the_loss_of_all_items(schema, data):
 
 
 def test_gbce_is_that_of_the_drawn_items(schema, data):
-    trainer = trainer_of(schema, data, {"loss": "gbce", "negatives": ITEMS - 1, "kind": "mean"})
+    trainer = trainer_of(schema, data, {"loss": "gbce", "negatives": 2 * ITEMS, "kind": "mean"})
     (part, *_) = epoch_windows(trainer.sequences, length=6, stride=6, batch_size=99, seed=[0])
     import tensorflow as tf
 
     batch = batch_of(trainer.sequences, part)
-    drawn = trainer._drawn(ITEMS - 1, tf.random.experimental.stateless_fold_in([3, 4], 0)).numpy()
-    assert len(set(drawn)) == ITEMS - 1
+    drawn = trainer._drawn(ITEMS, tf.random.experimental.stateless_fold_in([3, 4], 0)).numpy()
+    assert len(set(drawn)) == ITEMS
     items = embed(trainer.model.candidate_encoder, data.items).astype(float)
     losses_by_hand = []
     for row, inputs in enumerate(batch.inputs):

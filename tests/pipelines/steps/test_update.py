@@ -538,7 +538,7 @@ def test_closed_form_towers_are_solved_again_and_keep_their_orientation(folders,
         folders[0],
         tmp_path,
         "training.epochs=1",
-        "training.start={l2: 30, most_items: 250}",
+        "training.start={method: sparse}",
         *CLOSED_FORM,
     )
     assert update(run, folders[1]) == 2
