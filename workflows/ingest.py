@@ -33,9 +33,9 @@ from twotower.workflows.sources.layouts.movielens import MovieLens10M, MovieLens
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
 from twotower.workflows.sources.times import check_order, check_scale
+from twotower.workflows.sources.vector_files import VectorFiles, ids_file, note_missing, place_of
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables, merge, sorted_by_id
-from twotower.workflows.vector_files import VectorFiles, ids_file, note_missing, place_of
 
 _CLASSES: tuple[type[Source], ...] = (
     MovieLens1M,

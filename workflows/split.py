@@ -10,25 +10,27 @@ import pandas as pd
 from pydantic import BaseModel, Field, root_validator, validator
 
 from twotower.workflows.errors import DataError
-from twotower.workflows.ids import INTEGERS, Ids, RunIds
+from twotower.workflows.ids import INTEGERS, RunIds
 from twotower.workflows.order import in_time, keys, positions
-from twotower.workflows.tables import UNREADABLE, pair_codes, pairs_among
+from twotower.workflows.split_file import PARTS, parts_from_file
+from twotower.workflows.tables import pairs_among
 
-PARTS = ("train", "valid", "test")
-TRAIN, VALID = 0, 1  # their places
+TRAIN, VALID = 0, 1  # places in PARTS
 
 
 class SplitConfig(BaseModel, extra="forbid"):
     """How the positives are divided into train, valid and test."""
 
-    method: Literal["random", "leave_last_out", "temporal", "file", "column"] = Field(
+    method: Literal["random", "leave_last_out", "temporal", "file", "column", "cold_items"] = Field(
         "random",
         description="random: each user's positives are divided at random by `ratios`. "
         "leave_last_out: each user's last positive is test and the one before it is valid. "
         "temporal: two points in time, the same for all users, divide the positives by `ratios`. "
         "file: the parquet file `path` names the part of each pair. column: the column `part` of "
         "the interactions does, as in data sets with an official test part; if it has no valid "
-        "rows, each user's train rows are divided at random by the first two `ratios`.",
+        "rows, each user's train rows are divided at random by the first two `ratios`. cold_items: "
+        "the items are divided at random by `ratios`, with all their positives, so that valid and "
+        "test have items that training has not seen; set evaluation.catalogue to part with it.",
     )
     repeats: Literal["last", "keep"] = Field(
         "last",
@@ -53,7 +55,10 @@ class SplitConfig(BaseModel, extra="forbid"):
         "run folder stores the absolute path.",
     )
     seed: int = Field(
-        42, ge=0, le=2**31 - 1, description="Random seed of the methods `random` and `column`."
+        42,
+        ge=0,
+        le=2**31 - 1,
+        description="Random seed of the methods `random`, `column` and `cold_items`.",
     )
     train_on_valid: bool = Field(
         False,
@@ -114,7 +119,11 @@ def split(positives: pd.DataFrame, config: SplitConfig, ids: RunIds = INTEGERS) 
             f"nothing to split: {len(positives)} positives, of which k_core={config.k_core} leaves "
             "none; lower split.k_core or positives.at_least"
         )
-    codes = _from_file(kept, config, ids) if is_file else _METHODS[config.method](kept, config)
+    codes = (
+        parts_from_file(kept, config.path, ids)
+        if is_file
+        else _METHODS[config.method](kept, config)
+    )
     if config.method == "temporal" and not (codes == 0).any():
         raise DataError(
             "split.method temporal: no positive is before the first point in time, because too "
@@ -167,9 +176,11 @@ def extend_split(
     new = positives[pairs_among(positives, fresh) & ~pairs_among(positives, old)]
     new = new.drop_duplicates(by, keep="last").reset_index(drop=True)
     codes = np.zeros(len(new), dtype=np.int8)
-    if len(new) and config.method != "file":
+    if config.method == "cold_items":
+        codes = _parts_of_items(new, old)
+    elif len(new) and config.method != "file":
         codes = _METHODS[config.method](new, config)
-    if not (codes == TRAIN).any():
+    if not (codes == TRAIN).any() and config.method != "cold_items":
         codes = np.zeros_like(codes)
     if config.train_on_valid:
         codes = np.where(codes == VALID, TRAIN, codes)
@@ -210,6 +221,7 @@ def describe(config: SplitConfig) -> str:
         "file": f"read from {config.path.name if config.path else ''}",
         "column": "the parts that the data set names; without valid, a share of each user's train, "
         f"seed {config.seed}",
+        "cold_items": f"items at random {shares} with all their positives, seed {config.seed}",
     }[config.method]
     if config.train_on_valid:
         words += "; trained on valid, too"
@@ -319,71 +331,18 @@ def _from_column(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
     return codes
 
 
-def _from_file(rows: pd.DataFrame, config: SplitConfig, ids: RunIds) -> np.ndarray:
-    """Read the parts from the file; -1 for a pair that it does not name."""
-    if config.path is None:
-        raise DataError("split.method file needs split.path: parquet with user_id, item_id, part")
-    listed = _read_split_file(config.path)
-    pairs = [
-        np.concatenate([rows[name], _codes(listed[name], each, config.path)])
-        for name, each in (("user_id", ids.users), ("item_id", ids.items))
-    ]
-    codes = pair_codes(*pairs)
-    known, wanted = codes[: len(rows)], codes[len(rows) :]
-    _check_pairs(listed, known, wanted, config.path)
-    order = np.argsort(wanted)
-    place = np.minimum(np.searchsorted(wanted[order], known), len(wanted) - 1)
-    found = wanted[order][place] == known
-    parts = pd.Categorical(listed["part"], categories=PARTS).codes[order][place]
-    return np.where(found, parts, -1)
+def _cold_items(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
+    """Divide the items, not the pairs: all pairs of an item are in one part."""
+    items, place = np.unique(rows["item_id"], return_inverse=True)
+    drawn = np.random.default_rng(config.seed).permutation(len(items))
+    ends = (np.cumsum(config.ratios[:2]) * len(items) + 1e-9).astype(np.int64)
+    return np.searchsorted(ends, drawn, side="right").astype(np.int8)[place]
 
 
-def _read_split_file(path: Path) -> pd.DataFrame:
-    try:
-        listed = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such split file") from error
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable parquet file ({error})") from error
-    missing = [name for name in ("user_id", "item_id", "part") if name not in listed]
-    if missing:
-        raise DataError(
-            f"{path}: no column {', '.join(missing)}; there are {', '.join(listed.columns)}"
-        )
-    if listed.empty:
-        raise DataError(f"{path}: no rows")
-    if not (listed["part"] == "train").any():
-        found = ", ".join(map(repr, listed["part"].unique()[:3]))
-        raise DataError(
-            f"{path}: no row has the part 'train', which the model is fitted on; there are {found}"
-        )
-    return listed[["user_id", "item_id", "part"]]
-
-
-def _codes(column: pd.Series, ids: Ids, path: Path) -> np.ndarray:
-    """Return the codes of ids of the split file."""
-    try:
-        return ids.codes(column.to_numpy())
-    except DataError as error:
-        raise DataError(
-            f"{path}, column {column.name}: {error}; the split file needs the ids of the data"
-        ) from error
-
-
-def _check_pairs(listed: pd.DataFrame, known: np.ndarray, wanted: np.ndarray, path: Path) -> None:
-    def refuse(bad: np.ndarray, problem: str) -> None:
-        if bad.any():
-            row = int(bad.argmax())
-            user, item, part = listed.iloc[row]
-            raise DataError(
-                f"{path}, row {row + 1} (user_id {user!r}, item_id {item!r}, part {part!r}): "
-                f"{problem}; {int(bad.sum())} such row(s)"
-            )
-
-    refuse(~listed["part"].isin(PARTS).to_numpy(), f"the part must be one of {', '.join(PARTS)}")
-    # Before repeats, because all unknown texts have one code.
-    refuse(~np.isin(wanted, known), "the pair is not among the positives (after k_core, if set)")
-    refuse(pd.Series(wanted).duplicated().to_numpy(), "the pair occurs earlier in this file")
+def _parts_of_items(rows: pd.DataFrame, old: pd.DataFrame) -> np.ndarray:
+    """The part that the item of each row has in a split by `cold_items`; train for new items."""
+    known = old.drop_duplicates("item_id").set_index("item_id")["part"].cat.codes
+    return rows["item_id"].map(known).fillna(0).to_numpy(np.int8)
 
 
 _METHODS = {
@@ -391,4 +350,5 @@ _METHODS = {
     "leave_last_out": _leave_last_out,
     "temporal": _temporal,
     "column": _from_column,
+    "cold_items": _cold_items,
 }

@@ -1,6 +1,6 @@
 """Command line of the quality benchmark.
 
-python -m benchmarks.quality --data <folder with ml-1m/ and ml-100k/> [--part frozen ...]
+python -m benchmarks.quality --data <folder with ml-1m/, ml-100k/, gowalla/, sequences/> [--part frozen ...]
 
 The figures of part `evaluation` go to results/faults.json, those of the others to
 results/quality.json. Part `grids` also writes its reports to docs/.
@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from benchmarks.quality.accuracy import fresh, frozen, grids, last_out, tutorial
+from benchmarks.quality.cold_items import cold_items
 from benchmarks.quality.public_sets import gowalla, next_item, random_split
 from benchmarks.quality.ranking import evaluation
 from benchmarks.report import measure_parts
@@ -23,10 +24,11 @@ PARTS = {
     "fresh": fresh,
     "tutorial": tutorial,
     "last_out": last_out,
+    "grids": grids,
     "gowalla": gowalla,
     "random_split": random_split,
     "next_item": next_item,
-    "grids": grids,
+    "cold_items": cold_items,
     "evaluation": evaluation,
 }
 

@@ -20,7 +20,7 @@ from benchmarks.report import Check, Rows
 from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.serve import serving
-from twotower.pipelines.verdict.recipes import recipe_settings
+from twotower.pipelines.verdict.recipes import Variant, variants_of
 
 SPARSE, NEXT_ITEM = "softmax-sparse", "next-item"
 RANDOM_SPLIT = ("split.method=random", "split.repeats=last", "evaluation.ks=[10, 20]")
@@ -65,19 +65,36 @@ class Case:
 def measure(case: Case, seeds: tuple[int, ...] = SEEDS) -> dict[str, Any]:
     """Run the main job for each seed, and measure what the server answers on the test part.
 
+    If the recipe has several variants, valid chooses one of them with the first seed.
+
     Returns
     -------
     dict of str to Any
-        A row per seed, and "mean" with the means of the metrics.
+        A row per seed, "mean" with the means of the metrics, and what "valid" chose from.
     """
+    chosen, valid = _chosen_on_valid(case, seeds[0])
     rows: dict[str, Any] = {}
     for seed in seeds:
-        settings = (*recipe_settings(case.recipe), *case.settings, f"training.seed={seed}")
+        settings = (*chosen.settings, *case.settings, f"training.seed={seed}")
         with finished_run(case.config, case.data, settings, case.refit) as run:
             rows[f"seed {seed}"] = _row(run, case.metrics)
     served = [row["served"] for row in rows.values()]
     mean = {name: float(np.mean([each[name] for each in served])) for name in case.metrics}
-    return {**rows, "mean": mean}
+    return {**rows, "mean": mean, "valid": {"chosen": chosen.label, **valid}}
+
+
+def _chosen_on_valid(case: Case, seed: int) -> tuple[Variant, dict[str, float]]:
+    """The variant of the recipe that is best on valid, and the monitored metric of each."""
+    variants = list(variants_of(case.recipe))
+    if len(variants) == 1:
+        return variants[0], {}
+    valid = {}
+    for variant in variants:
+        settings = (*variant.settings, *case.settings, f"training.seed={seed}")
+        with finished_run(case.config, case.data, settings) as run:
+            monitor = run.config.training.monitor
+            valid[variant.label] = run.notes("train")[f"valid_{monitor}"]
+    return max(variants, key=lambda variant: valid[variant.label]), valid
 
 
 def _row(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
@@ -144,8 +161,8 @@ def next_item(data: Path) -> tuple[Rows, list[Check]]:
     checks = []
     for name, limits in NEXT_ITEMS.items():
         settings: tuple[str, ...] = ()
-        if name == "ml-1m":  # dense: less dropout, chosen on valid
-            settings = ("ingest.files.columns.item_id=movie_id", "model.sequence.dropout=0.1")
+        if name == "ml-1m":
+            settings = ("ingest.files.columns.item_id=movie_id",)
         case = Case("sequences", _sequences(data, name), NEXT_ITEM, tuple(limits), settings)
         rows[name] = found = measure(case)
         for metric, low in limits.items():

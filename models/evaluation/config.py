@@ -57,11 +57,12 @@ class EvaluationConfig(BaseModel, extra=Extra.forbid):
         "none: all users if there are at most 10,000 items, else as many as take about a tenth of "
         "an epoch, and at least 2,048. The test part is always measured on all users",
     )
-    catalogue: Literal["interactions", "items"] = Field(
+    catalogue: Literal["interactions", "items", "part"] = Field(
         "interactions",
         description="items to rank: 'interactions' are the items in any part of the split (the "
         "protocol of published results); 'items' is the whole item table, including items without "
-        "interactions (as the server ranks)",
+        "interactions (as the server ranks); 'part' are the items of the part that is measured, "
+        "such as cold items among each other (split.method cold_items)",
     )
     baselines: list[BaselineName] | None = Field(
         None,

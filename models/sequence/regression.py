@@ -31,8 +31,8 @@ SMALLEST_WEIGHT = 1e-3
 """Items with smaller weights than this are left out of the regression."""
 MAX_DENSE = 10_000
 """Largest matrix that is factorized densely; a larger one is inverted by conjugate gradients."""
-OVERSAMPLING, POWER_ITERATIONS = 32, 4
-MAX_CG_STEPS, CG_TOLERANCE = 60, 1e-3
+OVERSAMPLING, POWER_ITERATIONS = 32, 2
+MAX_CG_STEPS, CG_TOLERANCE = 60, 1e-2
 MAX_SAMPLE, MAX_SAMPLE_SCORES = 2_000, 20_000_000
 
 

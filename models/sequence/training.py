@@ -143,8 +143,8 @@ class SequenceTrainer:
         loss, of_start : Tensor of float32, shape ()
             The mean cross-entropy of the targets among all items, or among `negatives` of them.
         """
-        negatives = self.sequence.negatives
-        if negatives is None or negatives >= self.n_items:
+        negatives = min(self.sequence.negatives or self.n_items, self.n_items)
+        if negatives == self.n_items and self.sequence.loss == "softmax":
             vectors = self._item_vectors()
             queries = self._queries(inputs, places, vectors, stateless_fold_in(seed, 1))
             return self._full_losses(queries, targets, vectors)

@@ -16,9 +16,69 @@ MAX_INT = 2**31 - 1  # TensorFlow's seeds are int32
 BY_USER = "by_user"
 
 
-class ClosedFormConfig(BaseModel, extra=Extra.forbid):
-    """The item-item regression that training can start from; choose the values on valid."""
+class SparseConfig(BaseModel, extra=Extra.forbid):
+    """The closed form of large catalogues; choose the values on valid."""
 
+    neighbours: int = Field(
+        200,
+        gt=0,
+        le=100_000,
+        description="number of neighbours that are kept per item. Memory and time grow with it",
+    )
+    history_power: float = Field(
+        0.5,
+        ge=-10,
+        le=10,
+        description="a user's item with n users counts n ** -history_power in the scores of its "
+        "neighbours; 0: all the same, 1: rare items count most",
+    )
+    candidate_power: float = Field(
+        0.3,
+        ge=-10,
+        le=10,
+        description="the score of an item with n users is multiplied by n ** -candidate_power; 0: "
+        "popular items are recommended most, 1: rare ones are",
+    )
+    targets: int = Field(
+        200,
+        gt=0,
+        le=100_000,
+        description="number of neighbours of the user's items that the vectors are fitted to, "
+        "beside the user's items themselves. Memory and time grow with it",
+    )
+    unobserved: float = Field(
+        0.01,
+        ge=1e-6,
+        le=1000,
+        description="weight of the pairs of users and items that are neither positives nor "
+        "targets, relative to those that are",
+    )
+    l2: float = Field(
+        0.001,
+        ge=1e-6,
+        le=1000,
+        description="L2 regularization of the vectors, relative to the weight of all pairs of the "
+        "user or item",
+    )
+    sweeps: int = Field(
+        4,
+        gt=0,
+        le=1000,
+        description="number of times that all vectors are solved for, those of the users and those "
+        "of the items in turn",
+    )
+
+
+class ClosedFormConfig(BaseModel, extra=Extra.forbid):
+    """Towers solved without gradient descent; choose the values on valid."""
+
+    method: Literal["auto", "exact", "sparse"] = Field(
+        "auto",
+        description="exact: item-item regression, best where items have many users; reads `l2`, "
+        "`popularity_l2` and `most_items`. sparse: factorised neighbourhoods, for catalogues of "
+        "any size; reads `sparse`. auto: exact up to `most_items` items with positives, else "
+        "sparse",
+    )
     l2: float = Field(
         300.0,
         ge=1e-6,
@@ -45,8 +105,18 @@ class ClosedFormConfig(BaseModel, extra=Extra.forbid):
         10_000,
         gt=1,
         le=1_000_000,
-        description="number of items to solve for, the most popular first; the others start with "
-        "zero vectors. Memory is 24 bytes times its square; time grows with its cube",
+        description="number of items that `exact` solves for, the most popular first; the others "
+        "start with zero vectors. Memory is 24 bytes times its square; time grows with its cube",
+    )
+    sparse: SparseConfig = Field(
+        default_factory=SparseConfig, description="Settings of the method `sparse`."
+    )
+    max_memory: float = Field(
+        8.0,
+        gt=0,
+        le=1e6,
+        description="memory in GB that solving may take in addition to the towers and the data; "
+        "more is refused before it begins",
     )
 
 
@@ -111,7 +181,7 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
     )
     start: ClosedFormConfig | None = Field(
         None,
-        description="start from towers solved in closed form, see models/training/closed_form.py. "
+        description="start from towers solved in closed form, see models/training/closed_form. "
         "They count as the first epoch and are kept if no later epoch is better. none: start from "
         "random weights",
     )
@@ -223,6 +293,7 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: b
         "model.hidden": (not config.hidden, "[]"),
         "model.shared": (not config.shared, "[]"),
         "model.self_supervised": (config.self_supervised is None, "none"),
+        "model.sequence": (config.sequence is None, "none"),
     }
     return ", ".join(f"{name}: {value}" for name, (met, value) in settings.items() if not met)
 

@@ -117,8 +117,10 @@ def load_tower(folder: Path) -> Callable[[Mapping[str, tf.Tensor]], tf.Tensor]:
     Returns
     -------
     callable
-        From encoded columns to vectors, float32 of shape (n, dim).
+        From encoded columns to vectors, float32 of shape (n, dim). Columns that the tower does not
+        read are ignored.
     """
     tower = tf.saved_model.load(str(folder))
+    columns = tower.signatures["serving_default"].structured_input_signature[1]
     # `tower.vectors` alone would not keep the weights alive.
-    return lambda features: tower.vectors(features)
+    return lambda features: tower.vectors({name: features[name] for name in columns})

@@ -83,9 +83,9 @@ class Evaluator:
         self.seen = self.train if part == "valid" else matrix("train", "valid")
         self.known = self.seen if run.config.split.method == "leave_last_out" else None
         self.candidates: np.ndarray | None = None
-        if self.config.catalogue == "interactions":
+        if self.config.catalogue != "items":
             self.candidates = np.zeros(n_items, bool)
-            for pairs in parts.values():
+            for pairs in [parts[part]] if self.config.catalogue == "part" else parts.values():
                 self.candidates[pairs["item_row"]] = True
         available = read_available(run.path / "data")
         self._leave_out_withdrawn(available)

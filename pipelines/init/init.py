@@ -27,7 +27,7 @@ from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.formats.options import ReadOptions
 from twotower.workflows.sources.formats.table import open_table
 from twotower.workflows.sources.remote import local_copies
-from twotower.workflows.vector_files import file_facts
+from twotower.workflows.sources.vector_files import file_facts
 
 AS_FOUND = ReadOptions()
 MIN_OVERLAP = 0.5

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.pipelines.config import Config
 
-PROTOCOL = "full catalogue ({candidates:,} candidates), seen items masked, mean of {users:,} users"
+PROTOCOL = "{catalogue} ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 WITH_CONTEXT = ", each pair in its own context"
 NOT_MASKED = "not masked: seen items are candidates, too"
 QUERY_TIMES = {
@@ -93,7 +93,7 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
     table.caption = f"test part of: {protocol['split']}{_error(metrics[MODEL], kept.name)}"
     console.print(table)
     if not_masked:
-        console.print(metrics_table(not_masked, NOT_MASKED, shown))
+        console.print(metrics_table(not_masked, NOT_MASKED, shown[:1]))
     color = "red" if notes["verdict"]["objection"] else "green"
     panel = Panel(escape(notes["verdict"]["text"]), title="verdict", border_style=color)
     console.print(panel, soft_wrap=False)
@@ -201,7 +201,8 @@ def check_baselines(config: Config, train: pd.DataFrame) -> None:
 
 def _protocol(run: Run, evaluator: Evaluator, metrics: Metrics) -> dict[str, Any]:
     """How the metrics were measured, for the report."""
-    ranking = PROTOCOL.format(candidates=metrics.candidates, users=metrics.users)
+    catalogue = "items of the part" if evaluator.config.catalogue == "part" else "full catalogue"
+    ranking = PROTOCOL.format(catalogue=catalogue, **metrics.to_dict())
     ranking += WITH_CONTEXT if evaluator.queries is not None else ""
     if run.config.features.time:
         ranking += QUERY_TIMES[run.config.split.method == "leave_last_out"]

@@ -156,6 +156,7 @@ def _check_parts(parts: pd.DataFrame, config: SplitConfig) -> None:
             "temporal": "split.ratios give it too short a time; increase its share, or use "
             "split.method random",
             "file": f"{config.path} lists no rows for it; add some",
+            "cold_items": "split.ratios give it no item; increase its share",
             "column": "no row names it in the column part; use another split.method",
         }
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -200,7 +201,7 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
 
     evaluator = Evaluator(run, "valid")
     n_users = np.count_nonzero(np.diff(evaluator.relevant.indptr))
-    if not n_users:  # split.ratios gives valid no share: the last epoch is kept
+    if not n_users:  # split.train_on_valid: the last epoch is kept
         return lambda model, progress=_no_op: {run.config.training.monitor: 0.0, "users": 0}
     count = count_valid_users(
         setting=run.config.evaluation.valid_users,
@@ -219,6 +220,35 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     return measure
 
 
+def _with_cold_items(solve: Callable[..., Callable[[], None] | None]) -> Callable[..., Any]:
+    """Let a closed form also predict the vectors of the items that it does not solve for."""
+
+    @functools.wraps(solve)
+    def with_cold_items(
+        tower: TwoTower,
+        data: TrainingData,
+        config: TrainingConfig,
+        report: ShowProgress,
+        align: bool = False,
+    ) -> Callable[[], None] | None:
+        initialize = solve(tower, data, config, report, align)
+        if initialize is None or config.start is None:
+            return initialize
+
+        def initialize_all() -> None:
+            from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
+
+            if align:
+                put_vectors_into_ids(tower, data)
+            initialize()
+            fill_cold_items(tower, data)
+
+        return initialize_all
+
+    return with_cold_items
+
+
+@_with_cold_items
 def closed_form_start(
     tower: TwoTower,
     data: TrainingData,
@@ -247,12 +277,15 @@ def closed_form_start(
     if start is None and (sequence is None or sequence.start is None):
         return None
 
+    def progress(done: int, total: int, text: str) -> None:
+        report(done, total, "closed form", text)
+
     def initialize() -> None:
         report(phase="closed form")
         if start is not None:
-            from twotower.models.training.closed_form import set_closed_form_weights
+            from twotower.models.training.closed_form.towers import set_closed_form_weights
 
-            set_closed_form_weights(tower, data, start, align)
+            set_closed_form_weights(tower, data, start, align, progress)
         else:
             from twotower.models.sequence.regression import set_next_item_weights
 

@@ -22,10 +22,10 @@ class Recipe(BaseModel, extra=Extra.forbid):
     set: dict[str, Any] = Field(
         ..., description="Settings, as `section.key: value`; they override the configuration."
     )
-    choose: dict[str, list[Any]] = Field(
-        {},
-        description="Settings, and the values that `--recipe auto` tries for each, one training "
-        "per value.",
+    choose: list[dict[str, Any]] = Field(
+        [],
+        description="Groups of settings that `--recipe auto` tries beside `set`, one training per "
+        "group.",
     )
     when: When = Field(When(), description="What data `--recipe auto` tries it on; default: all.")
 
@@ -36,7 +36,7 @@ class Variant(NamedTuple):
     Attributes
     ----------
     label : str
-        The name of the recipe, with the value of the setting that it chooses.
+        The name of the recipe, with the settings of the group that it tries.
     settings : tuple of str
         "section.key=value" settings that override the configuration.
     when : When
@@ -67,13 +67,16 @@ def recipe_settings(name: str) -> tuple[str, ...]:
 def variants() -> Iterator[Variant]:
     """Yield all that `--recipe auto` may try."""
     for name in names():
-        recipe = load_recipe(name)
-        if not recipe.choose:
-            yield Variant(name, as_overrides(recipe.set), recipe.when)
-        for key, values in recipe.choose.items():
-            for value in values:
-                label = f"{name}, {key.rpartition('.')[2]} {as_text(value)}"
-                yield Variant(label, as_overrides({**recipe.set, key: value}), recipe.when)
+        yield from variants_of(name)
+
+
+def variants_of(name: str) -> Iterator[Variant]:
+    """Yield the recipe `name`, or its variants if it has settings to choose."""
+    recipe = load_recipe(name)
+    for group in recipe.choose or [{}]:
+        words = [f"{key.rpartition('.')[2]} {as_text(value)}" for key, value in group.items()]
+        settings = as_overrides({**recipe.set, **group})
+        yield Variant(", ".join([name, *words]), settings, recipe.when)
 
 
 def as_overrides(settings: dict[str, Any]) -> tuple[str, ...]:

@@ -243,7 +243,10 @@ def next_recipe(verdict: Verdict, config: Config) -> tuple[str, str] | None:
     item_features = config.features.sides[1].columns[1:]
     if training.start is not None:
         if facts.cold >= COLD and item_features:
-            return "softmax", "the closed form ignores features, and items are new in the test part"
+            return (
+                "softmax",
+                "the closed form learns little from features, and items are new in the test part",
+            )
         return None
     if facts.history >= MIN_HISTORY:
         few = facts.train_items <= ClosedFormConfig().most_items

@@ -24,7 +24,9 @@ FOLDERS += "|docker|requirements"
 FILE = re.compile(rf"(?:{FOLDERS})/[\w./-]*")
 # Options of other programs, which pages name by themselves.
 FOREIGN_OPTIONS = {"--no-deps", "--gpus", "--ipc"}
-FOREIGN_PROGRAMS = re.compile(r"\b(docker|tensorboard|pip|pytest|apt-get|curl|openssl)\b")
+FOREIGN_PROGRAMS = re.compile(
+    r"\b(docker|tensorboard|pip|pytest|apt-get|curl|openssl|embed_titles)\b"
+)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

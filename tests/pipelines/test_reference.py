@@ -40,7 +40,11 @@ def test_every_setting_with_a_number_is_listed():
         ("split.ratios", ["list of 3 numbers", "`[0.8, 0.1, 0.1]`", ""]),
         (
             "split.method",
-            ["choice", "`random`", "`random`, `leave_last_out`, `temporal`, `file`, `column`"],
+            [
+                "choice",
+                "`random`",
+                "`random`, `leave_last_out`, `temporal`, `file`, `column`, `cold_items`",
+            ],
         ),
         ("space.<name>.low", ["number or null", "`null`", ""]),
     ],

@@ -263,6 +263,22 @@ def test_ml_1m_ten_core_is_the_published_one(data_dir):
     assert len(frozen) == 834_449 and split_report(frozen)["not_in_split_file"] == 2029
 
 
+def test_cold_items_are_in_one_part_with_all_their_positives():
+    rows = pd.DataFrame({"user_id": np.arange(600) % 30, "item_id": np.arange(600) // 6})
+    config = SplitConfig(method="cold_items", ratios=(0.7, 0.1, 0.2))
+    parts = split(rows, config)
+    assert (parts.groupby("item_id")["part"].nunique() == 1).all()
+    items = parts.drop_duplicates("item_id")["part"].value_counts()
+    assert items.to_dict() == {"train": 70, "valid": 10, "test": 20}
+    assert split(rows, config.copy(update={"seed": 1}))["part"].tolist() != parts["part"].tolist()
+    # An update: known items stay in their part, a new one is in train.
+    fresh = pd.DataFrame({"user_id": [99] * 101, "item_id": np.arange(101)})
+    grown = extend_split(parts, pd.concat([rows, fresh]), fresh, config)
+    of_item = parts.drop_duplicates("item_id").set_index("item_id")["part"]
+    new = grown[grown["user_id"] == 99].set_index("item_id")["part"]
+    assert (new.loc[:99] == of_item).all() and new[100] == "train"
+
+
 def test_valid_can_be_trained_on_too():
     rows = pairs(*((user, item, item) for user in (1, 2) for item in range(4)))
     both = split(rows, SplitConfig(method="leave_last_out", train_on_valid=True))

@@ -186,7 +186,7 @@ def test_a_time_may_be_written_in_many_ways(with_time, exported):
         "2024-05-01T18:30:00+02:00",
     ):
         assert parse_features(with_time, [f"timestamp={text}"]) == {"timestamp": moment}
-    assert parse_features(with_time, ["timestamp=1969-12-31T23:59:59.5"]) == {"timestamp": -1}
+    assert parse_features(with_time, ["timestamp=1969-12-31T23:59:59.500"]) == {"timestamp": -1}
     assert parse_features(with_time, ["timestamp=2024-02-29"]) == {"timestamp": 1_709_164_800}
     assert parse_features(with_time, ["timestamp="]) == {"timestamp": None}
     with pytest.raises(ConfigError, match="--feature timestamp=2023-02-29: '2023-02-29' is no tim"):

@@ -538,7 +538,7 @@ def test_closed_form_towers_are_solved_again_and_keep_their_orientation(folders,
         folders[0],
         tmp_path,
         "training.epochs=1",
-        "training.start={l2: 30, most_items: 250}",
+        "training.start={method: sparse}",
         *CLOSED_FORM,
     )
     assert update(run, folders[1]) == 2
@@ -566,6 +566,26 @@ def test_decay_towers_are_solved_again_and_served(folders, tmp_path):
     notes = run.notes("train")
     assert notes["epochs"] == 1 and notes["rows_per_second"] == 0
     assert notes["item_cosine"] > 0.8
+    new = ids(run, "user")[-NEW_USERS:]
+    with serving(run) as addresses:
+        answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
+    np.testing.assert_array_equal(answer.item_ids, brute_force(run, new, 20)[0])
+
+
+@pytest.mark.slow
+def test_a_transformer_continues_on_all_sequences_and_is_served(folders, tmp_path):
+    run = published(
+        folders[0],
+        tmp_path,
+        "features.history=20",
+        "model={dim: 32, normalize: false, temperature: 1.0}",
+        "model.sequence={kind: transformer, blocks: 1, negatives: 64}",
+        "training={epochs: 2, learning_rate: 0.005, learning_rate_decay: 1.0}",
+    )
+    before = len(load_split(run.path / "processed")["train"])
+    assert update(run, folders[1]) == 2
+    notes = run.notes("train")
+    assert notes["replayed_rows"] == before and notes["new_rows"] > 0
     new = ids(run, "user")[-NEW_USERS:]
     with serving(run) as addresses:
         answer = ask(addresses, new.tolist(), 20, ["http"])["http"]

@@ -14,6 +14,7 @@ import pytest
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import load_ids, load_tables, preprocess
@@ -117,6 +118,52 @@ def test_cold_items_are_found_by_their_vectors(run, tmp_path):
     ids = trained(tmp_path, run.config.ingest.path, **{"features.item_vectors": {}})
     # All cold items have the id that is out of vocabulary, so the same score.
     assert np.ptp(cold_scores(ids), axis=1).max() < 1e-6
+
+
+CLOSED = {
+    "features.history": 20,
+    "model.history_pooling": "sum",
+    "model.normalize": False,
+    "training.start": {"l2": 1.0},
+    "training.epochs": 1,
+    "evaluation.catalogue": "part",
+}
+
+
+@pytest.fixture(scope="module")
+def solved(run, tmp_path_factory) -> Run:
+    """Towers in closed form, without the positives of some items."""
+    folder = tmp_path_factory.mktemp("solved")
+    return trained(folder, run.config.ingest.path, **CLOSED, **{"split.method": "cold_items"})
+
+
+def test_the_closed_form_gives_cold_items_a_vector(solved):
+    assert share_of_own_taste(cold_scores(solved)) == 1
+    found = evaluate(solved)
+    # Cold items of the test part among each other, for which popularity says nothing.
+    assert found["two-tower"]["candidates"] == 5
+    assert found["two-tower"]["ndcg@5"] > 0.9 > found["random"]["ndcg@5"] + 0.2
+    assert "items of the part (5 candidates)" in solved.notes("evaluate")["protocol"]["ranking"]
+
+
+def test_an_update_of_the_closed_form_keeps_old_vectors_in_place(solved, tmp_path):
+    from twotower.models.training.saving import load
+    from twotower.models.two_tower import embed
+
+    copy = Run(Path(shutil.copytree(solved.path, tmp_path / "run")))
+    export(copy)
+    publish(copy)
+    before = embed(load(copy.path / "model").model.candidate_encoder, load_tables(copy)[1])
+    day = tmp_path / "day"
+    day.mkdir()
+    rows = [(1000 + user, item) for user in range(8) for item in range(user % 4, 24, 4)]
+    log = pd.DataFrame([*rows, (1000, 2000)], columns=["user_id", "item_id"])
+    log.to_parquet(day / "log.parquet", index=False)
+    update(copy, day, anyway=True)
+    after = embed(load(copy.path / "model").model.candidate_encoder, load_tables(copy)[1])
+    norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after[: len(before)], axis=1)
+    cosines = (before * after[: len(before)]).sum(axis=1) / norms
+    assert np.median(cosines) > 0.95 and share_of_own_taste(cold_scores(copy)) == 1
 
 
 def test_the_arrays_have_the_vectors_of_the_rows(run):

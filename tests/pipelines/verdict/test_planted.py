@@ -28,7 +28,7 @@ class Towers:
     """Closed-form towers of `dim` dimensions."""
 
     def __init__(self, train: csr_matrix, dim: int = 64):
-        from twotower.models.training.closed_form import solve
+        from twotower.models.training.closed_form.regression import solve
         from twotower.models.training.config import ClosedFormConfig
 
         self.train = train.astype(np.float32)

@@ -16,7 +16,10 @@ DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def test_the_names_are_those_that_the_verdict_advises():
-    known = "closed-form next-item softmax softmax-history softmax-sparse softmax-wide"
+    known = """
+        closed-form closed-form-sparse next-item softmax softmax-history softmax-sparse
+        softmax-wide transformer
+    """
     assert recipes.names() == known.split()
 
 
@@ -25,7 +28,7 @@ def test_the_names_are_those_that_the_verdict_advises():
 def test_a_recipe_fits_every_data_set_and_keeps_its_data(data_set, name):
     settings, before = recipe_settings(name), load_config(data_set)
     after = load_config(data_set, settings)
-    assert (after.training.start is not None) == (name == "closed-form")
+    assert (after.training.start is not None) == name.startswith("closed-form")
     for section in ("ingest", "positives", "split", "evaluation", "serving"):
         assert getattr(after, section) == getattr(before, section)
     assert after.features.copy(update={"history": None}) == before.features.copy(
@@ -56,16 +59,19 @@ def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
         "closed-form, l2 30",
         "closed-form, l2 300",
         "closed-form, l2 3000",
-        "next-item, dropout 0.1",
-        "next-item, dropout 0.5",
+        "closed-form-sparse",
+        "next-item, dropout 0.5, decay_floor 0.3",
+        "next-item, dropout 0.1, decay_floor 0.0",
         "softmax",
         "softmax-history",
         "softmax-sparse",
         "softmax-wide",
+        "transformer, dropout 0.2",
+        "transformer, dropout 0.6",
     ]
     configs = {label: load_config("synthetic", settings) for label, settings in found.items()}
     solved = [config.training.start.l2 for config in configs.values() if config.training.start]
-    assert solved == [30, 300, 3000]
+    assert solved == [30, 300, 3000, 300]  # the sparse solution does not read the last
     assert configs["closed-form, l2 300"] == load_config(
         "synthetic", recipe_settings("closed-form")
     )

@@ -8,7 +8,7 @@ import pytest
 from tests.pipelines.steps.test_preprocess import ingested
 from twotower.pipelines.config import parse
 from twotower.pipelines.errors import ConfigError
-from twotower.pipelines.verdict.recipes import Recipe
+from twotower.pipelines.verdict.recipes import Recipe, load_recipe
 from twotower.pipelines.verdict.suits import DataFacts, When, data_facts
 
 FACTS = DataFacts(split="random", items=40_981, density=0.00067, history=15.5)
@@ -36,6 +36,19 @@ FACTS = DataFacts(split="random", items=40_981, density=0.00067, history=15.5)
 def test_why_a_recipe_is_not_for_data(when, reason):
     assert When(**when).unmet(FACTS) == reason
     assert When(**when).is_general == (not when)
+
+
+@pytest.mark.parametrize(
+    "facts, tried",
+    [
+        (DataFacts("random", 3_123, 0.036, 68.0), False),  # MovieLens-1M
+        (DataFacts("random", 40_981, 0.00066, 16.0), True),  # Gowalla
+    ],
+)
+def test_the_recipe_for_sparse_data(facts, tried):
+    when = load_recipe("softmax-sparse").when
+    assert (when.unmet(facts) == "") == tried
+    assert load_recipe("softmax").when.is_general
 
 
 def test_conditions_in_words():
