@@ -1,6 +1,8 @@
 """Command line of the quality benchmark.
 
-python -m benchmarks.quality --data <folder with ml-1m/, ml-100k/, gowalla/, sequences/> [--part frozen ...]
+python -m benchmarks.quality --data <folder> [--part frozen ...]
+
+The folder has ml-1m/, ml-100k/, gowalla/ and sequences/.
 
 The figures of part `evaluation` go to results/faults.json, those of the others to
 results/quality.json. Part `grids` also writes its reports to docs/.
