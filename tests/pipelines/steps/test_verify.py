@@ -117,15 +117,14 @@ def test_more_items_than_are_served_are_refused_before_a_server_is_started(small
         verify(small_run, 0)
 
 
-def test_users_are_asked_for_in_batches(monkeypatch):
+def test_users_are_asked_for_in_batches():
     sizes = []
 
-    def ask(addresses, users, k, protocols):
+    def asking(addresses, users, protocols):
         sizes.append(len(users))
-        ids = np.repeat(users, k).reshape(-1, k)
+        ids = np.repeat(users, 2).reshape(-1, 2)
         return {"http": Recommendations(ids, ids.astype(np.float32), version=3)}
 
-    monkeypatch.setattr("twotower.pipelines.steps.verify.ask", ask)
-    answer = _ask_in_batches(None, list(range(7)), 2, 3)
+    answer = _ask_in_batches(asking, None, list(range(7)), batch_size=3)
     assert sizes == [3, 3, 1] and answer.version == 3
     assert answer.item_ids.tolist() == answer.scores.tolist() == [[n, n] for n in range(7)]
