@@ -241,6 +241,11 @@ def next_recipe(verdict: Verdict, config: Config) -> tuple[str, str] | None:
     """
     facts, model, training = verdict.facts, config.model, config.training
     item_features = config.features.sides[1].columns[1:]
+    has_context = bool(config.features.context_columns or config.features.time)
+    if model.sequence is not None:
+        return None
+    if facts.split == "leave_last_out" and facts.history >= MIN_HISTORY and not has_context:
+        return "next-item", "the split asks for the next item, and these towers ignore the order"
     if training.start is not None:
         if facts.cold >= COLD and item_features:
             return (
@@ -249,16 +254,15 @@ def next_recipe(verdict: Verdict, config: Config) -> tuple[str, str] | None:
             )
         return None
     if facts.history >= MIN_HISTORY:
+        positives = f"users have a median of {facts.history:g} positives in training"
         few = facts.train_items <= ClosedFormConfig().most_items
-        if few and not config.features.context_columns:  # the closed form has no context
-            return "closed-form", (
-                f"the {facts.train_items:,} items are few enough to solve for, and users have a "
-                f"median of {facts.history:g} positives in training"
-            )
+        if not has_context:  # the closed form has no context
+            if few:
+                items = f"the {facts.train_items:,} items are few enough to solve for"
+                return "closed-form", f"{items}, and {positives}"
+            return "closed-form-sparse", f"{facts.train_items:,} items, and {positives}"
         if config.features.history is None:
-            return "softmax-history", (
-                f"users have a median of {facts.history:g} positives in training"
-            )
+            return "softmax-history", positives
     if model.dim < WIDE:
         return "softmax-wide", f"vectors of {WIDE} dimensions instead of {model.dim}"
     return None
