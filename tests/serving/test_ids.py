@@ -118,7 +118,9 @@ def negative_world(world: World, index: Path) -> Named:
 WORLDS = {"text": text_world, "unsigned": unsigned_world, "negative": negative_world}
 
 
-@pytest.fixture(scope="module", params=WORLDS)
+@pytest.fixture(
+    scope="module", params=["text", pytest.param("unsigned", marks=pytest.mark.slow), "negative"]
+)
 def named(request: pytest.FixtureRequest, world: World, tmp_path_factory) -> Named:
     return WORLDS[request.param](world, tmp_path_factory.mktemp("named") / "index")
 

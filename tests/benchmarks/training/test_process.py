@@ -28,6 +28,7 @@ def test_a_process_measures_its_time_and_memory():
     assert 0.1 < measured.baseline_gb < measured.peak_gb < 4
 
 
+@pytest.mark.slow
 def test_a_training_that_needs_too_much_memory_is_ended():
     assert measure_random(users=30_000_000) == "out of memory (limit 4 GB)"
 
@@ -36,6 +37,7 @@ def test_a_training_that_takes_too_long_is_ended():
     assert measure_random(users=100, seconds=0.5) == "not done in 0.5 s"
 
 
+@pytest.mark.slow
 def test_a_wrong_setting_is_an_error():
     with pytest.raises(click.ClickException, match="batch_size is 5000"):
         measure_random(users=100, batch_size=5_000)

@@ -62,8 +62,18 @@ STEPS = 9  # per epoch
     [
         # Within an epoch, at the end of one, and twice within the same epoch.
         ("lazy_adam", [4, STEPS, 2 * STEPS + 3, 2 * STEPS + 5], {}),
-        ("adam", [STEPS + 1], {"objective": {"negatives": "cross_batch", "drawn": 100}}),
-        ("adagrad", [STEPS + 1], {"learn_temperature": True, "logq_estimate": "streaming"}),
+        pytest.param(
+            "adam",
+            [STEPS + 1],
+            {"objective": {"negatives": "cross_batch", "drawn": 100}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "adagrad",
+            [STEPS + 1],
+            {"learn_temperature": True, "logq_estimate": "streaming"},
+            marks=pytest.mark.slow,
+        ),
         ("rowwise_adagrad", [STEPS + 1], {"objective": {"loss": "bpr", "negatives": "mined"}}),
     ],
 )

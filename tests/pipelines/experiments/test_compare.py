@@ -65,6 +65,7 @@ def made_up(tmp_path, monkeypatch):
     return measured
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_continues_and_keeps_finished_results(tmp_path):
     file = written(
         tmp_path,
