@@ -29,6 +29,9 @@ WIDE = 128
 """The dimension of the recipes that have more of them."""
 MIN_HISTORY = 3
 """Median positives per user in training from which a history of them says something."""
+MANY_USERS = 5_000
+"""Test users from which an order can be learned: with 1,225 of made-up orders next-item was worse
+than popularity, with 6,040 of MovieLens-1M three times as good as the closed form."""
 
 
 def paragraph(verdict: Verdict, config: Config, compared: bool = False) -> str:
@@ -244,7 +247,8 @@ def next_recipe(verdict: Verdict, config: Config) -> tuple[str, str] | None:
     has_context = bool(config.features.context_columns or config.features.time)
     if model.sequence is not None:
         return None
-    if facts.split == "leave_last_out" and facts.history >= MIN_HISTORY and not has_context:
+    is_next_item = facts.split == "leave_last_out" and facts.users >= MANY_USERS
+    if is_next_item and facts.history >= MIN_HISTORY and not has_context:
         return "next-item", "the split asks for the next item, and these towers ignore the order"
     if training.start is not None:
         if facts.cold >= COLD and item_features:

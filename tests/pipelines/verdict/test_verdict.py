@@ -138,11 +138,20 @@ def test_new_items_drift_and_single_positives_are_said():
     [
         ((), {}, "closed-form"),
         ((), {"train_items": 10_001}, "closed-form-sparse"),
-        ((), {"split": "leave_last_out"}, "next-item"),
-        (("features.context=[month]",), {"split": "leave_last_out"}, "softmax-history"),
+        ((), {"split": "leave_last_out", "users": 5_000}, "next-item"),
+        ((), {"split": "leave_last_out", "users": 4_999}, "closed-form"),
+        (
+            ("features.context=[month]",),
+            {"split": "leave_last_out", "users": 5_000},
+            "softmax-history",
+        ),
         (("features.history=20", "features.context=[month]"), {}, "softmax-wide"),
         (("features.history=20", "features.context=[month]", "model.dim=128"), {}, None),
-        (("features.history=20", "model.sequence={}"), {"split": "leave_last_out"}, None),
+        (
+            ("features.history=20", "model.sequence={}"),
+            {"split": "leave_last_out", "users": 5_000},
+            None,
+        ),
         ((), {"history": 2.0}, "softmax-wide"),
         (("features.context=[month]",), {}, "softmax-history"),
     ],
