@@ -19,8 +19,9 @@ USERS_PER_REQUEST = 64
 class ServedRanker:
     """Ranks the catalogue for users by asking the server of a run's published version.
 
-    The server is asked for so many items that k remain when the seen ones are taken out here: the
-    items that it leaves out itself would include those that are to be found.
+    Each request asks for enough items that k remain after seen items, and items that are not
+    candidates, are removed here. The server's own filter is off, because it would also remove the
+    items that are to be found.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ class ServedRanker:
         order = np.argsort(known, kind="stable")  # so that a request has users with equally many
         for start in range(0, len(users), USERS_PER_REQUEST):
             places = order[start : start + USERS_PER_REQUEST]
-            wanted = min(k + int(known[places].max()), len(self.items))
+            wanted = min(k + int(known[places].max() + (~candidates).sum()), len(self.items))
             found = self._answers(users[places], wanted)
             for place, items in zip(places, found, strict=True):
                 left_out = seen.indices[seen.indptr[place] : seen.indptr[place + 1]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
@@ -220,35 +219,6 @@ def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
     return measure
 
 
-def _with_cold_items(solve: Callable[..., Callable[[], None] | None]) -> Callable[..., Any]:
-    """Let a closed form also predict the vectors of the items that it does not solve for."""
-
-    @functools.wraps(solve)
-    def with_cold_items(
-        tower: TwoTower,
-        data: TrainingData,
-        config: TrainingConfig,
-        report: ShowProgress,
-        align: bool = False,
-    ) -> Callable[[], None] | None:
-        initialize = solve(tower, data, config, report, align)
-        if initialize is None or config.start is None:
-            return initialize
-
-        def initialize_all() -> None:
-            from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
-
-            if align:
-                put_vectors_into_ids(tower, data)
-            initialize()
-            fill_cold_items(tower, data)
-
-        return initialize_all
-
-    return with_cold_items
-
-
-@_with_cold_items
 def closed_form_start(
     tower: TwoTower,
     data: TrainingData,
@@ -257,6 +227,8 @@ def closed_form_start(
     align: bool = False,
 ) -> Callable[[], None] | None:
     """Create the `initialize` argument of `fit`, for `training.start` or `model.sequence.start`.
+
+    `training.start` is followed by the prediction of the items that it does not solve for.
 
     Parameters
     ----------
@@ -283,9 +255,13 @@ def closed_form_start(
     def initialize() -> None:
         report(phase="closed form")
         if start is not None:
+            from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
             from twotower.models.training.closed_form.towers import set_closed_form_weights
 
+            if align:
+                put_vectors_into_ids(tower, data)
             set_closed_form_weights(tower, data, start, align, progress)
+            fill_cold_items(tower, data)
         else:
             from twotower.models.sequence.regression import set_next_item_weights
 

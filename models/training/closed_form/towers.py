@@ -83,9 +83,9 @@ def set_closed_form_weights(
         tower.schema.select_by_tag(tag).first.name for tag in (Tags.USER_ID, Tags.ITEM_ID)
     )
     train, weighted = _matrices(data)
-    users = None
-    if uses_exact(np.count_nonzero(data.positives_per_item), config):
-        _check_exact_memory(np.count_nonzero(data.positives_per_item), config)
+    users, n_items = None, np.count_nonzero(data.positives_per_item)
+    if uses_exact(n_items, config):
+        _check_exact_memory(n_items, config)
         history, candidates = solve(weighted, tower.config.dim, config)
     else:
         users, history, candidates = solve_sparse(weighted, tower.config.dim, config, progress)
