@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.models.columns import code_column
 from twotower.models.cold_items import (
     FOLDS,
     L2,
@@ -27,25 +28,16 @@ FEATURES = FeaturesConfig(item_vectors={"image": 4})
 def schema_of():
     from merlin.schema import ColumnSchema, Schema, Tags
 
-    def code(name, size, *tags, **properties):
-        domain = {"min": 0, "max": size - 1, "name": name}
-        return ColumnSchema(
-            name,
-            dtype=np.int32,
-            tags=[Tags.CATEGORICAL, *tags],
-            properties={"domain": domain, **properties},
-        )
-
     def number(name):
         return ColumnSchema(name, dtype=np.float32, tags=[Tags.CONTINUOUS, Tags.ITEM])
 
-    tags = code("tags", 300, Tags.ITEM, value_count={"min": 3, "max": 3})
-    seen = code("seen", N, Tags.USER, Tags.SEQUENCE, value_count={"min": 4, "max": 4})
+    tags = code_column("tags", 300, Tags.ITEM, value_count={"min": 3, "max": 3})
+    seen = code_column("seen", N, Tags.USER, Tags.SEQUENCE, value_count={"min": 4, "max": 4})
     columns = [
-        code("user", 9, Tags.USER_ID, Tags.USER),
+        code_column("user", 9, Tags.USER_ID, Tags.USER),
         seen.with_dtype(np.int32, is_list=True, is_ragged=False),
-        code("film", N + 3 - COLD, Tags.ITEM_ID, Tags.ITEM),
-        code("genre", 7, Tags.ITEM),
+        code_column("film", N + 3 - COLD, Tags.ITEM_ID, Tags.ITEM),
+        code_column("genre", 7, Tags.ITEM),
         tags.with_dtype(np.int32, is_list=True, is_ragged=False),
         number("price"),
         number("age"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.models.columns import code_column
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.training.saving import save_tower
@@ -13,20 +14,8 @@ from twotower.models.two_tower import TowerScorer, build_two_tower, embed, hide_
 OOV = 2
 
 
-def column(name, cardinality, *tags, **properties):
-    from merlin.schema import ColumnSchema, Tags
-
-    domain = {"min": 0, "max": cardinality - 1, "name": name}
-    return ColumnSchema(
-        name,
-        dtype=np.int32,
-        tags=[Tags.CATEGORICAL, *tags],
-        properties={"domain": domain, **properties},
-    )
-
-
 def multi_hot(name, cardinality, width, *tags):
-    one = column(name, cardinality, *tags, value_count={"min": width, "max": width})
+    one = code_column(name, cardinality, *tags, value_count={"min": width, "max": width})
     return one.with_dtype(np.int32, is_list=True, is_ragged=False)
 
 
@@ -37,9 +26,9 @@ def schema():
 
     return Schema(
         [
-            column("user", 10, Tags.USER_ID, Tags.USER),
-            column("age", 5, Tags.USER),
-            column("film", 7, Tags.ITEM_ID, Tags.ITEM),
+            code_column("user", 10, Tags.USER_ID, Tags.USER),
+            code_column("age", 5, Tags.USER),
+            code_column("film", 7, Tags.ITEM_ID, Tags.ITEM),
             multi_hot("genres", 8, 3, Tags.ITEM),
         ]
     )

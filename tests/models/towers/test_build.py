@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.models.columns import code_column
 from twotower.models.config import TwoTowerConfig
 from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
@@ -18,21 +19,14 @@ from twotower.models.two_tower import build_two_tower, embed
 @pytest.fixture(scope="module")
 def schema():
     """A user with a history of up to 4 of 300 films, and a film."""
-    from merlin.schema import ColumnSchema, Schema, Tags
+    from merlin.schema import Schema, Tags
 
-    def column(name, cardinality, *tags, **properties):
-        domain = {"min": 0, "max": cardinality - 1, "name": name}
-        tags = [Tags.CATEGORICAL, *tags]
-        return ColumnSchema(
-            name, dtype=np.int32, tags=tags, properties={"domain": domain, **properties}
-        )
-
-    seen = column("seen", 300, Tags.USER, Tags.SEQUENCE, value_count={"min": 4, "max": 4})
+    seen = code_column("seen", 300, Tags.USER, Tags.SEQUENCE, value_count={"min": 4, "max": 4})
     return Schema(
         [
-            column("user", 10, Tags.USER_ID, Tags.USER),
+            code_column("user", 10, Tags.USER_ID, Tags.USER),
             seen.with_dtype(np.int32, is_list=True, is_ragged=False),
-            column("film", 300, Tags.ITEM_ID, Tags.ITEM),
+            code_column("film", 300, Tags.ITEM_ID, Tags.ITEM),
         ]
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.models.columns import code_column
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.training.closed_form.regression import solve
@@ -24,24 +25,15 @@ USERS, ITEMS, OOV = 50, 12, 2
 
 def schema(*, history: bool = True):
     """Users with a history, items with a kind."""
-    from merlin.schema import ColumnSchema, Schema, Tags
-
-    def column(name, size, *tags, **properties):
-        domain = {"min": 0, "max": size - 1, "name": name}
-        return ColumnSchema(
-            name,
-            dtype=np.int32,
-            tags=[Tags.CATEGORICAL, *tags],
-            properties={"domain": domain, **properties},
-        )
+    from merlin.schema import Schema, Tags
 
     columns = [
-        column("user", USERS + 3, Tags.USER, Tags.USER_ID, Tags.ID),
-        column("film", ITEMS + 3, Tags.ITEM, Tags.ITEM_ID, Tags.ID),
-        column("kind", 5, Tags.ITEM),
+        code_column("user", USERS + 3, Tags.USER, Tags.USER_ID, Tags.ID),
+        code_column("film", ITEMS + 3, Tags.ITEM, Tags.ITEM_ID, Tags.ID),
+        code_column("kind", 5, Tags.ITEM),
     ]
     if history:
-        seen = column("seen", ITEMS + 3, Tags.USER, Tags.SEQUENCE)
+        seen = code_column("seen", ITEMS + 3, Tags.USER, Tags.SEQUENCE)
         columns.append(seen.with_shape(((0, None), (0, ITEMS))))
     return Schema(columns)
 
