@@ -15,7 +15,8 @@ from tests.models.checkerboard import (  # noqa: F401
     own_colour,
     vectors,
 )
-from tests.models.test_two_tower import OOV, build, column, features, multi_hot, only, schema  # noqa: F401
+from tests.models.columns import code_column
+from tests.models.test_two_tower import OOV, build, features, multi_hot, only, schema  # noqa: F401
 from twotower.models.config import TwoTowerConfig
 from twotower.models.training.fit import fit
 from twotower.models.training.growth import grow
@@ -30,9 +31,9 @@ def larger(more=0):
     """The schema of `seeing`, with `more` users and items."""
     from merlin.schema import Schema, Tags
 
-    user = column("user", USERS + 3 + more, Tags.USER_ID, Tags.USER)
+    user = code_column("user", USERS + 3 + more, Tags.USER_ID, Tags.USER)
     seen = multi_hot("seen", ITEMS + 3 + more, 6, Tags.USER, Tags.SEQUENCE)
-    return Schema([user, seen, column("film", ITEMS + 3 + more, Tags.ITEM_ID, Tags.ITEM)])
+    return Schema([user, seen, code_column("film", ITEMS + 3 + more, Tags.ITEM_ID, Tags.ITEM)])
 
 
 @pytest.fixture
