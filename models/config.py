@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
 
+from twotower.models.graph.config import REQUIRED, GraphConfig
 from twotower.models.objective.config import (
     MIN_LEARNED_TEMPERATURE,
     ObjectiveConfig,
@@ -15,7 +16,7 @@ from twotower.models.objective.config import (
 )
 from twotower.models.objective.losses import LOSSES
 from twotower.models.objective.negatives import SAMPLERS
-from twotower.models.sequence.config import SequenceConfig, conflicting_settings
+from twotower.models.sequence.config import SequenceConfig, required_settings
 from twotower.models.towers.options import HIDDEN_LAYERS, POOLINGS, Option
 
 if TYPE_CHECKING:  # mypy cannot read a type that is computed
@@ -167,6 +168,12 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         description="a query tower that reads the items of the history in their order and nothing "
         "else, and is trained to predict each next item. By default none",
     )
+    graph: GraphConfig | None = Field(
+        None,
+        description="vectors of users and items that are propagated over the graph of the "
+        "positives (LightGCN), trained with the softmax. Features of users are not read, and those "
+        "of items only for items without positives. By default none",
+    )
 
     @validator("buckets")
     def _check_buckets(cls, value: int) -> int:
@@ -237,10 +244,26 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         sequence = values["sequence"]
         if sequence is None:
             return values
-        if wrong := conflicting_settings(values):
+        required = required_settings(start=sequence.start is not None)
+        if wrong := _conflicts(values, required):
             raise ValueError(f"sequence trains a query tower of its own; it needs {wrong}")
         if sequence.kind == "transformer" and values["dim"] % sequence.heads:
             raise ValueError(
                 f"sequence.heads is {sequence.heads}, which does not divide dim, {values['dim']}"
             )
         return values
+
+    @root_validator(skip_on_failure=True)
+    def _check_graph(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values["graph"] is not None and (wrong := _conflicts(values, REQUIRED)):
+            raise ValueError(f"graph trains sums of embeddings in its own way; it needs {wrong}")
+        return values
+
+
+def _conflicts(values: Mapping[str, Any], required: Mapping[str, Any]) -> str:
+    """List the `required` settings, and the default objective, that `values` do not have."""
+    wrong = {name: value for name, value in required.items() if values[name] != value}
+    if not values["objective"].is_default:
+        wrong["objective"] = {}
+    shown = {name: "none" if value is None else value for name, value in wrong.items()}
+    return ", ".join(f"model.{name}: {value}" for name, value in shown.items())

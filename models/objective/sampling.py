@@ -27,6 +27,26 @@ def sample_uniform(n: int | tf.Tensor, n_items: int, seed: tf.Tensor) -> tf.Tens
     return tf.random.stateless_uniform([n], seed, 0, n_items, tf.int32)
 
 
+def sample_distinct(n: int, n_items: int, seed: tf.Tensor) -> tf.Tensor:
+    """Draw different rows of the item table uniformly.
+
+    Parameters
+    ----------
+    n : int
+        At most `n_items`.
+    n_items : int
+    seed : Tensor of int32, shape (2,)
+
+    Returns
+    -------
+    Tensor of int32, shape (n,)
+    """
+    # The first places of a random permutation.
+    last, place = tf.constant(n_items - 1, tf.int64), tf.range(n, dtype=tf.int64)
+    drawn = tf.random.experimental.index_shuffle(place, tf.cast(seed, tf.int64), last)
+    return tf.cast(tf.ensure_shape(drawn, [n]), tf.int32)
+
+
 def sample_popularity(
     n: int | tf.Tensor, counts: tf.Tensor, power: float, seed: tf.Tensor
 ) -> tf.Tensor:

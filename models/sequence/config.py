@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Extra, Field, root_validator
@@ -120,20 +119,15 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
         return values
 
 
-def conflicting_settings(model: Mapping[str, Any]) -> str:
-    """List the settings of `model` that cannot be combined with `model.sequence`.
+def required_settings(start: bool) -> dict[str, Any]:
+    """Return the other settings of `model` that `model.sequence` needs.
 
     Parameters
     ----------
-    model : mapping of str to Any
-        The values of a `TwoTowerConfig`.
-
-    Returns
-    -------
-    str
-        "key: required value" of each, separated by commas; empty if there are none.
+    start : bool
+        Whether the training starts from a closed form, `NextItemStart`.
     """
-    required = {
+    required: dict[str, Any] = {
         "hidden": [],
         "shared": [],
         "mimic_weight": 0,
@@ -145,13 +139,7 @@ def conflicting_settings(model: Mapping[str, Any]) -> str:
         "logq_estimate": "counts",
         "self_supervised": None,
     }
-    if model["sequence"].start is not None:
-        required["normalize"] = False
-    wrong = {name: value for name, value in required.items() if model[name] != value}
-    if not model["objective"].is_default:
-        wrong["objective"] = {}
-    shown = {name: "none" if value is None else value for name, value in wrong.items()}
-    return ", ".join(f"model.{name}: {value}" for name, value in shown.items())
+    return {**required, "normalize": False} if start else required
 
 
 def unmet_features(

@@ -14,11 +14,11 @@ from tensorflow.random.experimental import stateless_fold_in
 from twotower.models.batch_keys import OUT_OF_VOCABULARY
 from twotower.models.errors import ModelError
 from twotower.models.objective.losses import gbce, sampled_softmax
+from twotower.models.objective.sampling import sample_distinct
 from twotower.models.objective.softmax import grouped_softmax
-from twotower.models.sequence.batches import Batch, Sequences, batch_of, epoch_windows
+from twotower.models.sequence.batches import Sequences, batch_of, epoch_windows
 from twotower.models.sequence.layers import dropped
 from twotower.models.sequence.tower import sequence_tower
-from twotower.models.training.checkpoint import Progress
 from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.model import TwoTower
@@ -67,43 +67,36 @@ class SequenceTrainer:
         self.codes = tf.constant(codes[rows])
         self.n_items = len(rows)
 
-    def epoch(self, progress: Progress, callbacks: tf.keras.callbacks.CallbackList) -> None:
-        """Train for the rest of the current epoch.
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What the optimizer changes."""
+        return self.model.trainable_variables
 
-        Parameters
-        ----------
-        progress : Progress
-        callbacks : CallbackList
-            Called as Keras's `fit` calls them.
-        """
-        epoch = progress.epochs
-        parts = epoch_windows(
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the windows of each batch of an epoch, from 0."""
+        return epoch_windows(
             self.sequences,
             length=self.query.length,
             stride=self.sequence.stride or self.query.length,
             batch_size=self.config.batch_size,
             seed=[self.config.seed, epoch],
-        )[progress.steps :]
-        callbacks.set_params({"steps": len(parts), "epochs": self.config.epochs, "verbose": 0})
-        callbacks.on_epoch_begin(epoch)
-        total, loss = 0.0, 0.0
-        for step, part in enumerate(parts):
-            callbacks.on_train_batch_begin(step)
-            total += float(self._step(batch_of(self.sequences, part)))
-            loss = total / (step + 1)
-            callbacks.on_train_batch_end(step, {"loss": loss})
+        )
+
+    def step(self, windows: np.ndarray) -> float:
+        """Train on a batch, and return its loss."""
+        batch = batch_of(self.sequences, windows)
+        inputs, places, targets = map(tf.constant, (batch.inputs, batch.places, batch.targets))
+        return float(self._compiled_step(inputs, places, targets))
+
+    def finish_epoch(self) -> None:
+        """Bring the tables of the towers up to date."""
         copy_item_vectors(self.tower, self.data)
-        callbacks.on_epoch_end(epoch, {"loss": loss})
 
     @property
     def steps_per_epoch(self) -> int:
         """About how many steps an epoch has."""
         predicted = np.maximum(np.diff(self.sequences.offsets) - 1, 0).sum()
         return max(1, round(predicted / self.config.batch_size))
-
-    def _step(self, batch: Batch) -> tf.Tensor:
-        inputs, places, targets = map(tf.constant, (batch.inputs, batch.places, batch.targets))
-        return self._compiled_step(inputs, places, targets)
 
     @cached_property
     def _compiled_step(self) -> Callable[..., tf.Tensor]:
@@ -148,7 +141,7 @@ class SequenceTrainer:
             vectors = self._item_vectors()
             queries = self._queries(inputs, places, vectors, stateless_fold_in(seed, 1))
             return self._full_losses(queries, targets, vectors)
-        drawn = self._drawn(negatives, stateless_fold_in(seed, 0))
+        drawn = sample_distinct(negatives, self.n_items, stateless_fold_in(seed, 0))
         read = tf.reshape(tf.maximum(inputs, 0), [-1])
         items, place = tf.unique(tf.concat([drawn, targets, read], 0))
         vectors, after = self._item_vectors(items), negatives + tf.size(targets)
@@ -200,13 +193,6 @@ class SequenceTrainer:
         start = self._normalized(self.query.start[None])
         of_start = loss_of(start, tf.stop_gradient(own), tf.stop_gradient(others))
         return loss_of(queries, own, others), of_start
-
-    def _drawn(self, count: int, seed: tf.Tensor) -> tf.Tensor:
-        """Draw `count` different items, int32."""
-        # The first places of a random permutation.
-        last, place = tf.constant(self.n_items - 1, tf.int64), tf.range(count, dtype=tf.int64)
-        drawn = tf.random.experimental.index_shuffle(place, tf.cast(seed, tf.int64), last)
-        return tf.cast(tf.ensure_shape(drawn, [count]), tf.int32)
 
     def _item_vectors(self, items: tf.Tensor | None = None) -> tf.Tensor:
         """The candidate tower's vectors of `items`, by default of all, float32 [n, dim]."""

@@ -213,7 +213,8 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
         gt=0,
         le=1_000_000,
         description="maximum number of passes over the new and the replayed interactions. A model "
-        "with `model.sequence` passes over all interactions, with the learning rate of `training`",
+        "with `model.sequence` or `model.graph` passes over all interactions, with the learning "
+        "rate of `training`",
     )
     warmup: int = Field(
         0,
@@ -289,11 +290,13 @@ def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: b
         "features.history": (has_history, "a number, the maximum items per user"),
         "features.context, features.context_numeric and features.time": (not has_context, "[]"),
         "model.history_pooling": (config.history_pooling == "sum", "sum"),
+        "model.tie_history": (not config.tie_history, "false"),
         "model.normalize": (not config.normalize, "false"),
         "model.hidden": (not config.hidden, "[]"),
         "model.shared": (not config.shared, "[]"),
         "model.self_supervised": (config.self_supervised is None, "none"),
         "model.sequence": (config.sequence is None, "none"),
+        "model.graph": (config.graph is None, "none"),
     }
     return ", ".join(f"{name}: {value}" for name, (met, value) in settings.items() if not met)
 

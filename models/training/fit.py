@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from twotower.models.errors import ModelError
 from twotower.models.feature_lookup import FeatureLookup
+from twotower.models.graph.training import GraphTrainer
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.sequence.training import SequenceTrainer
 from twotower.models.training.batches import feature_lookup, shuffled_batches, training_columns
@@ -64,10 +65,16 @@ def fit(
     History
     """
     _check_size(data, config)
-    _set_up(tower.model, config)
+    trainer = _trainer(tower, data, config)
+    _set_up(tower.model, config, trainer.variables if trainer else tower.model.trainable_variables)
     all_data = data if all_data is None else all_data
+    more: dict[str, tf.Module] = {}
     mined = _mined_negatives(tower.config.objective, all_data)
-    state = TrainingState(tower.model, folder, **({"mined": mined} if mined else {}))
+    if mined:
+        more["mined"] = mined
+    if isinstance(trainer, GraphTrainer):
+        more["vectors"] = trainer.vectors
+    state = TrainingState(tower.model, folder, **more)
     state.restore()
     validation = Validation(state, validate, config)
     if initialize is not None and not state.progress.epochs:
@@ -78,16 +85,15 @@ def fit(
         callbacks.append(MineEveryEpoch(mined, state.progress))
     if tensorboard is not None:
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
-    sequences = SequenceTrainer(tower, data, config) if tower.config.sequence else None
     if progress is not None:
         trained_epochs = config.epochs - (initialize is not None)
         per_epoch = len(data.user_rows) // config.batch_size
-        if sequences is not None:
-            per_epoch = sequences.steps_per_epoch
+        if trainer is not None:
+            per_epoch = trainer.steps_per_epoch
         done = int(tower.model.optimizer.iterations)
         callbacks.append(ReportProgress(progress, done, trained_epochs * per_epoch))
-    if sequences is not None:
-        _train_sequences(sequences, config, state.progress, callbacks)
+    if trainer is not None:
+        _train_steps(trainer, tower.model, config, state.progress, callbacks)
     else:
         lookup = feature_lookup(tower, data, all_data, config, mined)
         _train(tower.model, data, config, state.progress, lookup, callbacks)
@@ -105,8 +111,19 @@ def _check_size(data: TrainingData, config: TrainingConfig) -> None:
         )
 
 
-def _set_up(model: mm.RetrievalModelV2, config: TrainingConfig) -> None:
-    """Seed TensorFlow and compile the model with a new optimizer."""
+def _trainer(
+    tower: TwoTower, data: TrainingData, config: TrainingConfig
+) -> SequenceTrainer | GraphTrainer | None:
+    """What trains the towers, if Keras does not."""
+    if tower.config.sequence:
+        return SequenceTrainer(tower, data, config)
+    return GraphTrainer(tower, data, config) if tower.config.graph else None
+
+
+def _set_up(
+    model: mm.RetrievalModelV2, config: TrainingConfig, variables: list[tf.Variable]
+) -> None:
+    """Seed TensorFlow and compile the model with a new optimizer of `variables`."""
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
@@ -114,7 +131,7 @@ def _set_up(model: mm.RetrievalModelV2, config: TrainingConfig) -> None:
     model.train_step = tf.autograph.experimental.do_not_convert(model.train_step)  # type: ignore[method-assign]  # Keras has no other switch
     optimizer = OPTIMIZERS[config.optimizer](config.learning_rate)
     # Its variables must exist before a checkpoint is restored.
-    optimizer.build(model.trainable_variables)
+    optimizer.build(variables)
     model.compile(optimizer=optimizer, metrics=[])
 
 
@@ -155,18 +172,30 @@ def _train(
         )
 
 
-def _train_sequences(
-    trainer: SequenceTrainer,
+def _train_steps(
+    trainer: SequenceTrainer | GraphTrainer,
+    model: mm.RetrievalModelV2,
     config: TrainingConfig,
     progress: Progress,
     callbacks: list[tf.keras.callbacks.Callback],
 ) -> None:
-    """Train a sequence model for all epochs that are left; `callbacks` update `progress`."""
-    all_callbacks = tf.keras.callbacks.CallbackList(callbacks, model=trainer.model)
-    all_callbacks.on_train_begin()
+    """Train for all epochs that are left, as Keras's `fit` does; `callbacks` update `progress`."""
+    every = tf.keras.callbacks.CallbackList(callbacks, model=model)
+    every.on_train_begin()
     while not _is_finished(progress, config):
-        trainer.epoch(progress, all_callbacks)
-    all_callbacks.on_train_end()
+        epoch = progress.epochs
+        batches = trainer.batches(epoch)[progress.steps :]
+        every.set_params({"steps": len(batches), "epochs": config.epochs, "verbose": 0})
+        every.on_epoch_begin(epoch)
+        total, loss = 0.0, 0.0
+        for step, batch in enumerate(batches):
+            every.on_train_batch_begin(step)
+            total += trainer.step(batch)
+            loss = total / (step + 1)
+            every.on_train_batch_end(step, {"loss": loss})
+        trainer.finish_epoch()
+        every.on_epoch_end(epoch, {"loss": loss})
+    every.on_train_end()
 
 
 def _is_finished(progress: Progress, config: TrainingConfig) -> bool:

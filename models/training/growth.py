@@ -79,6 +79,7 @@ def grow(tower: TwoTower, schema: Schema, data: TrainingData, seed: int) -> TwoT
     """
     config = tower.config.copy(update={"logq_estimate": "counts"})
     grown = create(schema, data, config, seed)
+    grown.history = tower.history
     for old, new, is_list in _paired_weights(tower, grown):
         # A learnt temperature is a scalar, which has no rows to add.
         added = new.shape[0] - len(old) if new.shape.rank else 0

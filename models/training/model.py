@@ -35,7 +35,7 @@ class TwoTower:
     item_counts : ndarray of float64, shape (item cardinality,)
         Positives per encoded item id, for the logQ correction.
     history : History
-        Empty before the first fit.
+        Of the last fit; empty before the first.
     """
 
     model: mm.RetrievalModelV2

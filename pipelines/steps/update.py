@@ -231,10 +231,10 @@ def _fit_on_new(
 
     config, training = run.config.update, run.config.training
     solved = _is_solved(old, training.monitor)
-    sequence = tower.config.sequence is not None
+    whole = tower.config.sequence is not None or tower.config.graph is not None
     if solved:  # the closed form is solved again for all interactions, without gradient steps
         training, sample = training.copy(update={"epochs": 1}), data
-    elif sequence:  # a sample of the interactions would tear the sequences apart
+    elif whole:  # a sample of the interactions would tear sequences and the graph apart
         training = training.copy(update={"epochs": config.epochs})
         sample = data
     else:
@@ -245,7 +245,7 @@ def _fit_on_new(
     measure = validation(staged, data)
 
     def validate(model: Any) -> dict[str, float]:
-        if not solved and not sequence:
+        if not solved and not whole:
             limit_change(tower, old, config.moving)  # at the end of every epoch
         return measure(model)
 

@@ -57,6 +57,17 @@ def test_draws_depend_on_the_seed_alone(kind):
     assert (first != draw(kind, 200, [5, 7])).numpy().any()
 
 
+def test_distinct_rows_are_drawn_equally_often():
+    from twotower.models.objective.sampling import sample_distinct
+
+    draws = [sample_distinct(3, 8, (0, seed)).numpy() for seed in range(2000)]
+    assert all(len(set(rows)) == 3 for rows in draws)
+    counts = np.bincount(np.concatenate(draws), minlength=8)
+    # Each row is in 3 of 8 draws: 750 +- 22 of 2,000.
+    assert np.abs(counts - 750).max() < 4 * 22
+    assert sorted(sample_distinct(8, 8, (0, 1)).numpy()) == list(range(8))
+
+
 def test_a_row_in_ten_million_is_drawn():
     """Rows with a count of 1 after a row with ten million: float32 could not separate them."""
     from twotower.models.objective.sampling import sample_popularity

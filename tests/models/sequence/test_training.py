@@ -7,6 +7,7 @@ import pytest
 
 from tests.models.sequence.conftest import ITEMS, LENGTH, OFFSET
 from twotower.models.config import TwoTowerConfig
+from twotower.models.objective.sampling import sample_distinct
 from twotower.models.sequence.batches import batch_of, epoch_windows
 from twotower.models.sequence.tower import sequence_tower
 from twotower.models.sequence.training import SequenceTrainer
@@ -192,7 +193,9 @@ def test_gbce_is_that_of_the_drawn_items(schema, data):
     import tensorflow as tf
 
     batch = batch_of(trainer.sequences, part)
-    drawn = trainer._drawn(ITEMS, tf.random.experimental.stateless_fold_in([3, 4], 0)).numpy()
+    drawn = sample_distinct(
+        ITEMS, ITEMS, tf.random.experimental.stateless_fold_in([3, 4], 0)
+    ).numpy()
     assert len(set(drawn)) == ITEMS
     items = embed(trainer.model.candidate_encoder, data.items).astype(float)
     losses_by_hand = []

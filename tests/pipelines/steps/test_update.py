@@ -592,6 +592,28 @@ def test_a_transformer_continues_on_all_sequences_and_is_served(folders, tmp_pat
     np.testing.assert_array_equal(answer.item_ids, brute_force(run, new, 20)[0])
 
 
+@pytest.mark.slow
+def test_the_vectors_of_a_graph_continue_on_all_interactions_and_are_served(folders, tmp_path):
+    run = published(
+        folders[0],
+        tmp_path,
+        "features.history=20",
+        "model={dim: 32, normalize: false, temperature: 0.1, history_pooling: sum}",
+        "model.graph={layers: 2}",
+        "training={epochs: 4, learning_rate: 0.015, batch_size: 1024}",
+        "update={epochs: 2}",
+    )
+    before = len(load_split(run.path / "processed")["train"])
+    assert update(run, folders[1]) == 2
+    notes = run.notes("train")
+    assert notes["replayed_rows"] == before and notes["new_rows"] > 0
+    assert notes["item_cosine"] > 0.9
+    new = ids(run, "user")[-NEW_USERS:]
+    with serving(run) as addresses:
+        answer = ask(addresses, new.tolist(), 20, ["http"])["http"]
+    np.testing.assert_array_equal(answer.item_ids, brute_force(run, new, 20)[0])
+
+
 def test_training_after_a_closed_form_is_kept(folders, tmp_path):
     run = published(
         folders[0],

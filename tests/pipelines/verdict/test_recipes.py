@@ -17,7 +17,7 @@ DATA_SETS = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 def test_the_names_are_those_that_the_verdict_advises():
     known = """
-        closed-form closed-form-sparse next-item softmax softmax-history softmax-sparse
+        closed-form closed-form-sparse graph next-item softmax softmax-history softmax-sparse
         softmax-wide transformer
     """
     assert recipes.names() == known.split()
@@ -60,6 +60,7 @@ def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
         "closed-form, l2 300",
         "closed-form, l2 3000",
         "closed-form-sparse",
+        "graph",
         "next-item, dropout 0.5, decay_floor 0.3",
         "next-item, dropout 0.1, decay_floor 0.0",
         "softmax",

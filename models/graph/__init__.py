@@ -1,0 +1,1 @@
+"""LightGCN: vectors of ids, propagated over the graph of users and items."""

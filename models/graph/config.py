@@ -1,0 +1,71 @@
+"""The settings of towers whose vectors are propagated over the graph of users and items."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Extra, Field
+
+
+class GraphConfig(BaseModel, extra=Extra.forbid):
+    """Vectors of users and items, propagated over the graph of the positives (LightGCN)."""
+
+    layers: int = Field(
+        2,
+        gt=0,
+        le=16,
+        description="number of propagations: 1 joins the vectors of a user's items to its own, 2 "
+        "also those of the other users of these items",
+    )
+    negatives: int | None = Field(
+        None,
+        gt=0,
+        le=1 << 24,
+        description="number of items drawn uniformly in each step as negatives of all its users. "
+        "none: all items of the training part, which is more accurate",
+    )
+    length_power: float = Field(
+        0.1,
+        ge=0,
+        le=10,
+        description="the vector of an item gets the length that it has after training to this "
+        "power. Vectors of popular items are longer; 0: all have the length 1, as in training",
+    )
+
+
+REQUIRED = {
+    "hidden": [],
+    "shared": [],
+    "mimic_weight": 0,
+    "history_pooling": "sum",
+    "history_dropout": 0,
+    "tie_history": False,
+    "normalize": False,
+    "embedding_l2": 0,
+    "learn_temperature": False,
+    "logq_estimate": "counts",
+    "self_supervised": None,
+    "sequence": None,
+}
+"""The other settings of `model` that `model.graph` needs."""
+
+
+def unmet_by_data(history: int | None, has_context: bool) -> str:
+    """List the settings of the data that `model.graph` requires and that are not so.
+
+    Parameters
+    ----------
+    history : int or None
+        The maximum length of the history, `features.history`.
+    has_context : bool
+        Whether the query tower reads the context (`features.context`).
+
+    Returns
+    -------
+    str
+        "key: required value" of each, separated by commas; empty if all are met.
+    """
+    wrong = {}
+    if history is None:
+        wrong["features.history"] = "a number, the maximum items per user"
+    if has_context:
+        wrong["features.context, features.context_numeric and features.time"] = "[]"
+    return ", ".join(f"{name}: {value}" for name, value in wrong.items())
