@@ -22,7 +22,7 @@ from twotower.pipelines.run import Run
 from twotower.pipelines.steps.serve import serving
 from twotower.pipelines.verdict.recipes import Variant, variants_of
 
-SPARSE, NEXT_ITEM = "softmax-sparse", "next-item"
+SPARSE, NEXT_ITEM = "graph", "next-item"
 RANDOM_SPLIT = ("split.method=random", "split.repeats=last", "evaluation.ks=[10, 20]")
 AMAZON = ("beauty", "sports", "yelp")
 GOWALLA = {"recall@20": 0.1754, "ndcg@20": 0.147}

@@ -23,7 +23,7 @@ class GraphConfig(BaseModel, extra=Extra.forbid):
         "none: all items of the training part, which is more accurate",
     )
     length_power: float = Field(
-        0.1,
+        0.15,
         ge=0,
         le=10,
         description="the vector of an item gets the length that it has after training to this "

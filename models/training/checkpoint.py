@@ -58,16 +58,17 @@ class TrainingState:
     model : tf.keras.Model
         With an optimizer whose variables exist.
     folder : Path
-    more : tf.Module
+    more : tf.Module or None
         Other objects to save in the checkpoint, by name.
     """
 
-    def __init__(self, model: tf.keras.Model, folder: Path, **more: tf.Module):
+    def __init__(self, model: tf.keras.Model, folder: Path, **more: tf.Module | None):
         self.progress = Progress()
         self._folder = folder
         self._weights = weights_checkpoint(model)
+        saved = {name: each for name, each in more.items() if each is not None}
         checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=model.optimizer, progress=self.progress, **more
+            model=model, optimizer=model.optimizer, progress=self.progress, **saved
         )
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder / "state"), 1)
 

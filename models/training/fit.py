@@ -64,17 +64,13 @@ def fit(
     -------
     History
     """
-    _check_size(data, config)
     trainer = _trainer(tower, data, config)
     _set_up(tower.model, config, trainer.variables if trainer else tower.model.trainable_variables)
     all_data = data if all_data is None else all_data
-    more: dict[str, tf.Module] = {}
     mined = _mined_negatives(tower.config.objective, all_data)
-    if mined:
-        more["mined"] = mined
-    if isinstance(trainer, GraphTrainer):
-        more["vectors"] = trainer.vectors
-    state = TrainingState(tower.model, folder, **more)
+    state = TrainingState(
+        tower.model, folder, mined=mined, vectors=getattr(trainer, "vectors", None)
+    )
     state.restore()
     validation = Validation(state, validate, config)
     if initialize is not None and not state.progress.epochs:
@@ -87,9 +83,7 @@ def fit(
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
     if progress is not None:
         trained_epochs = config.epochs - (initialize is not None)
-        per_epoch = len(data.user_rows) // config.batch_size
-        if trainer is not None:
-            per_epoch = trainer.steps_per_epoch
+        per_epoch = trainer.steps_per_epoch if trainer else len(data.user_rows) // config.batch_size
         done = int(tower.model.optimizer.iterations)
         callbacks.append(ReportProgress(progress, done, trained_epochs * per_epoch))
     if trainer is not None:
@@ -103,21 +97,18 @@ def fit(
     return tower.history
 
 
-def _check_size(data: TrainingData, config: TrainingConfig) -> None:
+def _trainer(
+    tower: TwoTower, data: TrainingData, config: TrainingConfig
+) -> SequenceTrainer | GraphTrainer | None:
+    """What trains the towers, if Keras does not."""
+    if tower.config.graph:
+        return GraphTrainer(tower, data, config)
     if len(data.user_rows) < config.batch_size:
         raise ModelError(
             f"training.batch_size is {config.batch_size} but there are only "
             f"{len(data.user_rows)} training rows; set it to at most that"
         )
-
-
-def _trainer(
-    tower: TwoTower, data: TrainingData, config: TrainingConfig
-) -> SequenceTrainer | GraphTrainer | None:
-    """What trains the towers, if Keras does not."""
-    if tower.config.sequence:
-        return SequenceTrainer(tower, data, config)
-    return GraphTrainer(tower, data, config) if tower.config.graph else None
+    return SequenceTrainer(tower, data, config) if tower.config.sequence else None
 
 
 def _set_up(

@@ -101,7 +101,7 @@ def check_training(config: Config, train: pd.DataFrame) -> None:
         Naming the setting.
     """
     training, rows = config.training, len(train)
-    if rows < training.batch_size:
+    if rows < training.batch_size and config.model.graph is None:
         raise ConfigError(
             f"training.batch_size is {training.batch_size}, but there are only {rows} training "
             "rows; set it to at most that"

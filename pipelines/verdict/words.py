@@ -29,6 +29,8 @@ WIDE = 128
 """The dimension of the recipes that have more of them."""
 MIN_HISTORY = 3
 """Median positives per user in training from which a history of them says something."""
+MANY_ITEMS = 100_000
+"""Up to this many items the recipe graph trains against all of them."""
 MANY_USERS = 5_000
 """Test users from which an order can be learned: with 1,225 of made-up orders next-item was worse
 than popularity, with 6,040 of MovieLens-1M three times as good as the closed form."""
@@ -250,11 +252,11 @@ def next_recipe(verdict: Verdict, config: Config) -> tuple[str, str] | None:
     is_next_item = facts.split == "leave_last_out" and facts.users >= MANY_USERS
     if is_next_item and facts.history >= MIN_HISTORY and not has_context:
         return "next-item", "the split asks for the next item, and these towers ignore the order"
-    if training.start is not None:
+    if training.start is not None or model.graph is not None:
         if facts.cold >= COLD and item_features:
             return (
                 "softmax",
-                "the closed form learns little from features, and items are new in the test part",
+                "these towers learn little from features, and items are new in the test part",
             )
         return None
     if facts.history >= MIN_HISTORY:
@@ -264,7 +266,8 @@ def next_recipe(verdict: Verdict, config: Config) -> tuple[str, str] | None:
             if few:
                 items = f"the {facts.train_items:,} items are few enough to solve for"
                 return "closed-form", f"{items}, and {positives}"
-            return "closed-form-sparse", f"{facts.train_items:,} items, and {positives}"
+            name = "graph" if facts.train_items <= MANY_ITEMS else "closed-form-sparse"
+            return name, f"{facts.train_items:,} items, and {positives}"
         if config.features.history is None:
             return "softmax-history", positives
     if model.dim < WIDE:

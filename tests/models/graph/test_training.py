@@ -209,6 +209,12 @@ def test_a_grown_model_starts_from_the_vectors_it_had(seeing, tmp_path, layers):
     assert not np.allclose(fresh.vectors.items, trainer.vectors.items, atol=0.01)
 
 
+def test_a_batch_may_be_larger_than_the_data(seeing, tmp_path):
+    config = FAST.copy(update={"epochs": 1, "batch_size": 10 * len(seeing.user_rows)})
+    tower = create(schema_of(ITEMS), seeing, config_of(), seed=1)
+    assert len(fit(tower, seeing, config, own_colour(seeing), tmp_path)["loss"]) == 1
+
+
 def test_items_and_users_without_positives_are_left_out(seeing):
     chosen = np.flatnonzero((seeing.item_rows != 4) & (seeing.user_rows != 9))
     fewer = seeing.take(chosen)

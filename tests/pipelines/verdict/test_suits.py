@@ -43,10 +43,11 @@ def test_why_a_recipe_is_not_for_data(when, reason):
     [
         (DataFacts("random", 3_123, 0.036, 68.0), False),  # MovieLens-1M
         (DataFacts("random", 40_981, 0.00066, 16.0), True),  # Gowalla
+        (DataFacts("random", 100_001, 0.00066, 16.0), False),
     ],
 )
 def test_the_recipe_for_sparse_data(facts, tried):
-    when = load_recipe("softmax-sparse").when
+    when = load_recipe("graph").when
     assert (when.unmet(facts) == "") == tried
     assert load_recipe("softmax").when.is_general
 

@@ -9,6 +9,7 @@ import pytest
 
 from twotower.pipelines.config import load_config
 from twotower.pipelines.verdict.facts import Facts
+from twotower.pipelines.verdict.recipes import recipe_settings
 from twotower.pipelines.verdict.verdict import MODEL, judge
 from twotower.pipelines.verdict.words import next_recipe, objection, paragraph
 
@@ -26,6 +27,7 @@ FACTS = Facts(
     overlap=0.9,
 )
 CONFIG = load_config("synthetic")
+GRAPH = recipe_settings("graph")
 
 
 def values(users: int = 200, **means: float) -> dict[str, np.ndarray]:
@@ -137,7 +139,10 @@ def test_new_items_drift_and_single_positives_are_said():
     ("overrides", "facts", "recipe"),
     [
         ((), {}, "closed-form"),
-        ((), {"train_items": 10_001}, "closed-form-sparse"),
+        ((), {"train_items": 10_001}, "graph"),
+        ((), {"train_items": 100_001}, "closed-form-sparse"),
+        (GRAPH, {"train_items": 10_001}, None),
+        (GRAPH, {"train_items": 10_001, "cold": 0.4}, "softmax"),
         ((), {"split": "leave_last_out", "users": 5_000}, "next-item"),
         ((), {"split": "leave_last_out", "users": 4_999}, "closed-form"),
         (
