@@ -19,6 +19,7 @@ from benchmarks.quality.accuracy import fresh, frozen, grids, last_out, tutorial
 from benchmarks.quality.cold_items import cold_items
 from benchmarks.quality.public_sets import gowalla, next_item, random_split
 from benchmarks.quality.ranking import evaluation
+from benchmarks.quality.scale import scale
 from benchmarks.report import measure_parts
 
 PARTS = {
@@ -31,6 +32,7 @@ PARTS = {
     "random_split": random_split,
     "next_item": next_item,
     "cold_items": cold_items,
+    "scale": scale,
     "evaluation": evaluation,
 }
 

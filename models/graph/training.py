@@ -108,13 +108,13 @@ class GraphTrainer:
         parts = np.maximum(ends // self.config.batch_size, np.arange(len(order)) // most)
         return np.split(order, np.flatnonzero(np.diff(parts)) + 1)
 
-    def step(self, users: np.ndarray) -> float:
-        """Train on all positives of `users`, and return their loss."""
-        counts = np.diff(self.offsets)[users]
-        starts = self.offsets[users] - np.append(0, np.cumsum(counts)[:-1])
+    def step(self, batch: np.ndarray) -> float:
+        """Train on all positives of the users in `batch`, and return their loss."""
+        counts = np.diff(self.offsets)[batch]
+        starts = self.offsets[batch] - np.append(0, np.cumsum(counts)[:-1])
         places = np.repeat(starts, counts) + np.arange(counts.sum())
-        query_of = np.repeat(np.arange(len(users)), counts)
-        inputs = (users, query_of, self.items[places], self.weights[places])
+        query_of = np.repeat(np.arange(len(batch)), counts)
+        inputs = (batch, query_of, self.items[places], self.weights[places])
         return float(self._compiled_step(*[tf.constant(each) for each in inputs]))
 
     def finish_epoch(self) -> None:

@@ -16,7 +16,7 @@ from twotower.models.errors import ModelError
 from twotower.models.objective.losses import gbce, sampled_softmax
 from twotower.models.objective.sampling import sample_distinct
 from twotower.models.objective.softmax import grouped_softmax
-from twotower.models.sequence.batches import Sequences, batch_of, epoch_windows
+from twotower.models.sequence.batches import Sequences, Windows, batch_of, epoch_windows
 from twotower.models.sequence.layers import dropped
 from twotower.models.sequence.tower import sequence_tower
 from twotower.models.training.config import TrainingConfig
@@ -72,7 +72,7 @@ class SequenceTrainer:
         """What the optimizer changes."""
         return self.model.trainable_variables
 
-    def batches(self, epoch: int) -> list[np.ndarray]:
+    def batches(self, epoch: int) -> list[Windows]:
         """Return the windows of each batch of an epoch, from 0."""
         return epoch_windows(
             self.sequences,
@@ -82,10 +82,10 @@ class SequenceTrainer:
             seed=[self.config.seed, epoch],
         )
 
-    def step(self, windows: np.ndarray) -> float:
+    def step(self, batch: Windows) -> float:
         """Train on a batch, and return its loss."""
-        batch = batch_of(self.sequences, windows)
-        inputs, places, targets = map(tf.constant, (batch.inputs, batch.places, batch.targets))
+        arrays = batch_of(self.sequences, batch)
+        inputs, places, targets = map(tf.constant, (arrays.inputs, arrays.places, arrays.targets))
         return float(self._compiled_step(inputs, places, targets))
 
     def finish_epoch(self) -> None:

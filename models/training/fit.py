@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import tensorflow as tf
 
@@ -97,9 +97,28 @@ def fit(
     return tower.history
 
 
-def _trainer(
-    tower: TwoTower, data: TrainingData, config: TrainingConfig
-) -> SequenceTrainer | GraphTrainer | None:
+class Trainer(Protocol):
+    """Trains towers that Keras's `fit` cannot, one step after another."""
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What the optimizer changes."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """About how many steps an epoch has."""
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """Return the batches of an epoch, from 0; the same ones whenever it is called."""
+
+    def step(self, batch: Any) -> float:
+        """Train on one of the batches, and return its loss."""
+
+    def finish_epoch(self) -> None:
+        """Set the weights of the towers, which are validated next."""
+
+
+def _trainer(tower: TwoTower, data: TrainingData, config: TrainingConfig) -> Trainer | None:
     """What trains the towers, if Keras does not."""
     if tower.config.graph:
         return GraphTrainer(tower, data, config)
@@ -164,7 +183,7 @@ def _train(
 
 
 def _train_steps(
-    trainer: SequenceTrainer | GraphTrainer,
+    trainer: Trainer,
     model: mm.RetrievalModelV2,
     config: TrainingConfig,
     progress: Progress,
