@@ -38,6 +38,8 @@ class Graph:
         by_user = csr_matrix((ones, (user_rows, item_rows)), (n_users, n_items))
         by_item = by_user.T.tocsr()
         self.user_scale, self.item_scale = _scale(by_user), _scale(by_item)
+        # Tensors that a tf.function captures. Arrays would be copied into its graph at each use.
+        self._scales = tf.constant(self.user_scale), tf.constant(self.item_scale)
         self._of_users, self._of_items = _edges(by_user), _edges(by_item)
         self._n_users, self._n_items = n_users, n_items
 
@@ -75,13 +77,14 @@ class Graph:
         return summed(users, items)
 
     def _summed(self, users: tf.Tensor, items: tf.Tensor, n: int) -> Pair:
-        of_users, of_items = zip(*self.layers(users, items, n), strict=True)
-        return tf.add_n(of_users), tf.add_n(of_items)
+        layers = self.layers(users, items, n)
+        return tf.add_n([each for each, _ in layers]), tf.add_n([each for _, each in layers])
 
     def _propagated(self, users: tf.Tensor, items: tf.Tensor) -> Pair:
-        of_users = _sum_of_neighbours(items * self.item_scale, self._of_users, self._n_users)
-        of_items = _sum_of_neighbours(users * self.user_scale, self._of_items, self._n_items)
-        return of_users * self.user_scale, of_items * self.item_scale
+        user_scale, item_scale = self._scales
+        of_users = _sum_of_neighbours(items * item_scale, self._of_users, self._n_users)
+        of_items = _sum_of_neighbours(users * user_scale, self._of_items, self._n_items)
+        return of_users * user_scale, of_items * item_scale
 
 
 def _scale(edges: csr_matrix) -> np.ndarray:
@@ -89,14 +92,12 @@ def _scale(edges: csr_matrix) -> np.ndarray:
     return np.divide(1, np.sqrt(counts), out=np.zeros_like(counts), where=counts > 0)
 
 
-def _edges(matrix: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """The columns of the entries, row by row, and their rows."""
+def _edges(matrix: csr_matrix) -> tuple[tf.Tensor, tf.Tensor]:
+    """The columns of the entries, row by row, and their rows, both int32."""
     rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
-    return matrix.indices.astype(np.int32), rows
+    return tf.constant(matrix.indices, tf.int32), tf.constant(rows)
 
 
-def _sum_of_neighbours(
-    vectors: tf.Tensor, edges: tuple[np.ndarray, np.ndarray], n: int
-) -> tf.Tensor:
+def _sum_of_neighbours(vectors: tf.Tensor, edges: tuple[tf.Tensor, tf.Tensor], n: int) -> tf.Tensor:
     columns, rows = edges
     return tf.sparse.segment_sum(vectors, columns, rows, num_segments=n)

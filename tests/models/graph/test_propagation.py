@@ -49,3 +49,16 @@ def test_the_gradient_of_the_sums_is_that_of_the_matrix(graph, adjacency):
     np.testing.assert_allclose(
         tf.convert_to_tensor(tape.gradient(loss, start)), expected, atol=1e-5
     )
+
+
+def test_the_edges_are_not_copied_into_the_function():
+    """TensorFlow refuses a function of more than 2 GB, 16 copies of 15 million edges."""
+    import tensorflow as tf
+
+    from twotower.models.graph.propagation import Graph
+
+    edges = np.random.default_rng(0).integers(1000, size=(2, 20_000))
+    graph = Graph(edges[0], edges[1], 1000, 1000)
+    vector = tf.TensorSpec([1000, 4])
+    function = tf.function(graph.sums).get_concrete_function(vector, vector, 2)
+    assert function.graph.as_graph_def().ByteSize() < 20_000
