@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, r
 from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.config import EvaluationConfig
 from twotower.models.evaluation.metrics import METRICS
-from twotower.models.graph.config import unmet_by_data
 from twotower.models.sequence.config import unmet_features
 from twotower.models.training.config import (
     TrainingConfig,
@@ -157,8 +156,10 @@ class Config(BaseModel, extra=Extra.forbid):
             wrong := unmet_features(model.sequence, history, has_context, has_weights=weights)
         ):
             raise ValueError(f"model.sequence reads the history alone; it needs {wrong}")
-        if model.graph and (wrong := unmet_by_data(history, has_context)):
-            raise ValueError(f"model.graph reads ids and the history alone; it needs {wrong}")
+        if model.graph:
+            sums = model.copy(update={"graph": None})
+            if wrong := unmet_requirements(sums, history is not None, has_context):
+                raise ValueError(f"model.graph reads ids and the history alone; it needs {wrong}")
         return values
 
     @root_validator(skip_on_failure=True)

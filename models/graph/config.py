@@ -46,26 +46,3 @@ REQUIRED = {
     "sequence": None,
 }
 """The other settings of `model` that `model.graph` needs."""
-
-
-def unmet_by_data(history: int | None, has_context: bool) -> str:
-    """List the settings of the data that `model.graph` requires and that are not so.
-
-    Parameters
-    ----------
-    history : int or None
-        The maximum length of the history, `features.history`.
-    has_context : bool
-        Whether the query tower reads the context (`features.context`).
-
-    Returns
-    -------
-    str
-        "key: required value" of each, separated by commas; empty if all are met.
-    """
-    wrong = {}
-    if history is None:
-        wrong["features.history"] = "a number, the maximum items per user"
-    if has_context:
-        wrong["features.context, features.context_numeric and features.time"] = "[]"
-    return ", ".join(f"{name}: {value}" for name, value in wrong.items())

@@ -271,7 +271,9 @@ class UpdateConfig(BaseModel, extra=Extra.forbid):
 
 
 def unmet_requirements(config: TwoTowerConfig, has_history: bool, has_context: bool) -> str:
-    """List the settings that `training.start` requires and the configuration does not have.
+    """List the settings that sums of solved vectors require and the configuration does not have.
+
+    `training.start` and `model.graph` set the towers to such sums.
 
     Parameters
     ----------
