@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
 
-from twotower.models.graph.config import REQUIRED, GraphConfig
+from twotower.models.graph.config import GraphConfig
 from twotower.models.objective.config import (
     MIN_LEARNED_TEMPERATURE,
     ObjectiveConfig,
@@ -16,7 +16,7 @@ from twotower.models.objective.config import (
 )
 from twotower.models.objective.losses import LOSSES
 from twotower.models.objective.negatives import SAMPLERS
-from twotower.models.sequence.config import SequenceConfig, required_settings
+from twotower.models.sequence.config import SequenceConfig
 from twotower.models.towers.options import HIDDEN_LAYERS, POOLINGS, Option
 
 if TYPE_CHECKING:  # mypy cannot read a type that is computed
@@ -27,6 +27,20 @@ else:
     LayersName = Literal[tuple(HIDDEN_LAYERS)]
     PoolingName = Literal[tuple(POOLINGS)]
     Width = conint(gt=0, le=65_536)
+
+
+OWN_TRAINING: dict[str, Any] = {
+    "hidden": [],
+    "shared": [],
+    "mimic_weight": 0,
+    "history_dropout": 0,
+    "tie_history": False,
+    "embedding_l2": 0,
+    "learn_temperature": False,
+    "logq_estimate": "counts",
+    "self_supervised": None,
+}
+"""The settings that `sequence` and `graph`, which have a training of their own, both need."""
 
 
 def _summaries(options: Mapping[str, Option]) -> str:
@@ -244,7 +258,9 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
         sequence = values["sequence"]
         if sequence is None:
             return values
-        required = required_settings(start=sequence.start is not None)
+        required = {**OWN_TRAINING, "history_pooling": "mean"}
+        if sequence.start is not None:
+            required["normalize"] = False
         if wrong := _conflicts(values, required):
             raise ValueError(f"sequence trains a query tower of its own; it needs {wrong}")
         if sequence.kind == "transformer" and values["dim"] % sequence.heads:
@@ -255,7 +271,13 @@ class TwoTowerConfig(BaseModel, extra=Extra.forbid):
 
     @root_validator(skip_on_failure=True)
     def _check_graph(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values["graph"] is not None and (wrong := _conflicts(values, REQUIRED)):
+        required = {
+            **OWN_TRAINING,
+            "history_pooling": "sum",
+            "normalize": False,
+            "sequence": None,
+        }
+        if values["graph"] is not None and (wrong := _conflicts(values, required)):
             raise ValueError(f"graph trains sums of embeddings in its own way; it needs {wrong}")
         return values
 

@@ -29,20 +29,3 @@ class GraphConfig(BaseModel, extra=Extra.forbid):
         description="the vector of an item gets the length that it has after training to this "
         "power. Vectors of popular items are longer; 0: all have the length 1, as in training",
     )
-
-
-REQUIRED = {
-    "hidden": [],
-    "shared": [],
-    "mimic_weight": 0,
-    "history_pooling": "sum",
-    "history_dropout": 0,
-    "tie_history": False,
-    "normalize": False,
-    "embedding_l2": 0,
-    "learn_temperature": False,
-    "logq_estimate": "counts",
-    "self_supervised": None,
-    "sequence": None,
-}
-"""The other settings of `model` that `model.graph` needs."""

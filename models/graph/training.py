@@ -129,8 +129,9 @@ class GraphTrainer:
         """
         layers = self.graph.layers(self.vectors.users, self.vectors.items, self.graph_config.layers)
         user_sums = tf.add_n([users for users, _ in layers]).numpy()
-        history = tf.add_n([items for _, items in layers[:-1]]).numpy() * self.graph.item_scale
-        item_sums = history / self.graph.item_scale + layers[-1][1].numpy()
+        but_last = tf.add_n([items for _, items in layers[:-1]]).numpy()
+        history = but_last * self.graph.item_scale
+        item_sums = but_last + layers[-1][1].numpy()
         lengths = np.linalg.norm(item_sums, axis=1, keepdims=True)
         item_sums *= np.maximum(lengths, 1e-12) ** (self.graph_config.length_power - 1)
         user_sums /= self.graph.user_scale

@@ -119,29 +119,6 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
         return values
 
 
-def required_settings(start: bool) -> dict[str, Any]:
-    """Return the other settings of `model` that `model.sequence` needs.
-
-    Parameters
-    ----------
-    start : bool
-        Whether the training starts from a closed form, `NextItemStart`.
-    """
-    required: dict[str, Any] = {
-        "hidden": [],
-        "shared": [],
-        "mimic_weight": 0,
-        "history_pooling": "mean",
-        "history_dropout": 0,
-        "tie_history": False,
-        "embedding_l2": 0,
-        "learn_temperature": False,
-        "logq_estimate": "counts",
-        "self_supervised": None,
-    }
-    return {**required, "normalize": False} if start else required
-
-
 def unmet_features(
     config: SequenceConfig, history: int | None, has_context: bool, has_weights: bool
 ) -> str:
