@@ -9,6 +9,7 @@ import pytest
 
 from tests.models.checkerboard import ITEMS, TRAINING, USERS, data, own_colour, vectors  # noqa: F401
 from tests.models.columns import code_column
+from tests.models.interruption import fit_until
 from twotower.models.config import TwoTowerConfig
 from twotower.models.graph.training import GraphTrainer
 from twotower.models.training.fit import fit
@@ -155,35 +156,15 @@ def test_a_batch_has_all_positives_of_its_users(seeing, monkeypatch):
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(seeing, tmp_path):
-    class Killed(Exception):
-        """Stands for anything that ends a process during a fit."""
-
     config = FAST.copy(update={"epochs": 2, "checkpoint_seconds": 1e-9})
     model = config_of(negatives=10)
     whole = create(schema_of(ITEMS), seeing, model, seed=1)
     expected = fit(whole, seeing, config, own_colour(seeing), tmp_path / "whole")
 
-    def kill_at(last):
-        def progress(step, *_):
-            if step == last:
-                raise Killed
-
-        return progress
-
     steps = GraphTrainer(whole, seeing, config).steps_per_epoch
-    with pytest.MonkeyPatch.context() as patch:
-        # Report every step, not four per second.
-        patch.setattr("twotower.models.training.callbacks.REPORT_SECONDS", 0.0)
-        for last in (steps // 2, steps + 2):
-            with pytest.raises(Killed):
-                fit(
-                    create(schema_of(ITEMS), seeing, model, seed=1),
-                    seeing,
-                    config,
-                    own_colour(seeing),
-                    tmp_path / "parts",
-                    progress=kill_at(last),
-                )
+    for last in (steps // 2, steps + 2):
+        parts = create(schema_of(ITEMS), seeing, model, seed=1)
+        fit_until(last, parts, seeing, config, own_colour(seeing), tmp_path / "parts")
     parts = create(schema_of(ITEMS), seeing, model, seed=1)
     found = fit(parts, seeing, config, own_colour(seeing), tmp_path / "parts")
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)

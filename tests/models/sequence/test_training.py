@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.models.interruption import fit_until
 from tests.models.sequence.conftest import ITEMS, LENGTH, OFFSET
 from twotower.models.config import TwoTowerConfig
 from twotower.models.objective.sampling import sample_distinct
@@ -95,10 +96,6 @@ def test_a_mean_does_not_see_the_order(schema, data, tmp_path):
     assert max(history["val_ndcg@10"]) < 0.8
 
 
-class Killed(Exception):
-    """Stands for anything that ends a process during a fit."""
-
-
 @pytest.mark.parametrize(
     "settings", [{"stride": 3, "blocks": 1}, {"kind": "decay", "negatives": 8}]
 )
@@ -108,21 +105,9 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(schema, data, tmp_
     whole = create(schema, data, model, seed=1)
     expected = fit(whole, data, config, right(data), tmp_path / "whole")
 
-    def kill_at(last):
-        def progress(step, *_):
-            if step == last:
-                raise Killed
-
-        return progress
-
     steps = SequenceTrainer(whole, data, config).steps_per_epoch
-    with pytest.MonkeyPatch.context() as patch:
-        # Report every step, not four per second.
-        patch.setattr("twotower.models.training.callbacks.REPORT_SECONDS", 0.0)
-        for last in (steps + 1,):
-            tower = create(schema, data, model, seed=1)
-            with pytest.raises(Killed):
-                fit(tower, data, config, right(data), tmp_path / "state", progress=kill_at(last))
+    tower = create(schema, data, model, seed=1)
+    fit_until(steps + 1, tower, data, config, right(data), tmp_path / "state")
     tower = create(schema, data, model, seed=1)
     history = fit(tower, data, config, right(data), tmp_path / "state")
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from tests.models.checkerboard import CONFIG, ITEMS, TRAINING, USERS, own_colour, vectors
+from tests.models.interruption import Killed, fit_until
 from twotower.models.config import TwoTowerConfig
 from twotower.models.errors import ModelError
 from twotower.models.evaluation.baselines import Popularity
@@ -34,23 +35,11 @@ def test_a_planted_pattern_is_learnt(fitted):
     assert max(history["val_ndcg@10"]) > 0.98
 
 
-class Killed(Exception):
-    """Stands for anything that ends a process during a fit."""
-
-
 def interrupted(tower, data, config, folder, steps):
-    """Fit until `steps` steps are done, then stop without saving anything."""
+    """Fit until `steps` steps are done, as a process that then ends."""
     import tensorflow as tf
 
-    def kill_at(step, *_):
-        if step == steps:
-            raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        # Report every step, not four per second.
-        patch.setattr("twotower.models.training.callbacks.REPORT_SECONDS", 0.0)
-        with pytest.raises(Killed):
-            fit(tower, data, config, own_colour(data), folder, progress=kill_at)
+    fit_until(steps, tower, data, config, own_colour(data), folder)
     tf.keras.backend.clear_session()
 
 
