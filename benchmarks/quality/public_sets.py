@@ -25,7 +25,7 @@ from twotower.pipelines.verdict.recipes import Variant, variants_of
 GRAPH, CLOSED_FORM, NEXT_ITEM = "graph", "closed-form-sparse", "next-item"
 RANDOM_SPLIT = ("split.method=random", "split.repeats=last", "evaluation.ks=[10, 20]")
 FAST = "evaluation.baselines=[popularity]"
-AMAZON = ("beauty", "sports", "yelp")
+AMAZON = ("beauty", "sports")
 GOWALLA = {"recall@20": 0.1754, "ndcg@20": 0.147}
 NEXT_ITEMS = {
     "ml-1m": {"hit@10": 0.279, "ndcg@10": 0.169},
@@ -34,6 +34,9 @@ NEXT_ITEMS = {
     "yelp": {"hit@10": 0.062, "ndcg@10": 0.037},
 }
 """The limits: those of a ridge regression of full rank from the history to the next item."""
+OTHERS_MASKED = "served, others masked"
+"""Seen items masked, except the one to be found, see docs/evaluation.md."""
+
 MAX_SECONDS = {"gowalla": 3600, "next item": 180}
 
 
@@ -71,7 +74,7 @@ def measure(case: Case, seeds: tuple[int, ...] = SEEDS) -> dict[str, Any]:
     Returns
     -------
     dict of str to Any
-        A row per seed, "mean" with the means of the metrics, and what "valid" chose from.
+        A row per seed, the means of the metrics, and what "valid" chose from.
     """
     chosen, valid = _chosen_on_valid(case, seeds[0])
     rows: dict[str, Any] = {}
@@ -79,9 +82,15 @@ def measure(case: Case, seeds: tuple[int, ...] = SEEDS) -> dict[str, Any]:
         settings = (*chosen.settings, *case.settings, f"training.seed={seed}")
         with finished_run(case.config, case.data, settings, case.refit) as run:
             rows[f"seed {seed}"] = _row(run, case.metrics)
-    served = [row["served"] for row in rows.values()]
-    mean = {name: float(np.mean([each[name] for each in served])) for name in case.metrics}
-    return {**rows, "mean": mean, "valid": {"chosen": chosen.label, **valid}}
+    means = {
+        label: {metric: _mean(rows, key, metric) for metric in case.metrics}
+        for label, key in (("mean", "served"), ("mean, others masked", OTHERS_MASKED))
+    }
+    return {**rows, **means, "valid": {"chosen": chosen.label, **valid}}
+
+
+def _mean(rows: dict[str, Any], key: str, metric: str) -> float:
+    return float(np.mean([row[key][metric] for row in rows.values()]))
 
 
 def _chosen_on_valid(case: Case, seed: int) -> tuple[Variant, dict[str, float]]:
@@ -103,7 +112,9 @@ def _row(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     with serving(run) as addresses:
         ranker = ServedRanker(run, addresses.grpc)
         try:
-            served = Evaluator(run, "test").evaluate(ranker)
+            evaluator = Evaluator(run, "test")
+            served = evaluator.evaluate(ranker)
+            others = evaluator.evaluate(ranker, masked="other") if evaluator.repeats else served
         finally:
             ranker.close()
     baselines = {
@@ -117,6 +128,7 @@ def _row(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     monitor = run.config.training.monitor
     return {
         "served": {metric: served.values[metric] for metric in names},
+        OTHERS_MASKED: {metric: others.values[metric] for metric in names},
         "users": served.users,
         "baselines": baselines,
         "not masked": open_to_all and {metric: open_to_all[metric] for metric in names},
@@ -144,7 +156,7 @@ def gowalla(data: Path) -> tuple[Rows, list[Check]]:
 
 
 def random_split(data: Path) -> tuple[Rows, list[Check]]:
-    """Measure Amazon and Yelp sets at random 8:1:1 beside our own baselines."""
+    """Measure Amazon sets at random 8:1:1 beside our own baselines."""
     rows: Rows = {}
     checks = []
     for name in AMAZON:
@@ -165,7 +177,11 @@ def random_split(data: Path) -> tuple[Rows, list[Check]]:
 
 
 def next_item(data: Path) -> tuple[Rows, list[Check]]:
-    """Measure next-item prediction, leave last out, with seen items masked."""
+    """Measure next-item prediction, leave last out.
+
+    Where users may have an item again, the limits are those of masking all seen items but the one
+    to be found.
+    """
     rows: Rows = {}
     checks = []
     for name, limits in NEXT_ITEMS.items():
@@ -178,7 +194,7 @@ def next_item(data: Path) -> tuple[Rows, list[Check]]:
         rows[name] = found = measure(case)
         for metric, low in limits.items():
             check = f"{name}, leave last out: {metric}, served"
-            checks.append(Check(check, found["mean"][metric], ">=", low))
+            checks.append(Check(check, found["mean, others masked"][metric], ">=", low))
         limit = MAX_SECONDS["next item"]
         checks.append(Check(f"{name}, leave last out: training, s", _slowest(found), "<=", limit))
     return {"next item": rows}, checks

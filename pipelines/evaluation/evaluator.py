@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.models.two_tower import TowerScorer
 
+Masked = Literal["seen", "other", "none"]
+"""Which items are left out of a ranking, see `Evaluator.evaluate`."""
+
 # Fixed, so that trainings with different seeds are validated on the same users.
 SAMPLE_SEED = 0
 
@@ -31,7 +34,7 @@ class Evaluator:
 
     On the valid part a user's train items are masked; on the test part train and valid items are.
     A pair of user and item is in one part only, so that masking never hides a positive, unless
-    `split.repeats` keeps those of the next item: they are never found then.
+    `split.repeats` keeps those of the next item: they are never found then, see `evaluate`.
 
     Parameters
     ----------
@@ -173,7 +176,7 @@ class Evaluator:
         scorer: Scorer | Ranker,
         progress: Callable[[int, int], None] | None = None,
         on_users: OnUsers | None = None,
-        masked: bool = True,
+        masked: Masked = "seen",
     ) -> Metrics:
         """Compute the metrics at all cutoffs in the settings.
 
@@ -185,8 +188,9 @@ class Evaluator:
             Called after each batch of users.
         on_users : callable (users, values), optional
             Called after each batch with the metrics of each user.
-        masked : bool
-            Whether seen items are left out of the rankings.
+        masked : {"seen", "other", "none"}
+            What is left out of a user's ranking. seen: all seen items; other: those that are not
+            relevant, so that an item of `repeats` can be found; none: nothing.
 
         Returns
         -------
@@ -197,7 +201,9 @@ class Evaluator:
         from twotower.models.evaluation.metrics import evaluate
 
         rows = self._rows(scorer)
-        if not masked:
+        if masked == "other":
+            rows["seen"] = rows["seen"] > rows["relevant"]
+        elif masked == "none":
             rows["seen"] = csr_matrix(rows["seen"].shape, dtype=bool)
         return evaluate(
             **rows,

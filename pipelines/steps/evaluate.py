@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from rich.panel import Panel
 
 from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import ConfigError
-from twotower.pipelines.evaluation.evaluator import Evaluator
+from twotower.pipelines.evaluation.evaluator import Evaluator, Masked
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
 from twotower.pipelines.steps.preprocess import load_ids, load_tables
@@ -31,7 +31,21 @@ if TYPE_CHECKING:
 
 PROTOCOL = "{catalogue} ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 WITH_CONTEXT = ", each pair in its own context"
-NOT_MASKED = "not masked: seen items are candidates, too"
+
+
+class Convention(NamedTuple):
+    """Another way of masking seen items."""
+
+    masked: Masked
+    title: str
+
+
+CONVENTIONS = {
+    "metrics_not_masked": Convention("none", "not masked: seen items are candidates, too"),
+    "metrics_others_masked": Convention("other", "seen items masked, except the one to be found"),
+}
+"""How the next item is also measured, by name in reports/metrics.json."""
+
 QUERY_TIMES = {
     False: "; the time of a query is that of its pair",
     True: "; the time of a query is that of the user's positive before it",
@@ -44,7 +58,7 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
     """Measure the model and the baselines on the test part, and say what the numbers mean.
 
     Writes reports/metrics.json and prints a table and the verdict. With `split.method`
-    leave_last_out, the metrics are also computed without masking seen items.
+    leave_last_out, the metrics are also computed by `CONVENTIONS`.
 
     Parameters
     ----------
@@ -68,21 +82,22 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
         report(0, 1, "load the towers")
         evaluator = Evaluator(run, "test")
         kept = OneMetric(run.config.training.monitor, run.config.evaluation.ks)
-        metrics, not_masked = {}, {}
+        metrics, others = {}, other_conventions(run, evaluator)
         with _user_file(run, evaluator, per_user) as write:
             for name in (MODEL, *evaluator.baselines()):
                 scorer, ranked = _scorer(run, evaluator, name, report), _progress(name, report)
                 metrics[name] = evaluator.evaluate(scorer, ranked, both(kept, write, name))
-                if run.config.split.method == "leave_last_out":
-                    not_masked[name] = evaluator.evaluate(scorer, ranked, masked=False)
+                for convention, found in others.items():
+                    masked = CONVENTIONS[convention].masked
+                    found[name] = evaluator.evaluate(scorer, ranked, masked=masked)
         report(0, 1, "verdict")
         verdict = _verdict(run, evaluator, kept)
         protocol = _protocol(run, evaluator, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
         notes |= {"protocol": protocol, "metrics": values, "verdict": verdict.to_dict()}
         notes["standard_errors"] = {name: m.errors for name, m in metrics.items()}
-        if not_masked:
-            notes["metrics_not_masked"] = {name: m.to_dict() for name, m in not_masked.items()}
+        for convention, found in others.items():
+            notes[convention] = {name: m.to_dict() for name, m in found.items()}
         compared = "recipes" in run.notes("preprocess")  # see pipelines.verdict.auto
         notes["verdict"]["text"] = paragraph(verdict, run.config, compared)
         notes["verdict"]["objection"] = objection(verdict)
@@ -92,8 +107,8 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
     table = metrics_table(metrics, _title(protocol), shown)
     table.caption = f"test part of: {protocol['split']}{_error(metrics[MODEL], kept.name)}"
     console.print(table)
-    if not_masked:
-        console.print(metrics_table(not_masked, NOT_MASKED, shown[:1]))
+    for convention, found in others.items():
+        console.print(metrics_table(found, CONVENTIONS[convention].title, shown[:1]))
     color = "red" if notes["verdict"]["objection"] else "green"
     panel = Panel(escape(notes["verdict"]["text"]), title="verdict", border_style=color)
     console.print(panel, soft_wrap=False)
@@ -151,6 +166,27 @@ def _verdict(run: Run, evaluator: Evaluator, kept: OneMetric) -> Verdict:
         overlap=overlap_of(run),
     )
     return judge(kept.name, kept.values, facts)
+
+
+def other_conventions(run: Run, evaluator: Evaluator) -> dict[str, dict[str, Metrics]]:
+    """List the `CONVENTIONS` by which a run is measured, too.
+
+    Parameters
+    ----------
+    run : Run
+    evaluator : Evaluator
+        Of its test part.
+
+    Returns
+    -------
+    dict of str to dict
+        Each with a place for the metrics of the models.
+    """
+    if run.config.split.method != "leave_last_out":
+        return {}
+    # Without repeats, the item to be found is never masked.
+    left_out = () if evaluator.repeats else ("metrics_others_masked",)
+    return {name: {} for name in CONVENTIONS if name not in left_out}
 
 
 def chosen_on(run: Run) -> str:

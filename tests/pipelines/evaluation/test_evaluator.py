@@ -14,6 +14,7 @@ from twotower.pipelines.config import load_config
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.evaluation.evaluator import Evaluator, load_histories
 from twotower.pipelines.run import Run
+from twotower.pipelines.steps.evaluate import other_conventions
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import (
     load_ids,
@@ -102,22 +103,34 @@ class Fixed:
         return np.tile(np.array([5, 4, 3, 2, 1], np.float32), (len(users), 1))
 
 
-def test_both_conventions_of_masking(small):
+def test_all_conventions_of_masking(small):
     """Items 10 to 14 are ranked in this order; 13, 10 and 14 are to be found."""
     evaluator = Evaluator(small, "test")
     assert evaluator.repeats == 1
-    masked, not_masked = (evaluator.evaluate(Fixed(), masked=each) for each in (True, False))
+    masked, others, nothing = (
+        evaluator.evaluate(Fixed(), masked=each) for each in ("seen", "other", "none")
+    )
     # Users 1 and 4 have had all other items before theirs; user 2 has had it, so it is not found.
     assert masked.values["mrr@10"] == pytest.approx((1 + 0 + 1) / 3)
-    assert not_masked.values["mrr@10"] == pytest.approx((1 / 4 + 1 + 1 / 5) / 3)
+    # If only other items are masked, user 2 finds it, too.
+    assert others.values["mrr@10"] == pytest.approx((1 + 1 + 1) / 3)
+    assert nothing.values["mrr@10"] == pytest.approx((1 / 4 + 1 + 1 / 5) / 3)
     assert masked.errors["hit@10"] == pytest.approx(1 / 3)  # hits 1, 0, 1
+    assert list(other_conventions(small, evaluator)) == [
+        "metrics_not_masked",
+        "metrics_others_masked",
+    ]
 
 
 def test_repeats_are_left_out_by_default(tmp_path):
     run = made(tmp_path, SEQUENCES, "split.repeats=last", "ingest.files.duplicates=keep_all")
     found = pd.read_parquet(run.path / "processed" / SPLIT)
     assert sorted(found.loc[found["user_id"] == 2, "item_id"]) == [10, 11, 12]
-    assert Evaluator(run, "test").repeats == 0
+    evaluator = Evaluator(run, "test")
+    assert evaluator.repeats == 0
+    assert list(other_conventions(run, evaluator)) == ["metrics_not_masked"]
+    run.override(("split.method=random",))
+    assert not other_conventions(run, evaluator)
 
 
 @pytest.mark.slow
