@@ -36,8 +36,9 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
     kind: Literal["mean", "decay", "gru", "transformer"] = Field(
         "transformer",
         description="how the vectors of the history's items are combined. mean: their mean; decay: "
-        "sum of vectors of their own table, with weights that decrease with the age; gru: a "
-        "recurrent network (GRU4Rec); transformer: causal self-attention (SASRec)",
+        "their sum, with weights that decrease with the age, of vectors that are a learned linear "
+        "map of the candidate tower's plus one of the item's own; gru: a recurrent network "
+        "(GRU4Rec); transformer: causal self-attention (SASRec)",
     )
     blocks: int = Field(2, gt=0, le=64, description="number of blocks of the transformer")
     heads: int = Field(
@@ -74,7 +75,7 @@ class SequenceConfig(BaseModel, extra=Extra.forbid):
     )
     last_item: bool = Field(
         False,
-        description="kind decay: also add a vector of the newest item, from a table of its own",
+        description="kind decay: also add another vector of the newest item, with its own map",
     )
     start: NextItemStart | None = Field(
         None,

@@ -218,6 +218,7 @@ def _assign(
 ) -> None:
     """Write vectors of the items [n_items, dim] and of an empty history [dim] to the tables."""
     query = sequence_tower(tower.model)
+    assert query.own is not None
     item_id = tower.schema.select_by_tag(Tags.ITEM_ID).first.name
     table = embedding_tables(tower.model)[item_id].table.embeddings
     codes = data.items[item_id][:, 0]
@@ -226,11 +227,11 @@ def _assign(
     if align:
         before = table.numpy()[codes[known]]
         rotation = orthogonal_procrustes(candidates[known], before)[0].astype(np.float32)
-    for weight in (*tower.model.candidate_encoder.trainable_variables, query.items):
+    for weight in (*tower.model.candidate_encoder.trainable_variables, query.own, query.map):
         weight.assign(tf.zeros_like(weight))
     rows = codes[known]
     inputs = np.hstack([decayed[known] @ rotation, newest[known] @ rotation])
-    query.items.scatter_update(tf.IndexedSlices(inputs, rows))
+    query.own.scatter_update(tf.IndexedSlices(inputs, rows))
     table.scatter_update(tf.IndexedSlices(candidates[known] @ rotation, rows))
     query.start.assign(start @ rotation)
     copy_item_vectors(tower, data)

@@ -30,9 +30,13 @@ class SequenceTower(tf.keras.layers.Layer):
     Attributes
     ----------
     items : Variable of float32, shape (cardinality, width)
-        The input vector of each item code. For kind `decay` it is trained, with a width of `dim`,
-        or of 2 * `dim` if there is a vector for the newest item. Otherwise it is a copy of the
-        candidate tower's vectors, see `models.sequence.training.copy_item_vectors`.
+        The input vector of each item code, which is not trained: see `inputs`, and
+        `models.sequence.training.copy_item_vectors`. The width is `dim`, or 2 * `dim` if there is a
+        vector for the newest item.
+    own : Variable of float32, shape (cardinality, width), or None
+        For kind `decay`: what is added to the map of an item's candidate vector.
+    map : Variable of float32, shape (dim, width), or None
+        For kind `decay`.
     start : Variable of float32, shape (dim,)
     layer : SequenceLayer
         What combines the vectors.
@@ -44,15 +48,15 @@ class SequenceTower(tf.keras.layers.Layer):
         self.schema, self.column = schema, schema.first.name
         self.length = int(schema.first.value_count.max)
         sequence = config.sequence
-        self.has_own_items = sequence.kind == "decay"
-        self.scale = 1.0 if self.has_own_items else config.dim**0.5
         width = config.dim * (2 if sequence.last_item else 1)
-        self.items = self.add_weight(
-            "items",
-            shape=[schema.first.int_domain.max + 1, width],
-            initializer="uniform",
-            trainable=self.has_own_items,
-        )
+        shape = [schema.first.int_domain.max + 1, width]
+        self.items = self.add_weight("items", shape, initializer="uniform", trainable=False)
+        self.own = self.map = None
+        self.scale = config.dim**0.5
+        if sequence.kind == "decay":
+            self.own = self.add_weight("own", shape, initializer="uniform")
+            self.map = self.add_weight("map", [config.dim, width], initializer="zeros")
+            self.scale = 1.0
         self.start = self.add_weight("start", shape=[config.dim], initializer="zeros")
         self.layer = _layer(sequence, config.dim, self.length)
 
@@ -63,6 +67,27 @@ class SequenceTower(tf.keras.layers.Layer):
         x = tf.gather(self.items, codes) * (known * self.scale)[..., None]
         vectors = self.layer.newest(x, known)
         return tf.where(known[:, :1] > 0, vectors, self.start)
+
+    def inputs(self, vectors: tf.Tensor, codes: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Compute the input vectors of items: their candidate vectors, or own + map for `decay`.
+
+        Parameters
+        ----------
+        vectors : Tensor of float32, shape (n, dim)
+            The candidate tower's vectors of some items.
+        codes : Tensor of int32, shape (n,)
+            The codes of these items.
+        rows : Tensor of int, shape (...)
+            The items wanted, as rows of `vectors`.
+
+        Returns
+        -------
+        Tensor of float32, shape (..., width)
+        """
+        if self.own is None:
+            return tf.gather(vectors, rows)
+        mapped = tf.gather(tf.matmul(vectors, self.map), rows)
+        return mapped + tf.gather(self.own, tf.gather(codes, rows))
 
     def compute_output_shape(self, input_shape):
         """Return [n, dim]."""

@@ -214,12 +214,8 @@ class SequenceTrainer:
         `inputs` are rows of `vectors`, whose items are `items`, by default all.
         """
         known, rows = tf.cast(inputs >= 0, tf.float32), tf.maximum(inputs, 0)
-        if self.query.has_own_items:
-            codes = self.codes if items is None else tf.gather(self.codes, items)
-            x = tf.gather(self.query.items, tf.gather(codes, rows))
-        else:
-            x = tf.gather(vectors, rows)
-        x *= (known * self.query.scale)[..., None]
+        codes = self.codes if items is None else tf.gather(self.codes, items)
+        x = self.query.inputs(vectors, codes, rows) * (known * self.query.scale)[..., None]
         x = dropped(x, self.sequence.dropout, stateless_fold_in(seed, 0))
         every = self.query.layer.every(x, known, stateless_fold_in(seed, 1))
         return self._normalized(tf.gather(tf.reshape(every, [-1, every.shape[-1]]), places))
@@ -229,7 +225,7 @@ class SequenceTrainer:
 
 
 def copy_item_vectors(tower: TwoTower, data: TrainingData) -> None:
-    """Give the query tower the vectors of the candidate tower, and an embedding to unknown items.
+    """Give the query tower the input vectors of items, and an embedding to unknown items.
 
     The id of an unknown item gets the mean embedding of the rarest items, so that such an item is
     recommended as rarely as those, except for what its features say.
@@ -248,11 +244,10 @@ def copy_item_vectors(tower: TwoTower, data: TrainingData) -> None:
     rare = known[np.argsort(counts[known], kind="stable")[: max(1, round(RARE * len(known)))]]
     unknown = tf.reduce_mean(tf.gather(table, codes[rare]), axis=0, keepdims=True)
     table.scatter_update(tf.IndexedSlices(unknown, [OUT_OF_VOCABULARY]))
-    if query.has_own_items:
-        # A new item has no influence on queries before it is trained.
-        nothing = tf.zeros([OUT_OF_VOCABULARY + 1, query.items.shape[1]])
-        query.items.scatter_update(tf.IndexedSlices(nothing, tf.range(OUT_OF_VOCABULARY + 1)))
-    else:
-        columns = {name: values[known] for name, values in data.items.items()}
-        vectors = embed(tower.model.candidate_encoder, columns)
-        query.items.scatter_update(tf.IndexedSlices(vectors, codes[known]))
+    if query.own is not None:
+        # A new item has no vector of its own before it is trained.
+        nothing = tf.zeros([OUT_OF_VOCABULARY + 1, query.own.shape[1]])
+        query.own.scatter_update(tf.IndexedSlices(nothing, tf.range(OUT_OF_VOCABULARY + 1)))
+    vectors = embed(tower.model.candidate_encoder, {n: v[known] for n, v in data.items.items()})
+    inputs = query.inputs(vectors, codes[known], np.arange(len(known)))
+    query.items.scatter_update(tf.IndexedSlices(inputs, codes[known]))
