@@ -11,13 +11,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_matrix
 
+from benchmarks.quality.served import served_ranker
 from benchmarks.report import Check, Rows
 from twotower.pipelines.config import CONFIGS, load_config
 from twotower.pipelines.evaluation.evaluator import Evaluator
@@ -25,40 +25,14 @@ from twotower.pipelines.experiments.compare import compare
 from twotower.pipelines.experiments.rows import rows as report_rows
 from twotower.pipelines.job import main_job
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps.processed import ITEMS, USERS
-from twotower.pipelines.steps.query import ask
-from twotower.pipelines.steps.serve import serving
+
+if TYPE_CHECKING:
+    from twotower.models.evaluation.ranking import Ranker, Scorer
 
 SEEDS, FRESH_SPLITS = (42, 43, 44), (1, 2)
-# Each user is answered with the whole catalogue, and a gRPC message may have 4 MB.
-USERS_PER_REQUEST = 64
 WHOLE_CATALOGUE = "serving.max_k=10000"
 METRICS = ("recall@10", "ndcg@10", "mrr@10", "hit@10", "coverage@10")
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
-
-
-class ServedScores:
-    """The scores of all users and items of a run, as a server of its published version answers.
-
-    Seen items are included. An item that the server does not answer has score -inf.
-    """
-
-    def __init__(self, run: Run):
-        names = run.config.features
-        users = pd.read_parquet(run.path / "data" / USERS)[names.user_id].to_numpy()
-        items = pd.read_parquet(run.path / "data" / ITEMS)[names.item_id].to_numpy()
-        self.scores = np.full((len(users), len(items)), -np.inf, np.float32)
-        with serving(run) as addresses:
-            for start in range(0, len(users), USERS_PER_REQUEST):
-                batch = users[start : start + USERS_PER_REQUEST].tolist()
-                answer = ask(addresses, batch, len(items), ["grpc"], filter_seen=False)["grpc"]
-                rows, ranks = np.nonzero(np.isfinite(answer.scores))
-                columns = np.searchsorted(items, answer.item_ids[rows, ranks])
-                self.scores[start + rows, columns] = answer.scores[rows, ranks]
-
-    def score(self, users: np.ndarray) -> np.ndarray:
-        """Return the scores of rows of the user table: float32, shape (len(users), n_items)."""
-        return self.scores[users]
 
 
 @contextlib.contextmanager
@@ -84,7 +58,8 @@ def metrics_on_test(run: Run) -> dict[str, dict[str, float]]:
         for name, each in run.notes("evaluate")["metrics"].items()
         if name not in ("two-tower", "random")
     }
-    values["two-tower, served"] = Evaluator(run, "test").evaluate(ServedScores(run)).values
+    with served_ranker(run) as ranker:
+        values["two-tower, served"] = Evaluator(run, "test").evaluate(ranker).values
     return {name: {key: each[key] for key in METRICS} for name, each in values.items()}
 
 
@@ -148,19 +123,20 @@ def tutorial(data: Path) -> tuple[Rows, list[Check]]:
     overrides = ("positives.at_least=1", "split.ratios=[0.72,0.08,0.2]", "split.k_core=0")
     with finished_run("ml-100k-history", data / "ml-100k", overrides) as run:
         evaluator = Evaluator(run, "test")
-        models: dict[str, Any] = {
-            "two-tower, served": ServedScores(run),
-            "ease": EASE().fit(evaluator.train),
-            "popularity": Popularity().fit(evaluator.train),
-        }
         nothing = csr_matrix(evaluator.train.shape, dtype=bool)
-        rows = {
-            name: {
-                "train items not masked": accuracy(each, evaluator.relevant, nothing),
-                "train items masked": accuracy(each, evaluator.relevant, evaluator.train),
+        with served_ranker(run) as ranker:
+            models: dict[str, Scorer | Ranker] = {
+                "two-tower, served": ranker,
+                "ease": EASE().fit(evaluator.train),
+                "popularity": Popularity().fit(evaluator.train),
             }
-            for name, each in models.items()
-        }
+            rows = {
+                name: {
+                    "train items not masked": accuracy(each, evaluator.relevant, nothing),
+                    "train items masked": accuracy(each, evaluator.relevant, evaluator.train),
+                }
+                for name, each in models.items()
+            }
         protocol = run.notes("preprocess")["split"]["protocol"]
     ours = rows["two-tower, served"]
     return {"tutorial": {"top-100 accuracy": rows, "split": protocol}}, [
@@ -173,12 +149,14 @@ def tutorial(data: Path) -> tuple[Rows, list[Check]]:
     ]
 
 
-def accuracy(scorer: Any, relevant: csr_matrix, masked: csr_matrix, k: int = 100) -> float:
+def accuracy(
+    scorer: Scorer | Ranker, relevant: csr_matrix, masked: csr_matrix, k: int = 100
+) -> float:
     """Compute top-k accuracy: the share of relevant interactions whose item is in the top k.
 
     Parameters
     ----------
-    scorer : object with `score(users)`
+    scorer : Scorer or Ranker
     relevant, masked : csr_matrix of bool, shape (n_users, n_items)
         The interactions to find, and the items that are left out per user.
     k : int

@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.quality.accuracy import SEEDS, finished_run
-from benchmarks.quality.served import ServedRanker
+from benchmarks.quality.served import served_ranker
 from benchmarks.report import Check, Rows
 from twotower.pipelines.config import CONFIGS, load_config
 from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import preprocess
-from twotower.pipelines.steps.serve import serving
 from twotower.pipelines.steps.train import train
 from twotower.pipelines.verdict.recipes import Variant, variants_of
 
@@ -123,14 +122,10 @@ def _valid_metric(case: Case, settings: tuple[str, ...]) -> float:
 
 def _row(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     """What the server of a run answers, measured on test, beside the baselines."""
-    with serving(run) as addresses:
-        ranker = ServedRanker(run, addresses.grpc)
-        try:
-            evaluator = Evaluator(run, "test")
-            served = evaluator.evaluate(ranker)
-            others = evaluator.evaluate(ranker, masked="other") if evaluator.repeats else served
-        finally:
-            ranker.close()
+    evaluator = Evaluator(run, "test")
+    with served_ranker(run) as ranker:
+        served = evaluator.evaluate(ranker)
+        others = evaluator.evaluate(ranker, masked="other") if evaluator.repeats else served
     baselines = {
         name: {metric: values[metric] for metric in names}
         for name, values in run.notes("evaluate")["metrics"].items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from scipy.sparse import csr_matrix
 from twotower.pipelines.evaluation.evaluator import load_histories
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.preprocess import load_ids, read_ids
+from twotower.pipelines.steps.serve import serving
 from twotower.serving.client import RetrievalClient
 
+# A gRPC message may have 4 MB, and a user may be answered with the whole catalogue.
 USERS_PER_REQUEST = 64
 
 
@@ -75,3 +79,14 @@ class ServedRanker:
     def close(self) -> None:
         """Close the connection."""
         self.client.close()
+
+
+@contextlib.contextmanager
+def served_ranker(run: Run) -> Iterator[ServedRanker]:
+    """Start a server of a run's published version, and rank by what it answers."""
+    with serving(run) as addresses:
+        ranker = ServedRanker(run, addresses.grpc)
+        try:
+            yield ranker
+        finally:
+            ranker.close()
