@@ -58,7 +58,9 @@ def test_a_recipe_sets_what_another_one_changes(before, name):
 
 
 def test_the_wide_recipe_differs_in_one_setting():
-    first, wide = (load_config("synthetic", recipe_settings(n)) for n in ("softmax", "softmax-wide"))
+    first, wide = (
+        load_config("synthetic", recipe_settings(n)) for n in ("softmax", "softmax-wide")
+    )
     assert (first.model.dim, wide.model.dim) == (64, 128)
     assert first == wide.copy(update={"model": wide.model.copy(update={"dim": 64})})
 
