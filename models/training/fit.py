@@ -122,12 +122,14 @@ def _trainer(tower: TwoTower, data: TrainingData, config: TrainingConfig) -> Tra
     """What trains the towers, if Keras does not."""
     if tower.config.graph:
         return GraphTrainer(tower, data, config)
+    if tower.config.sequence:
+        return SequenceTrainer(tower, data, config)
     if len(data.user_rows) < config.batch_size:
         raise ModelError(
             f"training.batch_size is {config.batch_size} but there are only "
             f"{len(data.user_rows)} training rows; set it to at most that"
         )
-    return SequenceTrainer(tower, data, config) if tower.config.sequence else None
+    return None
 
 
 def _set_up(

@@ -101,7 +101,8 @@ def check_training(config: Config, train: pd.DataFrame) -> None:
         Naming the setting.
     """
     training, rows = config.training, len(train)
-    if rows < training.batch_size and config.model.graph is None:
+    own_batches = config.model.graph or config.model.sequence
+    if rows < training.batch_size and not own_batches:
         raise ConfigError(
             f"training.batch_size is {training.batch_size}, but there are only {rows} training "
             "rows; set it to at most that"

@@ -96,6 +96,14 @@ def test_a_mean_does_not_see_the_order(schema, data, tmp_path):
     assert max(history["val_ndcg@10"]) < 0.8
 
 
+def test_a_batch_may_be_larger_than_the_data(schema, data, tmp_path):
+    """Unlike in a fit by Keras, which would have no step."""
+    tower = create(schema, data, config_of("mean"), seed=1)
+    config = TRAINING.copy(update={"batch_size": 10**6, "epochs": 2})
+    history = fit(tower, data, config, right(data), tmp_path)
+    assert history["loss"][1] < history["loss"][0]
+
+
 @pytest.mark.parametrize(
     "settings", [{"stride": 3, "blocks": 1}, {"kind": "decay", "negatives": 8}]
 )

@@ -82,7 +82,7 @@ def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
         "graph, temperature 0.08",
         "graph, temperature 0.12",
         "next-item, dropout 0.8, decay_floor 0.3",
-        "next-item, dropout 0.1, decay_floor 0.0",
+        "next-item, dropout 0.5, decay_floor 0.0",
         "softmax",
         "softmax-history",
         "softmax-wide",
