@@ -60,7 +60,7 @@ def load(folder: Path) -> TwoTower:
     Raises
     ------
     ModelError
-        If there is no model in the folder.
+        If there is no model in the folder, or one of a release whose towers have other weights.
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder}: no saved model here; run `twotower train` first")
@@ -71,7 +71,13 @@ def load(folder: Path) -> TwoTower:
     model = build_two_tower(schema, counts, config)
     # Calling both towers once creates the variables, so that the weights can be restored.
     model({column.name: tf.constant(example_input(column, rows=2)) for column in schema})
-    weights_checkpoint(model).read(str(folder / WEIGHTS)).assert_consumed()
+    try:
+        weights_checkpoint(model).read(str(folder / WEIGHTS)).assert_consumed()
+    except (AssertionError, ValueError, tf.errors.InvalidArgumentError) as error:
+        raise ModelError(
+            f"{folder}: the saved weights are not those of the towers that this release builds "
+            "from the settings; another release saved them. Run `twotower train` again"
+        ) from error
     return TwoTower(model, schema, config, counts, history)
 
 

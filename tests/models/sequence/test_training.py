@@ -8,6 +8,7 @@ import pytest
 from tests.models.interruption import fit_until
 from tests.models.sequence.conftest import ITEMS, LENGTH, OFFSET
 from twotower.models.config import TwoTowerConfig
+from twotower.models.errors import ModelError
 from twotower.models.objective.sampling import sample_distinct
 from twotower.models.sequence.batches import batch_of, epoch_windows
 from twotower.models.sequence.tower import sequence_tower
@@ -17,7 +18,7 @@ from twotower.models.training.data import TrainingData
 from twotower.models.training.fit import fit
 from twotower.models.training.growth import grow
 from twotower.models.training.model import create
-from twotower.models.training.saving import load, save
+from twotower.models.training.saving import CONFIG, load, save
 from twotower.models.two_tower import embed
 
 TRAINING = TrainingConfig(
@@ -86,6 +87,14 @@ def test_a_planted_order_is_learnt_and_survives_saving(schema, data, tmp_path, s
     for encoder, columns in (("query_encoder", data.users), ("candidate_encoder", data.items)):
         before, after = (embed(getattr(each, encoder), columns) for each in (tower.model, reloaded))
         np.testing.assert_array_equal(before, after)
+
+
+def test_weights_of_other_towers_are_refused(schema, data, tmp_path):
+    """As of an earlier release: reading some of them would leave the others random."""
+    save(create(schema, data, config_of("mean"), seed=1), tmp_path)
+    (tmp_path / CONFIG).write_text(config_of("decay").json())
+    with pytest.raises(ModelError, match="another release saved them"):
+        load(tmp_path)
 
 
 def test_a_mean_does_not_see_the_order(schema, data, tmp_path):
