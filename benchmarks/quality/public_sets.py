@@ -200,8 +200,9 @@ def next_item(data: Path) -> tuple[Rows, list[Check]]:
         recipes = (NEXT_ITEM, GRAPH) if name == "yelp" else (NEXT_ITEM,)
         case = Case("sequences", _sequences(data, name), recipes, tuple(limits), settings)
         rows[name] = found = measure(case)
+        masked = ", all seen items masked but the one to be found" if name == "yelp" else ""
         for metric, low in limits.items():
-            check = f"{name}, leave last out: {metric}, served"
+            check = f"{name}, leave last out: {metric}, served{masked}"
             checks.append(Check(check, found["mean, others masked"][metric], ">=", low))
         limit = MAX_SECONDS["next item"]
         checks.append(Check(f"{name}, leave last out: training, s", _slowest(found), "<=", limit))

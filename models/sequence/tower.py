@@ -34,9 +34,9 @@ class SequenceTower(tf.keras.layers.Layer):
         `models.sequence.training.copy_item_vectors`. The width is `dim`, or 2 * `dim` if there is a
         vector for the newest item.
     own : Variable of float32, shape (cardinality, width), or None
-        For kind `decay`: what is added to the map of an item's candidate vector.
+        For kind `decay`: the part of each item's input vector that is its own.
     map : Variable of float32, shape (dim, width), or None
-        For kind `decay`.
+        For kind `decay`: what a candidate vector is multiplied by.
     start : Variable of float32, shape (dim,)
     layer : SequenceLayer
         What combines the vectors.
@@ -69,7 +69,7 @@ class SequenceTower(tf.keras.layers.Layer):
         return tf.where(known[:, :1] > 0, vectors, self.start)
 
     def inputs(self, vectors: tf.Tensor, codes: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Compute the input vectors of items: their candidate vectors, or own + map for `decay`.
+        """Compute the input vectors of items: their candidate vectors or, for `decay`, own + v map.
 
         Parameters
         ----------

@@ -82,7 +82,10 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
         report(0, 1, "load the towers")
         evaluator = Evaluator(run, "test")
         kept = OneMetric(run.config.training.monitor, run.config.evaluation.ks)
-        metrics, others = {}, other_conventions(run, evaluator)
+        metrics = {}
+        others: dict[str, dict[str, Metrics]] = {
+            convention: {} for convention in other_conventions(run, evaluator)
+        }
         with _user_file(run, evaluator, per_user) as write:
             for name in (MODEL, *evaluator.baselines()):
                 scorer, ranked = _scorer(run, evaluator, name, report), _progress(name, report)
@@ -168,7 +171,7 @@ def _verdict(run: Run, evaluator: Evaluator, kept: OneMetric) -> Verdict:
     return judge(kept.name, kept.values, facts)
 
 
-def other_conventions(run: Run, evaluator: Evaluator) -> dict[str, dict[str, Metrics]]:
+def other_conventions(run: Run, evaluator: Evaluator) -> list[str]:
     """List the `CONVENTIONS` by which a run is measured, too.
 
     Parameters
@@ -179,14 +182,14 @@ def other_conventions(run: Run, evaluator: Evaluator) -> dict[str, dict[str, Met
 
     Returns
     -------
-    dict of str to dict
-        Each with a place for the metrics of the models.
+    list of str
     """
     if run.config.split.method != "leave_last_out":
-        return {}
+        return []
     # Without repeats, the item to be found is never masked.
-    left_out = () if evaluator.repeats else ("metrics_others_masked",)
-    return {name: {} for name in CONVENTIONS if name not in left_out}
+    return [
+        name for name, each in CONVENTIONS.items() if evaluator.repeats or each.masked != "other"
+    ]
 
 
 def chosen_on(run: Run) -> str:

@@ -116,7 +116,7 @@ def test_all_conventions_of_masking(small):
     assert others.values["mrr@10"] == pytest.approx((1 + 1 + 1) / 3)
     assert nothing.values["mrr@10"] == pytest.approx((1 / 4 + 1 + 1 / 5) / 3)
     assert masked.errors["hit@10"] == pytest.approx(1 / 3)  # hits 1, 0, 1
-    assert list(other_conventions(small, evaluator)) == [
+    assert other_conventions(small, evaluator) == [
         "metrics_not_masked",
         "metrics_others_masked",
     ]
@@ -128,7 +128,7 @@ def test_repeats_are_left_out_by_default(tmp_path):
     assert sorted(found.loc[found["user_id"] == 2, "item_id"]) == [10, 11, 12]
     evaluator = Evaluator(run, "test")
     assert evaluator.repeats == 0
-    assert list(other_conventions(run, evaluator)) == ["metrics_not_masked"]
+    assert other_conventions(run, evaluator) == ["metrics_not_masked"]
     run.override(("split.method=random",))
     assert not other_conventions(run, evaluator)
 

@@ -57,10 +57,11 @@ def test_a_recipe_sets_what_another_one_changes(before, name):
     assert after == comparable(recipe_settings(name))
 
 
-def test_the_wide_recipe_differs_in_one_setting():
-    first, wide = (
-        load_config("synthetic", recipe_settings(n)) for n in ("softmax", "softmax-wide")
-    )
+def test_the_closed_form_leaves_nothing_behind_and_the_wide_recipe_differs_in_one_setting():
+    first = load_config("synthetic", recipe_settings("softmax"))
+    there_and_back = (*recipe_settings("closed-form"), *recipe_settings("softmax"))
+    assert load_config("synthetic", there_and_back) == first
+    wide = load_config("synthetic", recipe_settings("softmax-wide"))
     assert (first.model.dim, wide.model.dim) == (64, 128)
     assert first == wide.copy(update={"model": wide.model.copy(update={"dim": 64})})
 
