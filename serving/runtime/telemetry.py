@@ -66,8 +66,7 @@ class Metrics:
         self.info = self.families["twotower_version_info"].Metric(
             labels={"version": version, **identity}
         )
-        # Incremented, not set: while a version is loaded again, two processes share this label.
-        self.info.increment(1)
+        self.info.set(1)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._publish_regularly, daemon=True)
         self.thread.start()
@@ -88,8 +87,10 @@ class Metrics:
             # If Triton is killed meanwhile, the alarm ends this process.
             signal.alarm(PUBLISH_LIMIT_SECONDS)
             self._publish()
-            if stopping:
-                self.info.increment(-1)
+            # While a version is loaded again, two processes share this label: what the old one sets
+            # as it stops, the new one corrects a second later. A sum of the two would stay wrong
+            # after a process that was killed.
+            self.info.set(0 if stopping else 1)
             signal.alarm(0)
 
     def _publish(self) -> None:

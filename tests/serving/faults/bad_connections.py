@@ -149,7 +149,11 @@ def _largest(t: Target) -> service_pb2.ModelInferRequest:
 
 
 def _send_with_deadline(t: Target) -> Answer:
-    return call(t, "ModelInfer", _largest(t), timeout=0.001)
+    for _ in range(50):  # until the answer has not come before the deadline
+        answer = call(t, "ModelInfer", _largest(t), timeout=0.001)
+        if answer.status != "OK":
+            break
+    return answer
 
 
 def _cancel(t: Target) -> Answer:

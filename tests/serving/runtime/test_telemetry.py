@@ -8,6 +8,7 @@ import time
 import urllib.request
 
 import numpy as np
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -103,6 +104,19 @@ def test_a_version_loaded_again_is_counted_once(repositories, tmp_path, world):
         time.sleep(3 * FLUSH_SECONDS)
         assert metrics(server)["twotower_version_info", world.towers] == 1
         assert server.log.read_text().count('"event": "loaded"') == 2
+
+
+def test_a_version_whose_process_was_killed_is_counted_once(repositories, tmp_path, world):
+    """A killed process cannot take back what it has added; Triton also kills slow ones."""
+    repository = shutil.copytree(repositories["compiled"], tmp_path / "repository")
+    with TritonServer(repository, log=tmp_path / "log") as server:
+        (model,) = psutil.Process(server.pid).children()
+        model.kill()
+        (repository / "retrieval" / "1" / "model.py").touch()
+        ModelControl(server.http, server.key, timeout=60).load()
+        time.sleep(2 * FLUSH_SECONDS)
+        assert server.log.read_text().count('"event": "loaded"') == 2
+        assert metrics(server)["twotower_version_info", world.towers] == 1
 
 
 def test_a_cached_vector_is_counted_and_gives_the_same_answer(servers, world):
