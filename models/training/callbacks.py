@@ -1,9 +1,11 @@
-"""Keras callbacks of a fit: validation and early stopping, learning rate, progress."""
+"""Keras callbacks of a fit: validation of averaged weights, early stopping, learning rate."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,6 +15,52 @@ from twotower.models.training.config import TrainingConfig
 from twotower.models.training.model import best_epoch
 
 REPORT_SECONDS = 0.25  # between two calls of `progress`
+
+
+class WeightAverages(tf.Module):
+    """Moving averages of the weights over the steps; they start from the current values.
+
+    Parameters
+    ----------
+    variables : sequence of tf.Variable
+    decay : float
+        After each step an average is `decay` times itself plus 1 - `decay` times the weight.
+
+    Notes
+    -----
+    Weights jump around a minimum with the noise of the batches, and their average is nearer to it
+    (Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992).
+    """
+
+    def __init__(self, variables: Sequence[tf.Variable], decay: float):
+        super().__init__()
+        self.weights, self.decay = tuple(variables), decay
+        self.averages = tuple(tf.Variable(weight, trainable=False) for weight in self.weights)
+
+    def start(self) -> None:
+        """Start again from the current weights."""
+        self._assign(self.averages, self.weights)
+
+    @tf.function(autograph=False)
+    def update(self) -> None:
+        """Take the weights of a step into the averages."""
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            average.assign_add((1 - self.decay) * (weight - average))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Set the weights to the averages; at the end they are again what they were."""
+        trained = [weight.numpy() for weight in self.weights]
+        self._assign(self.weights, self.averages)
+        try:
+            yield
+        finally:
+            self._assign(self.weights, trained)
+
+    @staticmethod
+    def _assign(variables: Sequence[tf.Variable], values: Sequence[Any]) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
 
 class Validation(tf.keras.callbacks.Callback):
@@ -28,6 +76,10 @@ class Validation(tf.keras.callbacks.Callback):
         Returns the metrics by name.
     config : TrainingConfig
         For the monitored metric, the patience and the seconds between checkpoints.
+    averages : WeightAverages or None
+        Validated and kept as the best epoch instead of the weights of the last step.
+    finish_epoch : callable (), optional
+        Sets the weights of the model that follow from the trained ones, before the validation.
     """
 
     def __init__(
@@ -35,9 +87,12 @@ class Validation(tf.keras.callbacks.Callback):
         state: TrainingState,
         validate: Callable[[tf.keras.Model], Mapping[str, float]],
         config: TrainingConfig,
+        averages: WeightAverages | None = None,
+        finish_epoch: Callable[[], None] | None = None,
     ):
         super().__init__()
         self.state, self.validate, self.config = state, validate, config
+        self.averages, self.finish_epoch = averages, finish_epoch
         self.last_save = time.perf_counter()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -46,6 +101,8 @@ class Validation(tf.keras.callbacks.Callback):
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs):
+        if self.averages:
+            self.averages.update()
         is_due = time.perf_counter() - self.last_save > self.config.checkpoint_seconds
         if is_due and batch + 1 < self.params["steps"]:
             self._update_progress(batch + 1, logs["loss"])
@@ -56,7 +113,11 @@ class Validation(tf.keras.callbacks.Callback):
         progress = self.state.progress
         self._update_progress(self.params["steps"], logs["loss"])
         mean_loss = progress.loss / progress.steps
-        logs.update(self._finish_epoch(self.model, mean_loss, progress.seconds))
+        with self.averages.applied() if self.averages else nullcontext():
+            if self.finish_epoch:
+                self.finish_epoch()
+            logs.update(self._validate(self.model, mean_loss, progress.seconds))
+        self._save_if_best()
         stale = epoch - best_epoch(progress.history, self.config.monitor)
         self.model.stop_training = stale >= self.config.patience
 
@@ -71,12 +132,15 @@ class Validation(tf.keras.callbacks.Callback):
         """
         began = time.perf_counter()
         initialize()
-        self._finish_epoch(model, None, time.perf_counter() - began)
+        if self.averages:
+            self.averages.start()
+        self._validate(model, None, time.perf_counter() - began)
+        self._save_if_best()
 
-    def _finish_epoch(
+    def _validate(
         self, model: tf.keras.Model, loss: float | None, seconds: float
     ) -> dict[str, float | None]:
-        """Validate the model, add the epoch to the history, and save it if it is the best."""
+        """Validate the model, add the epoch to the history, and write its weights if it is best."""
         progress, began = self.state.progress, time.perf_counter()
         metrics = self.validate(model)
         if self.config.monitor not in metrics:
@@ -93,11 +157,19 @@ class Validation(tf.keras.callbacks.Callback):
         for name, value in results.items():
             progress.history.setdefault(name, []).append(value)
         progress.steps, progress.loss, progress.seconds = 0, 0.0, 0.0
-        epoch = progress.epochs - 1
-        if best_epoch(progress.history, self.config.monitor) == epoch:
-            self.state.save_best(epoch)
-            self.last_save = time.perf_counter()
+        if self._is_best():
+            self.state.write_best(progress.epochs - 1)
         return results
+
+    def _is_best(self) -> bool:
+        """Whether the last epoch is the best one."""
+        progress = self.state.progress
+        return best_epoch(progress.history, self.config.monitor) == progress.epochs - 1
+
+    def _save_if_best(self) -> None:
+        if self._is_best():
+            self.state.save_with_best(self.state.progress.epochs - 1)
+            self.last_save = time.perf_counter()
 
     def _update_progress(self, steps: int, mean_loss: float) -> None:
         """Add the steps of this fit to what was done of the epoch before the interruption."""

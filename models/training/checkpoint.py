@@ -97,8 +97,8 @@ class TrainingState:
         """Replace the checkpoint in the folder with the current state."""
         self._manager.save()
 
-    def save_best(self, epoch: int) -> None:
-        """Save the current weights as those of the best epoch so far, and the state.
+    def write_best(self, epoch: int) -> None:
+        """Write the current weights as those of the best epoch so far, for `save_with_best`.
 
         Parameters
         ----------
@@ -106,6 +106,15 @@ class TrainingState:
             Number of the epoch, from 0.
         """
         self._weights.write(str(self._folder / f"best-{epoch}"))
+
+    def save_with_best(self, epoch: int) -> None:
+        """Save the current state, and remove the weights of other epochs than the best one.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, from 0.
+        """
         self.save()
         for file in self._folder.glob("best-*"):
             if file.stem != f"best-{epoch}":

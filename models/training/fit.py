@@ -14,7 +14,12 @@ from twotower.models.graph.training import GraphTrainer
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.sequence.training import SequenceTrainer
 from twotower.models.training.batches import feature_lookup, shuffled_batches, training_columns
-from twotower.models.training.callbacks import LearningRate, ReportProgress, Validation
+from twotower.models.training.callbacks import (
+    LearningRate,
+    ReportProgress,
+    Validation,
+    WeightAverages,
+)
 from twotower.models.training.checkpoint import Progress, TrainingState
 from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
@@ -65,14 +70,26 @@ def fit(
     History
     """
     trainer = _trainer(tower, data, config)
-    _set_up(tower.model, config, trainer.variables if trainer else tower.model.trainable_variables)
+    variables = trainer.variables if trainer else tower.model.trainable_variables
+    _set_up(tower.model, config, variables)
+    averages = None if config.average is None else WeightAverages(variables, config.average)
     all_data = data if all_data is None else all_data
     mined = _mined_negatives(tower.config.objective, all_data)
     state = TrainingState(
-        tower.model, folder, mined=mined, vectors=getattr(trainer, "vectors", None)
+        model=tower.model,
+        folder=folder,
+        mined=mined,
+        vectors=getattr(trainer, "vectors", None),
+        averages=averages,
     )
     state.restore()
-    validation = Validation(state, validate, config)
+    validation = Validation(
+        state=state,
+        validate=validate,
+        config=config,
+        averages=averages,
+        finish_epoch=trainer.finish_epoch if trainer else None,
+    )
     if initialize is not None and not state.progress.epochs:
         validation.run_initial(tower.model, initialize)
     rate = LearningRate(config.learning_rate, config.learning_rate_decay, config.warmup)
@@ -115,7 +132,7 @@ class Trainer(Protocol):
         """Train on one of the batches, and return its loss."""
 
     def finish_epoch(self) -> None:
-        """Set the weights of the towers, which are validated next."""
+        """Set the weights of the towers that follow from `variables`, before the validation."""
 
 
 def _trainer(tower: TwoTower, data: TrainingData, config: TrainingConfig) -> Trainer | None:
@@ -205,7 +222,6 @@ def _train_steps(
             total += trainer.step(batch)
             loss = total / (step + 1)
             every.on_train_batch_end(step, {"loss": loss})
-        trainer.finish_epoch()
         every.on_epoch_end(epoch, {"loss": loss})
     every.on_train_end()
 

@@ -238,7 +238,9 @@ def _fit_on_new(
         training = training.copy(update={"epochs": config.epochs})
         sample = data
     else:
-        training = training.copy(update=config.dict(include=set(TrainingConfig.__fields__)))
+        of_update = config.dict(include=set(TrainingConfig.__fields__))
+        # `update.moving` averages the weights, too.
+        training = training.copy(update={**of_update, "average": None})
         sample = with_replay(data, new_rows, config.replay, training.batch_size, training.seed)
     solve = closed_form_start(tower, data, training, progress, align=True)
     before = embed(tower.model.candidate_encoder, data.items)

@@ -53,7 +53,7 @@ def test_an_override_keeps_its_neighbours():
     [
         (
             "training.epoch=3",
-            r"training\.epoch: .*; did you mean training\.epochs\? known here: batch_size, ch",
+            r"training\.epoch: .*; did you mean training\.epochs\? known here: average, ba",
         ),
         (
             "trainning.epochs=3",

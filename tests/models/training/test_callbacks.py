@@ -23,3 +23,21 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_with_the_epochs():
             rates.append(float(model.optimizer.learning_rate))
             model.optimizer.iterations.assign_add(1)
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.4, 0.4])
+
+
+def test_averages_follow_the_weights_and_give_them_back():
+    import tensorflow as tf
+
+    from twotower.models.training.callbacks import WeightAverages
+
+    weight = tf.Variable([0.0, 8.0])
+    averages = WeightAverages([weight], decay=0.5)
+    for values in ([1.0, 8.0], [3.0, 0.0]):
+        weight.assign(values)
+        averages.update()
+    with averages.applied():
+        assert weight.numpy().tolist() == [1.75, 4.0]
+    assert weight.numpy().tolist() == [3.0, 0.0]
+    averages.start()
+    with averages.applied():
+        assert weight.numpy().tolist() == [3.0, 0.0]

@@ -47,31 +47,38 @@ STEPS = 9  # per epoch
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "moments", "changes"),
+    ("optimizer", "average", "moments", "changes"),
     [
         # Within an epoch, at the end of one, and twice within the same epoch.
-        ("lazy_adam", [4, STEPS, 2 * STEPS + 3, 2 * STEPS + 5], {}),
+        ("lazy_adam", 0.9, [4, STEPS, 2 * STEPS + 3, 2 * STEPS + 5], {}),
         pytest.param(
             "adam",
+            None,
             [STEPS + 1],
             {"objective": {"negatives": "cross_batch", "drawn": 100}},
             marks=pytest.mark.slow,
         ),
         pytest.param(
             "adagrad",
+            None,
             [STEPS + 1],
             {"learn_temperature": True, "logq_estimate": "streaming"},
             marks=pytest.mark.slow,
         ),
-        ("rowwise_adagrad", [STEPS + 1], {"objective": {"loss": "bpr", "negatives": "mined"}}),
+        (
+            "rowwise_adagrad",
+            None,
+            [STEPS + 1],
+            {"objective": {"loss": "bpr", "negatives": "mined"}},
+        ),
     ],
 )
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
-    schema, data, tmp_path, optimizer, moments, changes
+    schema, data, tmp_path, optimizer, average, moments, changes
 ):
     assert len(data.user_rows) // TRAINING.batch_size == STEPS
     settings = {"epochs": 3, "optimizer": optimizer, "checkpoint_seconds": 1e-9, "warmup": 12}
-    config = TRAINING.copy(update=settings)
+    config = TRAINING.copy(update={**settings, "average": average})
     hidden = TwoTowerConfig(dim=8, hidden=[16], dropout=0.3, **changes)
     whole = create(schema, data, hidden, seed=1)
     expected = fit(whole, data, config, own_colour(data), tmp_path / "whole")
@@ -123,6 +130,26 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_fit(schema, data, tmp_path
     history = fit(tower, data, TRAINING.copy(update={"patience": 2}), validate, tmp_path)
     assert history["val_ndcg@10"] == [0.2, 0.9, 0.3, 0.4]
     np.testing.assert_array_equal(vectors(tower.model, data)[0], seen[1])
+
+
+def test_averaged_weights_are_validated_and_kept_but_not_trained_on(schema, data, tmp_path):
+    """The losses are those of a training without averages."""
+    scores = {None: iter([1, 2]), 0.9: iter([1, 2])}
+    validated = {}
+
+    def fitted_with(average):
+        def validate(model):
+            validated[average] = vectors(model, data)[0]
+            return {"ndcg@10": next(scores[average])}
+
+        tower = create(schema, data, CONFIG, seed=1)
+        config = TRAINING.copy(update={"epochs": 2, "average": average})
+        history = fit(tower, data, config, validate, tmp_path / str(average))
+        np.testing.assert_array_equal(vectors(tower.model, data)[0], validated[average])
+        return history["loss"]
+
+    assert fitted_with(0.9) == fitted_with(None)
+    assert np.abs(validated[0.9] - validated[None]).max() > 1e-3
 
 
 def test_same_seed_same_weights(schema, data, tmp_path):
