@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,8 +24,9 @@ class WeightAverages(tf.Module):
     Parameters
     ----------
     variables : sequence of tf.Variable
-    decay : float
-        After each step an average is `decay` times itself plus 1 - `decay` times the weight.
+    steps : float
+        With d = exp(-1 / steps), an average becomes d times itself plus 1 - d times the weight in
+        each step.
 
     Notes
     -----
@@ -32,9 +34,9 @@ class WeightAverages(tf.Module):
     (Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992).
     """
 
-    def __init__(self, variables: Sequence[tf.Variable], decay: float):
+    def __init__(self, variables: Sequence[tf.Variable], steps: float):
         super().__init__()
-        self.weights, self.decay = tuple(variables), decay
+        self.weights, self.decay = tuple(variables), math.exp(-1 / steps)
         self.averages = tuple(tf.Variable(weight, trainable=False) for weight in self.weights)
 
     def start(self) -> None:

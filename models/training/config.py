@@ -176,10 +176,11 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
     average: float | None = Field(
         None,
         gt=0,
-        lt=1,
-        description="decay per step of a moving average of the weights, such as 0.99 for about the "
-        "last 100 steps. The averages are validated, kept and served, and vary less from epoch to "
-        "epoch. An update on a sample does not use them. none: the weights of the last step",
+        le=1_000_000,
+        description="epochs over which the weights are averaged, with weights that fall "
+        "exponentially into the past. The averages are validated, kept and served, and vary less "
+        "from epoch to epoch. An update on a sample does not use them. none: the weights of the "
+        "last step",
     )
     checkpoint_seconds: float = Field(
         30,

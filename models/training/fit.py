@@ -72,7 +72,8 @@ def fit(
     trainer = _trainer(tower, data, config)
     variables = trainer.variables if trainer else tower.model.trainable_variables
     _set_up(tower.model, config, variables)
-    averages = None if config.average is None else WeightAverages(variables, config.average)
+    per_epoch = trainer.steps_per_epoch if trainer else len(data.user_rows) // config.batch_size
+    averages = config.average and WeightAverages(variables, config.average * per_epoch)
     all_data = data if all_data is None else all_data
     mined = _mined_negatives(tower.config.objective, all_data)
     state = TrainingState(
@@ -100,7 +101,6 @@ def fit(
         callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
     if progress is not None:
         trained_epochs = config.epochs - (initialize is not None)
-        per_epoch = trainer.steps_per_epoch if trainer else len(data.user_rows) // config.batch_size
         done = int(tower.model.optimizer.iterations)
         callbacks.append(ReportProgress(progress, done, trained_epochs * per_epoch))
     if trainer is not None:
