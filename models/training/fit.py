@@ -73,7 +73,7 @@ def fit(
     variables = trainer.variables if trainer else tower.model.trainable_variables
     _set_up(tower.model, config, variables)
     per_epoch = trainer.steps_per_epoch if trainer else len(data.user_rows) // config.batch_size
-    averages = config.average and WeightAverages(variables, config.average * per_epoch)
+    averages = WeightAverages(variables, config.average * per_epoch) if config.average else None
     all_data = data if all_data is None else all_data
     mined = _mined_negatives(tower.config.objective, all_data)
     state = TrainingState(
