@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,32 +77,21 @@ def fit(
     all_data = data if all_data is None else all_data
     mined = _mined_negatives(tower.config.objective, all_data)
     state = TrainingState(
-        model=tower.model,
-        folder=folder,
+        tower.model,
+        folder,
         mined=mined,
         vectors=getattr(trainer, "vectors", None),
         averages=averages,
     )
     state.restore()
-    validation = Validation(
-        state=state,
-        validate=validate,
-        config=config,
-        averages=averages,
-        finish_epoch=trainer.finish_epoch if trainer else None,
-    )
+    finish = trainer.finish_epoch if trainer else None
+    validation = Validation(state, validate, config, averages, finish)
     if initialize is not None and not state.progress.epochs:
         validation.run_initial(tower.model, initialize)
-    rate = LearningRate(config.learning_rate, config.learning_rate_decay, config.warmup)
-    callbacks = [validation, rate]
-    if mined:
-        callbacks.append(MineEveryEpoch(mined, state.progress))
-    if tensorboard is not None:
-        callbacks.append(tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0))
+    callbacks = [validation, *_other_callbacks(config, state, mined, tensorboard)]
     if progress is not None:
-        trained_epochs = config.epochs - (initialize is not None)
-        done = int(tower.model.optimizer.iterations)
-        callbacks.append(ReportProgress(progress, done, trained_epochs * per_epoch))
+        steps = per_epoch * (config.epochs - (initialize is not None))
+        callbacks.append(ReportProgress(progress, int(tower.model.optimizer.iterations), steps))
     if trainer is not None:
         _train_steps(trainer, tower.model, config, state.progress, callbacks)
     else:
@@ -112,6 +101,20 @@ def fit(
     state.restore_best(best_epoch(state.progress.history, config.monitor))
     tower.history = state.progress.history
     return tower.history
+
+
+def _other_callbacks(
+    config: TrainingConfig,
+    state: TrainingState,
+    mined: MinedNegatives | None,
+    tensorboard: Path | None,
+) -> Iterator[tf.keras.callbacks.Callback]:
+    """The callbacks that follow the validation."""
+    yield LearningRate(config.learning_rate, config.learning_rate_decay, config.warmup)
+    if mined:
+        yield MineEveryEpoch(mined, state.progress)
+    if tensorboard is not None:
+        yield tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0)
 
 
 class Trainer(Protocol):
