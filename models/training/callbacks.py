@@ -1,4 +1,4 @@
-"""Keras callbacks of a fit: validation of averaged weights, early stopping, learning rate."""
+"""Keras callbacks of a fit: validation, averaged weights, learning rate, progress."""
 
 from __future__ import annotations
 
