@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.state import find_damage, model_repository, step_identity
+from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import MANIFEST, STAGING, Run
 from twotower.serving.runtime.manifest import sha256
 
@@ -31,6 +32,8 @@ def perform(verb: str, path: Path, day: Path | None = None) -> dict[str, Any]:
         "number" is the version that the verb returned, or None. "whole" says whether all that it
         read was whole. "commits" has one entry per manifest that it wrote: the hashes of the
         "replaced" and the "new" one, and whether the new steps were made from "current" files.
+        "refused" is the message of an `update` that was refused after its commits, because another
+        command had published a version; it keeps its model and its version for the next `update`.
     """
     from twotower.pipelines.console import console
     from twotower.pipelines.steps.evaluate import evaluate
@@ -55,10 +58,16 @@ def perform(verb: str, path: Path, day: Path | None = None) -> dict[str, Any]:
         "update": partial(update, folder=day),
         "versions": lambda run: [version.created != "damaged" for version in versions(run)],
     }
-    returned = verbs[verb](Run(path))
+    refused = None
+    try:
+        returned = verbs[verb](Run(path))
+    except RunError as error:
+        if not commits:
+            raise
+        returned, refused = Run(path).notes("export")["version"], str(error)
     number = returned if verb in ("export", "publish", "rollback", "update") else None
     whole = all(returned) if verb == "versions" else True
-    return {"number": number, "whole": whole, "commits": commits}
+    return {"number": number, "whole": whole, "commits": commits, "refused": refused}
 
 
 def _record_commit(commits: list[dict[str, Any]], event: str, arguments: tuple) -> None:

@@ -31,7 +31,8 @@ VERBS = (
     "update",
     "versions",
 )
-LOCKED = "locked"
+LOCKED, UNPUBLISHED = "locked", "unpublished"
+"""Kinds of outcomes besides those of a single command."""
 
 
 def run_pairs(
@@ -39,11 +40,12 @@ def run_pairs(
 ) -> tuple[list[dict[str, Any]], list[Check]]:
     """Run two random commands at the same time, `pairs` times, each on a copy of the run.
 
-    A command must succeed, or be refused because the other one holds the lock. The final state
-    must be that of a serial order of the commands that succeeded. The commands are not run again
-    for that: the commits of each must follow one another without a commit of the other between
-    them, lead from the old manifest to the present one and use the files of the manifest that they
-    replace; numbers and history of the versions must fit the same order.
+    A command must succeed, or be refused because the other one holds the lock. An update whose
+    model is ready is also refused when the other one has published a version in the meantime. The
+    final state must be that of a serial order of the commands that succeeded. The commands are not
+    run again for that: the commits of each must follow one another without a commit of the other
+    between them, lead from the old manifest to the present one and use the files of the manifest
+    that they replace; numbers and history of the versions must fit the same order.
 
     Parameters
     ----------
@@ -113,9 +115,15 @@ def _run_both(
 
 
 def _kind(outcome: Outcome) -> str:
-    """Return the outcome's kind, or LOCKED for a command that was refused because of the lock."""
+    """Return the outcome's kind.
+
+    LOCKED is a command that was refused because of the lock, UNPUBLISHED an update whose version
+    was not published, because the other command had published one in the meantime.
+    """
     # Only the message about the lock names the process that holds it.
     names_holder = outcome.kind == REFUSED and re.search(r"process \d+ on ", outcome.value)
+    if outcome.kind == DONE and outcome.value["refused"]:
+        return UNPUBLISHED
     return LOCKED if names_holder else outcome.kind
 
 
@@ -157,6 +165,9 @@ def _replay(
                 raise LookupError(verb)
         if verb == "publish" and number != max(versions):
             raise LookupError(verb)
-        if verb in ("publish", "update") and history[-1:] != (number,):
+        if result["refused"]:
+            if not {"publish", "rollback"} & {other for other, _ in order}:
+                raise LookupError(verb)
+        elif verb in ("publish", "update") and history[-1:] != (number,):
             history = (*history, number)
     return manifest, versions, history
