@@ -84,8 +84,9 @@ class Config(BaseModel, extra=Extra.forbid):
 
     @property
     def wanted(self) -> Wanted:
-        """The columns that `positives`, `split`, `features` and `show` name."""
-        return Wanted.of(self.positives, self.split, self.features, self.show)
+        """The columns that `positives`, `split`, `features`, `show` and `serving` name."""
+        of_items = [*self.show, *self.serving.filters]
+        return Wanted.of(self.positives, self.split, self.features, of_items)
 
     @root_validator(skip_on_failure=True)
     def _name_is_not_reserved(cls, values: dict) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConstrainedInt, Field, root_validator
+from pydantic import BaseModel, ConstrainedInt, Field, root_validator, validator
 
 MAX_NUMBER = 1_000_000
 """Upper limit of counts: more than anyone needs, and within the limits of Triton and FAISS."""
@@ -28,6 +28,11 @@ class ServingConfig(BaseModel):
         "train_valid",
         description="the interactions whose items count as seen by the user: those of the training "
         "and validation sets, all positive ones, or all of them",
+    )
+    filters: list[str] = Field(
+        [],
+        description="item columns that the request parameter where may filter by: numbers, text, "
+        "booleans and lists of them",
     )
     default_k: int = Field(
         10, ge=1, le=MAX_NUMBER, description="items per user when a request does not set k"
@@ -81,6 +86,18 @@ class ServingConfig(BaseModel):
 
     class Config:
         extra = "forbid"
+
+    @validator("filters", each_item=True)
+    def _is_no_operator(cls, name: str) -> str:
+        if name.startswith("$") or not name:
+            raise ValueError(f"{name!r} cannot be a column to filter by: operators begin with $")
+        return name
+
+    @validator("filters")
+    def _names_differ(cls, names: list[str]) -> list[str]:
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{repeated[0]} occurs twice; name each column once")
+        return names
 
     @root_validator(skip_on_failure=True)
     def _default_k_within_limit(cls, values: dict) -> dict:

@@ -20,12 +20,14 @@ from merlin.systems.dag import Ensemble
 from twotower.serving.operators.base import ServedOperator
 from twotower.serving.operators.encode_features import EncodeFeatures
 from twotower.serving.operators.query_tower import QueryTower
-from twotower.serving.operators.top_k import FaissTopK
+from twotower.serving.operators.top_k import NO_COLUMNS, PARAMETERS, FaissTopK
 from twotower.serving.operators.user_features import NO_VECTORS, UserFeatures
 from twotower.serving.operators.user_rows import UserRows
 from twotower.serving.raw_ids import INTEGERS, VersionIds
 from twotower.serving.runtime.compiled_engine import PLAN_FILE
 from twotower.serving.runtime.contract import (
+    ALLOW,
+    EXCLUDE,
     FILTER_SEEN,
     NUMPY_DTYPES,
     Contract,
@@ -35,6 +37,8 @@ from twotower.serving.runtime.contract import (
     state_of,
 )
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.columns import ItemColumns
+from twotower.serving.runtime.filters.predicate import WHERE
 from twotower.serving.seen import SeenItems
 from twotower.serving.vocabularies import NO_NAMES, list_lengths, moments
 
@@ -57,6 +61,7 @@ def build_ensemble(
     names: Mapping[str, str] = NO_NAMES,
     context: pd.DataFrame | None = None,
     vectors: Mapping[str, np.ndarray] = NO_VECTORS,
+    filters: ItemColumns = NO_COLUMNS,
 ) -> Ensemble:
     """Chain the operators of `serving.operators` into the served graph.
 
@@ -82,6 +87,8 @@ def build_ensemble(
         The features that only a request can give, as columns of their types; rows are ignored.
     vectors : mapping of str to ndarray of float32, shape (n_users, length), optional
         The pretrained vectors of the rows of `users`, which the workflow does not have.
+    filters : ItemColumns, optional
+        The columns by which a request may filter, of the items of the index in its order.
 
     Returns
     -------
@@ -92,29 +99,26 @@ def build_ensemble(
     ServingError
         If the parts do not fit together; the message names the part.
     """
-    user_id = _user_id(workflow)
-    tower = QueryTower(saved_model)
+    user_id, tower = _user_id(workflow), QueryTower(saved_model)
     _check_inputs(tower, workflow, names, vectors)
     completed = _user_features(users, workflow, names, context, vectors)
-    history = _history(workflow, completed)
     top = FaissTopK(
         index_dir,
         seen.of(completed.user_ids),
         row=row_of(user_id),
         vector=tower.vector,
-        history=history,
+        history=_history(workflow, completed),
         item_id=item_id,
         towers_sha256=towers_sha256,
+        columns=filters,
     )
     _check_dimensions(tower, top)
     request = _request_schema(completed)
-    raw = [name for name in request.column_names if name not in (K, FILTER_SEEN)]
+    raw = ColumnSelector([name for name in request.column_names if name not in PARAMETERS])
     rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
     encode = EncodeFeatures(workflow, names, vectors=list(vectors))
-    vector = (rows + ColumnSelector(raw)) >> completed >> encode >> tower
-    given = [] if history is None else [history, count_of(history)]
-    parameters = ColumnSelector([K, FILTER_SEEN, *given])
-    return Ensemble((rows + vector + parameters) >> top, request)
+    vector = (rows + raw) >> completed >> encode >> tower
+    return Ensemble((rows + vector + ColumnSelector(top.parameters)) >> top, request)
 
 
 def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
@@ -152,6 +156,7 @@ def contract(
         history=names[top.history] if top.history else None,
         vectors={names[column]: users.lists[column] for column in users.vectors},
         times=times,
+        filters=top.columns.kinds,
     )
 
 
@@ -266,12 +271,12 @@ def _request_schema(users: UserFeatures) -> Schema:
         dtypes[state_of(name)] = np.int8
         if name in users.lists:
             dtypes[count_of(name)] = np.int64
-    for name in (K, FILTER_SEEN):
+    for name in (K, FILTER_SEEN, WHERE, ALLOW, EXCLUDE):
         if name in dtypes:
             raise ServingError(
                 f"the user column '{name}' has the name of a request parameter; rename it"
             )
-    dtypes |= {K: np.int64, FILTER_SEEN: np.bool_}
+    dtypes |= PARAMETERS
     return Schema([ColumnSchema(name, dtype=dtype) for name, dtype in dtypes.items()])
 
 

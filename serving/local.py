@@ -19,11 +19,13 @@ from twotower.serving.client.values import (
     column,
     id_column,
     padded_lists,
+    read_predicate,
     read_texts,
     read_values,
 )
-from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, FILTER_SEEN, SCORE, K
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.predicate import WHERE
 from twotower.serving.runtime.index import METADATA_FILE, load_index
 from twotower.serving.runtime.manifest import MODEL_FILE, verify_manifest
 
@@ -91,6 +93,10 @@ class LocalVersion:
         k: int,
         filter_seen: bool = False,
         features: Mapping[str, Values] = NO_FEATURES,
+        *,
+        where: Mapping[str, Any] | str | None = None,
+        allow_item_ids: Values | None = None,
+        exclude_item_ids: Values | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items for each user, best first.
 
@@ -104,6 +110,8 @@ class LocalVersion:
         features : mapping of str to sequence
             Features of the users, one value (for a list feature, one list) per user, in place of
             those that the version has stored. Without a time, it is that of this machine's clock.
+        where, allow_item_ids, exclude_item_ids
+            What the answers may hold, see `RetrievalClient.recommend`.
 
         Returns
         -------
@@ -121,7 +129,12 @@ class LocalVersion:
         A score may differ in its last bit between batches of different size or with different
         neighbours, here as on the server, because sums of floats depend on their order.
         """
-        table = self._table(user_ids, {K: k, FILTER_SEEN: filter_seen}, features)
+        parameters: dict[str, Any] = {K: k, FILTER_SEEN: filter_seen}
+        if where is not None:
+            parameters[WHERE] = read_predicate(where)
+        lists = {ALLOW: allow_item_ids, EXCLUDE: exclude_item_ids}
+        given = {name: values for name, values in lists.items() if values is not None}
+        table = self._table(user_ids, parameters, {**features, **given})
         columns = self._ids.decode(self._engine.run(table))
         return read_texts(columns[self.contract.item_id]), columns[SCORE]
 
@@ -182,6 +195,8 @@ class LocalVersion:
 
     def _tensor(self, name: str, values: Values) -> np.ndarray:
         """Convert the values of a feature as a client converts those of a request."""
+        if name in (ALLOW, EXCLUDE):
+            return padded_lists(name, values, self.contract.item_id_type)
         kind = self.contract.features.get(name)
         if kind is None:
             names = ", ".join(self.contract.features) or "no features"

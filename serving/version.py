@@ -19,7 +19,7 @@ from twotower.serving.config_file import CONFIG_FILE
 from twotower.serving.ensemble import compile_ensemble, contract, operator
 from twotower.serving.operators.top_k import FaissTopK
 from twotower.serving.raw_ids import INTEGERS, VersionIds
-from twotower.serving.runtime.contract import SCORE, Contract
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, SCORE, Contract
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
 from twotower.serving.triton.control import MODEL_NAME
@@ -85,18 +85,20 @@ def write_version(
 
 def model_config(served: Contract, config: ServingConfig) -> str:
     """Return Triton's config.pbtxt, except the version to serve, which publishing adds."""
+    lists = {*served.lists, ALLOW, EXCLUDE}
     inputs = [
         triton.ModelInput(
             name=name,
             data_type=_triton_type(dtype),
-            dims=[-1 if name in served.lists else 1],
+            dims=[-1 if name in lists else 1],
             # Lists of different widths may be in one batch, because each request is read alone.
-            allow_ragged_batch=name in served.lists,
+            allow_ragged_batch=name in lists,
             optional=optional,
         )
         for name, dtype, optional in [
             (served.user_id, served.user_id_type, False),
             *((name, dtype, True) for name, dtype in served.features.items()),
+            *((name, served.item_id_type, True) for name in (ALLOW, EXCLUDE)),
         ]
     ]
     outputs = [

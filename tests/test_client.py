@@ -26,6 +26,7 @@ OWN = {
     *(f"twotower.serving.client.{name}" for name in ("requests", "values")),
     "twotower.serving.runtime",
     *(f"twotower.serving.runtime.{name}" for name in ("arrays", "contract", "errors")),
+    *(f"twotower.serving.runtime.{name}" for name in ("filters", "filters.predicate")),
     *(f"twotower.serving.runtime.{name}" for name in ("operators", "operators.times")),
     "twotower.serving.triton",
     "twotower.serving.triton.control",

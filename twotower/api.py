@@ -222,6 +222,9 @@ class Recommender:
         *,
         filter_seen: bool = True,
         features: Mapping[str, Values] | None = None,
+        where: Mapping[str, Any] | str | None = None,
+        allow_item_ids: Values | None = None,
+        exclude_item_ids: Values | None = None,
     ) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
@@ -237,6 +240,8 @@ class Recommender:
         features : mapping of str to sequence, optional
             Features of the context, and of users in place of those in the data: one value per user,
             such as ``{"month": ["May", "June"]}``.
+        where, allow_item_ids, exclude_item_ids : optional
+            Which items may be in the answer, see `twotower.client.RetrievalClient.recommend`.
 
         Returns
         -------
@@ -254,7 +259,15 @@ class Recommender:
         if not len(ids):
             empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
             return pd.DataFrame(empty)
-        found, scores = self._local.answer(ids, k, filter_seen, features or {})
+        found, scores = self._local.answer(
+            ids,
+            k,
+            filter_seen,
+            features or {},
+            where=where,
+            allow_item_ids=allow_item_ids,
+            exclude_item_ids=exclude_item_ids,
+        )
         frame = pd.DataFrame(
             {
                 "user": pd.Series(ids).repeat(found.shape[1]).array,
@@ -321,7 +334,7 @@ class Recommender:
         """
         from twotower.pipelines.answers.recommend import recommend
 
-        recommend(self._run, str(users), Path(out), k, filter_seen, overwrite)
+        recommend(self._run, str(users), Path(out), k, filter_seen, overwrite=overwrite)
         return Path(out)
 
     def vectors(self, out: str | Path, *, overwrite: bool = False) -> Path:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow as pa
 from twotower.pipelines import lock
 from twotower.pipelines.answers.output import format_of
 from twotower.pipelines.answers.published import Published, open_published
+from twotower.pipelines.answers.request import NO_FILTERS, Filters
 from twotower.pipelines.answers.users import Users, read_users
 from twotower.pipelines.console import ShowProgress, say, stage
 from twotower.pipelines.errors import ConfigError
@@ -72,6 +73,7 @@ def recommend(
     out: Path,
     k: int | None = None,
     filter_seen: bool = True,
+    filters: Filters = NO_FILTERS,
     overwrite: bool = False,
     part_rows: int = PART_ROWS,
 ) -> Written:
@@ -93,6 +95,8 @@ def recommend(
         Items per user; default: `serving.default_k`.
     filter_seen : bool
         Whether to leave out items that the user has already seen.
+    filters : Filters, optional
+        What the answers may hold.
     overwrite : bool
         Whether to replace `out` if it exists.
     part_rows : int
@@ -121,7 +125,8 @@ def recommend(
         if asked.unused:
             say(f"{users}: not used, as no feature of the model: {', '.join(asked.unused)}")
         k = min(k or run.config.serving.default_k, len(published.version.item_ids))
-        written = _write(_Parts(out, k, part_rows), published, asked, filter_seen, progress)
+        allowed = Allowed(filter_seen, filters)
+        written = _write(_Parts(out, k, part_rows), published, asked, allowed, progress)
         counts = f"version {written.version}: {written.users:,} users, {written.rows:,} rows"
         unknown, resumed = written.unknown_users, written.resumed_users
         result(counts + (f", unknown users: {unknown:,}" if unknown else ""))
@@ -132,13 +137,13 @@ def recommend(
 
 
 def _write(
-    parts: _Parts, published: Published, users: Users, filter_seen: bool, progress: ShowProgress
+    parts: _Parts, published: Published, users: Users, allowed: Allowed, progress: ShowProgress
 ) -> Written:
     """Write the parts that are missing, and join them."""
     version, total = published.version, len(users.ids)
     with parts.writing():
-        resumed = parts.prepare(_request(published, users, filter_seen, parts))
-        for done in parts.write_missing(version, users, filter_seen):
+        resumed = parts.prepare(_request(published, users, allowed, parts))
+        for done in parts.write_missing(version, users, allowed):
             progress(done, total, "", f"{done:,} of {total:,} users")
         return Written(
             path=str(parts.out),
@@ -151,18 +156,24 @@ def _write(
         )
 
 
-def _request(
-    published: Published, users: Users, filter_seen: bool, parts: _Parts
-) -> dict[str, Any]:
+def _request(published: Published, users: Users, allowed: Allowed, parts: _Parts) -> dict[str, Any]:
     """All that the content of the parts depends on."""
     return {
         "version": published.number,
         "manifest": sha256(published.version.folder / MANIFEST_FILE),
         "users": users.digest,
         "k": parts.k,
-        "seen": not filter_seen,
+        "seen": not allowed.filter_seen,
+        "filters": json.loads(json.dumps(allowed.filters)),
         "users per part": parts.users,
     }
+
+
+class Allowed(NamedTuple):
+    """Which items may be in the answers."""
+
+    filter_seen: bool
+    filters: Filters
 
 
 class _Parts:
@@ -224,9 +235,7 @@ class _Parts:
         write_atomically(path, json.dumps(request))
         return 0
 
-    def write_missing(
-        self, version: LocalVersion, users: Users, filter_seen: bool
-    ) -> Iterator[int]:
+    def write_missing(self, version: LocalVersion, users: Users, allowed: Allowed) -> Iterator[int]:
         """Write the parts that are missing; yield after each batch how many users are done."""
         complete, schema = self._complete(), _schema(version)
         for number, start in enumerate(range(0, len(users.ids), self.users)):
@@ -241,7 +250,8 @@ class _Parts:
                     ids, features = users.batch(first, last)
                     # By the clock, a resumed file would differ from one without interruption.
                     features = {**version.unknown_time(len(ids)), **features}
-                    answer = version.answer(ids, self.k, filter_seen, features)
+                    filters = allowed.filters.of(len(ids))
+                    answer = version.answer(ids, self.k, allowed.filter_seen, features, **filters)
                     table = _table(ids, answer, schema)
                     writer.write(table)
                     rows += len(table)

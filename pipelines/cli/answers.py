@@ -9,6 +9,7 @@ import click
 from twotower.pipelines.cli.options import (
     ANSWERS,
     FILE,
+    filter_options,
     json_option,
     k_option,
     main,
@@ -41,19 +42,24 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --out
 )
 @k_option(help="Number of items per user. Default: serving.default_k.")
 @click.option("--seen/--no-seen", default=False, help="Include items that the user has seen.")
+@filter_options
 @overwrite_option
 @json_option
-def recommend(folder, users, out, k, seen, overwrite, as_json) -> None:
+def recommend(folder, users, out, k, seen, where, allow, exclude, overwrite, as_json) -> None:
     """Write recommendations for many users to a file, without a server.
 
     If it is interrupted, the same command continues.
     """
     from twotower.pipelines.answers.recommend import recommend as step
+    from twotower.pipelines.answers.request import parse_filters
 
     opened = open_run(folder)
+    filters = parse_filters(opened, where, allow, exclude)
     output(
         as_json,
-        lambda: step(opened, users, out, k, filter_seen=not seen, overwrite=overwrite),
+        lambda: step(
+            opened, users, out, k, filter_seen=not seen, filters=filters, overwrite=overwrite
+        ),
         asdict,
     )
 
@@ -89,8 +95,8 @@ def vectors(folder, out, overwrite, as_json) -> None:
 @json_option
 def similar(folder, items, k, as_json) -> None:
     """Print the items that are most similar to an item."""
+    from twotower.pipelines.answers.request import parse_ids
     from twotower.pipelines.answers.similar import similar as step
-    from twotower.pipelines.steps.query import parse_ids
 
     opened = open_run(folder)
     asked = parse_ids(opened, "items", items)

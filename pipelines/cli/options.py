@@ -6,6 +6,7 @@ called.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,32 @@ json_option = click.option(
     help="Print the result as JSON on stdout, and all other output on stderr.",
 )
 k_option = partial(click.option, "-k", type=click.IntRange(min=1))
+
+
+def filter_options(command: Callable) -> Callable:
+    """Add the options that say which items may be in the answers."""
+    for option in (
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="ITEM",
+            help="Item id that may not be in the answers. Repeatable.",
+        ),
+        click.option(
+            "--allow",
+            multiple=True,
+            metavar="ITEM",
+            help="Item id that may be in the answers; others may not. Repeatable.",
+        ),
+        click.option(
+            "--where",
+            metavar="JSON",
+            help="Predicate over the columns of serving.filters; only items that satisfy it are in "
+            'the answers, such as \'{"year": {"$gte": 1990}}\'.',
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def open_run(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = True) -> Run:

@@ -9,6 +9,7 @@ import click
 from twotower.pipelines.cli.options import (
     DATA,
     SERVE,
+    filter_options,
     json_option,
     k_option,
     main,
@@ -38,7 +39,8 @@ def serve(folder, overrides) -> None:
 @main.verb(
     SERVE,
     "twotower query --user 42\ntwotower query --user 42 --user 7 -k 20 --json\n"
-    "twotower query --user 42 --feature month=May",
+    "twotower query --user 42 --feature month=May\n"
+    """twotower query --user 42 --where '{"genres": "Drama", "year": {"$gte": 1990}}'""",
 )
 @run_option
 @click.option(
@@ -59,21 +61,22 @@ def serve(folder, overrides) -> None:
     help="Value of a feature of the user or of the context, instead of the stored one. Lists: "
     "VALUE,VALUE. Repeatable.",
 )
+@filter_options
 @json_option
-def query(folder, users, k, protocol, seen, features, as_json) -> None:
+def query(folder, users, k, protocol, seen, features, where, allow, exclude, as_json) -> None:
     """Ask the server for recommendations.
 
     If no server is running for this run, one is started for this query.
     """
-    from twotower.pipelines.steps.query import parse_features, parse_ids
+    from twotower.pipelines.answers.request import parse_features, parse_filters, parse_ids
     from twotower.pipelines.steps.query import query as step
 
     opened = open_run(folder)
     asked = parse_ids(opened, "users", users)
-    given = parse_features(opened, features)
+    given, filters = parse_features(opened, features), parse_filters(opened, where, allow, exclude)
     output(
         as_json,
-        lambda: step(opened, asked, k, protocol, not seen, given),
+        lambda: step(opened, asked, k, protocol, not seen, given, filters),
         lambda answers: plain_recommendations(opened, asked, answers),
     )
 

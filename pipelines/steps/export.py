@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twotower.pipelines.console import stage
@@ -19,11 +20,13 @@ from twotower.pipelines.steps.preprocess import (
     load_times,
     read_ids,
 )
-from twotower.pipelines.steps.processed import INTERACTIONS, PARTS, RAW_USERS
+from twotower.pipelines.steps.processed import INTERACTIONS, ITEMS, PARTS, RAW_USERS
+from twotower.serving.item_columns import check_columns, item_columns
 from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
     from twotower.serving.raw_ids import VersionIds
+    from twotower.serving.runtime.filters.columns import ItemColumns
     from twotower.workflows.ids import RunIds
 
 
@@ -37,6 +40,7 @@ def export(run: Run) -> dict[str, Any]:
         The notes in the manifest, among them the number of the version.
     """
     run.verified("ingest", "preprocess", "train")
+    check_columns(pq.read_schema(run.path / "data" / ITEMS), run.config.serving.filters)
     with stage("export") as (progress, result), run.step("export") as (out, notes):
         progress(0, 4, "import")
         load_libraries()
@@ -57,6 +61,7 @@ def export(run: Run) -> dict[str, Any]:
         context = _context(run)
         towers = run.identity("train")
         available = _index_items(run, items, towers, out / "index")
+        filters = _filters(run, available)
         progress(2, 4, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
@@ -72,6 +77,7 @@ def export(run: Run) -> dict[str, Any]:
             },
             context=context.rename(columns=internal_name),
             vectors={name: users[name] for name in names.sides[0].internal.vectors},
+            filters=filters,
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
@@ -108,6 +114,13 @@ def _index_items(run: Run, items: dict[str, np.ndarray], towers: str, out: Path)
     vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
     build_index(item_ids[available], vectors[available], out, towers)
     return available
+
+
+def _filters(run: Run, available: np.ndarray) -> ItemColumns:
+    """The columns by which requests filter, of the items of the index in its order."""
+    names, item_id = run.config.serving.filters, run.config.features.item_id
+    items = pq.read_table(run.path / "data" / ITEMS, columns=[item_id, *names])
+    return item_columns(items.filter(pa.array(available)).sort_by(item_id), names)
 
 
 def _raw_ids(ids: RunIds) -> VersionIds:

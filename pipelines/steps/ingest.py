@@ -5,9 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import CONFIG, Run, writes
+from twotower.pipelines.steps.processed import ITEMS
+from twotower.serving.item_columns import check_columns
 
 
 @writes
@@ -44,6 +48,7 @@ def ingest(run: Run, remember: bool = True) -> dict[str, Any]:
         for remark in remarks:
             say(remark)
         check_data(out / "data", config.positives, config.features)
+        check_columns(pq.read_schema(out / "data" / ITEMS), config.serving.filters)
         notes |= {**summary.dict(), "summary": str(summary), "remarks": remarks}
         result(str(summary))
     if remember:

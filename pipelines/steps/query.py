@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from twotower.pipelines.answers.request import NO_FILTERS, Filters, Id, published_contract
 from twotower.pipelines.console import console, printable, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
@@ -22,15 +19,11 @@ from twotower.pipelines.steps.preprocess import load_split, read_ids
 from twotower.pipelines.steps.processed import ITEMS, USERS
 from twotower.pipelines.steps.serve import Addresses, running_server, serving
 from twotower.serving.repository import ModelRepository
-from twotower.serving.runtime.contract import NUMPY_DTYPES
-from twotower.serving.runtime.manifest import MODEL_FILE
 
 if TYPE_CHECKING:
     from twotower.serving.client import Recommendations
-    from twotower.workflows.ids import Ids
 
 Protocol = Literal["http", "grpc"]
-Id: TypeAlias = int | str
 
 
 def query(
@@ -40,6 +33,7 @@ def query(
     protocol: Protocol = "http",
     filter_seen: bool = True,
     features: Mapping[str, Any] | None = None,
+    filters: Filters = NO_FILTERS,
 ) -> dict[str, Recommendations]:
     """Ask the run's server, or one that is started for this query, and print the answer.
 
@@ -57,6 +51,8 @@ def query(
         Whether to leave out items that the user has already seen.
     features : mapping of str to Any, optional
         Values of features of the request, the same for all users; see `parse_features`.
+    filters : Filters, optional
+        What the answers may hold.
 
     Returns
     -------
@@ -78,7 +74,7 @@ def query(
         if running_server(run) is None:
             check_k(run, k)
         with _server_for(run) as addresses:
-            answers = ask(addresses, users, k, [protocol], filter_seen, features)
+            answers = ask(addresses, users, k, [protocol], filter_seen, features, filters)
         print_recommendations(run, users, answers)
         unknown = unknown_users(run, users)
     for user in unknown:
@@ -112,6 +108,7 @@ def ask(
     protocols: Sequence[Protocol] = get_args(Protocol),
     filter_seen: bool = True,
     features: Mapping[str, Any] | None = None,
+    filters: Filters = NO_FILTERS,
 ) -> dict[str, Recommendations]:
     """The server's answer for `users` by each of the protocols; all have the same `features`."""
     from twotower.serving.client import RetrievalClient
@@ -120,7 +117,9 @@ def ask(
     answers: dict[str, Recommendations] = {}
     for protocol in protocols:
         with RetrievalClient(getattr(addresses, protocol), protocol=protocol) as client:
-            answers[protocol] = client.recommend(users, k, filter_seen, given)
+            answers[protocol] = client.recommend(
+                users, k, filter_seen, given, **filters.of(len(users))
+            )
     return answers
 
 
@@ -131,16 +130,6 @@ def unknown_time(run: Run) -> dict[str, None]:
     """
     features = run.config.features
     return {features.time_column: None} if features.time else {}
-
-
-def published_contract(run: Run) -> dict[str, Any] | None:
-    """The contract of the published version; None if no version is published, or it is damaged."""
-    repository = ModelRepository(run.path / TRITON)
-    try:
-        model = repository.model / str(repository.published) / MODEL_FILE
-        return json.loads(model.read_bytes())["contract"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # the server will report it
 
 
 def max_k(run: Run) -> int | None:
@@ -203,108 +192,6 @@ def example_users(run: Run, count: int = 3) -> list[Id]:
     test = load_split(run.path / "processed")["test"]
     codes = np.unique(test[run.config.features.user_id])[:count]
     return read_ids(run).users.decode(codes).tolist()
-
-
-def parse_ids(run: Run, side: Literal["users", "items"], texts: Sequence[str]) -> list[Id]:
-    """Return the ids that a person wrote as text, in the kind of the run's ids.
-
-    Raises
-    ------
-    DataError
-        If the run's ids are numbers, and a text is none.
-    RunError
-        If the run has no data yet.
-    """
-    run.notes("ingest")  # fails if the run has no data yet
-    ids: Ids = getattr(read_ids(run), side)
-    return [ids.parse(text) for text in texts]
-
-
-def parse_features(run: Run, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the features that a person wrote as NAME=VALUE, typed as the published version says.
-
-    A text stays as it is, and the values of a list are separated by commas. A time is a number of
-    seconds since 1970, or in ISO 8601, and in UTC if it names no zone. An empty value is null.
-
-    Parameters
-    ----------
-    run : Run
-    texts : sequence of str
-        For example `["month=Jan", "genres=Drama,War"]`.
-
-    Returns
-    -------
-    dict of str to Any
-        Name -> int, float, str or None, or a list of these for a list feature.
-
-    Raises
-    ------
-    ConfigError
-        If a text has no `=`, names no feature of the version or one twice, or its value is no
-        number where the feature is one.
-    RunError
-        If no version is published.
-    """
-    if not texts:
-        return {}
-    contract = published_contract(run)
-    if contract is None:
-        raise RunError("no version is published; run `twotower export` and `twotower publish`")
-    types, times = contract["features"], contract.get("times") or {}
-    given: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--feature {text}: write NAME=VALUE")
-        if name not in types:
-            known = f"it has {', '.join(types)}" if types else "it has none"
-            raise ConfigError(f"--feature {text}: the model has no feature {name!r}; {known}")
-        if name in given:
-            raise ConfigError(
-                f"--feature {text}: {name} is given twice; separate the values of a list by commas"
-            )
-        if value and name == times.get("input"):
-            given[name] = _seconds(text, value)
-        elif name in contract["lists"]:
-            values = value.split(",") if value else []
-            given[name] = [_typed(text, each, types[name]) for each in values]
-        else:
-            given[name] = _typed(text, value, types[name]) if value else None
-    return given
-
-
-def _seconds(option: str, text: str) -> int:
-    """Return a time of the option `--feature` in seconds since 1970."""
-    if re.fullmatch("-?[0-9]+", text.strip()):
-        return int(_typed(option, text, "INT64"))
-    try:
-        # Python 3.10 does not know the Z.
-        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-    except ValueError:
-        raise ConfigError(
-            f"--feature {option}: {text!r} is no time; write seconds since 1970, or a date and a "
-            "time such as 2024-05-01T18:30 (UTC) or 2024-05-01T18:30+02:00"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return math.floor(moment.timestamp())
-
-
-def _typed(option: str, text: str, datatype: str) -> int | float | str:
-    """Return a value of the option `--feature` in a Triton data type."""
-    if datatype == "BYTES":
-        return text
-    if datatype.startswith("FP"):
-        with contextlib.suppress(ValueError):
-            return float(text)
-        raise ConfigError(f"--feature {option}: {text!r} is no number")
-    limits, text = np.iinfo(NUMPY_DTYPES[datatype]), text.strip()
-    number = int(text) if re.fullmatch("-?[0-9]+", text) else None
-    if number is None or not limits.min <= number <= limits.max:
-        raise ConfigError(
-            f"--feature {option}: {text!r} is no integer from {limits.min} to {limits.max}"
-        )
-    return number
 
 
 def unknown_users(run: Run, users: Sequence[Id]) -> list[Id]:

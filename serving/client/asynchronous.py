@@ -16,6 +16,7 @@ from twotower.serving.client.requests import (
     Answer,
     Call,
     Conversation,
+    Filters,
     Recommendations,
     Tensor,
     Wait,
@@ -83,9 +84,15 @@ class AsyncRetrievalClient:
         k: int = 10,
         filter_seen: bool = True,
         features: Mapping[str, Iterable] | None = None,
+        *,
+        where: Mapping[str, Any] | str | None = None,
+        allow_item_ids: Iterable | None = None,
+        exclude_item_ids: Iterable | None = None,
     ) -> Recommendations:
         """Return the k best items for each user (see `RetrievalClient.recommend`)."""
-        return await self._run(self._conversation.recommend(user_ids, k, filter_seen, features))
+        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
+        return await self._run(asked)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -15,6 +15,7 @@ from twotower.serving.client.requests import (
     Answer,
     Call,
     Conversation,
+    Filters,
     Recommendations,
     Tensor,
     Wait,
@@ -86,6 +87,10 @@ class RetrievalClient:
         k: int = 10,
         filter_seen: bool = True,
         features: Mapping[str, Iterable] | None = None,
+        *,
+        where: Mapping[str, Any] | str | None = None,
+        allow_item_ids: Iterable | None = None,
+        exclude_item_ids: Iterable | None = None,
     ) -> Recommendations:
         """Return the k best items for each user.
 
@@ -103,6 +108,14 @@ class RetrievalClient:
             Raw values, one per user, which replace those that the server has. None, NaN, pandas.NA
             and masked values are null. A list feature has one list per user, with up to 4,096
             values; null is the empty list.
+        where : mapping or str, optional
+            A predicate over the columns of `serving.filters`, such as
+            ``{"genres": "Drama", "year": {"$gte": 1990}}``, or its JSON; see docs/serving.md. Only
+            items that satisfy it are in the answer.
+        allow_item_ids : iterable of iterable, optional
+            The only items that may be in the answer, one list per user; an empty list allows none.
+        exclude_item_ids : iterable of iterable, optional
+            Items that may not be in the answer, one list per user.
 
         Returns
         -------
@@ -113,7 +126,9 @@ class RetrievalClient:
         ServingError
             With the server's message, or the reason why there is no answer.
         """
-        return self._run(self._conversation.recommend(user_ids, k, filter_seen, features))
+        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
+        return self._run(asked)
 
     def close(self) -> None:
         """Close the connection."""

@@ -25,7 +25,7 @@ from twotower.serving.client.values import (
     read_values,
     unknown_input,
 )
-from twotower.serving.runtime.contract import NUMPY_DTYPES, K
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, NUMPY_DTYPES, K
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import NoAnswerError
 
@@ -84,6 +84,20 @@ class Wait(NamedTuple):
     """A pause that the client must make."""
 
     seconds: float
+
+
+class Filters(NamedTuple):
+    """What the answers may hold, as the caller says it (see `RetrievalClient.recommend`)."""
+
+    where: Mapping[str, Any] | str | None
+    allow_item_ids: Iterable | None
+    exclude_item_ids: Iterable | None
+
+    @property
+    def inputs(self) -> dict[str, Iterable]:
+        """The lists of items, by the name of the input."""
+        lists = {ALLOW: self.allow_item_ids, EXCLUDE: self.exclude_item_ids}
+        return {name: values for name, values in lists.items() if values is not None}
 
 
 class Query(NamedTuple):
@@ -219,9 +233,11 @@ class Conversation:
         k: int,
         filter_seen: bool,
         features: Mapping[str, Iterable] | None,
+        filters: Filters,
     ) -> Generator[Call | Wait, Any, Recommendations]:
         """Ask for recommendations (see `RetrievalClient.recommend`)."""
-        parameters, named = read_parameters(k, filter_seen), read_features(features)
+        parameters = read_parameters(k, filter_seen, filters.where)
+        named = {**read_features(features), **filters.inputs}
         model = self._model or (yield from self._read_model())
         query = model.query(user_ids, named, parameters)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from twotower.serving.runtime.arrays import expand
 from twotower.serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.predicate import WHERE
 
 EXPECTED = {
     "INT64": "an integer",
@@ -34,7 +36,7 @@ EXACT_FLOATS = 2**53
 Values = Sequence | np.ndarray
 
 
-def read_parameters(k: Any, filter_seen: Any) -> dict[str, Any]:
+def read_parameters(k: Any, filter_seen: Any, where: Any = None) -> dict[str, Any]:
     """Return the request parameters as types of Python, because Triton refuses those of NumPy.
 
     Raises
@@ -50,7 +52,41 @@ def read_parameters(k: Any, filter_seen: Any) -> dict[str, Any]:
             raise ServingError(f"parameter '{name}' is {value!r}; expected {expected}")
     if abs(parameters[K]) >= 2**63:  # gRPC cannot send it; the server checks smaller ones
         raise ServingError(f"parameter '{K}' is {k!r}; expected an integer of 64 bits")
+    if where is not None:
+        parameters[WHERE] = read_predicate(where)
     return parameters
+
+
+def read_predicate(where: Any) -> str:
+    """Return a predicate, a mapping or JSON, as JSON; the server checks what it says.
+
+    Raises
+    ------
+    ServingError
+        If it is neither.
+    """
+    if isinstance(where, str):
+        return where
+    if not isinstance(where, Mapping):
+        raise ServingError(
+            f"parameter '{WHERE}' is {where!r}; expected a dict, or its JSON, such as "
+            '{"year": {"$gte": 1990}}'
+        )
+    try:
+        return json.dumps(where, ensure_ascii=False, default=_of_python)
+    except (TypeError, ValueError) as error:
+        raise ServingError(f"parameter '{WHERE}' cannot be written as JSON: {error}") from error
+
+
+def _of_python(value: Any) -> Any:
+    """Return what JSON has no type for, as a value that it has one for."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"{value!r} is no value of JSON")
 
 
 def read_features(features: Any) -> Mapping[str, Iterable]:

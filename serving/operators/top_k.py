@@ -14,17 +14,50 @@ from merlin.schema import ColumnSchema, Schema
 from merlin.table import TensorTable
 
 from twotower.serving.operators.base import ONNX_IR, ONNX_OPSET, ServedOperator, split_rows
-from twotower.serving.runtime.contract import FILTER_SEEN, SCORE, K, count_of
+from twotower.serving.runtime.contract import (
+    ALLOW,
+    EXCLUDE,
+    FILTER_SEEN,
+    SCORE,
+    VALUE,
+    K,
+    count_of,
+    state_of,
+)
+from twotower.serving.runtime.filters.columns import ItemColumns
+from twotower.serving.runtime.filters.predicate import WHERE, parse
 from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
 from twotower.serving.runtime.operators.top_k import (
+    BIAS,
+    FILTERS,
     HIDDEN_SCORES,
     ITEMS,
+    MASKED_SCORING,
     POSITIONS,
     SCORES,
+    SCORING,
     SIZE,
     VECTORS,
 )
 from twotower.serving.seen import SeenItems
+
+LISTS = (ALLOW, EXCLUDE)
+PARAMETERS: dict[str, Any] = {
+    K: np.int64,
+    FILTER_SEEN: np.bool_,
+    WHERE: str,
+    **{
+        column: dtype
+        for name in (ALLOW, EXCLUDE)
+        for column, dtype in (
+            (name, np.int64),
+            (count_of(name), np.int64),
+            (state_of(name), np.int8),
+        )
+    },
+}
+"""The columns of a request that the selection of the items reads, with their types."""
+NO_COLUMNS = ItemColumns({}, 0)
 
 
 class FaissTopK(ServedOperator):
@@ -48,6 +81,8 @@ class FaissTopK(ServedOperator):
         Name of the output column of item ids.
     towers_sha256 : str
         Hash of the towers; the index of other towers is refused.
+    columns : ItemColumns, optional
+        The columns by which a request may filter, of the items of the index in its order.
     """
 
     def __init__(
@@ -60,11 +95,19 @@ class FaissTopK(ServedOperator):
         history: str | None,
         item_id: str,
         towers_sha256: str,
+        columns: ItemColumns = NO_COLUMNS,
     ) -> None:
         super().__init__()
+        self.columns = columns
         self.index_dir, self.seen = Path(index_dir), seen
         self.row, self.vector, self.history, self.item_id = row, vector, history, item_id
         self.towers_sha256 = towers_sha256
+
+    @property
+    def parameters(self) -> list[str]:
+        """The columns of a request that the selection reads."""
+        given = [] if self.history is None else [self.history, count_of(self.history)]
+        return [*PARAMETERS, *given]
 
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Any = None
@@ -86,11 +129,17 @@ class FaissTopK(ServedOperator):
         given: Sequence[Sequence[int] | np.ndarray] = [()] * len(scores)
         if self.history is not None:
             given = split_rows(columns[self.history], columns[count_of(self.history)])
+        listed = {name: split_rows(columns[name], columns[count_of(name)]) for name in LISTS}
         for row in range(len(scores)):
             ids, score = index.item_ids[positions[row]], scores[row]
+            keep = ~np.isin(ids, listed[EXCLUDE][row])
+            if columns[state_of(ALLOW)][row] == VALUE:
+                keep &= np.isin(ids, listed[ALLOW][row])
             if columns[FILTER_SEEN][row]:
-                unseen = ~(np.isin(ids, seen[row]) | np.isin(ids, given[row]))
-                ids, score = ids[unseen], score[unseen]
+                keep &= ~(np.isin(ids, seen[row]) | np.isin(ids, given[row]))
+            if where := columns[WHERE][row]:
+                keep &= self.columns.matching(parse(where, self.columns.kinds))[positions[row]]
+            ids, score = ids[keep], score[keep]
             count = min(columns[K][row], len(ids))
             items[row, :count], top[row, :count] = ids[:count], score[:count]
         return TensorTable({self.item_id: items, SCORE: top})
@@ -100,11 +149,12 @@ class FaissTopK(ServedOperator):
         positions, starts = self.seen.positions(self.index.item_ids)
         np.save(out / "seen.npy", positions)
         np.save(out / "starts.npy", starts)
-        model = out / "scoring.onnx"
+        self.columns.save(out / FILTERS)
         count, dim = self.index.vectors.shape
-        _save_scoring(model, count, dim)
+        _save_scoring(out / SCORING, count, dim, masked=False)
+        _save_scoring(out / MASKED_SCORING, count, dim, masked=True)
         names = ("row", "vector", "history", "item_id", "towers_sha256")
-        return {**{name: getattr(self, name) for name in names}, "scoring": model.name}
+        return {**{name: getattr(self, name) for name in names}, FILTERS: self.columns.kinds}
 
     def save_artifacts(self, artifact_path: Any = None) -> None:
         folder = Path(artifact_path) / "index"
@@ -127,11 +177,12 @@ class FaissTopK(ServedOperator):
             shutil.copy(self.index_dir / name, folder / name)
 
 
-def _save_scoring(path: Path, count: int, dim: int) -> None:
+def _save_scoring(path: Path, count: int, dim: int, masked: bool) -> None:
     """Write an ONNX graph that selects the best of `count` items for query vectors [n, dim].
 
-    Hidden scores become -inf before the selection. Equal scores are ordered by position. The file
-    does not contain the item vectors: at load time the session gets those of the index.
+    Hidden scores become -inf before the selection. With a mask, BIAS is added to all scores. Equal
+    scores are ordered by position. The file does not contain the item vectors: at load time the
+    session gets those of the index.
     """
     from onnx import TensorProto, helper, save_model
 
@@ -140,9 +191,10 @@ def _save_scoring(path: Path, count: int, dim: int) -> None:
     items.data_location = TensorProto.EXTERNAL
     items.external_data.add(key="location", value=INDEX_FILE)
     node, value = helper.make_node, helper.make_tensor_value_info
+    mask = [BIAS] if masked else []
     graph = helper.make_graph(
         [
-            node("Gemm", [VECTORS, ITEMS], ["every"], transB=1),
+            node("Gemm", [VECTORS, ITEMS, *mask], ["every"], transB=1),
             node("Reshape", ["every", "flat"], ["one row"]),
             node("Shape", [HIDDEN_SCORES], ["how many"]),
             node("Expand", ["lowest", "how many"], ["lowest of each"]),
@@ -155,6 +207,8 @@ def _save_scoring(path: Path, count: int, dim: int) -> None:
             value(VECTORS, number, [None, dim]),
             value(HIDDEN_SCORES, TensorProto.INT32, [None]),
             value(SIZE, integer, [1]),
+            # Without a shape: one row for all, or one for each.
+            *(value(name, number, None) for name in mask),
         ],
         [value(SCORES, number, [None, None]), value(POSITIONS, integer, [None, None])],
         [

@@ -26,20 +26,23 @@ accepts NaN without quotes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
-from .errors import ServingError
+from .errors import RequestError
+from .filters.predicate import WHERE, parse
 from .operators.times import EARLIEST, LATEST, TimeFeatures
 
 VALUE, NULL, ABSENT = 0, 1, 2
 
 K, FILTER_SEEN = "k", "filter_seen"
 SCORE = "score"
+ALLOW, EXCLUDE = "allow_item_ids", "exclude_item_ids"
+"""Optional inputs: the only items that may be in the answer to a row, and items that may not."""
 
 Table = dict[str, np.ndarray]
 
@@ -68,12 +71,10 @@ produces it, and neither would "\\0", which NumPy drops at the end of a string.
 """
 SIZES = 64
 """Number of cached constant columns; small, because each is as long as the request."""
+PREDICATES = 1024
+"""Number of predicates that are known to be right; their texts take 16 MB at most."""
 MAX_WIDTH = 4096
 """Largest number of values per list in a request; the tower may read only the first ones."""
-
-
-class RequestError(ServingError):
-    """The request is wrong; the message names the input or parameter. Triton answers with 400."""
 
 
 def state_of(feature: str) -> str:
@@ -119,6 +120,8 @@ class Contract:
     times : dict of str to Any or None
         Arguments of `TimeFeatures`, if there are features of the time; its input is among
         `features`.
+    filters : dict of str to str
+        The columns that the parameter `where` may name, with their kinds (see `filters.predicate`).
     """
 
     user_id: str
@@ -134,6 +137,7 @@ class Contract:
     history: str | None = None
     vectors: dict[str, int] = field(default_factory=dict)
     times: dict[str, Any] | None = None
+    filters: dict[str, str] = field(default_factory=dict)
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
         """Turn one request into a table with the columns of the features that it gives.
@@ -142,8 +146,8 @@ class Contract:
         ----------
         inputs : mapping of str to ndarray
             Tensors [n, 1], or [n, w] for list features; text as UTF-8.
-        parameters : mapping of str to int or bool
-            `k` and `filter_seen`, both optional.
+        parameters : mapping of str to int, bool or str
+            `k`, `filter_seen` and `where`, all optional.
 
         Returns
         -------
@@ -155,12 +159,12 @@ class Contract:
         RequestError
             The message names the first wrong input or parameter.
         """
-        k, filter_seen = self._parameters(parameters)
+        k, filter_seen, where = self._parameters(parameters)
         for name in inputs:
-            if name != self.user_id and name not in self.features:
+            if name != self.user_id and name not in self.features and name not in (ALLOW, EXCLUDE):
                 raise RequestError(
                     f"input '{name}' is unknown; this model takes "
-                    + ", ".join([self.user_id, *self.features])
+                    + ", ".join([self.user_id, *self.features, ALLOW, EXCLUDE])
                 )
         if self.user_id not in inputs:
             raise RequestError(f"input '{self.user_id}' is missing")
@@ -168,20 +172,31 @@ class Contract:
         table = {self.user_id: _column(self.user_id, ids, self.user_id_type, is_id=True)}
         rows = len(table[self.user_id])
         for name, array in inputs.items():
-            if name not in (self.user_id, self._time_input):
+            if name in (ALLOW, EXCLUDE):
+                table.update(self._items(name, array, rows))
+            elif name not in (self.user_id, self._time_input):
                 table.update(self._feature(name, array, self.features[name], rows))
         if self.times is not None:
             table.update(self._time_columns(inputs, rows))
         table[K] = _same(k, "int64", rows)
         table[FILTER_SEEN] = _same(filter_seen, "bool", rows)
+        if where:
+            table[WHERE] = _same(where, "object", rows)
         return table
 
     def complete(self, table: Table) -> Table:
-        """Add to a table the columns of the features that it omits, as `ABSENT`.
+        """Add to a table the columns of what it omits: features are `ABSENT`, all items allowed.
 
         Those of a history hold codes, like those of a table whose ids are converted.
         """
         rows, completed = len(table[K]), dict(table)
+        if WHERE not in table:
+            completed[WHERE] = _same("", "object", rows)
+        for name, state in ((ALLOW, ABSENT), (EXCLUDE, VALUE)):
+            if name not in table:
+                completed[name] = _same(0, "int64", 0)
+                completed[count_of(name)] = _same(0, "int64", rows)
+                completed[state_of(name)] = _same(state, "int8", rows)
         for name, dtype in self.features.items():
             column = self.columns.get(name, name)
             if column in table or name == self._time_input:
@@ -201,6 +216,12 @@ class Contract:
         if any(table.keys() != tables[0].keys() for table in tables):
             tables = [self.complete(table) for table in tables]
         return {name: _concatenate([table[name] for table in tables]) for name in tables[0]}
+
+    def _items(self, name: str, array: np.ndarray, rows: int) -> Table:
+        """Return the columns of an input that lists item ids, which stay as they are."""
+        values, counts = _lists(name, array, self.item_id_type, rows, is_id=True)
+        states = _same(VALUE, "int8", rows)
+        return {name: values, count_of(name): counts, state_of(name): states}
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """Return the columns of a feature that a request gives."""
@@ -253,13 +274,14 @@ class Contract:
             table[state_of(column)] = np.where(unknown, ABSENT, VALUE).astype(np.int8)
         return table
 
-    def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool]:
+    def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool, str]:
         if not parameters:
-            return self.default_k, True
-        unknown = sorted(set(parameters) - {K, FILTER_SEEN})
+            return self.default_k, True, ""
+        unknown = sorted(set(parameters) - {K, FILTER_SEEN, WHERE})
         if unknown:
             raise RequestError(
-                f"parameter '{unknown[0]}' is unknown; this model takes {K} and {FILTER_SEEN}"
+                f"parameter '{unknown[0]}' is unknown; this model takes {K}, {FILTER_SEEN} and "
+                f"{WHERE}"
             )
         k = parameters.get(K, self.default_k)
         if type(k) is not int or not 1 <= k <= self.max_k:
@@ -269,7 +291,22 @@ class Contract:
         filter_seen = parameters.get(FILTER_SEEN, True)
         if type(filter_seen) is not bool:
             raise RequestError(f"parameter '{FILTER_SEEN}' is {filter_seen!r}; expected a boolean")
-        return k, filter_seen
+        where = parameters.get(WHERE, "")
+        if type(where) is not str:
+            raise RequestError(f"parameter '{WHERE}' is {where!r}; expected text that holds JSON")
+        if WHERE in parameters:
+            self._check_predicate(where)
+        return k, filter_seen, where
+
+    @cached_property
+    def _check_predicate(self) -> Callable[[str], None]:
+        """Check the text of a predicate; those that were right are remembered."""
+
+        @lru_cache(maxsize=PREDICATES)
+        def check(text: str) -> None:
+            parse(text, self.filters)
+
+        return check
 
 
 @lru_cache(maxsize=SIZES, typed=True)

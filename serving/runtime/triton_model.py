@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .contract import TYPES, Contract, K, RequestError, Table
+from .contract import TYPES, Contract, K, Table
 from .engine import STAGE_SECONDS, Counts, Engine
+from .errors import RequestError
 from .manifest import MANIFEST_FILE, MODEL_FILE
 from .operators.ids import ServedIds, serialize_texts
 from .telemetry import Metrics, log

@@ -23,7 +23,7 @@ from twotower.pipelines.cli import main
 from twotower.pipelines.cli.group import explained
 from twotower.pipelines.errors import RunError
 from twotower.serving.client import RetrievalClient
-from twotower.serving.runtime.contract import RequestError
+from twotower.serving.runtime.errors import RequestError
 
 TWOTOWER = [sys.executable, "-m", "twotower.pipelines.cli"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,11 +15,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.arrays import expand
-from twotower.serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K, Table
+from twotower.serving.runtime.contract import (
+    ALLOW,
+    EXCLUDE,
+    FILTER_SEEN,
+    NO_VALUE,
+    NUMPY_DTYPES,
+    K,
+    Table,
+)
 from twotower.serving.runtime.manifest import write_manifest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,22 +40,27 @@ def request_table(
     k: int = 10,
     filter_seen: bool = True,
     features: Mapping[str, Sequence] | None = None,
+    **parameters: str,
 ) -> Table:
-    """The table that a request of these users becomes, with the columns of all features."""
+    """The table that a request of these users becomes, with the columns of all features.
+
+    Lists of items are among the features, too.
+    """
     from twotower.serving.ensemble import contract
 
     reads = contract(ensemble, k, k)
     inputs = {reads.user_id: np.asarray(user_ids, np.int64)[:, None]}
     for name, values in (features or {}).items():
-        dtype = reads.features.get(name)
-        lists = values if name in reads.lists else [[value] for value in values]
+        dtype = reads.features.get(name, reads.item_id_type)
+        is_list = name in (*reads.lists, ALLOW, EXCLUDE)
+        lists = values if is_list else [[value] for value in values]
         flat, counts = list(chain.from_iterable(lists)), np.array([len(row) for row in lists])
         filler = NO_VALUE.get(dtype)
         if dtype == "BYTES":
             flat, filler = [value.encode() for value in flat], filler.encode()
         flat = np.array(flat, NUMPY_DTYPES.get(dtype))
         inputs[name] = expand(flat, counts, max([1, *counts]), filler)
-    return reads.complete(reads.read(inputs, {K: k, FILTER_SEEN: filter_seen}))
+    return reads.complete(reads.read(inputs, {K: k, FILTER_SEEN: filter_seen, **parameters}))
 
 
 def answer(ensemble: Any, table: Table) -> Table:
@@ -77,6 +91,7 @@ class World:
     users: pd.DataFrame
     item_ids: np.ndarray  # int64 [300], in no order
     vectors: np.ndarray  # float32 [300, 8]
+    items: pa.Table  # by which requests filter: year, kinds (lists), in_stock; with nulls
     seen_pairs: pd.DataFrame  # user_id, item_id
     workflow: Any  # the user sub-workflow
     encoder: Any  # the query tower, a merlin-models Encoder
@@ -96,9 +111,17 @@ class World:
         return encoded.assign(age=encoded["age"].mask(null, 1))
 
     def brute_force(
-        self, user_ids: list[int], k: int, filter_seen: bool = True, features: dict | None = None
+        self,
+        user_ids: list[int],
+        k: int,
+        filter_seen: bool = True,
+        features: dict | None = None,
+        allowed: Sequence[np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Item ids [n, k] and scores [n, k] by NumPy over the TensorFlow tower."""
+        """Item ids [n, k] and scores [n, k] by NumPy over the TensorFlow tower.
+
+        `allowed` has for each user which of the items may be in the answer, as bool [300].
+        """
         rows = pd.DataFrame({"user_id": user_ids}).merge(self.users, how="left", on="user_id")
         unknown = ~rows["user_id"].isin(self.users["user_id"])
         rows.loc[unknown, ["city", "age", "income"]] = ["no such city", -1, -1.0]
@@ -110,6 +133,7 @@ class World:
             seen = self.seen_pairs["item_id"][self.seen_pairs["user_id"] == user]
             seen = [*seen, *(given[row] or [])]
             keep = ~np.isin(self.item_ids, seen if filter_seen else [])
+            keep &= True if allowed is None else allowed[row]
             best = np.argsort(-scores[row][keep])[:k]
             items[row, : len(best)] = self.item_ids[keep][best]
             top[row, : len(best)] = scores[row][keep][best]
@@ -151,7 +175,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     tower, index = folder / "query_tower", folder / "index"
     cold = pd.DataFrame({"user_id": World.cold_user, "item_id": World.cold_history})
     pairs = pd.concat([pairs, cold], ignore_index=True)
-    world = World(users, item_ids, vectors, pairs, workflow, None, tower, index, None)
+    items = make_items(item_ids, np.random.default_rng(8))
+    world = World(users, item_ids, vectors, items, pairs, workflow, None, tower, index, None)
     world = replace(world, encoder=make_encoder(world))
     world.encoder.save(str(tower))
     return replace(world, ensemble=index_and_build(world))
@@ -168,6 +193,7 @@ def other_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World
 def index_and_build(world: World) -> Any:
     """Write the world's index; the ensemble over it."""
     from twotower.serving.ensemble import build_ensemble
+    from twotower.serving.item_columns import item_columns
     from twotower.serving.runtime.index import build_index
     from twotower.serving.seen import SeenItems
 
@@ -180,6 +206,26 @@ def index_and_build(world: World) -> Any:
         SeenItems.from_pairs(world.seen_pairs["user_id"], world.seen_pairs["item_id"]),
         item_id="item_id",
         towers_sha256=World.towers,
+        filters=item_columns(
+            world.items.take(np.argsort(world.item_ids)), ["year", "kinds", "in_stock"]
+        ),
+    )
+
+
+def make_items(item_ids: np.ndarray, draw: np.random.Generator) -> pa.Table:
+    """Columns of the items, with nulls."""
+    count = len(item_ids)
+    years = pd.Series(draw.integers(1980, 2000, count), dtype="Int64")
+    years[::9] = None
+    kinds = [
+        draw.choice(["Drama", "War", "電子", ""], n).tolist() for n in draw.integers(0, 4, count)
+    ]
+    return pa.table(
+        {
+            "year": pa.array(years),
+            "kinds": pa.array([None if n % 17 == 0 else row for n, row in enumerate(kinds)]),
+            "in_stock": pa.array(draw.random(count) < 0.7),
+        }
     )
 
 

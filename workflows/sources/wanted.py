@@ -46,13 +46,13 @@ class Wanted(NamedTuple):
         positives: PositivesConfig,
         split: SplitConfig,
         features: FeaturesConfig,
-        show: Sequence[str],
+        of_items: Sequence[str],
     ) -> Wanted:
-        """The columns that the settings name."""
+        """The columns that the settings name; `of_items` are further ones of the items."""
         user, item = features.sides
         part = ["part"] if split.method == "column" else []
         interactions = [*positives.columns, *features.stored_context, *part]
-        items = [name for name in [*item.columns, *item.vectors, *show] if name != item.id]
+        items = [name for name in [*item.columns, *item.vectors, *of_items] if name != item.id]
         users = [name for name in user.columns if name not in (user.id, user.history)]
         return cls(
             interactions=tuple(dict.fromkeys(interactions)),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays import find, load_strings, save_strings
-from ..contract import SCORE, TYPES, Contract, Table
+from ..contract import ALLOW, EXCLUDE, SCORE, TYPES, Contract, Table
 
 IDS_FOLDER = "ids"
 USERS, ITEMS = "users", "items"
@@ -149,13 +149,14 @@ class ServedIds:
         self.items = _converter(contract.item_id_type, folder, ITEMS, decodes=True)
         self.user_id, self.item_id = contract.user_id, contract.item_id
         history = contract.history or ""
-        self.history = contract.columns.get(history, history)
+        self.item_lists = (contract.columns.get(history, history), ALLOW, EXCLUDE)
 
     def encode(self, table: Table) -> Table:
-        """Replace the user ids of a table of requests, and the items of histories, by codes."""
+        """Replace the user ids of a table of requests, and the items that it lists, by codes."""
         encoded = {**table, self.user_id: self.users.encode(table[self.user_id])}
-        if self.history in table:
-            encoded[self.history] = self.items.encode(table[self.history])
+        for name in self.item_lists:
+            if name in table:
+                encoded[name] = self.items.encode(table[name])
         return encoded
 
     def decode(self, answer: Table) -> Table:

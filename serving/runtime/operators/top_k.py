@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import numpy as np
 import onnxruntime
 
 from ..arrays import find
-from ..contract import FILTER_SEEN, K, Table, count_of
+from ..contract import EXCLUDE, FILTER_SEEN, K, Table, count_of
+from ..filters.columns import ItemColumns
+from ..filters.masks import Allowed, Masks
 from ..index import ItemIndex, load_index
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
@@ -21,10 +23,15 @@ MAX_SCORES, MIN_ROWS = 1 << 18, 16
 each block of rows reads all item vectors."""
 MIN_SHARE = 32
 """Smallest number of rows per thread: waking a thread takes longer than answering fewer rows."""
-VECTORS, ITEMS, SIZE = "vectors", "items", "k"
+VECTORS, ITEMS, SIZE, BIAS = "vectors", "items", "k", "bias"
 POSITIONS, SCORES = "positions", "scores"
-"""Names in the ONNX graph. HIDDEN_SCORES are positions in the flattened scores of all rows."""
+"""Names in the ONNX graphs. HIDDEN_SCORES are positions in the flattened scores of all rows, and
+BIAS is added to the scores: float32 [n_items] or [n, n_items]."""
 HIDDEN_SCORES = "hidden"
+SCORING, MASKED_SCORING = "scoring.onnx", "masked_scoring.onnx"
+"""The graphs. The second has the input BIAS, which the first one saves a pass over the scores."""
+FILTERS = "filters"
+"""The folder of the columns of the items."""
 
 
 def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
@@ -61,8 +68,11 @@ class FaissTopK:
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
-        self.index = load_index(folder, entry["towers_sha256"])
-        self.session = _session(folder / entry["scoring"], self.index)
+        self.index, self.folder = load_index(folder, entry["towers_sha256"]), folder
+        self.session = _session(folder / SCORING, self.index)
+        items = self.index.item_ids
+        columns = ItemColumns.load(folder / FILTERS, entry[FILTERS], len(items))
+        self.masks = Masks(columns, items)
         self.threads, self.pool = threads, ThreadPoolExecutor(threads)
         self.at_once = max(MIN_ROWS, MAX_SCORES // len(self.index.item_ids))
         self.seen = np.load(folder / "seen.npy")
@@ -83,7 +93,8 @@ class FaissTopK:
         rows : ndarray of int64, shape (n,)
             Rows of the users in the user table.
         table : dict of str to ndarray
-            The request's columns `k` and `filter_seen`, and those of the history if it gives one.
+            The request's columns `k` and `filter_seen`, and those of the history and of the filters
+            if it gives some.
 
         Returns
         -------
@@ -94,15 +105,21 @@ class FaissTopK:
         """
         k, hidden = table[K].tolist(), self._hidden(rows, table)
         self.items_hidden += sum(map(len, hidden))
+        allowed = self.masks.of(table)
         largest = max(k)
         if min(k) == largest:
-            positions, scores = self._select(vectors, largest, hidden)
+            positions, scores = self._select(vectors, largest, hidden, allowed)
         else:  # one selection per k, because a large k is slower than a small one
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
             for size in set(k):
                 own = np.flatnonzero(table[K] == size)
-                some = self._select(vectors[own], size, [hidden[row] for row in own])
+                some = self._select(
+                    vectors[own],
+                    size,
+                    [hidden[row] for row in own],
+                    allowed and [allowed[row] for row in own],
+                )
                 positions[own, :size], scores[own, :size] = some
         items = self.index.item_ids.take(positions)
         if -np.inf in scores[:, -1].tolist():
@@ -112,26 +129,37 @@ class FaissTopK:
     def _hidden(self, rows: np.ndarray, table: Table) -> list[np.ndarray]:
         """Return for each of the rows [n] the positions int32 of the items to hide.
 
-        These are the stored seen items and the request's history.
+        These are the stored seen items, the request's history, and what it excludes.
         """
         filtered, starts, seen = table[FILTER_SEEN].tolist(), self.starts, self.seen
         hidden = [
             seen[starts[row] : starts[row + hides]]
             for row, hides in zip(rows.tolist(), filtered, strict=True)
         ]
-        if self.history not in table:
-            return hidden
-        position, known = find(self.index.item_ids, table[self.history])
-        last = 0
-        for row, count in enumerate(table[count_of(self.history)].tolist()):
-            first, last = last, last + count
-            if count and filtered[row]:
-                given = position[first:last][known[first:last]].astype(seen.dtype)
-                hidden[row] = np.union1d(hidden[row], given)
+        if self.history in table:
+            self._hide(hidden, self.history, table, filtered)
+        if EXCLUDE in table:
+            self._hide(hidden, EXCLUDE, table, [True] * len(hidden))
         return hidden
 
+    def _hide(
+        self, hidden: list[np.ndarray], name: str, table: Table, hides: Sequence[bool]
+    ) -> None:
+        """Add the items that a list column names to those that are hidden."""
+        position, known = find(self.index.item_ids, table[name])
+        last = 0
+        for row, count in enumerate(table[count_of(name)].tolist()):
+            first, last = last, last + count
+            if count and hides[row]:
+                given = position[first:last][known[first:last]].astype(self.seen.dtype)
+                hidden[row] = np.union1d(hidden[row], given)
+
     def _select(
-        self, vectors: np.ndarray, k: int, hidden: Sequence[np.ndarray]
+        self,
+        vectors: np.ndarray,
+        k: int,
+        hidden: Sequence[np.ndarray],
+        allowed: Sequence[Allowed] | None,
     ) -> Sequence[np.ndarray]:
         """Return positions int64 [n, k] and scores float32 [n, k] of the best items not hidden.
 
@@ -140,7 +168,7 @@ class FaissTopK:
         size = min(k, len(self.index.item_ids))
         shares = max(1, min(self.threads, len(vectors) // MIN_SHARE))
         if k == size and len(vectors) <= self.at_once and shares == 1:
-            return self._block(vectors, size, hidden)
+            return self._block(vectors, size, hidden, allowed)
         positions = np.full((len(vectors), k), -1, np.int64)
         scores = np.full(positions.shape, -np.inf, np.float32)
 
@@ -148,7 +176,7 @@ class FaissTopK:
             # Block by block, because ONNX Runtime keeps as much memory as its answers take.
             for begin in range(first, last, self.at_once):
                 rows = slice(begin, min(begin + self.at_once, last))
-                best = self._block(vectors[rows], size, hidden[rows])
+                best = self._block(vectors[rows], size, hidden[rows], allowed and allowed[rows])
                 positions[rows, :size], scores[rows, :size] = best
 
         ends = [len(vectors) * part // shares for part in range(shares + 1)]
@@ -159,8 +187,17 @@ class FaissTopK:
             other.result()
         return positions, scores
 
+    @cached_property
+    def masked_session(self) -> onnxruntime.InferenceSession:
+        """The session with a mask, made at its first use: it prepares the item matrix again."""
+        return _session(self.folder / MASKED_SCORING, self.index)
+
     def _block(
-        self, vectors: np.ndarray, size: int, hidden: Sequence[np.ndarray]
+        self,
+        vectors: np.ndarray,
+        size: int,
+        hidden: Sequence[np.ndarray],
+        allowed: Sequence[Allowed] | None,
     ) -> Sequence[np.ndarray]:
         """Do what `_select` does for few enough rows that all their scores fit in memory."""
         flat = hidden[0]
@@ -169,4 +206,7 @@ class FaissTopK:
             offsets = np.arange(0, len(hidden) * count, count, dtype=flat.dtype)
             flat = np.repeat(offsets, counts) + np.concatenate(hidden)
         asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: _array(size)}
-        return self.session.run((POSITIONS, SCORES), asked)
+        if allowed is None:
+            return self.session.run((POSITIONS, SCORES), asked)
+        asked[BIAS] = self.masks.bias(allowed)
+        return self.masked_session.run((POSITIONS, SCORES), asked)

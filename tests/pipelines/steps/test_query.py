@@ -12,11 +12,9 @@ from click.testing import CliRunner
 
 from twotower.pipelines.cli import main
 from twotower.pipelines.config import CONFIGS, load_config, to_yaml
-from twotower.pipelines.errors import ConfigError, RunError
+from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run
-from twotower.pipelines.steps import query as step
 from twotower.pipelines.steps.query import (
-    parse_features,
     print_recommendations,
     query,
     shown_items,
@@ -72,67 +70,3 @@ def test_a_missing_column_to_show_is_named(titled_run, monkeypatch):
     assert "error: show: the item table has no column director; it has item_id, " in asked.output
     run.override(("show=[item_id]",))
     assert list(shown_items(run)) == ["item_id"]
-
-
-FEATURES = {
-    "zip": "BYTES",
-    "month": "INT64",
-    "size": "FP64",
-    "genres": "BYTES",
-    "history": "UINT64",
-}
-
-
-@pytest.fixture
-def empty_run(tmp_path, monkeypatch):
-    """A run whose published version, of which only the contract is asked, has these features."""
-    contract = {"features": FEATURES, "lists": ["genres", "history"], "max_k": 10}
-    monkeypatch.setattr(step, "published_contract", lambda run: contract)
-    return Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
-
-
-def test_features_of_the_command_line_have_the_types_of_the_version(empty_run):
-    texts = [
-        "zip=0123",
-        "month= 7",
-        "size=1e3",
-        "genres=Drama,War = Peace",
-        f"history=1,{2**64 - 2}",
-    ]
-    found = parse_features(empty_run, texts)
-    assert found == {
-        "zip": "0123",
-        "month": 7,
-        "size": 1000.0,
-        "genres": ["Drama", "War = Peace"],
-        "history": [1, 2**64 - 2],
-    }
-    assert [type(found[name]) for name in ("month", "size")] == [int, float]
-    assert parse_features(empty_run, ["zip=", "size=", "genres="]) == {
-        "zip": None,
-        "size": None,
-        "genres": [],
-    }
-    assert parse_features(empty_run, []) == {}
-
-
-@pytest.mark.parametrize(
-    "texts, message",
-    [
-        (["month"], "--feature month: write NAME=VALUE"),
-        (["wind=1"], "the model has no feature 'wind'; it has zip, month, size, genres, history"),
-        (["month=May"], f"--feature month=May: 'May' is no integer from {-(2**63)} to {2**63 - 1}"),
-        (["size=big"], "--feature size=big: 'big' is no number"),
-        (["history=1,-2"], "'-2' is no integer from 0 to"),
-        (["zip=1", "zip=2"], "zip is given twice; separate the values of a list by commas"),
-    ],
-)
-def test_a_wrong_feature_of_the_command_line_is_named(empty_run, texts, message):
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        parse_features(empty_run, texts)
-
-
-def test_features_need_a_published_version(tmp_path):
-    run = Run.create(load_config(CONFIGS / "synthetic.yaml"), tmp_path / "run")
-    with pytest.raises(RunError, match="no version is published"):
-        parse_features(run, ["month=1"])

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from tests.pipelines.steps.test_context import EACH, MONTHS, SETTINGS, TASTES, seasons
 from tests.pipelines.steps.test_preprocess import ingested
 from twotower.pipelines.answers.recommend import recommend
+from twotower.pipelines.answers.request import parse_features
 from twotower.pipelines.cli import main
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import TRITON, Run
@@ -28,7 +29,6 @@ from twotower.pipelines.steps.preprocess import (
     preprocess,
 )
 from twotower.pipelines.steps.publish import publish
-from twotower.pipelines.steps.query import parse_features
 from twotower.pipelines.steps.serve import serving
 from twotower.pipelines.steps.train import train
 from twotower.pipelines.steps.update import update

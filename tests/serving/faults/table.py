@@ -8,12 +8,14 @@ of the server.
 from __future__ import annotations
 
 from tests.serving.faults.bad_connections import CONNECTIONS, GRPC, HTTP, RESTRICTED
+from tests.serving.faults.bad_filters import FILTERS
 from tests.serving.faults.bad_requests import JSON, PARAMETERS, PATHS, TENSORS
 from tests.serving.faults.fault import Fault
 
 FAULTS: list[Fault] = [
     *TENSORS,
     *PARAMETERS,
+    *FILTERS,
     *PATHS,
     *JSON,
     *HTTP,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from twotower.serving.operators.top_k import FaissTopK
+from twotower.serving.item_columns import item_columns
+from twotower.serving.operators.top_k import NO_COLUMNS, FaissTopK
+from twotower.serving.runtime.contract import ABSENT, VALUE, count_of, state_of
 from twotower.serving.runtime.index import build_index
 from twotower.serving.runtime.operators import top_k
 from twotower.serving.seen import SeenItems
@@ -13,10 +16,10 @@ from twotower.serving.seen import SeenItems
 NAMES = {"row": "row", "vector": "vector", "item_id": "item", "towers_sha256": "ab"}
 
 
-def make_step(folder, item_ids, vectors, seen, threads=1, history=None):
+def make_step(folder, item_ids, vectors, seen, threads=1, history=None, columns=NO_COLUMNS):
     build_index(item_ids, vectors, folder / "index", "ab")
     (folder / "compiled").mkdir()
-    operator = FaissTopK(folder / "index", seen, history=history, **NAMES)
+    operator = FaissTopK(folder / "index", seen, history=history, columns=columns, **NAMES)
     entry = operator.compile(folder / "compiled", None)
     return top_k.FaissTopK(folder / "compiled", entry, threads)
 
@@ -64,6 +67,66 @@ def test_equals_a_full_sort_ties_by_id(at_once, threads, catalogue, tmp_path, mo
             assert (items[row, ks[row] :] == -1).all()
             own = dict(zip(item_ids.tolist(), scores.tolist(), strict=True)) | {-1: -np.inf}
             assert best[row].tolist() == [own[item] for item in items[row].tolist()]
+
+
+@pytest.mark.parametrize("at_once", [80, 7])
+def test_only_allowed_items_are_selected(at_once, catalogue, tmp_path, monkeypatch):
+    item_ids, vectors, users, pairs, queries = catalogue
+    monkeypatch.setattr(top_k, "MAX_SCORES", 0)
+    monkeypatch.setattr(top_k, "MIN_ROWS", at_once)
+    monkeypatch.setattr(top_k, "MIN_SHARE", 9)
+    draw = np.random.default_rng(5)
+    years = draw.integers(1980, 1990, 500)
+    columns = item_columns(pa.table({"year": years[np.argsort(item_ids)]}), ["year"])
+    seen = SeenItems.from_pairs(*pairs.T).of(users)
+    step = make_step(tmp_path, item_ids, vectors, seen, threads=3, columns=columns)
+    one = {"k": np.full(80, 20), "where": np.full(80, '{"year": 1985}', object)}
+    mixed = {
+        "k": draw.choice([1, 10, 33, 600], 80),
+        "where": draw.choice(['{"year": 1985}', '{"year": {"$gte": 1986}}', "", "{}"], 80),
+        "allow": [draw.choice(1500, size, False) for size in draw.integers(0, 900, 80)],
+        "allows": draw.random(80) < 0.5,
+        "exclude": [draw.choice(item_ids, size, False) for size in draw.integers(0, 90, 80)],
+    }
+    hide = draw.random(80) < 0.8
+    holds = {
+        '{"year": 1985}': years == 1985,
+        '{"year": {"$gte": 1986}}': years >= 1986,
+        "": np.ones(500, bool),
+        "{}": np.ones(500, bool),
+    }
+    for asked in (one, mixed):
+        table = {"k": asked["k"], "filter_seen": hide, "where": asked["where"].astype(object)}
+        if asked is mixed:
+            allow = [
+                row if allows else row[:0]
+                for row, allows in zip(mixed["allow"], mixed["allows"], strict=True)
+            ]
+            table |= listed("allow_item_ids", allow, np.where(mixed["allows"], VALUE, ABSENT))
+            table |= listed("exclude_item_ids", mixed["exclude"], np.full(80, VALUE))
+        items, best = step.best(queries, users, table)
+        for row in users:
+            hidden = [pairs[pairs[:, 0] == row, 1] if hide[row] else []]
+            hidden.append(item_ids[~holds[asked["where"][row]]])
+            if asked is mixed:
+                hidden.append(mixed["exclude"][row])
+                if mixed["allows"][row]:
+                    hidden.append(np.setdiff1d(item_ids, mixed["allow"][row]))
+            scores, k = vectors @ queries[row], asked["k"][row]
+            expected = full_sort(item_ids, scores, np.concatenate(hidden), k)
+            np.testing.assert_array_equal(items[row, :k], expected)
+            own = dict(zip(item_ids.tolist(), scores.tolist(), strict=True)) | {-1: -np.inf}
+            assert best[row].tolist() == [own[item] for item in items[row].tolist()]
+
+
+def listed(name, rows, states):
+    """The columns of an input that lists items."""
+    counts = np.array([len(row) for row in rows])
+    return {
+        name: np.concatenate(rows),
+        count_of(name): counts,
+        state_of(name): states.astype(np.int8),
+    }
 
 
 def test_counts_what_it_hides(catalogue, tmp_path):

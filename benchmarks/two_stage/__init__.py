@@ -1,0 +1,1 @@
+"""Benchmarks of filters and of the second stage."""

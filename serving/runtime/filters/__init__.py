@@ -1,0 +1,1 @@
+"""Predicates over columns of the items: parsed, evaluated, and kept as masks."""
