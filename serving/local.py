@@ -7,7 +7,7 @@ import importlib.util
 import json
 import secrets
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +54,8 @@ class LocalVersion:
         The vectors of `item_ids`.
     folder : Path
         The version's folder.
+    denied : ndarray of bool, shape (n,)
+        Which of `item_ids` are in no answer.
     towers_sha256 : str
         Hash of the towers.
     contract : Contract
@@ -86,6 +88,7 @@ class LocalVersion:
                 "if another release of this package exported it, export and publish it again"
             ) from error
         self._engine = engine
+        self.denied = np.zeros(len(self.item_ids), bool)
 
     def answer(
         self,
@@ -137,6 +140,24 @@ class LocalVersion:
         table = self._table(user_ids, parameters, {**features, **given})
         columns = self._ids.decode(self._engine.run(table))
         return read_texts(columns[self.contract.item_id]), columns[SCORE]
+
+    def deny(self, item_ids: Sequence[int | str]) -> None:
+        """Leave items, ids as given, out of all answers from now on; unknown ones are ignored.
+
+        Raises
+        ------
+        ServingError
+            If the version was exported by a release that cannot do this.
+        """
+        codes = getattr(self._ids, "codes", None)
+        if codes is None:
+            raise ServingError(
+                f"{self.folder}: an earlier release exported it, which cannot leave denied items "
+                "out; export it again and publish it"
+            )
+        denied = codes(item_ids)
+        self._engine.deny(denied)
+        self.denied = np.isin(self._index.item_ids, denied)
 
     def knows(self, user_ids: Iterable) -> np.ndarray:
         """Return for each user whether the version knows them, as bool [n]."""

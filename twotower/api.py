@@ -388,10 +388,14 @@ class Recommender:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    @cached_property
+    @property
     def _local(self) -> LocalVersion:
-        from twotower.serving.local import LocalVersion
-        from twotower.serving.repository import ModelRepository
+        from twotower.pipelines.answers.published import deny_current
 
-        repository = ModelRepository(self.path / TRITON)
-        return LocalVersion(repository.model / str(self._version))
+        return deny_current(self._opened)
+
+    @cached_property
+    def _opened(self) -> LocalVersion:
+        from twotower.pipelines.answers.published import open_version
+
+        return open_version(self._run, self._version)

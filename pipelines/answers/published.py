@@ -9,6 +9,7 @@ from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.filters.denied import denied_path, read_denied
 
 
 class Published(NamedTuple):
@@ -28,9 +29,21 @@ def open_published(run: Run) -> Published:
     ServingError
         If the version is damaged or cannot run in this process.
     """
-    repository = ModelRepository(run.path / TRITON)
-    number = repository.published
+    number = ModelRepository(run.path / TRITON).published
     if number is None:
         raise RunError(f"{run.path}: nothing is published; `twotower run` does all that is needed")
-    threads = len(os.sched_getaffinity(0))
-    return Published(number, LocalVersion(repository.model / str(number), threads))
+    return Published(number, open_version(run, number, threads=len(os.sched_getaffinity(0))))
+
+
+def open_version(run: Run, number: int, threads: int = 1) -> LocalVersion:
+    """Open a version of a run, which answers without the denied items, as a server does."""
+    folder = ModelRepository(run.path / TRITON).model / str(number)
+    return deny_current(LocalVersion(folder, threads))
+
+
+def deny_current(version: LocalVersion) -> LocalVersion:
+    """Leave out of the answers of a version the items that are denied now; return the version."""
+    denied = read_denied(denied_path(version.folder))
+    if denied or version.denied.any():
+        version.deny(denied)
+    return version

@@ -109,7 +109,8 @@ def most_similar(version: LocalVersion, item: Any, k: int) -> pd.DataFrame:
     own = positions[0]
     scores = vectors @ vectors[own] / np.maximum(lengths * lengths[own], 1e-12)
     scores[own] = -np.inf
-    best = np.argsort(-scores, kind="stable")[: min(k, len(ids) - 1)]
+    scores[version.denied] = -np.inf
+    best = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
     ranks = np.arange(1, len(best) + 1)
     return pd.DataFrame({"item": ids[best], "rank": ranks, "score": scores[best]})
 

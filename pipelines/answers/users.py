@@ -75,33 +75,55 @@ def read_users(source: str, version: LocalVersion) -> Users:
     if not path.is_file():
         raise ConfigError(f"--users {path}: no such file; name one, or `all` for all users")
     kind = pa.array(version.user_ids[:1]).type
-    table, name = _open(path, version, kind)
+    table, name = open_ids(path, version.contract.user_id, kind, version.user_ids)
     known = [each for each in version.contract.features if each != name and each in table]
     features = {each: table.column(each).values.to_pylist() for each in known}
     time = version.time_input
     if time is not None and time in features:
         features[time] = as_seconds(table.column(time), say).to_pylist()
     unused = [each for each in table.names if each != name and each not in features]
-    ids = as_ids(table.column(name, keep_unsigned=True), kind)
-    if pa.types.is_dictionary(ids.type):
-        ids = ids.cast(kind)
-    return Users(ids.to_numpy(zero_copy_only=False), sha256(path), features, unused)
+    return Users(ids_of(table, name, kind), sha256(path), features, unused)
 
 
-def _open(path: Path, version: LocalVersion, kind: pa.DataType) -> tuple[FileTable, str]:
-    """Open the file; return also the name of the column with the ids."""
+def open_ids(path: Path, own: str, kind: pa.DataType, known: np.ndarray) -> tuple[FileTable, str]:
+    """Open a file of ids.
+
+    Parameters
+    ----------
+    path : Path
+    own : str
+        The name of the column of ids; if there is none, the ids are in the first column.
+    kind : DataType
+        The type of the ids.
+    known : ndarray
+        Ids, by which a file without a header is recognised.
+
+    Returns
+    -------
+    table : FileTable
+    name : str
+        The name of the column with the ids.
+    """
     options = ReadOptions(header=True, separator=_separator(path))
-    table, own = open_table(path, options), version.contract.user_id
-    if own not in table and _is_id(table.names[0], version):
+    table = open_table(path, options)
+    if own not in table and _is_id(table.names[0], known):
         options = replace(options, header=False)
         table = open_table(path, options)
     name = own if own in table else table.names[0]
     if name != own:
         header = "" if options.header else "; it has no header"
-        say(f"{path}: the user ids are in the first column{header}")
+        say(f"{path}: the ids are in the first column{header}")
     if pa.types.is_string(kind):  # ids that look like numbers are text, too
         table = open_table(path, replace(options, types={name: kind}))
     return table, name
+
+
+def ids_of(table: FileTable, name: str, kind: pa.DataType) -> np.ndarray:
+    """Read the ids from a column of a table that `open_ids` opened."""
+    ids = as_ids(table.column(name, keep_unsigned=True), kind)
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.cast(kind)
+    return ids.to_numpy(zero_copy_only=False)
 
 
 def _separator(path: Path) -> str | None:
@@ -113,7 +135,6 @@ def _separator(path: Path) -> str | None:
     return None if any(mark in line for mark in SEPARATORS) else ","
 
 
-def _is_id(name: str, version: LocalVersion) -> bool:
-    """Whether the name of a column is a user id, so that the file has no header."""
-    ids = version.user_ids
+def _is_id(name: str, ids: np.ndarray) -> bool:
+    """Whether the name of a column is an id, so that the file has no header."""
     return name in set(ids.tolist()) if ids.dtype == object else name.lstrip("-").isdigit()

@@ -39,7 +39,7 @@ def write_vectors(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any
     - metadata.json: number and towers of the version, metric, dimensions, counts
 
     The inner product of a user's and an item's vector is the score that the server answers.
-    Withdrawn items have no vector. The folder appears when it is complete.
+    Withdrawn and denied items have no vector. The folder appears when it is complete.
 
     Parameters
     ----------
@@ -97,7 +97,8 @@ def write_vectors(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any
 def _write(run: Run, published: Published, out: Path, progress: ShowProgress) -> dict[str, Any]:
     """Write all files into `out`; return the content of metadata.json."""
     version, contract = published.version, published.version.contract
-    user_ids, item_ids, items = version.user_ids, version.item_ids, version.item_vectors
+    user_ids, kept = version.user_ids, ~version.denied
+    item_ids, items = version.item_ids[kept], version.item_vectors[kept]
     metadata = {
         "version": published.number,
         "towers_sha256": version.towers_sha256,

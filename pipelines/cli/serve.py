@@ -92,6 +92,37 @@ def versions(folder, as_json) -> None:
     output(as_json, lambda: step(opened), lambda found: plain_versions(opened, found))
 
 
+@main.verb(
+    SERVE,
+    "twotower items --deny 1193 --deny 661\ntwotower items --allow sold-out.csv\ntwotower items",
+)
+@run_option
+@click.option(
+    "--deny",
+    multiple=True,
+    metavar="ITEM|FILE",
+    help="Item id, or file of item ids, to leave out of all answers. Repeatable.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="ITEM|FILE",
+    help="Item id, or file of item ids, to answer with again. Repeatable.",
+)
+@json_option
+def items(folder, deny, allow, as_json) -> None:
+    """Deny items or allow them again; list the denied ones.
+
+    It holds for all versions, and a running server takes it over within a second.
+    """
+    from twotower.pipelines.answers.items import change_items
+
+    opened = open_run(folder)
+    output(
+        as_json, lambda: change_items(opened, deny, allow), lambda found: {"denied": found.items}
+    )
+
+
 @main.verb(SERVE, "twotower rollback")
 @run_option
 @json_option

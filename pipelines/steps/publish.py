@@ -15,7 +15,11 @@ from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.run.manifest import recorded
 from twotower.pipelines.steps.serve import RunningServer, running_server
 from twotower.serving.repository import ModelRepository, Version
+from twotower.serving.runtime.filters.denied import DENIED_FILE, read_denied
 from twotower.serving.triton.control import ModelControl
+
+MAX_NAMED = 5
+"""Denied items that `versions` names."""
 
 
 def publish(
@@ -132,6 +136,9 @@ def versions(run: Run) -> list[Version]:
     console.print(table)
     if server:
         console.print(f"served by process {server.pid}: http {server.http}, grpc {server.grpc}")
+    if denied := read_denied(run.path / TRITON / DENIED_FILE):
+        some = ", ".join(map(str, denied[:MAX_NAMED])) + (" ..." if denied[MAX_NAMED:] else "")
+        console.print(escape(f"{len(denied):,} items are in no answer of any version ({some})"))
     if not found:
         console.print("no version yet; `twotower export` makes one")
     return found

@@ -19,6 +19,7 @@ from twotower.pipelines.steps.query import ask, check_k, max_k, unknown_time
 from twotower.pipelines.steps.serve import Addresses, serving
 from twotower.serving.client import Recommendations
 from twotower.serving.repository import ModelRepository
+from twotower.serving.runtime.filters.denied import DENIED_FILE, read_denied
 
 SCORE_TOLERANCE = 1e-5
 """The largest difference between a served score and the brute-force score."""
@@ -164,7 +165,7 @@ def brute_force(run: Run, users: np.ndarray, k: int) -> tuple[np.ndarray, np.nda
 
 
 def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Score every item that is not withdrawn, with the reloaded TensorFlow towers.
+    """Score every item that is not withdrawn or denied, with the reloaded TensorFlow towers.
 
     Parameters
     ----------
@@ -198,6 +199,9 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seen = seen.merge(pd.DataFrame({"user": users, "row": np.arange(len(users))}), on="user")
     scores[seen["row"], np.searchsorted(item_ids, seen["item"])] = -np.inf
     available = read_available(run.path / "data")
+    if denied := set(read_denied(run.path / TRITON / DENIED_FILE)):
+        given = read_ids(run).items.decode(item_ids).tolist()
+        available = available & ~np.array([item in denied for item in given])
     return item_ids[available], scores[:, available]
 
 

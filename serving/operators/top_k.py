@@ -83,6 +83,11 @@ class FaissTopK(ServedOperator):
         Hash of the towers; the index of other towers is refused.
     columns : ItemColumns, optional
         The columns by which a request may filter, of the items of the index in its order.
+
+    Attributes
+    ----------
+    denied : ndarray of int64
+        Codes of items that are in no answer.
     """
 
     def __init__(
@@ -98,7 +103,7 @@ class FaissTopK(ServedOperator):
         columns: ItemColumns = NO_COLUMNS,
     ) -> None:
         super().__init__()
-        self.columns = columns
+        self.columns, self.denied = columns, np.zeros(0, np.int64)
         self.index_dir, self.seen = Path(index_dir), seen
         self.row, self.vector, self.history, self.item_id = row, vector, history, item_id
         self.towers_sha256 = towers_sha256
@@ -132,7 +137,7 @@ class FaissTopK(ServedOperator):
         listed = {name: split_rows(columns[name], columns[count_of(name)]) for name in LISTS}
         for row in range(len(scores)):
             ids, score = index.item_ids[positions[row]], scores[row]
-            keep = ~np.isin(ids, listed[EXCLUDE][row])
+            keep = ~(np.isin(ids, listed[EXCLUDE][row]) | np.isin(ids, self.denied))
             if columns[state_of(ALLOW)][row] == VALUE:
                 keep &= np.isin(ids, listed[ALLOW][row])
             if columns[FILTER_SEEN][row]:

@@ -63,6 +63,10 @@ class CompiledEngine:
         seconds["FaissTopK"] += time.perf_counter() - ended
         return {self.top_k.item_id: items, SCORE: scores}
 
+    def deny(self, codes: np.ndarray) -> None:
+        """Leave items out of all answers (see `Engine.deny`)."""
+        self.top_k.deny(codes)
+
     def vectors(self, table: Table) -> np.ndarray:
         """Return the query vectors float32 [n, D] of a table of n requests."""
         return self._vectors(table, self.users.rows(table[self.user_id]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
+
 from .contract import Table
 
 Counts = Mapping[tuple[str, str, str], float]
@@ -26,6 +28,9 @@ class Engine(Protocol):
             for fewer items than the largest k, or has fewer items left, ends in -1 and -inf. -1
             may also be an item's code; the score says which it is.
         """
+
+    def deny(self, codes: np.ndarray) -> None:
+        """Leave items, given by their codes int64 [m], out of all answers from now on."""
 
     def counts(self) -> Counts:
         """Return the current counts."""

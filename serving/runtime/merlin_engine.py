@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import faiss
+import numpy as np
 import tensorflow as tf
 
 from .contract import Contract, Table
@@ -32,14 +33,21 @@ class MerlinEngine:
         self.contract = Contract(**model["contract"])
         folder = str(version / ENSEMBLE_FOLDER)
         self.ensemble = Ensemble.load(folder)
-        for node in postorder_iter_nodes(self.ensemble.graph.output_node):
-            node.op.load_artifacts(folder)
+        self.operators = [node.op for node in postorder_iter_nodes(self.ensemble.graph.output_node)]
+        for operator in self.operators:
+            operator.load_artifacts(folder)
 
     def run(self, table: Table) -> Table:
         """Answer a table of n requests (see `Engine.run`)."""
         from merlin.table import TensorTable
 
         return self.ensemble.transform(TensorTable(self.contract.complete(table))).to_dict()
+
+    def deny(self, codes: np.ndarray) -> None:
+        """Leave items out of all answers (see `Engine.deny`)."""
+        for operator in self.operators:
+            if hasattr(operator, "denied"):
+                operator.denied = codes
 
     def counts(self) -> Counts:
         """Return no counts, because merlin-systems' executor does not count."""

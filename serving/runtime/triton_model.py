@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import triton_python_backend_utils as pb_utils
 from .contract import TYPES, Contract, K, Table
 from .engine import STAGE_SECONDS, Counts, Engine
 from .errors import RequestError
+from .filters.denied import DeniedItems, denied_path
 from .manifest import MANIFEST_FILE, MODEL_FILE
 from .operators.ids import ServedIds, serialize_texts
 from .telemetry import Metrics, log
@@ -47,6 +48,7 @@ class TritonPythonModel:
             text = self.contract.user_id_type == "BYTES"
             ids = np.full((rows, 1), b"" if text else 0, TYPES[self.contract.user_id_type])
             self._run([self.contract.read({self.contract.user_id: ids}, {})])
+        self.denied = DeniedItems(denied_path(version), self._deny, log)
         self.outcomes = dict.fromkeys(("answered", "refused", "failed"), 0)
         self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
         towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
@@ -59,6 +61,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Publish the last counts; Triton calls this before it unloads the model."""
+        self.denied.stop()
         self.metrics.stop()
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -80,6 +83,9 @@ class TritonPythonModel:
             responses[position] = response
         self.batches += 1
         return responses
+
+    def _deny(self, ids: Sequence[int | str]) -> None:
+        self.engine.deny(self.ids.codes(ids))
 
     def _read(self, request: Any) -> Table:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}

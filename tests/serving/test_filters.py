@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from benchmarks.two_stage.predicates import random_predicate
 from tests.serving.conftest import answer, request_table
 from twotower.serving.client import AsyncRetrievalClient, RetrievalClient
+from twotower.serving.files import write_atomically
 from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton.server import TritonServer
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,54 @@ def test_the_asyncio_client_and_a_local_version_filter_as_the_server(world, serv
         items, scores = version.answer(users, 5, filter_seen=True, **filters)
         np.testing.assert_array_equal(items, expected.item_ids)
         np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+
+
+def test_a_denied_item_is_in_no_answer_within_a_second(copy, world, assert_same, tmp_path):
+    users = world.users["user_id"].tolist()
+    best = world.brute_force(users, 2)[0]
+    denied = np.unique(best[:, 0])
+    kept = ~np.isin(world.item_ids, denied)
+    tree = {"year": {"$gte": 1990}}
+    items = world.items.to_pylist()
+    late = np.array([item["year"] is not None and item["year"] >= 1990 for item in items])
+    path = copy / "denied.json"
+    asked = [
+        ({}, kept),
+        ({"where": tree}, kept & late),
+        ({"allow_item_ids": [world.item_ids[:99]] * len(users)}, kept & (np.arange(300) < 99)),
+    ]
+    with TritonServer(copy, log=tmp_path / "log") as server, RetrievalClient(server.http) as client:
+        before = [client.recommend(users, 5, **filters).item_ids for filters, _ in asked]
+        write_atomically(path, json.dumps({"items": [*denied.tolist(), 2, "no id", 2**80]}))
+        time.sleep(1.0)
+        for filters, allowed in asked:
+            expected = world.brute_force(users, 5, allowed=[allowed] * len(users))
+            assert_same(columns(client.recommend(users, 5, **filters)), expected)
+        assert client.ready()
+        write_atomically(path, json.dumps({"items": []}))
+        time.sleep(1.0)
+        for (filters, _), items in zip(asked, before, strict=True):
+            np.testing.assert_array_equal(client.recommend(users, 5, **filters).item_ids, items)
+        write_atomically(path, json.dumps({"items": denied.tolist()}))
+    with TritonServer(copy, log=tmp_path / "log") as server, RetrievalClient(server.http) as client:
+        got = client.recommend(users, 300, filter_seen=False)
+        assert not np.isin(got.item_ids[np.isfinite(got.scores)], denied).any()
+
+
+@pytest.mark.parametrize("runtime", ["compiled", "merlin"])
+def test_a_local_version_denies_items(runtime, world, repositories):
+    version = LocalVersion(repositories[runtime] / "retrieval" / "1")
+    users = world.users["user_id"].tolist()[:9]
+    expected = version.answer(users, 6)[0]
+    version.deny([*np.unique(expected[:, 0]).tolist(), "no id"])
+    items, _ = version.answer(users, 5)
+    assert not np.isin(items, expected[:, 0]).any()
+    assert version.denied.sum() == len(np.unique(expected[:, 0]))
+    version.deny([])
+    np.testing.assert_array_equal(version.answer(users, 6)[0], expected)
+
+
+def test_a_server_does_not_start_with_a_damaged_list_of_denied_items(copy, tmp_path):
+    (copy / "denied.json").write_text('{"items": ')
+    with pytest.raises(ServingError, match=r"denied\.json: cannot be read"):
+        TritonServer(copy, log=tmp_path / "log").start()

@@ -198,6 +198,10 @@ def _as_kind(column: Column, ids: pa.Array, kind: pa.DataType) -> pa.Array:
             wrong = ids.to_numpy()
             wrong = wrong < 0 if pa.types.is_uint64(kind) else wrong >= 2**63
             row = int(wrong.argmax())
+    elif pa.types.is_dictionary(ids.type):
+        # The first text that is no whole number, if there is one: it made the column text.
+        is_number = pc.match_substring_regex(ids.dictionary, "^-?[0-9]+$").to_numpy(False)
+        row = int((~is_number)[ids.indices.to_numpy()].argmax())
     else:
         row = 0
     place, found = column.place(row), ids[row].as_py()

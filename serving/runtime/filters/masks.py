@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import find
-from ..contract import ALLOW, VALUE, Table, count_of, state_of
+from ..contract import ALLOW, VALUE, K, Table, count_of, state_of
 from .columns import ItemColumns
 from .predicate import WHERE, parse
 
@@ -23,7 +23,8 @@ class Allowed(NamedTuple):
     Attributes
     ----------
     mask : ndarray of float32, shape (n,), or None
-        0 for an item that satisfies the predicate, -inf for others; None without a predicate.
+        0 for an item that is not denied and satisfies the predicate, -inf for others; None if
+        these are all items.
     positions : ndarray of int64 or None
         Positions of the items that the request lists; None without a list.
     """
@@ -32,7 +33,7 @@ class Allowed(NamedTuple):
     positions: np.ndarray | None
 
 
-ALL_ITEMS = Allowed(None, None)
+NONE = np.zeros(0, np.int64)
 
 
 class Masks:
@@ -43,6 +44,8 @@ class Masks:
     columns : ItemColumns
     item_ids : ndarray of int64, shape (n,)
         Codes of the items, ascending.
+    denied : ndarray of int64, optional
+        Codes of items that no row allows.
 
     Attributes
     ----------
@@ -50,18 +53,21 @@ class Masks:
         How many predicates of rows were kept ones, and how many were evaluated.
     """
 
-    def __init__(self, columns: ItemColumns, item_ids: np.ndarray) -> None:
+    def __init__(
+        self, columns: ItemColumns, item_ids: np.ndarray, denied: np.ndarray = NONE
+    ) -> None:
         self.columns, self.item_ids, self.kinds = columns, item_ids, columns.kinds
+        self.denied = np.isin(item_ids, denied)
+        self.all = Allowed(_mask(~self.denied) if self.denied.any() else None, None)
         self.room = max(1, MAX_BYTES // (4 * max(1, len(item_ids))))
         self.kept: OrderedDict[str, Allowed] = OrderedDict()
         self.found = self.made = 0
 
     def of(self, table: Table) -> Sequence[Allowed] | None:
         """Return what each row of a table allows; None if all rows allow all items."""
-        if WHERE not in table and ALLOW not in table:
+        if WHERE not in table and ALLOW not in table and self.all.mask is None:
             return None
-        rows = len(next(iter(table.values())))
-        allowed = [ALL_ITEMS] * rows
+        allowed = [self.all] * len(table[K])
         if WHERE in table:
             allowed = [self._predicate(text) for text in table[WHERE].tolist()]
         if ALLOW in table:
@@ -72,7 +78,8 @@ class Masks:
                 if states[row] == VALUE:
                     listed = position[first:last][known[first:last]]
                     allowed[row] = Allowed(allowed[row].mask, listed)
-        return None if all(each is ALL_ITEMS for each in allowed) else allowed
+        unlimited = self.all if self.all.mask is None else None
+        return None if all(each is unlimited for each in allowed) else allowed
 
     def bias(self, allowed: Sequence[Allowed]) -> np.ndarray:
         """Return what to add to the scores of rows: float32 [n] if all are equal, else [rows, n].
@@ -95,12 +102,11 @@ class Masks:
     def _predicate(self, text: str) -> Allowed:
         """Return what a predicate allows; an empty text is none."""
         if not text:
-            return ALL_ITEMS
+            return self.all
         allowed = self.kept.get(text)
         if allowed is None:
             matching = self.columns.matching(parse(text, self.kinds))
-            mask = np.where(matching, np.float32(0), np.float32(-np.inf))
-            allowed = self.kept[text] = Allowed(mask, None)
+            allowed = self.kept[text] = Allowed(_mask(matching & ~self.denied), None)
             self.made += 1
             if len(self.kept) > self.room:
                 self.kept.popitem(last=False)
@@ -108,3 +114,8 @@ class Masks:
             self.kept.move_to_end(text)
             self.found += 1
         return allowed
+
+
+def _mask(allowed: np.ndarray) -> np.ndarray:
+    """Return 0 where bool [n] is true, else -inf, as float32 [n]."""
+    return np.where(allowed, np.float32(0), np.float32(-np.inf))

@@ -159,6 +159,18 @@ class ServedIds:
                 encoded[name] = self.items.encode(table[name])
         return encoded
 
+    def codes(self, ids: Iterable[int | str]) -> np.ndarray:
+        """Return the codes int64 [m] of those items, given as in Python, that have one."""
+        if isinstance(self.items, TextIds):
+            texts = [each.encode() for each in ids if isinstance(each, str)]
+            codes = self.items.encode(np.array(texts, object))
+            return codes[codes != UNKNOWN]
+        limits = np.iinfo(self.items.dtype)
+        numbers = [
+            each for each in ids if isinstance(each, int) and limits.min <= each <= limits.max
+        ]
+        return self.items.encode(np.array(numbers, self.items.dtype))
+
     def decode(self, answer: Table) -> Table:
         """Replace the codes of items in an answer by ids."""
         return {self.item_id: self.items.decode(answer[self.item_id]), SCORE: answer[SCORE]}

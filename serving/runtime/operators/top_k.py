@@ -71,8 +71,8 @@ class FaissTopK:
         self.index, self.folder = load_index(folder, entry["towers_sha256"]), folder
         self.session = _session(folder / SCORING, self.index)
         items = self.index.item_ids
-        columns = ItemColumns.load(folder / FILTERS, entry[FILTERS], len(items))
-        self.masks = Masks(columns, items)
+        self.columns = ItemColumns.load(folder / FILTERS, entry[FILTERS], len(items))
+        self.masks = Masks(self.columns, items)
         self.threads, self.pool = threads, ThreadPoolExecutor(threads)
         self.at_once = max(MIN_ROWS, MAX_SCORES // len(self.index.item_ids))
         self.seen = np.load(folder / "seen.npy")
@@ -105,10 +105,11 @@ class FaissTopK:
         """
         k, hidden = table[K].tolist(), self._hidden(rows, table)
         self.items_hidden += sum(map(len, hidden))
-        allowed = self.masks.of(table)
+        masks = self.masks  # `deny` may replace them meanwhile
+        allowed = masks.of(table)
         largest = max(k)
         if min(k) == largest:
-            positions, scores = self._select(vectors, largest, hidden, allowed)
+            positions, scores = self._select(vectors, largest, hidden, masks, allowed)
         else:  # one selection per k, because a large k is slower than a small one
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
@@ -118,6 +119,7 @@ class FaissTopK:
                     vectors[own],
                     size,
                     [hidden[row] for row in own],
+                    masks,
                     allowed and [allowed[row] for row in own],
                 )
                 positions[own, :size], scores[own, :size] = some
@@ -159,6 +161,7 @@ class FaissTopK:
         vectors: np.ndarray,
         k: int,
         hidden: Sequence[np.ndarray],
+        masks: Masks,
         allowed: Sequence[Allowed] | None,
     ) -> Sequence[np.ndarray]:
         """Return positions int64 [n, k] and scores float32 [n, k] of the best items not hidden.
@@ -168,7 +171,7 @@ class FaissTopK:
         size = min(k, len(self.index.item_ids))
         shares = max(1, min(self.threads, len(vectors) // MIN_SHARE))
         if k == size and len(vectors) <= self.at_once and shares == 1:
-            return self._block(vectors, size, hidden, allowed)
+            return self._block(vectors, size, hidden, masks, allowed)
         positions = np.full((len(vectors), k), -1, np.int64)
         scores = np.full(positions.shape, -np.inf, np.float32)
 
@@ -176,7 +179,8 @@ class FaissTopK:
             # Block by block, because ONNX Runtime keeps as much memory as its answers take.
             for begin in range(first, last, self.at_once):
                 rows = slice(begin, min(begin + self.at_once, last))
-                best = self._block(vectors[rows], size, hidden[rows], allowed and allowed[rows])
+                some = allowed and allowed[rows]
+                best = self._block(vectors[rows], size, hidden[rows], masks, some)
                 positions[rows, :size], scores[rows, :size] = best
 
         ends = [len(vectors) * part // shares for part in range(shares + 1)]
@@ -186,6 +190,13 @@ class FaissTopK:
         for other in waiting:
             other.result()
         return positions, scores
+
+    def deny(self, codes: np.ndarray) -> None:
+        """Leave items, given by their codes, out of all answers from now on."""
+        masks = Masks(self.columns, self.index.item_ids, codes)
+        if masks.denied.any():
+            _ = self.masked_session  # made before a request waits for it
+        self.masks = masks
 
     @cached_property
     def masked_session(self) -> onnxruntime.InferenceSession:
@@ -197,6 +208,7 @@ class FaissTopK:
         vectors: np.ndarray,
         size: int,
         hidden: Sequence[np.ndarray],
+        masks: Masks,
         allowed: Sequence[Allowed] | None,
     ) -> Sequence[np.ndarray]:
         """Do what `_select` does for few enough rows that all their scores fit in memory."""
@@ -208,5 +220,5 @@ class FaissTopK:
         asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: _array(size)}
         if allowed is None:
             return self.session.run((POSITIONS, SCORES), asked)
-        asked[BIAS] = self.masks.bias(allowed)
+        asked[BIAS] = masks.bias(allowed)
         return self.masked_session.run((POSITIONS, SCORES), asked)

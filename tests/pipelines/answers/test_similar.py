@@ -17,7 +17,11 @@ from twotower.pipelines.errors import RunError
 
 
 def version(ids: list, vectors: np.ndarray) -> SimpleNamespace:
-    return SimpleNamespace(item_ids=np.array(ids), item_vectors=vectors.astype(np.float32))
+    return SimpleNamespace(
+        item_ids=np.array(ids),
+        item_vectors=vectors.astype(np.float32),
+        denied=np.zeros(len(ids), bool),
+    )
 
 
 def test_a_cluster_is_found_whatever_the_lengths():

@@ -71,7 +71,7 @@ def test_without_the_name_the_first_column_has_the_ids(tmp_path, capsys, version
     path = tmp_path / "users.csv"
     path.write_text(text)
     assert read_users(str(path), version).ids.tolist() == ids
-    assert "users.csv: the user ids are in the first column" in capsys.readouterr().out
+    assert "users.csv: the ids are in the first column" in capsys.readouterr().out
 
 
 def test_all_are_the_users_of_the_version():
