@@ -10,6 +10,7 @@ results/quality.json. Part `grids` also writes its reports to docs/.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,20 +18,26 @@ import click
 
 from benchmarks.quality.accuracy import fresh, frozen, grids, last_out, tutorial
 from benchmarks.quality.cold_items import cold_items
-from benchmarks.quality.public_sets import gowalla, next_item, random_split
+from benchmarks.quality.public_sets import (
+    AMAZON,
+    NEXT_ITEMS,
+    gowalla,
+    next_item,
+    random_split,
+)
 from benchmarks.quality.ranking import evaluation
 from benchmarks.quality.scale import scale
-from benchmarks.report import measure_parts
+from benchmarks.report import Check, Rows, measure_parts
 
-PARTS = {
+PARTS: dict[str, Callable[[Path], tuple[Rows, list[Check]]]] = {
     "frozen": frozen,
     "fresh": fresh,
     "tutorial": tutorial,
     "last_out": last_out,
     "grids": grids,
     "gowalla": gowalla,
-    "random_split": random_split,
-    "next_item": next_item,
+    **{f"random_split_{name}": partial(random_split, name=name) for name in AMAZON},
+    **{f"next_item_{name}": partial(next_item, name=name) for name in NEXT_ITEMS},
     "cold_items": cold_items,
     "scale": scale,
     "evaluation": evaluation,
