@@ -36,7 +36,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults soak checks figures clean compare tune docs docs-reference
+.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults bench-two-stage soak checks figures clean compare tune docs docs-reference
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -150,6 +150,10 @@ bench-own-data: $(READY) ## measure what people do with their own data (20 minut
 
 bench-faults: $(READY) ## test kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.faults "$$@"
+
+bench-two-stage: $(READY) ## measure filters (five minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=filters]
+	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make bench-two-stage DATA=<folder> [PARTS=filters]"; exit 2; }
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.two_stage $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER") "$$@"
 
 soak: $(READY) ## query with 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make soak DATA=<folder>"; exit 2; }

@@ -29,7 +29,7 @@ from twotower.serving.runtime.contract import (
     ALLOW,
     EXCLUDE,
     FILTER_SEEN,
-    NUMPY_DTYPES,
+    SIMILAR_TO,
     Contract,
     K,
     count_of,
@@ -39,6 +39,7 @@ from twotower.serving.runtime.contract import (
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.columns import ItemColumns
 from twotower.serving.runtime.filters.predicate import WHERE
+from twotower.serving.runtime.tensors import NUMPY_DTYPES
 from twotower.serving.seen import SeenItems
 from twotower.serving.vocabularies import NO_NAMES, list_lengths, moments
 
@@ -271,7 +272,7 @@ def _request_schema(users: UserFeatures) -> Schema:
         dtypes[state_of(name)] = np.int8
         if name in users.lists:
             dtypes[count_of(name)] = np.int64
-    for name in (K, FILTER_SEEN, WHERE, ALLOW, EXCLUDE):
+    for name in (K, FILTER_SEEN, WHERE, ALLOW, EXCLUDE, SIMILAR_TO):
         if name in dtypes:
             raise ServingError(
                 f"the user column '{name}' has the name of a request parameter; rename it"

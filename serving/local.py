@@ -15,17 +15,23 @@ from typing import Any
 import numpy as np
 
 from twotower.serving.client.values import (
+    Filters,
     Values,
     column,
     id_column,
     padded_lists,
-    read_predicate,
     read_texts,
     read_values,
 )
-from twotower.serving.runtime.contract import ALLOW, EXCLUDE, FILTER_SEEN, SCORE, K
+from twotower.serving.runtime.contract import (
+    ALLOW,
+    EXCLUDE,
+    FILTER_SEEN,
+    SCORE,
+    SIMILAR_TO,
+    K,
+)
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.runtime.filters.predicate import WHERE
 from twotower.serving.runtime.index import METADATA_FILE, load_index
 from twotower.serving.runtime.manifest import MODEL_FILE, verify_manifest
 
@@ -132,13 +138,56 @@ class LocalVersion:
         A score may differ in its last bit between batches of different size or with different
         neighbours, here as on the server, because sums of floats depend on their order.
         """
-        parameters: dict[str, Any] = {K: k, FILTER_SEEN: filter_seen}
-        if where is not None:
-            parameters[WHERE] = read_predicate(where)
-        lists = {ALLOW: allow_item_ids, EXCLUDE: exclude_item_ids}
-        given = {name: values for name, values in lists.items() if values is not None}
-        table = self._table(user_ids, parameters, {**features, **given})
+        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        parameters = {K: k, FILTER_SEEN: filter_seen, **filters.parameters}
+        lists = {name: read_values(name, values) for name, values in filters.inputs.items()}
+        table = self._table(user_ids, parameters, {**features, **lists})
         columns = self._ids.decode(self._engine.run(table))
+        return read_texts(columns[self.contract.item_id]), columns[SCORE]
+
+    def similar(
+        self,
+        items: Iterable[Iterable],
+        k: int,
+        *,
+        where: Mapping[str, Any] | str | None = None,
+        allow_item_ids: Values | None = None,
+        exclude_item_ids: Values | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k items that are most similar to each row's items, best first.
+
+        Parameters
+        ----------
+        items : iterable of iterable of int or str, length n
+            Ids of items, see `RetrievalClient.similar`.
+        k : int
+            Items per row; at most as many as the version has.
+        where, allow_item_ids, exclude_item_ids
+            What the answers may hold, see `RetrievalClient.recommend`.
+
+        Returns
+        -------
+        item_ids : ndarray of int64, uint64 or str, shape (n, k)
+        scores : ndarray of float32, shape (n, k)
+            Cosines; -inf where fewer than k items are left.
+
+        Raises
+        ------
+        ServingError
+            If the version was exported by a release that cannot do this.
+        """
+        if not hasattr(self._engine, "similar"):
+            raise ServingError(
+                f"{self.folder}: an earlier release exported it, which cannot find similar items; "
+                "export it again and publish it"
+            )
+        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        lists = {SIMILAR_TO: items, **filters.inputs}
+        tensors = {
+            name: self._tensor(name, read_values(name, values)) for name, values in lists.items()
+        }
+        table = self._encoded(tensors, {K: k, **filters.parameters})
+        columns = self._ids.decode(self._engine.similar(table))
         return read_texts(columns[self.contract.item_id]), columns[SCORE]
 
     def deny(self, item_ids: Sequence[int | str]) -> None:
@@ -211,12 +260,17 @@ class LocalVersion:
         name, contract = self.contract.user_id, self.contract
         users = id_column(name, read_values(name, user_ids), contract.user_id_type)
         given = {each: self._tensor(each, values) for each, values in features.items()}
-        read = contract.read({name: users, **given}, parameters)
-        return self._ids.encode(contract.join([read]))
+        return self._encoded({name: users, **given}, parameters)
+
+    def _encoded(
+        self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Return the table of a request's tensors, with codes."""
+        return self._ids.encode(self.contract.join([self.contract.read(inputs, parameters)]))
 
     def _tensor(self, name: str, values: Values) -> np.ndarray:
         """Convert the values of a feature as a client converts those of a request."""
-        if name in (ALLOW, EXCLUDE):
+        if name in (ALLOW, EXCLUDE, SIMILAR_TO):
             return padded_lists(name, values, self.contract.item_id_type)
         kind = self.contract.features.get(name)
         if kind is None:

@@ -4,6 +4,9 @@
     <root>/retrieval/<N>/           a version; never changed, and its number is never reused
     <root>/retrieval/config.pbtxt   the version to serve and those published before, with a hash
     <root>/retrieval/config.copy    a copy, used if config.pbtxt is damaged
+    <root>/<face>/config.pbtxt      a model that passes requests on to retrieval; made again at each
+                                    start and publication from the published version
+    <root>/denied.json              see serving.runtime.filters.denied
 
 Each change is flushed to the disk before a single rename applies it, so a process that is killed at
 any point leaves the old state or the new one.
@@ -29,11 +32,12 @@ from twotower.serving.config_file import (
     PUBLISHED,
     published_config,
     read_numbers,
+    write_faces,
 )
 from twotower.serving.files import sync, without_locks, write_through
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import MANIFEST_FILE, verify_manifest
-from twotower.serving.triton.control import MODEL_NAME, ModelControl, NoAnswerError
+from twotower.serving.triton.control import FACES, MODEL_NAME, ModelControl, NoAnswerError
 from twotower.serving.triton.scratch import with_real_path
 
 COPY_FILE, LOCK_FILE = "config.copy", ".lock"
@@ -272,6 +276,7 @@ class ModelRepository:
             raise ServingError(f"{problem}. Run `twotower export` and `twotower publish`")
         if damaged:
             self._serve(history, None)
+        write_faces(self.model, history[-1])
         return damaged
 
     def _check(self, number: int) -> None:
@@ -281,7 +286,7 @@ class ModelRepository:
 
     def _serve(self, history: list[int], control: ModelControl | None) -> None:
         """Write a config.pbtxt that makes Triton serve the last version of `history`."""
-        config = self.model / CONFIG_FILE
+        config, before = self.model / CONFIG_FILE, self._history()
         old = config.read_bytes() if config.is_file() else b""
         template = (self.model / str(history[-1]) / CONFIG_FILE).read_text()
         newest = max(self.newest_published, *history)
@@ -295,12 +300,15 @@ class ModelRepository:
             if new != old:  # a new file, even if equal, makes Triton load the version again
                 fresh.replace(config)
                 sync(self.model)
+            write_faces(self.model, history[-1])
             if control:
                 try:
-                    control.load()
+                    self._load(control)
                 except BaseException as error:
                     undo.replace(config)
                     sync(self.model)
+                    if before:
+                        write_faces(self.model, before[-1])
                     if not isinstance(error, ServingError):  # Ctrl-C
                         self._load_again(control)
                         raise
@@ -310,6 +318,15 @@ class ModelRepository:
         finally:
             for path in written:
                 path.unlink(missing_ok=True)
+
+    def _load(self, control: ModelControl, timeout: float | None = None) -> None:
+        """Have a running server load the published version and its faces."""
+        control.load(timeout=timeout)
+        for face in FACES:
+            if (self.root / face / CONFIG_FILE).is_file():
+                control.load(face, timeout)
+            else:
+                control.unload(face)
 
     def _not_loaded(self, number: int, error: ServingError, control: ModelControl) -> ServingError:
         """Return the error for a version that failed to load and whose publication was undone."""
@@ -334,7 +351,7 @@ class ModelRepository:
             What went wrong.
         """
         try:
-            control.load(timeout=2 * control.timeout)
+            self._load(control, timeout=2 * control.timeout)
             answers = control.version()
         except ServingError as error:
             return with_real_path(str(error), self.root.resolve())

@@ -15,14 +15,14 @@ from merlin.systems.dag import Ensemble
 from tritonclient.grpc import model_config_pb2 as triton
 
 from twotower.serving.config import ServingConfig
-from twotower.serving.config_file import CONFIG_FILE
+from twotower.serving.config_file import CONFIG_FILE, face_file
 from twotower.serving.ensemble import compile_ensemble, contract, operator
 from twotower.serving.operators.top_k import FaissTopK
 from twotower.serving.raw_ids import INTEGERS, VersionIds
-from twotower.serving.runtime.contract import ALLOW, EXCLUDE, SCORE, Contract
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, SCORE, SIMILAR_TO, Contract
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
-from twotower.serving.triton.control import MODEL_NAME
+from twotower.serving.triton.control import MODEL_NAME, SIMILAR_ITEMS
 
 CODE = ["__init__.py", "runtime/**/*.py"]
 """The files of this package that each version contains a copy of."""
@@ -75,6 +75,7 @@ def write_version(
     model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
     (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
     (version / CONFIG_FILE).write_text(model_config(served, config))
+    (version / face_file(SIMILAR_ITEMS)).write_text(similar_config(served, config))
     write_manifest(
         version,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -85,7 +86,7 @@ def write_version(
 
 def model_config(served: Contract, config: ServingConfig) -> str:
     """Return Triton's config.pbtxt, except the version to serve, which publishing adds."""
-    lists = {*served.lists, ALLOW, EXCLUDE}
+    lists = {*served.lists, ALLOW, EXCLUDE, SIMILAR_TO}
     inputs = [
         triton.ModelInput(
             name=name,
@@ -93,18 +94,16 @@ def model_config(served: Contract, config: ServingConfig) -> str:
             dims=[-1 if name in lists else 1],
             # Lists of different widths may be in one batch, because each request is read alone.
             allow_ragged_batch=name in lists,
-            optional=optional,
+            optional=True,
         )
-        for name, dtype, optional in [
-            (served.user_id, served.user_id_type, False),
-            *((name, dtype, True) for name, dtype in served.features.items()),
-            *((name, served.item_id_type, True) for name in (ALLOW, EXCLUDE)),
+        # All are optional: a request has users or items.
+        for name, dtype in [
+            (served.user_id, served.user_id_type),
+            *served.features.items(),
+            *((name, served.item_id_type) for name in (ALLOW, EXCLUDE, SIMILAR_TO)),
         ]
     ]
-    outputs = [
-        triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
-        for name, dtype in ((served.item_id, served.item_id_type), (SCORE, "FP32"))
-    ]
+    outputs = _outputs(served)
     # KIND_CPU sets where Triton puts the tensors; TensorFlow still uses a GPU if there is one.
     instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
     # Requests that wait while the model is busy are answered as one batch.
@@ -123,6 +122,48 @@ def model_config(served: Contract, config: ServingConfig) -> str:
             instance_group=[instance],
         )
     )
+
+
+def similar_config(served: Contract, config: ServingConfig) -> str:
+    """Return the config.pbtxt of the model of similar items, except the version.
+
+    It is an ensemble of a single step, the model `retrieval`, so it needs no process of its own.
+    """
+    names = (SIMILAR_TO, ALLOW, EXCLUDE)
+    inputs = [
+        triton.ModelInput(
+            name=name,
+            data_type=_triton_type(served.item_id_type),
+            dims=[-1],
+            allow_ragged_batch=True,
+            optional=name != SIMILAR_TO,
+        )
+        for name in names
+    ]
+    outputs = _outputs(served)
+    step = triton.ModelEnsembling.Step(
+        model_name=MODEL_NAME,
+        model_version=-1,
+        input_map={name: name for name in names},
+        output_map={output.name: output.name for output in outputs},
+    )
+    return text_format.MessageToString(
+        triton.ModelConfig(
+            name=SIMILAR_ITEMS,
+            platform="ensemble",
+            max_batch_size=config.max_batch_size,
+            input=inputs,
+            output=outputs,
+            ensemble_scheduling=triton.ModelEnsembling(step=[step]),
+        )
+    )
+
+
+def _outputs(served: Contract) -> list[triton.ModelOutput]:
+    return [
+        triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
+        for name, dtype in ((served.item_id, served.item_id_type), (SCORE, "FP32"))
+    ]
 
 
 def _triton_type(dtype: str) -> int:

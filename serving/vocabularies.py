@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from merlin.dag import postorder_iter_nodes
 
-from twotower.serving.runtime.contract import MAX_WIDTH
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.tensors import MAX_WIDTH
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 NEUTRAL = {"SelectionOp", "ConcatColumns", "SubsetColumns", "AddMetadata", "AddTags", "Subgraph"}

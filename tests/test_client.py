@@ -25,7 +25,7 @@ OWN = {
     *(f"twotower.serving.client.{name}" for name in ("asynchronous", "blocking", "errors")),
     *(f"twotower.serving.client.{name}" for name in ("requests", "values")),
     "twotower.serving.runtime",
-    *(f"twotower.serving.runtime.{name}" for name in ("arrays", "contract", "errors")),
+    *(f"twotower.serving.runtime.{name}" for name in ("arrays", "contract", "errors", "tensors")),
     *(f"twotower.serving.runtime.{name}" for name in ("filters", "filters.predicate")),
     *(f"twotower.serving.runtime.{name}" for name in ("operators", "operators.times")),
     "twotower.serving.triton",

@@ -8,28 +8,24 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twotower.frames import Table, as_table
 from twotower.pipelines.cli import quiet
 from twotower.pipelines.config import parse_config, set_keys
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.run.layout import RUNS
-from twotower.workflows.errors import DataError
-from twotower.workflows.sources.data_path import DataPath
 
 if TYPE_CHECKING:
     from twotower.serving.client import RetrievalClient
     from twotower.serving.client.values import Values
     from twotower.serving.local import LocalVersion
-
-Table: TypeAlias = pd.DataFrame | str | Path
-"""A data frame, or the path of a file or folder: CSV, JSON lines or parquet."""
 
 NAME = "python"
 SOURCE = "source"
@@ -104,7 +100,7 @@ def fit(
     folder = Path(path) if path is not None else RUNS / NAME
     folder = folder.absolute()
     given = {"interactions": interactions, "users": users, "items": items}
-    tables = {name: _as_table(name, each) for name, each in given.items() if each is not None}
+    tables = {name: as_table(name, each) for name, each in given.items() if each is not None}
     guess = guess_tables(
         tables,
         Named(
@@ -135,19 +131,6 @@ def fit(
                 pq.write_table(each, source / f"{name}.parquet")
         fit_and_publish(run)
     return Recommender(run)
-
-
-def _as_table(name: str, given: Table) -> pa.Table | Path:
-    """Return a data frame as an Arrow table, and a path as an absolute one."""
-    if not isinstance(given, pd.DataFrame):
-        return DataPath(given).absolute()
-    try:
-        return pa.Table.from_pandas(given, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(
-            f"{name}: {error}. Give the column values of one type, such as "
-            'frame["column"].astype(str)'
-        ) from error
 
 
 def load(path: str | Path) -> Recommender:
@@ -278,15 +261,19 @@ class Recommender:
         )
         return frame[np.isfinite(frame["score"])].reset_index(drop=True)
 
-    def similar(self, item: int | str, k: int = 5) -> pd.DataFrame:
-        """Return the k items whose vectors have the highest cosine similarity to the item's.
+    def similar(
+        self, item: int | str | Sequence, k: int = 5, *, where: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return the k items that are most similar to an item, or to several as a basket.
 
         Parameters
         ----------
-        item : int or str
-            Item id.
+        item : int, str, or sequence of these
+            Item ids.
         k : int, default 5
             Number of items.
+        where : mapping of str to Any, optional
+            What the items must satisfy, see `twotower.client.RetrievalClient.recommend`.
 
         Returns
         -------
@@ -296,11 +283,13 @@ class Recommender:
         Raises
         ------
         RunError
-            If the model does not know the item.
+            If the model does not know an item.
         """
+        from twotower.pipelines.answers.request import Filters
         from twotower.pipelines.answers.similar import most_similar
 
-        return most_similar(self._local, item, k)
+        items = np.atleast_1d(np.asarray(item, object)).tolist()
+        return most_similar(self._local, items, k, Filters(where=where))
 
     def recommend_all(
         self,

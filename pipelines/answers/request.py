@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -16,10 +16,10 @@ from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.preprocess import read_ids
 from twotower.serving.repository import ModelRepository
-from twotower.serving.runtime.contract import NUMPY_DTYPES
 from twotower.serving.runtime.errors import RequestError
 from twotower.serving.runtime.filters.predicate import WHERE, parse
 from twotower.serving.runtime.manifest import MODEL_FILE
+from twotower.serving.runtime.tensors import NUMPY_DTYPES
 
 if TYPE_CHECKING:
     from twotower.workflows.ids import Ids
@@ -32,15 +32,15 @@ class Filters(NamedTuple):
 
     Attributes
     ----------
-    where : str or None
-        A predicate as JSON, see docs/serving.md.
+    where : str, mapping or None
+        A predicate, or its JSON, see docs/serving.md.
     allow : sequence of int or str, or None
         The only items that may be in an answer, ids as given.
     exclude : sequence of int or str
         Items that may not.
     """
 
-    where: str | None = None
+    where: Mapping[str, Any] | str | None = None
     allow: Sequence[Id] | None = None
     exclude: Sequence[Id] = ()
 

@@ -1,4 +1,4 @@
-"""Items that are similar to an item, by the cosine of their vectors."""
+"""Items that are similar to an item or to a basket of items, by the cosine of their vectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twotower.pipelines.answers.published import open_published
+from twotower.pipelines.answers.request import NO_FILTERS, Filters, Id
 from twotower.pipelines.console import console
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run
@@ -30,7 +31,8 @@ class Similar(NamedTuple):
     version : int
         The number of the version that answered.
     items : dict
-        The id of each item asked for, to the result of `most_similar`.
+        The id of each item asked for, or the ids of all items of a basket as a tuple, to the result
+        of `most_similar`.
     shown : DataFrame
         The columns that the setting `show` names, by item id.
     """
@@ -40,7 +42,13 @@ class Similar(NamedTuple):
     shown: pd.DataFrame
 
 
-def similar(run: Run, items: Sequence[Any], k: int) -> Similar:
+def similar(
+    run: Run,
+    items: Sequence[Id],
+    k: int,
+    together: bool = False,
+    filters: Filters = NO_FILTERS,
+) -> Similar:
     """Print, for each of the items, a table of the k items that are most similar to it.
 
     Parameters
@@ -51,6 +59,10 @@ def similar(run: Run, items: Sequence[Any], k: int) -> Similar:
         Raw item ids.
     k : int
         Items per table.
+    together : bool
+        Whether to print one table of the items that are similar to all of them, as a basket.
+    filters : Filters, optional
+        What the answers may hold.
 
     Returns
     -------
@@ -64,9 +76,13 @@ def similar(run: Run, items: Sequence[Any], k: int) -> Similar:
     with run.reading("ingest"):
         shown = shown_items(run)
         number, version = open_published(run)
-        found = {item: most_similar(version, item, k) for item in items}
-    for item, rows in found.items():
-        rendered = Table(title=as_text(f"similar to {item}"), title_justify="left")
+        asked: dict[Any, Sequence[Id]] = {item: [item] for item in items}
+        if together:
+            asked = {tuple(asked): list(asked)}
+        found = {key: most_similar(version, each, k, filters) for key, each in asked.items()}
+    for key, rows in found.items():
+        title = f"similar to {', '.join(map(str, asked[key]))}"
+        rendered = Table(title=as_text(title), title_justify="left")
         for name in ("#", version.contract.item_id, *shown.columns, "cosine"):
             rendered.add_column(Text(name), justify="left" if name in shown else "right")
         columns = shown.reindex(rows["item"])
@@ -77,16 +93,20 @@ def similar(run: Run, items: Sequence[Any], k: int) -> Similar:
     return Similar(number, found, shown)
 
 
-def most_similar(version: LocalVersion, item: Any, k: int) -> pd.DataFrame:
-    """The k items whose vectors have the highest cosine similarity to that of an item.
+def most_similar(
+    version: LocalVersion, items: Sequence[Id], k: int, filters: Filters = NO_FILTERS
+) -> pd.DataFrame:
+    """The k items that are most similar to some items together, see `RetrievalClient.similar`.
 
     Parameters
     ----------
     version : LocalVersion
-    item : int or str
-        Raw item id.
+    items : sequence of int or str
+        Raw item ids.
     k : int
         Number of items.
+    filters : Filters, optional
+        What the answer may hold.
 
     Returns
     -------
@@ -96,23 +116,19 @@ def most_similar(version: LocalVersion, item: Any, k: int) -> pd.DataFrame:
     Raises
     ------
     RunError
-        If the version does not answer with the item.
+        If the version does not answer with one of the items.
     """
-    ids, vectors = version.item_ids, version.item_vectors
-    positions = np.flatnonzero(ids == item)
-    if not len(positions):
+    ids = version.item_ids
+    if unknown := [item for item in items if item not in ids]:
         raise RunError(
-            f"item {item} is not among the {len(ids):,} items that the model answers with"
-            f"{_near(ids, item)}"
+            f"item {unknown[0]} is not among the {len(ids):,} items that the model answers with"
+            f"{_near(ids, unknown[0])}"
         )
-    lengths = np.linalg.norm(vectors, axis=1)
-    own = positions[0]
-    scores = vectors @ vectors[own] / np.maximum(lengths * lengths[own], 1e-12)
-    scores[own] = -np.inf
-    scores[version.denied] = -np.inf
-    best = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
-    ranks = np.arange(1, len(best) + 1)
-    return pd.DataFrame({"item": ids[best], "rank": ranks, "score": scores[best]})
+    size = min(k, len(ids))
+    (found,), (scores,) = version.similar([items], size, **filters.of(1))
+    left = np.isfinite(scores)
+    ranks = np.arange(1, int(left.sum()) + 1)
+    return pd.DataFrame({"item": found[left], "rank": ranks, "score": scores[left]})
 
 
 def _near(ids: np.ndarray, item: Any) -> str:

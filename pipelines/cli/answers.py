@@ -81,7 +81,9 @@ def vectors(folder, out, overwrite, as_json) -> None:
 
 
 @main.verb(
-    ANSWERS, "twotower similar --item 1193\ntwotower similar --item 1193 --item 7 -k 5 --json"
+    ANSWERS,
+    "twotower similar --item 1193\ntwotower similar --item 1193 --item 7 -k 5 --json\n"
+    "twotower similar --item 1193 --item 7 --together",
 )
 @run_option
 @click.option(
@@ -92,12 +94,14 @@ def vectors(folder, out, overwrite, as_json) -> None:
     help="Item id, as in the data. Repeatable.",
 )
 @k_option(default=10, show_default=True, help="Number of items.")
+@click.option("--together", is_flag=True, help="Find items similar to all --item as a basket.")
+@filter_options
 @json_option
-def similar(folder, items, k, as_json) -> None:
-    """Print the items that are most similar to an item."""
-    from twotower.pipelines.answers.request import parse_ids
+def similar(folder, items, k, together, where, allow, exclude, as_json) -> None:
+    """Print the items that are most similar to an item, or to several together."""
+    from twotower.pipelines.answers.request import parse_filters, parse_ids
     from twotower.pipelines.answers.similar import similar as step
 
     opened = open_run(folder)
-    asked = parse_ids(opened, "items", items)
-    output(as_json, lambda: step(opened, asked, k), plain_similar)
+    asked, filters = parse_ids(opened, "items", items), parse_filters(opened, where, allow, exclude)
+    output(as_json, lambda: step(opened, asked, k, together, filters), plain_similar)

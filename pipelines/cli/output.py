@@ -121,7 +121,8 @@ def plain_similar(found: Similar) -> dict[str, Any]:
         columns = json.loads(shown.to_json(orient="records", date_format="iso"))
         triples = zip(rows["item"].tolist(), rows["score"].tolist(), columns, strict=True)
         similar = [{"item": each, "score": score, "show": show} for each, score, show in triples]
-        results.append({"item": item, "similar": similar})
+        asked = {"items": list(item)} if isinstance(item, tuple) else {"item": item}
+        results.append({**asked, "similar": similar})
     return {"version": found.version, "items": results}
 
 

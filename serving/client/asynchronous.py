@@ -16,7 +16,6 @@ from twotower.serving.client.requests import (
     Answer,
     Call,
     Conversation,
-    Filters,
     Recommendations,
     Tensor,
     Wait,
@@ -25,6 +24,7 @@ from twotower.serving.client.requests import (
     read_answer,
     triton_inputs,
 )
+from twotower.serving.client.values import Filters
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import MODEL_NAME
 
@@ -94,6 +94,19 @@ class AsyncRetrievalClient:
         asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
         return await self._run(asked)
 
+    async def similar(
+        self,
+        items: Iterable[Iterable],
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | str | None = None,
+        allow_item_ids: Iterable | None = None,
+        exclude_item_ids: Iterable | None = None,
+    ) -> Recommendations:
+        """Return the k items most similar to each row's items (see `RetrievalClient.similar`)."""
+        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        return await self._run(self._conversation.similar(items, k, filters))
+
     async def close(self) -> None:
         """Close the connections."""
         await self._service.close()
@@ -151,14 +164,18 @@ class _Http:
     async def ready(self) -> bool:
         return await self.client.is_model_ready(MODEL_NAME)
 
-    async def metadata(self) -> dict[str, Any]:
-        return await self.client.get_model_metadata(MODEL_NAME)
+    async def metadata(self, model: str) -> dict[str, Any]:
+        return await self.client.get_model_metadata(model)
 
     async def infer(
-        self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]
+        self,
+        model: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        parameters: dict[str, Any],
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
-        result = await self.client.infer(MODEL_NAME, inputs, parameters=parameters)
+        result = await self.client.infer(model, inputs, parameters=parameters)
         return read_answer(result, outputs, result.get_response()["model_version"])
 
     async def close(self) -> None:
@@ -184,15 +201,19 @@ class _Grpc:
     async def ready(self) -> bool:
         return await self.client.is_model_ready(MODEL_NAME)
 
-    async def metadata(self) -> dict[str, Any]:
+    async def metadata(self, model: str) -> dict[str, Any]:
         # Without as_json, which fails in tritonclient 2.35: it uses a module that it never imports.
-        return metadata_of(await self.client.get_model_metadata(MODEL_NAME))
+        return metadata_of(await self.client.get_model_metadata(model))
 
     async def infer(
-        self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]
+        self,
+        model: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        parameters: dict[str, Any],
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
-        result = await self.client.infer(MODEL_NAME, inputs, parameters=parameters)
+        result = await self.client.infer(model, inputs, parameters=parameters)
         return read_answer(result, outputs, result.get_response().model_version)
 
     async def close(self) -> None:

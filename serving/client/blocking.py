@@ -15,7 +15,6 @@ from twotower.serving.client.requests import (
     Answer,
     Call,
     Conversation,
-    Filters,
     Recommendations,
     Tensor,
     Wait,
@@ -24,6 +23,7 @@ from twotower.serving.client.requests import (
     read_answer,
     triton_inputs,
 )
+from twotower.serving.client.values import Filters
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import MODEL_NAME
 
@@ -130,6 +130,42 @@ class RetrievalClient:
         asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
         return self._run(asked)
 
+    def similar(
+        self,
+        items: Iterable[Iterable],
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | str | None = None,
+        allow_item_ids: Iterable | None = None,
+        exclude_item_ids: Iterable | None = None,
+    ) -> Recommendations:
+        """Return the k items that are most similar to each row's items.
+
+        The score is the cosine of an item's vector and the sum of the vectors of the row's items,
+        each of length 1. The row's items are not in the answer.
+
+        Parameters
+        ----------
+        items : iterable of iterable of int or str
+            A list of item ids per row: one item, or several as a basket. Unknown ones are ignored;
+            a row without a known item has no answer (scores of -inf).
+        k : int
+            Number of items per row.
+        where, allow_item_ids, exclude_item_ids : optional
+            Which items may be in the answer, see `recommend`.
+
+        Returns
+        -------
+        Recommendations
+
+        Raises
+        ------
+        ServingError
+            With the server's message, or the reason why there is no answer.
+        """
+        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        return self._run(self._conversation.similar(items, k, filters))
+
     def close(self) -> None:
         """Close the connection."""
         self._service.close()
@@ -186,14 +222,18 @@ class _Http:
     def ready(self) -> bool:
         return self.client.is_model_ready(MODEL_NAME)
 
-    def metadata(self) -> dict[str, Any]:
-        return self.client.get_model_metadata(MODEL_NAME)
+    def metadata(self, model: str) -> dict[str, Any]:
+        return self.client.get_model_metadata(model)
 
     def infer(
-        self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]
+        self,
+        model: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        parameters: dict[str, Any],
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
-        result = self.client.infer(MODEL_NAME, inputs, parameters=parameters)
+        result = self.client.infer(model, inputs, parameters=parameters)
         return read_answer(result, outputs, result.get_response()["model_version"])
 
     def reconnect(self) -> None:
@@ -222,16 +262,20 @@ class _Grpc:
         request = self.library.service_pb2.ModelReadyRequest(name=MODEL_NAME)
         return self._call(self.stub.ModelReady, request).ready
 
-    def metadata(self) -> dict[str, Any]:
-        request = self.library.service_pb2.ModelMetadataRequest(name=MODEL_NAME)
+    def metadata(self, model: str) -> dict[str, Any]:
+        request = self.library.service_pb2.ModelMetadataRequest(name=model)
         return metadata_of(self._call(self.stub.ModelMetadata, request))
 
     def infer(
-        self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: dict[str, Any]
+        self,
+        model: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        parameters: dict[str, Any],
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
         result = self.client.infer(
-            MODEL_NAME, inputs, parameters=parameters, client_timeout=self.timeout
+            model, inputs, parameters=parameters, client_timeout=self.timeout
         )
         return read_answer(result, outputs, result.get_response().model_version)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from twotower.serving.client.errors import ConnectionFailedError, RefusedError
 from twotower.serving.client.values import (
+    Filters,
     Values,
     column,
     id_column,
@@ -25,9 +26,10 @@ from twotower.serving.client.values import (
     read_values,
     unknown_input,
 )
-from twotower.serving.runtime.contract import ALLOW, EXCLUDE, NUMPY_DTYPES, K
+from twotower.serving.runtime.contract import K
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.triton.control import NoAnswerError
+from twotower.serving.runtime.tensors import NUMPY_DTYPES
+from twotower.serving.triton.control import MODEL_NAME, SIMILAR_ITEMS, NoAnswerError
 
 FIRST_PAUSE_SECONDS = 0.2
 """Pause before the first retry; each further pause is twice as long."""
@@ -40,7 +42,7 @@ CHANNEL_OPTIONS = [
 
 @dataclass(frozen=True)
 class Recommendations:
-    """The answer: row i belongs to user i, best item first.
+    """The answer: row i belongs to user i, or to the i-th items asked for, best item first.
 
     Attributes
     ----------
@@ -86,24 +88,13 @@ class Wait(NamedTuple):
     seconds: float
 
 
-class Filters(NamedTuple):
-    """What the answers may hold, as the caller says it (see `RetrievalClient.recommend`)."""
-
-    where: Mapping[str, Any] | str | None
-    allow_item_ids: Iterable | None
-    exclude_item_ids: Iterable | None
-
-    @property
-    def inputs(self) -> dict[str, Iterable]:
-        """The lists of items, by the name of the input."""
-        lists = {ALLOW: self.allow_item_ids, EXCLUDE: self.exclude_item_ids}
-        return {name: values for name, values in lists.items() if values is not None}
-
-
 class Query(NamedTuple):
-    """What a caller asks, before it is converted to the types of the model."""
+    """What a caller asks, before it is converted to the types of the model.
 
-    users: Values
+    `keys` are the values of the model's first input: users, or lists of items.
+    """
+
+    keys: Values
     features: dict[str, Values]
     parameters: dict[str, Any]
 
@@ -126,8 +117,8 @@ class ModelInterface:
     Parameters
     ----------
     metadata : dict of str to Any
-        Triton's metadata of the model: the user id is the first input, the item ids are the first
-        output.
+        Triton's metadata of the model: what it is asked for, user ids or lists of items, is the
+        first input, the item ids are the first output.
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -135,7 +126,7 @@ class ModelInterface:
         self.outputs = [each["name"] for each in metadata["outputs"]]
         self.item_dtype = NUMPY_DTYPES[metadata["outputs"][0]["datatype"]]
         self.versions = [int(version) for version in metadata["versions"]]
-        self.user_id: str = metadata["inputs"][0]["name"]
+        self.key: str = metadata["inputs"][0]["name"]
 
     @property
     def version(self) -> int:
@@ -143,29 +134,30 @@ class ModelInterface:
         return max(self.versions)
 
     def query(
-        self, user_ids: Iterable, features: Mapping[str, Iterable], parameters: dict[str, Any]
+        self, keys: Iterable, others: Mapping[str, Iterable], parameters: dict[str, Any]
     ) -> Query:
         """Read the values of a request, each iterator once, and check their numbers."""
-        users = read_values(self.user_id, user_ids)
-        given = {name: read_values(name, values) for name, values in features.items()}
-        if self.user_id in given:
+        asked = read_values(self.key, keys)
+        given = {name: read_values(name, values) for name, values in others.items()}
+        if self.key in given:
             raise ServingError(
-                f"input '{self.user_id}' is among the features; give user ids as `user_ids` only"
+                f"input '{self.key}' is among the features; give user ids as `user_ids` only"
             )
         for name, values in given.items():
-            if len(values) != len(users):
+            if len(values) != len(asked):
+                rows = "rows" if self._is_list(self.key) else "users"
                 raise ServingError(
-                    f"input '{name}' has {len(values)} values, there are {len(users)} users"
+                    f"input '{name}' has {len(values)} values, there are {len(asked)} {rows}"
                 )
-        return Query(users, given, parameters)
+        return Query(asked, given, parameters)
 
     def tensors(self, query: Query) -> list[Tensor]:
         """Convert a query to the inputs of a request."""
-        inputs = [(self.user_id, query.users), *query.features.items()]
+        inputs = [(self.key, query.keys), *query.features.items()]
         return [self._tensor(name, values) for name, values in inputs]
 
-    def check_without_users(self, query: Query) -> None:
-        """Check a query without users, which is answered without asking the model."""
+    def check_without_rows(self, query: Query) -> None:
+        """Check a query without rows, which is answered without asking the model."""
         for name in query.features:
             if name not in self.inputs:
                 raise ServingError(
@@ -191,19 +183,22 @@ class ModelInterface:
         if name not in self.inputs:
             return Tensor(name, unknown_input(values), "BYTES")
         datatype = self.inputs[name]["datatype"]
-        if name == self.user_id:
-            array = id_column(name, values, datatype)
-        elif int(self.inputs[name]["shape"][-1]) == -1:
+        if self._is_list(name):
             array = padded_lists(name, values, datatype)
+        elif name == self.key:
+            array = id_column(name, values, datatype)
         else:
             array = column(name, values, datatype, nullable=True)
         return Tensor(name, array, datatype)
+
+    def _is_list(self, name: str) -> bool:
+        return int(self.inputs[name]["shape"][-1]) == -1
 
 
 class Conversation:
     """Decides what a client sends, and when it sends it again.
 
-    The model's interface is read before the first request and kept. It is read again when the
+    A model's interface is read before the first request to it and kept. It is read again when the
     model refuses a request, because another version may have other inputs, and when another version
     answers.
 
@@ -215,17 +210,17 @@ class Conversation:
 
     def __init__(self, retries: int) -> None:
         self.retries = retries
-        self._model: ModelInterface | None = None
+        self._models: dict[str, ModelInterface] = {}
 
-    def version(self) -> Generator[Call | Wait, Any, int]:
+    def version(self, name: str = MODEL_NAME) -> Generator[Call | Wait, Any, int]:
         """Ask which version answers."""
-        model = yield from self._read_model()
+        model = yield from self._read_model(name)
         return model.version
 
     def user_id_type(self) -> Generator[Call | Wait, Any, str]:
         """Ask for the Triton data type of user ids."""
-        model = yield from self._read_model()
-        return model.inputs[model.user_id]["datatype"]
+        model = yield from self._read_model(MODEL_NAME)
+        return model.inputs[model.key]["datatype"]
 
     def recommend(
         self,
@@ -236,56 +231,74 @@ class Conversation:
         filters: Filters,
     ) -> Generator[Call | Wait, Any, Recommendations]:
         """Ask for recommendations (see `RetrievalClient.recommend`)."""
-        parameters = read_parameters(k, filter_seen, filters.where)
+        parameters = {**read_parameters(k, filter_seen), **filters.parameters}
         named = {**read_features(features), **filters.inputs}
-        model = self._model or (yield from self._read_model())
-        query = model.query(user_ids, named, parameters)
+        return (yield from self._find(MODEL_NAME, user_ids, named, parameters))
+
+    def similar(
+        self, items: Iterable, k: int, filters: Filters
+    ) -> Generator[Call | Wait, Any, Recommendations]:
+        """Ask for similar items (see `RetrievalClient.similar`)."""
+        parameters = {**read_parameters(k), **filters.parameters}
+        return (yield from self._find(SIMILAR_ITEMS, items, filters.inputs, parameters))
+
+    def _find(
+        self,
+        name: str,
+        keys: Iterable,
+        others: Mapping[str, Iterable],
+        parameters: dict[str, Any],
+    ) -> Generator[Call | Wait, Any, Recommendations]:
+        """Ask a model for items."""
+        model = self._models.get(name) or (yield from self._read_model(name))
+        query = model.query(keys, others, parameters)
         try:
-            answer = yield from self._answer(model, query)
+            answer = yield from self._answer(name, model, query)
         except NoAnswerError:
             raise
         except ServingError as error:
-            self._model = None  # its types may be outdated
+            self._models.pop(name, None)  # its types may be outdated
             if not isinstance(error, RefusedError):
                 raise
-            model, changes = yield from self._changes_since(model)
+            model, changes = yield from self._changes_since(name, model)
             if not changes:
                 raise
             try:
-                answer = yield from self._answer(model, query)
+                answer = yield from self._answer(name, model, query)
             except ServingError as again:
                 raise ServingError(
                     f"{again}; the model's inputs have changed: {changes}"
                 ) from again
         if answer.version not in model.versions:
-            self._model = None
+            self._models.pop(name, None)
         return answer
 
     def _answer(
-        self, model: ModelInterface, query: Query
+        self, name: str, model: ModelInterface, query: Query
     ) -> Generator[Call | Wait, Any, Recommendations]:
-        if not len(query.users):
-            model.check_without_users(query)
+        if not len(query.keys):
+            model.check_without_rows(query)
             shape = (0, query.parameters[K])
-            version = yield from self.version()
+            version = yield from self.version(name)
             item_ids = np.empty(shape, model.item_dtype)
             return Recommendations(item_ids, np.empty(shape, np.float32), version)
-        call = Call("infer", (model.tensors(query), model.outputs, query.parameters))
+        call = Call("infer", (name, model.tensors(query), model.outputs, query.parameters))
         (item_ids, scores), version = yield from self._ask(call)
         return Recommendations(item_ids, scores, version)
 
     def _changes_since(
-        self, model: ModelInterface
+        self, name: str, model: ModelInterface
     ) -> Generator[Call | Wait, Any, tuple[ModelInterface, str]]:
         """Return the current interface, and how its inputs differ from those of `model`."""
         try:
-            current = yield from self._read_model()
+            current = yield from self._read_model(name)
         except ServingError:
             return model, ""  # the error of the request says more
         return current, model.changes(current)
 
-    def _read_model(self) -> Generator[Call | Wait, Any, ModelInterface]:
-        self._model = model = ModelInterface((yield from self._ask(Call("metadata"))))
+    def _read_model(self, name: str) -> Generator[Call | Wait, Any, ModelInterface]:
+        model = ModelInterface((yield from self._ask(Call("metadata", (name,)))))
+        self._models[name] = model
         return model
 
     def _ask(self, call: Call) -> Generator[Call | Wait, Any, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from twotower.serving.runtime.arrays import expand
-from twotower.serving.runtime.contract import FILTER_SEEN, NO_VALUE, NUMPY_DTYPES, K
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, FILTER_SEEN, K
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.predicate import WHERE
+from twotower.serving.runtime.tensors import NO_VALUE, NUMPY_DTYPES
 
 EXPECTED = {
     "INT64": "an integer",
@@ -36,7 +37,26 @@ EXACT_FLOATS = 2**53
 Values = Sequence | np.ndarray
 
 
-def read_parameters(k: Any, filter_seen: Any, where: Any = None) -> dict[str, Any]:
+class Filters(NamedTuple):
+    """What the answers may hold, as the caller says it (see `RetrievalClient.recommend`)."""
+
+    where: Mapping[str, Any] | str | None
+    allow_item_ids: Iterable | None
+    exclude_item_ids: Iterable | None
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The parameter of a request, if there is one."""
+        return {} if self.where is None else {WHERE: read_predicate(self.where)}
+
+    @property
+    def inputs(self) -> dict[str, Iterable]:
+        """The lists of items, by the name of the input."""
+        lists = {ALLOW: self.allow_item_ids, EXCLUDE: self.exclude_item_ids}
+        return {name: values for name, values in lists.items() if values is not None}
+
+
+def read_parameters(k: Any, filter_seen: Any = None) -> dict[str, Any]:
     """Return the request parameters as types of Python, because Triton refuses those of NumPy.
 
     Raises
@@ -45,15 +65,14 @@ def read_parameters(k: Any, filter_seen: Any, where: Any = None) -> dict[str, An
         If a parameter has another type.
     """
     parameters = {}
-    for name, value, kind in ((K, k, int), (FILTER_SEEN, filter_seen, bool)):
+    asked = [(K, k, int)] + ([] if filter_seen is None else [(FILTER_SEEN, filter_seen, bool)])
+    for name, value, kind in asked:
         parameters[name] = value.item() if isinstance(value, np.generic) else value
         if type(parameters[name]) is not kind:
             expected = "an integer" if kind is int else "a boolean"
             raise ServingError(f"parameter '{name}' is {value!r}; expected {expected}")
     if abs(parameters[K]) >= 2**63:  # gRPC cannot send it; the server checks smaller ones
         raise ServingError(f"parameter '{K}' is {k!r}; expected an integer of 64 bits")
-    if where is not None:
-        parameters[WHERE] = read_predicate(where)
     return parameters
 
 

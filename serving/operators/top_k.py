@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from twotower.serving.runtime.contract import (
     EXCLUDE,
     FILTER_SEEN,
     SCORE,
+    SIMILAR_TO,
     VALUE,
     K,
     count_of,
@@ -34,6 +35,7 @@ from twotower.serving.runtime.operators.top_k import (
     ITEMS,
     MASKED_SCORING,
     POSITIONS,
+    SCALE,
     SCORES,
     SCORING,
     SIZE,
@@ -134,20 +136,45 @@ class FaissTopK(ServedOperator):
         given: Sequence[Sequence[int] | np.ndarray] = [()] * len(scores)
         if self.history is not None:
             given = split_rows(columns[self.history], columns[count_of(self.history)])
-        listed = {name: split_rows(columns[name], columns[count_of(name)]) for name in LISTS}
         for row in range(len(scores)):
             ids, score = index.item_ids[positions[row]], scores[row]
-            keep = ~(np.isin(ids, listed[EXCLUDE][row]) | np.isin(ids, self.denied))
-            if columns[state_of(ALLOW)][row] == VALUE:
-                keep &= np.isin(ids, listed[ALLOW][row])
+            keep = self._allowed(columns, row)[positions[row]]
             if columns[FILTER_SEEN][row]:
                 keep &= ~(np.isin(ids, seen[row]) | np.isin(ids, given[row]))
-            if where := columns[WHERE][row]:
-                keep &= self.columns.matching(parse(where, self.columns.kinds))[positions[row]]
             ids, score = ids[keep], score[keep]
             count = min(columns[K][row], len(ids))
             items[row, :count], top[row, :count] = ids[:count], score[:count]
         return TensorTable({self.item_id: items, SCORE: top})
+
+    def similar(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer a table of requests for similar items, see the runtime's operator of this name."""
+        index, count = self.index, len(columns[K])
+        lengths = np.linalg.norm(index.vectors, axis=1, keepdims=True)
+        units = index.vectors / np.where(lengths > 0, lengths, 1)
+        asked = split_rows(columns[SIMILAR_TO], columns[count_of(SIMILAR_TO)])
+        sums = np.stack([units[np.isin(index.item_ids, own)].sum(axis=0) for own in asked])
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        scores = sums / np.where(norms > 0, norms, 1) @ units.T
+        shape = (count, columns[K].max())
+        items, top = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+        for row, own in enumerate(asked):
+            keep = self._allowed(columns, row) & ~np.isin(index.item_ids, own)
+            keep &= np.isin(own, index.item_ids).any()
+            best = np.flatnonzero(keep)[np.argsort(-scores[row][keep], kind="stable")]
+            best = best[: columns[K][row]]
+            items[row, : len(best)], top[row, : len(best)] = index.item_ids[best], scores[row][best]
+        return {self.item_id: items, SCORE: top}
+
+    def _allowed(self, columns: Mapping[str, np.ndarray], row: int) -> np.ndarray:
+        """Return which items the filters of a row allow, as bool [n_items]."""
+        ids = self.index.item_ids
+        listed = {name: split_rows(columns[name], columns[count_of(name)])[row] for name in LISTS}
+        keep = ~(np.isin(ids, listed[EXCLUDE]) | np.isin(ids, self.denied))
+        if columns[state_of(ALLOW)][row] == VALUE:
+            keep &= np.isin(ids, listed[ALLOW])
+        if where := columns[WHERE][row]:
+            keep &= self.columns.matching(parse(where, self.columns.kinds))
+        return keep
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
         self._copy_index(out)
@@ -185,9 +212,9 @@ class FaissTopK(ServedOperator):
 def _save_scoring(path: Path, count: int, dim: int, masked: bool) -> None:
     """Write an ONNX graph that selects the best of `count` items for query vectors [n, dim].
 
-    Hidden scores become -inf before the selection. With a mask, BIAS is added to all scores. Equal
-    scores are ordered by position. The file does not contain the item vectors: at load time the
-    session gets those of the index.
+    Hidden scores become -inf before the selection. With a mask, scores are multiplied by SCALE, and
+    BIAS is added. Equal scores are ordered by position. The file does not contain the item vectors:
+    at load time the session gets those of the index.
     """
     from onnx import TensorProto, helper, save_model
 
@@ -196,11 +223,18 @@ def _save_scoring(path: Path, count: int, dim: int, masked: bool) -> None:
     items.data_location = TensorProto.EXTERNAL
     items.external_data.add(key="location", value=INDEX_FILE)
     node, value = helper.make_node, helper.make_tensor_value_info
-    mask = [BIAS] if masked else []
+    scores, changes = "products", []
+    if masked:
+        scores = "masked"
+        changes = [
+            node("Mul", ["products", SCALE], ["scaled"]),
+            node("Add", ["scaled", BIAS], [scores]),
+        ]
     graph = helper.make_graph(
         [
-            node("Gemm", [VECTORS, ITEMS, *mask], ["every"], transB=1),
-            node("Reshape", ["every", "flat"], ["one row"]),
+            node("Gemm", [VECTORS, ITEMS], ["products"], transB=1),
+            *changes,
+            node("Reshape", [scores, "flat"], ["one row"]),
             node("Shape", [HIDDEN_SCORES], ["how many"]),
             node("Expand", ["lowest", "how many"], ["lowest of each"]),
             node("ScatterElements", ["one row", HIDDEN_SCORES, "lowest of each"], ["kept"]),
@@ -212,8 +246,8 @@ def _save_scoring(path: Path, count: int, dim: int, masked: bool) -> None:
             value(VECTORS, number, [None, dim]),
             value(HIDDEN_SCORES, TensorProto.INT32, [None]),
             value(SIZE, integer, [1]),
-            # Without a shape: one row for all, or one for each.
-            *(value(name, number, None) for name in mask),
+            # Without a shape: one number or row for all, or a row for each.
+            *(value(name, number, None) for name in (SCALE, BIAS) if masked),
         ],
         [value(SCORES, number, [None, None]), value(POSITIONS, integer, [None, None])],
         [

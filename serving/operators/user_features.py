@@ -19,15 +19,14 @@ from twotower.serving.runtime.arrays import first_values, save_column
 from twotower.serving.runtime.contract import (
     ABSENT,
     FILLER,
-    NO_VALUE,
     NULL,
-    NUMPY_DTYPES,
     VALUE,
     count_of,
     row_of,
     state_of,
 )
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.tensors import NO_VALUE, NUMPY_DTYPES
 from twotower.serving.vocabularies import NO_NAMES
 
 NO_VECTORS: Mapping[str, np.ndarray] = MappingProxyType({})

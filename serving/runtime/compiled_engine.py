@@ -17,7 +17,7 @@ from .operators.query_tower import QueryTower
 from .operators.top_k import FaissTopK
 from .operators.user_features import UserFeatures
 from .operators.user_rows import UserRows
-from .vector_cache import VectorCache
+from .operators.vector_cache import VectorCache
 
 PLAN_FILE = "plan.json"
 
@@ -61,6 +61,13 @@ class CompiledEngine:
             ended = time.perf_counter()
         items, scores = self.top_k.best(vectors, rows, table)
         seconds["FaissTopK"] += time.perf_counter() - ended
+        return {self.top_k.item_id: items, SCORE: scores}
+
+    def similar(self, table: Table) -> Table:
+        """Answer a table of requests for similar items (see `Engine.similar`)."""
+        started = time.perf_counter()
+        items, scores = self.top_k.similar(table)
+        self.seconds["FaissTopK"] += time.perf_counter() - started
         return {self.top_k.item_id: items, SCORE: scores}
 
     def deny(self, codes: np.ndarray) -> None:

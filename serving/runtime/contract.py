@@ -36,6 +36,7 @@ import numpy as np
 from .errors import RequestError
 from .filters.predicate import WHERE, parse
 from .operators.times import EARLIEST, LATEST, TimeFeatures
+from .tensors import NO_VALUE, TYPES, check_length, column_of, concatenate, lists_of, same
 
 VALUE, NULL, ABSENT = 0, 1, 2
 
@@ -43,38 +44,16 @@ K, FILTER_SEEN = "k", "filter_seen"
 SCORE = "score"
 ALLOW, EXCLUDE = "allow_item_ids", "exclude_item_ids"
 """Optional inputs: the only items that may be in the answer to a row, and items that may not."""
+SIMILAR_TO = "similar_to"
+"""The input of requests for similar items, in place of the users: a list of items per row."""
 
 Table = dict[str, np.ndarray]
 
-TYPES = {
-    "INT64": "int64",
-    "UINT64": "uint64",
-    "FP32": "float32",
-    "FP64": "float64",
-    "BYTES": "object",
-}
-NUMPY_DTYPES = {name: np.dtype(each) for name, each in TYPES.items()}
 FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
 """The value of a feature's column in rows whose state says that there is no value."""
 
-NO_VALUE: dict[str, Any] = {
-    "INT64": np.int64(-(2**63)),
-    "UINT64": np.uint64(2**64 - 1),
-    "FP32": np.nan,
-    "FP64": np.nan,
-    "BYTES": "\uffff",
-}
-"""Padding of list rows, which must not hold it as a value; in other features it means null.
-
-For text it is a code point that Unicode never assigns. "" would not do, because splitting a text
-produces it, and neither would "\\0", which NumPy drops at the end of a string.
-"""
-SIZES = 64
-"""Number of cached constant columns; small, because each is as long as the request."""
 PREDICATES = 1024
 """Number of predicates that are known to be right; their texts take 16 MB at most."""
-MAX_WIDTH = 4096
-"""Largest number of values per list in a request; the tower may read only the first ones."""
 
 
 def state_of(feature: str) -> str:
@@ -159,7 +138,9 @@ class Contract:
         RequestError
             The message names the first wrong input or parameter.
         """
-        k, filter_seen, where = self._parameters(parameters)
+        if SIMILAR_TO in inputs:
+            return self._read_similar(inputs, parameters)
+        k, filter_seen, where = self._parameters(parameters, (K, FILTER_SEEN, WHERE))
         for name in inputs:
             if name != self.user_id and name not in self.features and name not in (ALLOW, EXCLUDE):
                 raise RequestError(
@@ -169,7 +150,7 @@ class Contract:
         if self.user_id not in inputs:
             raise RequestError(f"input '{self.user_id}' is missing")
         ids = inputs[self.user_id]
-        table = {self.user_id: _column(self.user_id, ids, self.user_id_type, is_id=True)}
+        table = {self.user_id: column_of(self.user_id, ids, self.user_id_type, is_id=True)}
         rows = len(table[self.user_id])
         for name, array in inputs.items():
             if name in (ALLOW, EXCLUDE):
@@ -178,10 +159,28 @@ class Contract:
                 table.update(self._feature(name, array, self.features[name], rows))
         if self.times is not None:
             table.update(self._time_columns(inputs, rows))
-        table[K] = _same(k, "int64", rows)
-        table[FILTER_SEEN] = _same(filter_seen, "bool", rows)
+        table[K] = same(k, "int64", rows)
+        table[FILTER_SEEN] = same(filter_seen, "bool", rows)
         if where:
-            table[WHERE] = _same(where, "object", rows)
+            table[WHERE] = same(where, "object", rows)
+        return table
+
+    def _read_similar(
+        self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
+    ) -> Table:
+        """Turn a request for similar items into a table."""
+        k, _, where = self._parameters(parameters, (K, WHERE))
+        names = (SIMILAR_TO, ALLOW, EXCLUDE)
+        if wrong := [name for name in inputs if name not in names]:
+            raise RequestError(f"input '{wrong[0]}' is unknown beside {', '.join(names)}")
+        rows = len(inputs[SIMILAR_TO])
+        if not rows:
+            raise RequestError(f"input '{SIMILAR_TO}' has no rows; expected [n, w], n >= 1")
+        table: Table = {K: same(k, "int64", rows)}
+        for name, array in inputs.items():
+            table.update(self._items(name, array, rows))
+        if where:
+            table[WHERE] = same(where, "object", rows)
         return table
 
     def complete(self, table: Table) -> Table:
@@ -191,22 +190,22 @@ class Contract:
         """
         rows, completed = len(table[K]), dict(table)
         if WHERE not in table:
-            completed[WHERE] = _same("", "object", rows)
+            completed[WHERE] = same("", "object", rows)
         for name, state in ((ALLOW, ABSENT), (EXCLUDE, VALUE)):
             if name not in table:
-                completed[name] = _same(0, "int64", 0)
-                completed[count_of(name)] = _same(0, "int64", rows)
-                completed[state_of(name)] = _same(state, "int8", rows)
-        for name, dtype in self.features.items():
+                completed[name] = same(0, "int64", 0)
+                completed[count_of(name)] = same(0, "int64", rows)
+                completed[state_of(name)] = same(state, "int8", rows)
+        for name, dtype in self.features.items() if SIMILAR_TO not in table else ():
             column = self.columns.get(name, name)
             if column in table or name == self._time_input:
                 continue
             if name in self.lists:
-                completed[count_of(column)] = _same(0, "int64", rows)
+                completed[count_of(column)] = same(0, "int64", rows)
             values = 0 if name in self.lists else rows
             dtype = "INT64" if name == self.history else dtype
-            completed[column] = _same(FILLER[dtype], TYPES[dtype], values)
-            completed[state_of(column)] = _same(ABSENT, "int8", rows)
+            completed[column] = same(FILLER[dtype], TYPES[dtype], values)
+            completed[state_of(column)] = same(ABSENT, "int8", rows)
         return completed
 
     def join(self, tables: Sequence[Table]) -> Table:
@@ -215,23 +214,23 @@ class Contract:
             return tables[0]
         if any(table.keys() != tables[0].keys() for table in tables):
             tables = [self.complete(table) for table in tables]
-        return {name: _concatenate([table[name] for table in tables]) for name in tables[0]}
+        return {name: concatenate([table[name] for table in tables]) for name in tables[0]}
 
     def _items(self, name: str, array: np.ndarray, rows: int) -> Table:
         """Return the columns of an input that lists item ids, which stay as they are."""
-        values, counts = _lists(name, array, self.item_id_type, rows, is_id=True)
-        states = _same(VALUE, "int8", rows)
+        values, counts = lists_of(name, array, self.item_id_type, rows, is_id=True)
+        states = same(VALUE, "int8", rows)
         return {name: values, count_of(name): counts, state_of(name): states}
 
     def _feature(self, name: str, array: np.ndarray, dtype: str, rows: int) -> Table:
         """Return the columns of a feature that a request gives."""
         column, state = self.columns.get(name, name), np.full(rows, VALUE, np.int8)
         if name in self.lists:
-            values, counts = _lists(name, array, dtype, rows, is_id=name == self.history)
+            values, counts = lists_of(name, array, dtype, rows, is_id=name == self.history)
             if name in self.vectors:
-                _check_length(name, counts, self.vectors[name])
+                check_length(name, counts, self.vectors[name])
             return {column: values, count_of(column): counts, state_of(column): state}
-        values = _column(name, array, dtype, rows)
+        values = column_of(name, array, dtype, rows)
         if name in self.ranges:
             low, high = self.ranges[name]
             outside = np.flatnonzero((values < low) | (values > high))
@@ -260,7 +259,7 @@ class Contract:
         if features.input not in inputs:
             seconds = np.full(rows, int(time.time()))
         else:
-            seconds = _column(features.input, inputs[features.input], "INT64", rows)
+            seconds = column_of(features.input, inputs[features.input], "INT64", rows)
         unknown = seconds == NO_VALUE["INT64"]
         outside = np.flatnonzero(~unknown & ((seconds < EARLIEST) | (seconds > LATEST)))
         if len(outside):
@@ -274,14 +273,16 @@ class Contract:
             table[state_of(column)] = np.where(unknown, ABSENT, VALUE).astype(np.int8)
         return table
 
-    def _parameters(self, parameters: Mapping[str, Any]) -> tuple[int, bool, str]:
+    def _parameters(
+        self, parameters: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[int, bool, str]:
+        """Return k, whether to hide seen items, and the predicate; "" is none."""
         if not parameters:
             return self.default_k, True, ""
-        unknown = sorted(set(parameters) - {K, FILTER_SEEN, WHERE})
+        unknown = sorted(set(parameters).difference(names))
         if unknown:
             raise RequestError(
-                f"parameter '{unknown[0]}' is unknown; this model takes {K}, {FILTER_SEEN} and "
-                f"{WHERE}"
+                f"parameter '{unknown[0]}' is unknown; this model takes {', '.join(names)}"
             )
         k = parameters.get(K, self.default_k)
         if type(k) is not int or not 1 <= k <= self.max_k:
@@ -307,85 +308,3 @@ class Contract:
             parse(text, self.filters)
 
         return check
-
-
-@lru_cache(maxsize=SIZES, typed=True)
-def _same(value: Any, dtype: str, rows: int) -> np.ndarray:
-    """Return a column of `value` in every row; it is cached and shared, so it is read-only."""
-    column = np.full(rows, value, dtype)
-    column.flags.writeable = False
-    return column
-
-
-def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenate columns; an empty one, of a list that a request omits, may be of any type."""
-    return np.concatenate([part for part in parts if len(part)] or parts[:1])
-
-
-def _column(
-    name: str, array: np.ndarray, dtype: str, rows: int | None = None, is_id: bool = False
-) -> np.ndarray:
-    """Turn an input tensor [n, 1] into a column [n]; ids stay bytes."""
-    if array.ndim != 2 or array.shape[1] != 1 or not array.shape[0]:
-        raise RequestError(f"input '{name}' has shape {list(array.shape)}; expected [n, 1], n >= 1")
-    _check(name, array, dtype, rows)
-    column = array[:, 0]
-    if dtype != "BYTES" or is_id:
-        return column
-    return _decode(name, column, range(len(column)))
-
-
-def _lists(
-    name: str, array: np.ndarray, dtype: str, rows: int, is_id: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Turn an input tensor [n, w] into the values of all rows and their counts int64 [n]."""
-    if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_WIDTH:
-        raise RequestError(
-            f"input '{name}' has shape {list(array.shape)}; expected [n, w], 1 <= w <= {MAX_WIDTH}"
-        )
-    _check(name, array, dtype, rows)
-    if dtype == "BYTES":
-        given = array != NO_VALUE[dtype].encode()
-    else:
-        given = ~np.isnan(array) if dtype.startswith("FP") else array != NO_VALUE[dtype]
-    late = np.flatnonzero((given[:, 1:] & ~given[:, :-1]).any(axis=1))
-    if len(late):
-        raise RequestError(
-            f"input '{name}', row {late[0]}: a value after the padding; pad at the end only"
-        )
-    values = array[given]
-    if dtype == "BYTES" and not is_id:
-        values = _decode(name, values, np.nonzero(given)[0])
-    return values, given.sum(axis=1)
-
-
-def _check_length(name: str, counts: np.ndarray, length: int) -> None:
-    """Check that vectors have their length; an empty one means that there is none."""
-    wrong = np.flatnonzero((counts != length) & (counts > 0))
-    if len(wrong):
-        raise RequestError(
-            f"input '{name}', row {wrong[0]}: a vector of {counts[wrong[0]]} numbers; expected "
-            f"{length}, or only padding for no vector"
-        )
-
-
-def _check(name: str, array: np.ndarray, dtype: str, rows: int | None) -> None:
-    if rows is not None and len(array) != rows:
-        raise RequestError(f"input '{name}' has {len(array)} rows, the user ids have {rows}")
-    if array.dtype != NUMPY_DTYPES[dtype]:
-        raise RequestError(f"input '{name}' is {array.dtype}; expected {dtype}")
-    if dtype.startswith("FP") and np.isinf(array).any():
-        row = int(np.nonzero(np.isinf(array))[0][0])
-        raise RequestError(f"input '{name}', row {row}: infinite; use NaN for an unknown value")
-
-
-def _decode(name: str, values: np.ndarray, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Decode UTF-8 [m]; `rows` are the values' row numbers, for error messages."""
-    decoded = np.empty(len(values), object)
-    for position, value in enumerate(values):
-        try:
-            decoded[position] = bytes(value).decode()
-        except UnicodeDecodeError as error:
-            row = rows[position]
-            raise RequestError(f"input '{name}', row {row}: not UTF-8 ({error})") from error
-    return decoded

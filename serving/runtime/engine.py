@@ -29,6 +29,12 @@ class Engine(Protocol):
             may also be an item's code; the score says which it is.
         """
 
+    def similar(self, table: Table) -> Table:
+        """Answer a table of n requests for similar items with codes and cosines, as `run` does.
+
+        Asked items are in no answer. A row without a known item has no answer.
+        """
+
     def deny(self, codes: np.ndarray) -> None:
         """Leave items, given by their codes int64 [m], out of all answers from now on."""
 

@@ -33,9 +33,11 @@ class MerlinEngine:
         self.contract = Contract(**model["contract"])
         folder = str(version / ENSEMBLE_FOLDER)
         self.ensemble = Ensemble.load(folder)
-        self.operators = [node.op for node in postorder_iter_nodes(self.ensemble.graph.output_node)]
-        for operator in self.operators:
+        nodes = postorder_iter_nodes(self.ensemble.graph.output_node)
+        operators = [node.op for node in nodes]
+        for operator in operators:
             operator.load_artifacts(folder)
+        self.top_k = next(each for each in operators if hasattr(each, "similar"))
 
     def run(self, table: Table) -> Table:
         """Answer a table of n requests (see `Engine.run`)."""
@@ -43,11 +45,13 @@ class MerlinEngine:
 
         return self.ensemble.transform(TensorTable(self.contract.complete(table))).to_dict()
 
+    def similar(self, table: Table) -> Table:
+        """Answer a table of requests for similar items (see `Engine.similar`)."""
+        return self.top_k.similar(self.contract.complete(table))
+
     def deny(self, codes: np.ndarray) -> None:
         """Leave items out of all answers (see `Engine.deny`)."""
-        for operator in self.operators:
-            if hasattr(operator, "denied"):
-                operator.denied = codes
+        self.top_k.denied = codes
 
     def counts(self) -> Counts:
         """Return no counts, because merlin-systems' executor does not count."""

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .contract import TYPES, Contract, K, Table
+from .contract import SIMILAR_TO, Contract, K, Table
 from .engine import STAGE_SECONDS, Counts, Engine
 from .errors import RequestError
 from .filters.denied import DeniedItems, denied_path
 from .manifest import MANIFEST_FILE, MODEL_FILE
 from .operators.ids import ServedIds, serialize_texts
 from .telemetry import Metrics, log
+from .tensors import TYPES
 
 ENGINES = {"compiled": ".compiled_engine", "merlin": ".merlin_engine"}
 WARM_UP_ROWS = (1, 64)
@@ -78,9 +79,17 @@ class TritonPythonModel:
             except Exception:
                 responses[position] = self._failed(request)
         self.seconds["read"] += time.perf_counter() - started
-        answers = self._answer([requests[position] for position in tables], list(tables.values()))
-        for position, response in zip(tables, answers, strict=True):
-            responses[position] = response
+        kinds = [list(tables)]
+        if any(SIMILAR_TO in table for table in tables.values()):  # these are another table
+            kinds = [
+                [position for position in tables if (SIMILAR_TO in tables[position]) == similar]
+                for similar in (False, True)
+            ]
+        for positions in kinds:
+            asked = [requests[position] for position in positions]
+            answers = self._answer(asked, [tables[position] for position in positions])
+            for position, response in zip(positions, answers, strict=True):
+                responses[position] = response
         self.batches += 1
         return responses
 
@@ -115,7 +124,9 @@ class TritonPythonModel:
 
     def _run(self, tables: list[Table]) -> Table:
         """Answer the tables of requests as one table, with ids as the clients give them."""
-        return self.ids.decode(self.engine.run(self.ids.encode(self.contract.join(tables))))
+        table = self.ids.encode(self.contract.join(tables))
+        answer = self.engine.similar(table) if SIMILAR_TO in table else self.engine.run(table)
+        return self.ids.decode(answer)
 
     def _failed(self, request: Any) -> Any:
         """Return the response to a request that caused an internal error, and log the error."""

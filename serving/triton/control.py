@@ -10,6 +10,9 @@ from http.client import HTTPConnection, HTTPException
 from twotower.serving.runtime.errors import ServingError
 
 MODEL_NAME = "retrieval"
+SIMILAR_ITEMS = "similar_items"
+FACES = (SIMILAR_ITEMS,)
+"""Models that pass their requests on to the model `retrieval`, of whose versions they are faces."""
 KEY_HEADER = "twotower-key"
 QUESTION_SECONDS = 5.0
 
@@ -54,6 +57,12 @@ class ModelControl:
         status, text = self._ask(
             "POST", f"/v2/repository/models/{model}/load", timeout or self.timeout
         )
+        if status != 200:
+            raise ServingError(f"{self.address}: {_reason(text)}")
+
+    def unload(self, model: str) -> None:
+        """Unload a model. Raises as `load` does."""
+        status, text = self._ask("POST", f"/v2/repository/models/{model}/unload", self.timeout)
         if status != 200:
             raise ServingError(f"{self.address}: {_reason(text)}")
 

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from twotower.serving.client import RetrievalClient
 from twotower.serving.doctor import Check
-from twotower.serving.runtime.contract import NO_VALUE
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.tensors import NO_VALUE
 from twotower.serving.triton.control import MODEL_NAME
 from twotower.serving.triton.server import DIRECT, resolve_host
 

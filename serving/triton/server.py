@@ -16,8 +16,9 @@ from types import TracebackType
 
 import psutil
 
+from twotower.serving.config_file import CONFIG_FILE
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.triton.control import KEY_HEADER, MODEL_NAME
+from twotower.serving.triton.control import FACES, KEY_HEADER, MODEL_NAME
 from twotower.serving.triton.guarded import STOP_SECONDS, GuardedProcess
 from twotower.serving.triton.installation import find_triton
 from twotower.serving.triton.scratch import REPOSITORY, Scratch, sweep, with_real_path
@@ -37,7 +38,7 @@ REASONS = (
     r"(error while loading shared libraries: .*)",
 )
 NO_REASON = re.compile(
-    r"[IWE]\d{4} \d\d:|[|+{]|error: |Error: Failed to initialize NVML|"
+    r"[IWE]\d{4} \d\d:|[|+{]|error: |load failed for model|Error: Failed to initialize NVML|"
     r"Signal \(|\s*$"
 )
 """Beginnings of lines without a reason: Triton's log and tables, the model's log, empty lines."""
@@ -208,7 +209,11 @@ class TritonServer:
         restriction = f"{RESTRICTED}:{KEY_HEADER}={self.key}"
         return [
             "--model-control-mode=explicit",
-            f"--load-model={MODEL_NAME}",
+            *(
+                f"--load-model={name}"
+                for name in (MODEL_NAME, *FACES)
+                if name == MODEL_NAME or (self.repository / name / CONFIG_FILE).is_file()
+            ),
             f"--http-restricted-api={restriction}",
             f"--grpc-restricted-protocol={restriction}",
         ]
@@ -270,7 +275,8 @@ def failure(log: Path) -> str:
 
 def _check_repository(repository: Path) -> None:
     """Refuse an empty repository and a model without code, for which Triton reports no error."""
-    models = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
+    configs = sorted(repository.glob(f"*/{CONFIG_FILE}"))
+    models = [path.parent for path in configs if path.parent.name not in FACES]
     if not models:
         raise ServingError(f"{repository}: not a model repository (no */config.pbtxt); {EXPORT}")
     for model in models:

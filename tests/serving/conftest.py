@@ -20,16 +20,9 @@ import pytest
 
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.arrays import expand
-from twotower.serving.runtime.contract import (
-    ALLOW,
-    EXCLUDE,
-    FILTER_SEEN,
-    NO_VALUE,
-    NUMPY_DTYPES,
-    K,
-    Table,
-)
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, FILTER_SEEN, K, Table
 from twotower.serving.runtime.manifest import write_manifest
+from twotower.serving.runtime.tensors import NO_VALUE, NUMPY_DTYPES
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

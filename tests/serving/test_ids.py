@@ -18,8 +18,8 @@ from twotower.serving.config import ServingConfig
 from twotower.serving.local import LocalVersion
 from twotower.serving.raw_ids import RawIds, VersionIds
 from twotower.serving.repository import ModelRepository
-from twotower.serving.runtime.contract import NO_VALUE
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.tensors import NO_VALUE
 from twotower.serving.triton.server import TritonServer
 from twotower.serving.version import write_version
 

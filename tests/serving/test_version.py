@@ -16,6 +16,7 @@ from twotower.serving.client import RetrievalClient
 from twotower.serving.config import ServingConfig
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import sha256, verify_manifest
+from twotower.serving.triton.control import MODEL_NAME
 from twotower.serving.triton.server import TritonServer
 from twotower.serving.version import write_version
 
@@ -124,7 +125,8 @@ def ask(server, arguments):
 def statistics(server):
     """(calls of the model, requests that were answered or failed)."""
     with RetrievalClient(server.http) as client:
-        (model,) = client._service.client.get_inference_statistics()["model_stats"]
+        models = client._service.client.get_inference_statistics(MODEL_NAME)
+    (model,) = models["model_stats"]
     stats = model["inference_stats"]
     return model["execution_count"], stats["success"]["count"] + stats["fail"]["count"]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays import find, load_strings, save_strings
-from ..contract import ALLOW, EXCLUDE, SCORE, TYPES, Contract, Table
+from ..contract import ALLOW, EXCLUDE, SCORE, SIMILAR_TO, Contract, Table
+from ..tensors import TYPES
 
 IDS_FOLDER = "ids"
 USERS, ITEMS = "users", "items"
@@ -149,11 +150,13 @@ class ServedIds:
         self.items = _converter(contract.item_id_type, folder, ITEMS, decodes=True)
         self.user_id, self.item_id = contract.user_id, contract.item_id
         history = contract.history or ""
-        self.item_lists = (contract.columns.get(history, history), ALLOW, EXCLUDE)
+        self.item_lists = (contract.columns.get(history, history), ALLOW, EXCLUDE, SIMILAR_TO)
 
     def encode(self, table: Table) -> Table:
         """Replace the user ids of a table of requests, and the items that it lists, by codes."""
-        encoded = {**table, self.user_id: self.users.encode(table[self.user_id])}
+        encoded = dict(table)
+        if self.user_id in table:
+            encoded[self.user_id] = self.users.encode(table[self.user_id])
         for name in self.item_lists:
             if name in table:
                 encoded[name] = self.items.encode(table[name])

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
 from ..arrays import find
-from ..contract import EXCLUDE, FILTER_SEEN, K, Table, count_of
+from ..contract import EXCLUDE, FILTER_SEEN, SIMILAR_TO, K, Table, count_of
 from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
 from ..index import ItemIndex, load_index
@@ -23,13 +23,16 @@ MAX_SCORES, MIN_ROWS = 1 << 18, 16
 each block of rows reads all item vectors."""
 MIN_SHARE = 32
 """Smallest number of rows per thread: waking a thread takes longer than answering fewer rows."""
-VECTORS, ITEMS, SIZE, BIAS = "vectors", "items", "k", "bias"
+VECTORS, ITEMS, SIZE = "vectors", "items", "k"
 POSITIONS, SCORES = "positions", "scores"
-"""Names in the ONNX graphs. HIDDEN_SCORES are positions in the flattened scores of all rows, and
-BIAS is added to the scores: float32 [n_items] or [n, n_items]."""
+SCALE, BIAS = "scale", "bias"
+"""Names in the ONNX graphs. HIDDEN_SCORES are positions in the flattened scores of all rows. Scores
+are multiplied by SCALE, float32 [n_items] or [1], and then BIAS is added, float32 [n_items],
+[n, n_items] or [1]."""
 HIDDEN_SCORES = "hidden"
 SCORING, MASKED_SCORING = "scoring.onnx", "masked_scoring.onnx"
-"""The graphs. The second has the input BIAS, which the first one saves a pass over the scores."""
+"""The graphs. The first has neither SCALE nor BIAS, which saves two passes over the scores."""
+ONE, ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 FILTERS = "filters"
 """The folder of the columns of the items."""
 
@@ -52,6 +55,41 @@ def _session(path: Path, index: ItemIndex) -> onnxruntime.InferenceSession:
 @lru_cache(maxsize=64)
 def _array(size: int) -> np.ndarray:
     return np.array([size])
+
+
+class _Rows(NamedTuple):
+    """What is selected for n rows.
+
+    Attributes
+    ----------
+    vectors : ndarray of float32, shape (n, D)
+    hidden : sequence of ndarray of int32
+        For each row, positions of items that are not in its answer.
+    allowed : sequence of Allowed, or None
+        Made by `masks`; None if all rows allow all items.
+    masks : Masks
+    scale : ndarray of float32, shape (n_items,), or None
+        Factors of the scores.
+    """
+
+    vectors: np.ndarray
+    hidden: Sequence[np.ndarray]
+    allowed: Sequence[Allowed] | None
+    masks: Masks
+    scale: np.ndarray | None = None
+
+    def part(self, rows: slice) -> _Rows:
+        """Return some of the rows."""
+        allowed = self.allowed and self.allowed[rows]
+        return self._replace(vectors=self.vectors[rows], hidden=self.hidden[rows], allowed=allowed)
+
+    def take(self, rows: np.ndarray) -> _Rows:
+        """Return the rows of these numbers."""
+        return self._replace(
+            vectors=self.vectors[rows],
+            hidden=[self.hidden[row] for row in rows],
+            allowed=self.allowed and [self.allowed[row] for row in rows],
+        )
 
 
 class FaissTopK:
@@ -103,25 +141,59 @@ class FaissTopK:
         scores : ndarray of float32, shape (n, max k)
             Descending. A row with fewer items ends in -inf.
         """
-        k, hidden = table[K].tolist(), self._hidden(rows, table)
+        hidden, masks = self._hidden(rows, table), self.masks
         self.items_hidden += sum(map(len, hidden))
-        masks = self.masks  # `deny` may replace them meanwhile
-        allowed = masks.of(table)
+        return self._answer(table, _Rows(vectors, hidden, masks.of(table), masks))
+
+    def similar(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items whose vectors have the highest cosine to the sum of some items' vectors.
+
+        Each of the asked items' vectors has the length 1 in the sum. Asked items are in no answer.
+        A row without a known item has no answer.
+
+        Parameters
+        ----------
+        table : dict of str to ndarray
+            The request's columns `k` and `similar_to`, and those of the filters if it gives some.
+
+        Returns
+        -------
+        item_ids, scores : ndarray
+            As `best` returns them.
+        """
+        count, masks = len(table[K]), self.masks
+        hidden = [np.zeros(0, self.seen.dtype)] * count
+        self._hide(hidden, SIMILAR_TO, table, [True] * count)
+        vectors = np.zeros((count, self.index.vectors.shape[1]), np.float32)
+        allowed = list(masks.of(table) or [masks.all] * count)
+        for row, own in enumerate(hidden):
+            vectors[row] = self.scale[own] @ self.index.vectors[own]
+            if not len(own):
+                allowed[row] = Allowed(None, np.zeros(0, np.int64))
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.where(lengths > 0, lengths, 1)
+        if EXCLUDE in table:
+            self._hide(hidden, EXCLUDE, table, [True] * count)
+        return self._answer(table, _Rows(vectors, hidden, allowed, masks, self.scale))
+
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """The inverse of the length of each item's vector; 0 for one of length 0."""
+        lengths = np.linalg.norm(self.index.vectors, axis=1)
+        return np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+
+    def _answer(self, table: Table, asked: _Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Return codes and scores as `best` does."""
+        k = table[K].tolist()
         largest = max(k)
         if min(k) == largest:
-            positions, scores = self._select(vectors, largest, hidden, masks, allowed)
+            positions, scores = self._select(asked, largest)
         else:  # one selection per k, because a large k is slower than a small one
             positions = np.full((len(k), largest), -1, np.int64)
             scores = np.full(positions.shape, -np.inf, np.float32)
             for size in set(k):
                 own = np.flatnonzero(table[K] == size)
-                some = self._select(
-                    vectors[own],
-                    size,
-                    [hidden[row] for row in own],
-                    masks,
-                    allowed and [allowed[row] for row in own],
-                )
+                some = self._select(asked.take(own), size)
                 positions[own, :size], scores[own, :size] = some
         items = self.index.item_ids.take(positions)
         if -np.inf in scores[:, -1].tolist():
@@ -156,34 +228,26 @@ class FaissTopK:
                 given = position[first:last][known[first:last]].astype(self.seen.dtype)
                 hidden[row] = np.union1d(hidden[row], given)
 
-    def _select(
-        self,
-        vectors: np.ndarray,
-        k: int,
-        hidden: Sequence[np.ndarray],
-        masks: Masks,
-        allowed: Sequence[Allowed] | None,
-    ) -> Sequence[np.ndarray]:
+    def _select(self, asked: _Rows, k: int) -> Sequence[np.ndarray]:
         """Return positions int64 [n, k] and scores float32 [n, k] of the best items not hidden.
 
         Equal scores are ordered by position.
         """
-        size = min(k, len(self.index.item_ids))
-        shares = max(1, min(self.threads, len(vectors) // MIN_SHARE))
-        if k == size and len(vectors) <= self.at_once and shares == 1:
-            return self._block(vectors, size, hidden, masks, allowed)
-        positions = np.full((len(vectors), k), -1, np.int64)
+        size, rows = min(k, len(self.index.item_ids)), len(asked.vectors)
+        shares = max(1, min(self.threads, rows // MIN_SHARE))
+        if k == size and rows <= self.at_once and shares == 1:
+            return self._block(asked, size)
+        positions = np.full((rows, k), -1, np.int64)
         scores = np.full(positions.shape, -np.inf, np.float32)
 
         def fill(first: int, last: int) -> None:
             # Block by block, because ONNX Runtime keeps as much memory as its answers take.
             for begin in range(first, last, self.at_once):
-                rows = slice(begin, min(begin + self.at_once, last))
-                some = allowed and allowed[rows]
-                best = self._block(vectors[rows], size, hidden[rows], masks, some)
-                positions[rows, :size], scores[rows, :size] = best
+                part = slice(begin, min(begin + self.at_once, last))
+                best = self._block(asked.part(part), size)
+                positions[part, :size], scores[part, :size] = best
 
-        ends = [len(vectors) * part // shares for part in range(shares + 1)]
+        ends = [rows * share // shares for share in range(shares + 1)]
         (mine, *others) = pairwise(ends)
         waiting = [self.pool.submit(fill, first, last) for first, last in others]
         fill(mine[0], mine[1])
@@ -203,22 +267,17 @@ class FaissTopK:
         """The session with a mask, made at its first use: it prepares the item matrix again."""
         return _session(self.folder / MASKED_SCORING, self.index)
 
-    def _block(
-        self,
-        vectors: np.ndarray,
-        size: int,
-        hidden: Sequence[np.ndarray],
-        masks: Masks,
-        allowed: Sequence[Allowed] | None,
-    ) -> Sequence[np.ndarray]:
+    def _block(self, asked: _Rows, size: int) -> Sequence[np.ndarray]:
         """Do what `_select` does for few enough rows that all their scores fit in memory."""
+        hidden = asked.hidden
         flat = hidden[0]
         if len(hidden) > 1:
             count, counts = len(self.index.item_ids), [len(row) for row in hidden]
             offsets = np.arange(0, len(hidden) * count, count, dtype=flat.dtype)
             flat = np.repeat(offsets, counts) + np.concatenate(hidden)
-        asked = {VECTORS: vectors, HIDDEN_SCORES: flat, SIZE: _array(size)}
-        if allowed is None:
-            return self.session.run((POSITIONS, SCORES), asked)
-        asked[BIAS] = masks.bias(allowed)
-        return self.masked_session.run((POSITIONS, SCORES), asked)
+        inputs = {VECTORS: asked.vectors, HIDDEN_SCORES: flat, SIZE: _array(size)}
+        if asked.allowed is None and asked.scale is None:
+            return self.session.run((POSITIONS, SCORES), inputs)
+        inputs[SCALE] = ONE if asked.scale is None else asked.scale
+        inputs[BIAS] = ZERO if asked.allowed is None else asked.masks.bias(asked.allowed)
+        return self.masked_session.run((POSITIONS, SCORES), inputs)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..arrays import load_column, ranges
-from ..contract import ABSENT, FILLER, TYPES, Table, count_of, row_of, state_of
+from ..contract import ABSENT, FILLER, Table, count_of, row_of, state_of
+from ..tensors import TYPES
 
 
 class UserFeatures:

@@ -16,47 +16,18 @@ from twotower.pipelines.cli import main
 from twotower.pipelines.errors import RunError
 
 
-def version(ids: list, vectors: np.ndarray) -> SimpleNamespace:
-    return SimpleNamespace(
-        item_ids=np.array(ids),
-        item_vectors=vectors.astype(np.float32),
-        denied=np.zeros(len(ids), bool),
-    )
-
-
-def test_a_cluster_is_found_whatever_the_lengths():
-    draw = np.random.default_rng(3)
-    centres = np.eye(4)[np.arange(20) % 4]
-    vectors = (centres + draw.normal(0, 0.05, (20, 4))) * draw.uniform(0.1, 9, (20, 1))
-    ids = np.arange(20) * 10
-    found = most_similar(version(ids.tolist(), vectors), 20, 6)
-    assert set(found["item"][:4]) == {60, 100, 140, 180}, "the same remainder of 4"
-    cosines = vectors @ vectors[2] / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors[2])
-    expected = [int(place) for place in np.argsort(-cosines) if place != 2][:6]
-    assert found["item"].tolist() == ids[expected].tolist()
-    np.testing.assert_allclose(found["score"], cosines[expected], atol=1e-6)
-    assert found["rank"].tolist() == [1, 2, 3, 4, 5, 6]
-
-
-def test_there_are_no_more_than_the_other_items():
-    found = most_similar(version([1, 2, 3], np.array([[1, 0], [0, 0], [1, 1]])), 1, 10)
-    assert found["item"].tolist() == [3, 2]  # a zero vector is similar to nothing
-    assert found["score"].tolist() == [pytest.approx(0.5**0.5), 0]
-
-
 def test_an_unknown_item_is_named_with_close_ones():
     texts = SimpleNamespace(
         item_ids=np.array(["SKU-0016", "SKU-0017", "Zürich"], object),
-        item_vectors=np.eye(3, dtype=np.float32),
     )
     with pytest.raises(
         RunError, match=r"item SKU-016 is not among the 3 .*; did you mean SKU-0016"
     ):
-        most_similar(texts, "SKU-016", 2)
+        most_similar(texts, ["SKU-0016", "SKU-016"], 2)
     with pytest.raises(
         RunError, match=r"item 7 is not among the 2 items that the model answers with$"
     ):
-        most_similar(version([1, 2], np.eye(2)), 7, 2)
+        most_similar(SimpleNamespace(item_ids=np.array([1, 2])), [7], 2)
 
 
 def test_the_command_prints_what_python_returns(small_run):
@@ -74,3 +45,26 @@ def test_the_command_prints_what_python_returns(small_run):
     failed = CliRunner().invoke(main, [*command, "--item", "12345"])
     assert failed.exit_code == 1
     assert "item 12345 is not among the 300 items" in failed.output
+
+
+def test_several_items_together_and_filters(small_run):
+    command = ["similar", "--run", str(small_run.path), "--item", "5", "--item", "9", "-k", "300"]
+    where = {"year": {"$gte": 1990}}
+    years = pd.read_parquet(small_run.path / "data" / "items.parquet").set_index("item_id")["year"]
+    options = ["--together", "--json", "--where", json.dumps(where), "--exclude", "7"]
+    result = CliRunner().invoke(main, [*command, *options])
+    assert result.exit_code == 0, result.stderr
+    assert "similar to 5, 9" in result.stderr
+    (answer,) = json.loads(result.stdout)["items"]
+    assert answer["items"] == [5, 9]
+    found = [each["item"] for each in answer["similar"]]
+    assert set(found) == set(years.index[years >= 1990]) - {5, 7, 9}
+    tt = twotower.load(small_run.path)
+    assert tt.similar([5, 9], 300, where=where)["item"].tolist() == [
+        item for item in tt.similar([9, 5], 300)["item"] if years[item] >= 1990
+    ]
+    vectors = dict(zip(tt._local.item_ids.tolist(), tt._local.item_vectors, strict=True))
+    units = {item: each / np.linalg.norm(each) for item, each in vectors.items()}
+    both = units[5] + units[9]
+    expected = units[found[0]] @ both / np.linalg.norm(both)
+    assert answer["similar"][0]["score"] == pytest.approx(expected, abs=1e-5)

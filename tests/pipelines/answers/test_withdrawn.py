@@ -170,6 +170,6 @@ def check_everything(run: Run, client: RetrievalClient, withdrawn: list[str], fo
     vectors = pd.read_parquet(folder / "vectors" / "items.parquet")
     assert sorted(vectors["item_id"]) == version.item_ids.tolist()
     with pytest.raises(RunError, match=f"item {withdrawn[0]} is not among the 291 items"):
-        most_similar(version, withdrawn[0], 3)
-    similar = most_similar(version, version.item_ids[0], 290)
+        most_similar(version, [withdrawn[0]], 3)
+    similar = most_similar(version, [version.item_ids[0]], 290)
     assert not similar["item"].isin(withdrawn).any()

@@ -117,7 +117,7 @@ def test_an_error_of_the_client_asks_the_server_nothing(protocol, servers, monke
     with RetrievalClient(getattr(servers("compiled"), protocol), protocol) as client:
         client.recommend([5])
 
-        def unavailable():
+        def unavailable(model):
             raise InferenceServerException("no metadata now")
 
         monkeypatch.setattr(client._service, "metadata", unavailable)
@@ -257,7 +257,7 @@ def test_an_answer_and_a_time_out_are_not_retried(failure, error, servers, monke
 def test_a_lost_connection_is_retried_as_often_as_set_with_growing_pauses(monkeypatch):
     calls, pauses = [], []
 
-    def metadata():
+    def metadata(model):
         calls.append(1)
         raise ConnectionResetError("lost")
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from twotower.serving.client.values import _cast, id_column, read_values
-from twotower.serving.runtime.contract import NUMPY_DTYPES
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.tensors import NUMPY_DTYPES
 
 
 def test_arrays_of_integers_are_cast_as_a_whole(monkeypatch):

@@ -63,7 +63,7 @@ TENSORS: list[Fault] = [
     *over_both("batch over the limit", lambda t: [t.ids(*range(t.max_batch + 1))], "{max_batch}"),
     *over_both("rows differ", lambda t: [t.ids(5), t.texts("a", "b")], "batch size"),
     *over_both("missing input", lambda t: [t.texts("a")], "{user_id}"),
-    *over_both("no input", lambda t: [], "{user_id}"),
+    *over_both("no input", lambda t: [], "request has 0 inputs"),
     *over_both("unknown input", lambda t: [t.ids(5), t.ids(5, name="zip")], "zip"),
     *over_both("a repeated input", lambda t: [t.ids(5), t.ids(6)], "{user_id}"),
     *over_both("unknown output", lambda t: [t.ids(5)], "title", outputs=[{"name": "title"}]),

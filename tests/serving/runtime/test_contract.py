@@ -229,7 +229,7 @@ def test_parameters_have_defaults():
         ({"user_id": IDS}, {"k": 5.0}, "parameter 'k' is 5.0"),
         ({"user_id": IDS}, {"k": True}, "parameter 'k' is True"),
         ({"user_id": IDS}, {"filter_seen": 1}, "parameter 'filter_seen' is 1"),
-        ({"user_id": IDS}, {"top": 3}, "parameter 'top' is unknown.*k, filter_seen and where"),
+        ({"user_id": IDS}, {"top": 3}, "parameter 'top' is unknown.*k, filter_seen, where"),
     ],
 )
 def test_a_wrong_request_is_named(inputs, parameters, message):

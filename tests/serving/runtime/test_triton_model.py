@@ -186,7 +186,7 @@ BAD_REQUESTS = {
     "rank": ({"inputs": [ids(5, shape=[1])]}, "user_id"),
     "width": ({"inputs": [ids(5, 6, shape=[1, 2])]}, "user_id"),
     "missing input": ({"inputs": [feature("age", "INT64", 30)]}, "user_id"),
-    "no input": ({"inputs": []}, "user_id"),
+    "no input": ({"inputs": []}, "request has 0 inputs"),
     "unknown input": ({"inputs": [ids(5), feature("zip", "INT64", 1)]}, "zip"),
     "rows differ": ({"inputs": [ids(5), feature("age", "INT64", 1, 2)]}, "batch size"),
     "empty batch": ({"inputs": [ids()]}, "user_id"),

@@ -177,3 +177,38 @@ def test_equal_scores_rank_by_item_id_when_seen_ones_are_filtered(tmp_path):
         {"k": np.array([3, 6]), "filter_seen": np.array([True, True])},
     )
     assert items.tolist() == [[1, 4, 7, -1, -1, -1], [1, 3, 4, 7, 8, 9]]
+
+
+def similar_table(baskets, k):
+    values = np.array([item for basket in baskets for item in basket], np.int64)
+    counts = np.array([len(basket) for basket in baskets])
+    return {
+        "k": np.full(len(baskets), k),
+        "similar_to": values,
+        count_of("similar_to"): counts,
+        state_of("similar_to"): np.full(len(baskets), VALUE, np.int8),
+    }
+
+
+def test_a_cluster_is_found_whatever_the_lengths(tmp_path):
+    draw = np.random.default_rng(3)
+    centres = np.eye(4)[np.arange(20) % 4]
+    vectors = (centres + draw.normal(0, 0.05, (20, 4))) * draw.uniform(0.1, 9, (20, 1))
+    ids, nobody = np.arange(20) * 10, SeenItems.from_pairs([], []).of(np.zeros(0, np.int64))
+    step = make_step(tmp_path, ids, vectors.astype(np.float32), nobody)
+    (found, _), (scores, _) = step.similar(similar_table([[20], [20, 60]], 6))
+    assert set(found[:4]) == {60, 100, 140, 180}, "the same remainder of 4"
+    cosines = vectors @ vectors[2] / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors[2])
+    expected = [int(place) for place in np.argsort(-cosines) if place != 2][:6]
+    assert found.tolist() == ids[expected].tolist()
+    np.testing.assert_allclose(scores, cosines[expected], atol=1e-6)
+
+
+def test_a_zero_vector_is_similar_to_nothing(tmp_path):
+    vectors = np.array([[1, 0], [0, 0], [1, 1]], np.float32)
+    nobody = SeenItems.from_pairs([], []).of(np.zeros(0, np.int64))
+    step = make_step(tmp_path, np.array([1, 2, 3]), vectors, nobody)
+    items, scores = step.similar(similar_table([[1], [2], [9], []], 3))
+    assert items.tolist() == [[3, 2, -1], [1, 3, -1], [-1] * 3, [-1] * 3]
+    expected = [[0.5**0.5, 0, -np.inf], [0, 0, -np.inf], [-np.inf] * 3, [-np.inf] * 3]
+    np.testing.assert_allclose(scores, expected, atol=1e-7)

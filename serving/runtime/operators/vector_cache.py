@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .contract import ABSENT, Table, state_of
+from ..contract import ABSENT, Table, state_of
 
 MAX_USERS = 1 << 14
 """Largest number of cached users: 4 MB at 64 dimensions. The oldest entry is replaced first."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twotower.serving.runtime import vector_cache
 from twotower.serving.runtime.contract import ABSENT, VALUE
-from twotower.serving.runtime.vector_cache import VectorCache
+from twotower.serving.runtime.operators import vector_cache
+from twotower.serving.runtime.operators.vector_cache import VectorCache
 
 USERS = 50
 STRANGER = USERS  # the row behind the last
