@@ -26,19 +26,14 @@ from twotower.serving.operators.user_rows import UserRows
 from twotower.serving.raw_ids import INTEGERS, VersionIds
 from twotower.serving.runtime.compiled_engine import PLAN_FILE
 from twotower.serving.runtime.contract import (
-    ALLOW,
-    EXCLUDE,
-    FILTER_SEEN,
     SIMILAR_TO,
     Contract,
-    K,
     count_of,
     row_of,
     state_of,
 )
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.columns import ItemColumns
-from twotower.serving.runtime.filters.predicate import WHERE
 from twotower.serving.runtime.tensors import NUMPY_DTYPES
 from twotower.serving.seen import SeenItems
 from twotower.serving.vocabularies import NO_NAMES, list_lengths, moments
@@ -272,7 +267,7 @@ def _request_schema(users: UserFeatures) -> Schema:
         dtypes[state_of(name)] = np.int8
         if name in users.lists:
             dtypes[count_of(name)] = np.int64
-    for name in (K, FILTER_SEEN, WHERE, ALLOW, EXCLUDE, SIMILAR_TO):
+    for name in (*PARAMETERS, SIMILAR_TO):
         if name in dtypes:
             raise ServingError(
                 f"the user column '{name}' has the name of a request parameter; rename it"

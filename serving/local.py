@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from twotower.serving.client.values import (
+    NO_FILTERS,
     Filters,
     Values,
     column,
@@ -102,10 +103,7 @@ class LocalVersion:
         k: int,
         filter_seen: bool = False,
         features: Mapping[str, Values] = NO_FEATURES,
-        *,
-        where: Mapping[str, Any] | str | None = None,
-        allow_item_ids: Values | None = None,
-        exclude_item_ids: Values | None = None,
+        filters: Filters = NO_FILTERS,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items for each user, best first.
 
@@ -119,8 +117,8 @@ class LocalVersion:
         features : mapping of str to sequence
             Features of the users, one value (for a list feature, one list) per user, in place of
             those that the version has stored. Without a time, it is that of this machine's clock.
-        where, allow_item_ids, exclude_item_ids
-            What the answers may hold, see `RetrievalClient.recommend`.
+        filters : Filters, optional
+            What the answers may hold.
 
         Returns
         -------
@@ -138,7 +136,6 @@ class LocalVersion:
         A score may differ in its last bit between batches of different size or with different
         neighbours, here as on the server, because sums of floats depend on their order.
         """
-        filters = Filters(where, allow_item_ids, exclude_item_ids)
         parameters = {K: k, FILTER_SEEN: filter_seen, **filters.parameters}
         lists = {name: read_values(name, values) for name, values in filters.inputs.items()}
         table = self._table(user_ids, parameters, {**features, **lists})
@@ -149,10 +146,7 @@ class LocalVersion:
         self,
         items: Iterable[Iterable],
         k: int,
-        *,
-        where: Mapping[str, Any] | str | None = None,
-        allow_item_ids: Values | None = None,
-        exclude_item_ids: Values | None = None,
+        filters: Filters = NO_FILTERS,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k items that are most similar to each row's items, best first.
 
@@ -162,8 +156,8 @@ class LocalVersion:
             Ids of items, see `RetrievalClient.similar`.
         k : int
             Items per row; at most as many as the version has.
-        where, allow_item_ids, exclude_item_ids
-            What the answers may hold, see `RetrievalClient.recommend`.
+        filters : Filters, optional
+            What the answers may hold.
 
         Returns
         -------
@@ -181,7 +175,6 @@ class LocalVersion:
                 f"{self.folder}: an earlier release exported it, which cannot find similar items; "
                 "export it again and publish it"
             )
-        filters = Filters(where, allow_item_ids, exclude_item_ids)
         lists = {SIMILAR_TO: items, **filters.inputs}
         tensors = {
             name: self._tensor(name, read_values(name, values)) for name, values in lists.items()

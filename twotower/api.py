@@ -208,6 +208,8 @@ class Recommender:
         where: Mapping[str, Any] | str | None = None,
         allow_item_ids: Values | None = None,
         exclude_item_ids: Values | None = None,
+        max_per: Mapping[str, int] | None = None,
+        diversity: float | None = None,
     ) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
@@ -223,7 +225,7 @@ class Recommender:
         features : mapping of str to sequence, optional
             Features of the context, and of users in place of those in the data: one value per user,
             such as ``{"month": ["May", "June"]}``.
-        where, allow_item_ids, exclude_item_ids : optional
+        where, allow_item_ids, exclude_item_ids, max_per, diversity : optional
             Which items may be in the answer, see `twotower.client.RetrievalClient.recommend`.
 
         Returns
@@ -238,19 +240,14 @@ class Recommender:
             If a user id is of another kind than those that the model was fitted on, or a feature is
             unknown or has a value of another kind.
         """
+        from twotower.serving.client.values import Filters
+
         ids = users if isinstance(users, (pd.Series, pd.Index, np.ndarray)) else list(users)
         if not len(ids):
             empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
             return pd.DataFrame(empty)
-        found, scores = self._local.answer(
-            ids,
-            k,
-            filter_seen,
-            features or {},
-            where=where,
-            allow_item_ids=allow_item_ids,
-            exclude_item_ids=exclude_item_ids,
-        )
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
+        found, scores = self._local.answer(ids, k, filter_seen, features or {}, filters)
         frame = pd.DataFrame(
             {
                 "user": pd.Series(ids).repeat(found.shape[1]).array,
@@ -285,11 +282,11 @@ class Recommender:
         RunError
             If the model does not know an item.
         """
-        from twotower.pipelines.answers.request import Filters
+        from twotower.pipelines.answers.request import FiltersForAll
         from twotower.pipelines.answers.similar import most_similar
 
         items = np.atleast_1d(np.asarray(item, object)).tolist()
-        return most_similar(self._local, items, k, Filters(where=where))
+        return most_similar(self._local, items, k, FiltersForAll(where=where))
 
     def recommend_all(
         self,

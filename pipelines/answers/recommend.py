@@ -16,7 +16,7 @@ import pyarrow as pa
 from twotower.pipelines import lock
 from twotower.pipelines.answers.output import format_of
 from twotower.pipelines.answers.published import Published, open_published
-from twotower.pipelines.answers.request import NO_FILTERS, Filters
+from twotower.pipelines.answers.request import ALL, FiltersForAll
 from twotower.pipelines.answers.users import Users, read_users
 from twotower.pipelines.console import ShowProgress, say, stage
 from twotower.pipelines.errors import ConfigError
@@ -73,7 +73,7 @@ def recommend(
     out: Path,
     k: int | None = None,
     filter_seen: bool = True,
-    filters: Filters = NO_FILTERS,
+    filters: FiltersForAll = ALL,
     overwrite: bool = False,
     part_rows: int = PART_ROWS,
 ) -> Written:
@@ -95,7 +95,7 @@ def recommend(
         Items per user; default: `serving.default_k`.
     filter_seen : bool
         Whether to leave out items that the user has already seen.
-    filters : Filters, optional
+    filters : FiltersForAll, optional
         What the answers may hold.
     overwrite : bool
         Whether to replace `out` if it exists.
@@ -173,7 +173,7 @@ class Allowed(NamedTuple):
     """Which items may be in the answers."""
 
     filter_seen: bool
-    filters: Filters
+    filters: FiltersForAll
 
 
 class _Parts:
@@ -251,7 +251,7 @@ class _Parts:
                     # By the clock, a resumed file would differ from one without interruption.
                     features = {**version.unknown_time(len(ids)), **features}
                     filters = allowed.filters.of(len(ids))
-                    answer = version.answer(ids, self.k, allowed.filter_seen, features, **filters)
+                    answer = version.answer(ids, self.k, allowed.filter_seen, features, filters)
                     table = _table(ids, answer, schema)
                     writer.write(table)
                     rows += len(table)

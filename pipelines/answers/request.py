@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -15,9 +15,11 @@ import numpy as np
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.preprocess import read_ids
+from twotower.serving.client.values import Filters
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.errors import RequestError
-from twotower.serving.runtime.filters.predicate import WHERE, parse
+from twotower.serving.runtime.filters.caps import parse_caps
+from twotower.serving.runtime.filters.predicate import parse
 from twotower.serving.runtime.manifest import MODEL_FILE
 from twotower.serving.runtime.tensors import NUMPY_DTYPES
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 Id: TypeAlias = int | str
 
 
-class Filters(NamedTuple):
+class FiltersForAll(NamedTuple):
     """What the answers may hold, the same for all users.
 
     Attributes
@@ -38,23 +40,30 @@ class Filters(NamedTuple):
         The only items that may be in an answer, ids as given.
     exclude : sequence of int or str
         Items that may not.
+    max_per : mapping of str to int, or None
+        How many items of an answer may share a value of a column.
+    diversity : float or None
+        See `RetrievalClient.recommend`.
     """
 
     where: Mapping[str, Any] | str | None = None
     allow: Sequence[Id] | None = None
     exclude: Sequence[Id] = ()
+    max_per: Mapping[str, int] | None = None
+    diversity: float | None = None
 
-    def of(self, users: int) -> dict[str, Any]:
-        """Return the arguments for a client or a `LocalVersion` that asks for some users."""
-        arguments = {
-            "where": self.where,
-            "allow_item_ids": self.allow if self.allow is None else [self.allow] * users,
-            "exclude_item_ids": [self.exclude] * users if self.exclude else None,
-        }
-        return {name: value for name, value in arguments.items() if value is not None}
+    def of(self, users: int) -> Filters:
+        """Return the filters of a request for some users."""
+        return Filters(
+            where=self.where,
+            allow_item_ids=None if self.allow is None else [self.allow] * users,
+            exclude_item_ids=[self.exclude] * users if self.exclude else None,
+            max_per=self.max_per,
+            diversity=self.diversity,
+        )
 
 
-NO_FILTERS = Filters()
+ALL = FiltersForAll()
 
 
 def published_contract(run: Run) -> dict[str, Any] | None:
@@ -170,8 +179,13 @@ def _typed(option: str, text: str, datatype: str) -> int | float | str:
 
 
 def parse_filters(
-    run: Run, where: str | None, allow: Sequence[str], exclude: Sequence[str]
-) -> Filters:
+    run: Run,
+    where: str | None = None,
+    allow: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_per: Sequence[str] = (),
+    diversity: float | None = None,
+) -> FiltersForAll:
     """Return what a person wrote on the command line about what answers may hold.
 
     Parameters
@@ -181,26 +195,42 @@ def parse_filters(
         A predicate as JSON.
     allow, exclude : sequence of str
         Item ids. Without any, `allow` allows all items.
+    max_per : sequence of str
+        COLUMN=NUMBER.
+    diversity : float or None
 
     Raises
     ------
     ConfigError
-        If `where` is no predicate, or not one over columns of the published version.
+        If `where` is no predicate, or not one over columns of the published version; if `max_per`
+        names another column, or no number.
     DataError
         If an item id is of another kind than those of the run.
     """
-    if where is not None:
-        _check_predicate(run, where)
+    caps = dict(_cap(text) for text in max_per)
+    # A version that is not published is reported when it is needed.
+    columns = (published_contract(run) or {}).get("filters")
+    if columns is not None:
+        _check("--where", where, lambda text: parse(text, columns))
+        _check("--max-per", json.dumps(caps) if caps else None, lambda t: parse_caps(t, columns))
     allowed = parse_ids(run, "items", allow) if allow else None
-    return Filters(where, allowed, parse_ids(run, "items", exclude) if exclude else ())
+    excluded = parse_ids(run, "items", exclude) if exclude else ()
+    return FiltersForAll(where, allowed, excluded, caps or None, diversity)
 
 
-def _check_predicate(run: Run, where: str) -> None:
-    """Check a predicate before a server is started to answer it."""
-    if (contract := published_contract(run)) is None:
-        return  # which is reported when the version is needed
+def _cap(text: str) -> tuple[str, int]:
+    name, _, number = text.rpartition("=")
+    if not name or not re.fullmatch("[0-9]{1,9}", number):
+        raise ConfigError(f"--max-per {text}: write COLUMN=NUMBER, such as genres=2")
+    return name, int(number)
+
+
+def _check(option: str, text: str | None, read: Callable[[str], Any]) -> None:
+    """Check the JSON of a parameter before a server is started to answer it."""
+    if text is None:
+        return
     try:
-        parse(where, contract.get("filters", {}))
+        read(text)
     except RequestError as error:
-        problem = str(error).removeprefix(f"parameter '{WHERE}': ")
-        raise ConfigError(f"--where {where}: {problem}") from None
+        problem = re.sub("^parameter '[a-z_]+':? ", "", str(error))
+        raise ConfigError(f"{option} {text}: {problem}") from None

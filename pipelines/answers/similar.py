@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twotower.pipelines.answers.published import open_published
-from twotower.pipelines.answers.request import NO_FILTERS, Filters, Id
+from twotower.pipelines.answers.request import ALL, FiltersForAll, Id
 from twotower.pipelines.console import console
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.run import Run
@@ -47,7 +47,7 @@ def similar(
     items: Sequence[Id],
     k: int,
     together: bool = False,
-    filters: Filters = NO_FILTERS,
+    filters: FiltersForAll = ALL,
 ) -> Similar:
     """Print, for each of the items, a table of the k items that are most similar to it.
 
@@ -61,7 +61,7 @@ def similar(
         Items per table.
     together : bool
         Whether to print one table of the items that are similar to all of them, as a basket.
-    filters : Filters, optional
+    filters : FiltersForAll, optional
         What the answers may hold.
 
     Returns
@@ -94,7 +94,7 @@ def similar(
 
 
 def most_similar(
-    version: LocalVersion, items: Sequence[Id], k: int, filters: Filters = NO_FILTERS
+    version: LocalVersion, items: Sequence[Id], k: int, filters: FiltersForAll = ALL
 ) -> pd.DataFrame:
     """The k items that are most similar to some items together, see `RetrievalClient.similar`.
 
@@ -105,7 +105,7 @@ def most_similar(
         Raw item ids.
     k : int
         Number of items.
-    filters : Filters, optional
+    filters : FiltersForAll, optional
         What the answer may hold.
 
     Returns
@@ -125,7 +125,7 @@ def most_similar(
             f"{_near(ids, unknown[0])}"
         )
     size = min(k, len(ids))
-    (found,), (scores,) = version.similar([items], size, **filters.of(1))
+    (found,), (scores,) = version.similar([items], size, filters.of(1))
     left = np.isfinite(scores)
     ranks = np.arange(1, int(left.sum()) + 1)
     return pd.DataFrame({"item": found[left], "rank": ranks, "score": scores[left]})

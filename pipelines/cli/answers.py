@@ -45,7 +45,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --out
 @filter_options
 @overwrite_option
 @json_option
-def recommend(folder, users, out, k, seen, where, allow, exclude, overwrite, as_json) -> None:
+def recommend(folder, users, out, k, seen, overwrite, as_json, **rules) -> None:
     """Write recommendations for many users to a file, without a server.
 
     If it is interrupted, the same command continues.
@@ -54,7 +54,7 @@ def recommend(folder, users, out, k, seen, where, allow, exclude, overwrite, as_
     from twotower.pipelines.answers.request import parse_filters
 
     opened = open_run(folder)
-    filters = parse_filters(opened, where, allow, exclude)
+    filters = parse_filters(opened, **rules)
     output(
         as_json,
         lambda: step(
@@ -97,11 +97,11 @@ def vectors(folder, out, overwrite, as_json) -> None:
 @click.option("--together", is_flag=True, help="Find items similar to all --item as a basket.")
 @filter_options
 @json_option
-def similar(folder, items, k, together, where, allow, exclude, as_json) -> None:
+def similar(folder, items, k, together, as_json, **rules) -> None:
     """Print the items that are most similar to an item, or to several together."""
     from twotower.pipelines.answers.request import parse_filters, parse_ids
     from twotower.pipelines.answers.similar import similar as step
 
     opened = open_run(folder)
-    asked, filters = parse_ids(opened, "items", items), parse_filters(opened, where, allow, exclude)
+    asked, filters = parse_ids(opened, "items", items), parse_filters(opened, **rules)
     output(as_json, lambda: step(opened, asked, k, together, filters), plain_similar)

@@ -73,6 +73,18 @@ def filter_options(command: Callable) -> Callable:
     """Add the options that say which items may be in the answers."""
     for option in (
         click.option(
+            "--diversity",
+            type=click.FloatRange(0, 1),
+            help="How much an item counts for being unlike those before it; 0 keeps the order of "
+            "the scores.",
+        ),
+        click.option(
+            "--max-per",
+            multiple=True,
+            metavar="COLUMN=NUMBER",
+            help="How many items may share a value of a column of serving.filters. Repeatable.",
+        ),
+        click.option(
             "--exclude",
             multiple=True,
             metavar="ITEM",

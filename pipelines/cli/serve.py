@@ -63,7 +63,7 @@ def serve(folder, overrides) -> None:
 )
 @filter_options
 @json_option
-def query(folder, users, k, protocol, seen, features, where, allow, exclude, as_json) -> None:
+def query(folder, users, k, protocol, seen, features, as_json, **rules) -> None:
     """Ask the server for recommendations.
 
     If no server is running for this run, one is started for this query.
@@ -73,7 +73,7 @@ def query(folder, users, k, protocol, seen, features, where, allow, exclude, as_
 
     opened = open_run(folder)
     asked = parse_ids(opened, "users", users)
-    given, filters = parse_features(opened, features), parse_filters(opened, where, allow, exclude)
+    given, filters = parse_features(opened, features), parse_filters(opened, **rules)
     output(
         as_json,
         lambda: step(opened, asked, k, protocol, not seen, given, filters),

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from twotower.pipelines.answers.request import NO_FILTERS, Filters, Id, published_contract
+from twotower.pipelines.answers.request import ALL, FiltersForAll, Id, published_contract
 from twotower.pipelines.console import console, printable, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
@@ -33,7 +33,7 @@ def query(
     protocol: Protocol = "http",
     filter_seen: bool = True,
     features: Mapping[str, Any] | None = None,
-    filters: Filters = NO_FILTERS,
+    filters: FiltersForAll = ALL,
 ) -> dict[str, Recommendations]:
     """Ask the run's server, or one that is started for this query, and print the answer.
 
@@ -51,7 +51,7 @@ def query(
         Whether to leave out items that the user has already seen.
     features : mapping of str to Any, optional
         Values of features of the request, the same for all users; see `parse_features`.
-    filters : Filters, optional
+    filters : FiltersForAll, optional
         What the answers may hold.
 
     Returns
@@ -108,7 +108,7 @@ def ask(
     protocols: Sequence[Protocol] = get_args(Protocol),
     filter_seen: bool = True,
     features: Mapping[str, Any] | None = None,
-    filters: Filters = NO_FILTERS,
+    filters: FiltersForAll = ALL,
 ) -> dict[str, Recommendations]:
     """The server's answer for `users` by each of the protocols; all have the same `features`."""
     from twotower.serving.client import RetrievalClient
@@ -118,7 +118,7 @@ def ask(
     for protocol in protocols:
         with RetrievalClient(getattr(addresses, protocol), protocol=protocol) as client:
             answers[protocol] = client.recommend(
-                users, k, filter_seen, given, **filters.of(len(users))
+                users, k, filter_seen, given, **filters.of(len(users))._asdict()
             )
     return answers
 

@@ -88,9 +88,11 @@ class AsyncRetrievalClient:
         where: Mapping[str, Any] | str | None = None,
         allow_item_ids: Iterable | None = None,
         exclude_item_ids: Iterable | None = None,
+        max_per: Mapping[str, int] | str | None = None,
+        diversity: float | None = None,
     ) -> Recommendations:
         """Return the k best items for each user (see `RetrievalClient.recommend`)."""
-        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
         asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
         return await self._run(asked)
 
@@ -102,9 +104,11 @@ class AsyncRetrievalClient:
         where: Mapping[str, Any] | str | None = None,
         allow_item_ids: Iterable | None = None,
         exclude_item_ids: Iterable | None = None,
+        max_per: Mapping[str, int] | str | None = None,
+        diversity: float | None = None,
     ) -> Recommendations:
         """Return the k items most similar to each row's items (see `RetrievalClient.similar`)."""
-        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
         return await self._run(self._conversation.similar(items, k, filters))
 
     async def close(self) -> None:

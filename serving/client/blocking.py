@@ -91,6 +91,8 @@ class RetrievalClient:
         where: Mapping[str, Any] | str | None = None,
         allow_item_ids: Iterable | None = None,
         exclude_item_ids: Iterable | None = None,
+        max_per: Mapping[str, int] | str | None = None,
+        diversity: float | None = None,
     ) -> Recommendations:
         """Return the k best items for each user.
 
@@ -116,6 +118,12 @@ class RetrievalClient:
             The only items that may be in the answer, one list per user; an empty list allows none.
         exclude_item_ids : iterable of iterable, optional
             Items that may not be in the answer, one list per user.
+        max_per : mapping of str to int, or str, optional
+            How many items of an answer may share a value of a column of `serving.filters`, such as
+            ``{"genres": 2}``.
+        diversity : float, optional
+            From 0, the order of the scores, to 1: how much an item counts for being unlike those
+            before it (maximal marginal relevance). Scores then need not descend.
 
         Returns
         -------
@@ -126,7 +134,7 @@ class RetrievalClient:
         ServingError
             With the server's message, or the reason why there is no answer.
         """
-        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
         asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
         return self._run(asked)
 
@@ -138,6 +146,8 @@ class RetrievalClient:
         where: Mapping[str, Any] | str | None = None,
         allow_item_ids: Iterable | None = None,
         exclude_item_ids: Iterable | None = None,
+        max_per: Mapping[str, int] | str | None = None,
+        diversity: float | None = None,
     ) -> Recommendations:
         """Return the k items that are most similar to each row's items.
 
@@ -151,7 +161,7 @@ class RetrievalClient:
             a row without a known item has no answer (scores of -inf).
         k : int
             Number of items per row.
-        where, allow_item_ids, exclude_item_ids : optional
+        where, allow_item_ids, exclude_item_ids, max_per, diversity : optional
             Which items may be in the answer, see `recommend`.
 
         Returns
@@ -163,7 +173,7 @@ class RetrievalClient:
         ServingError
             With the server's message, or the reason why there is no answer.
         """
-        filters = Filters(where, allow_item_ids, exclude_item_ids)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
         return self._run(self._conversation.similar(items, k, filters))
 
     def close(self) -> None:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twotower.serving.runtime.arrays import expand
-from twotower.serving.runtime.contract import ALLOW, EXCLUDE, FILTER_SEEN, K
+from twotower.serving.runtime.contract import ALLOW, DIVERSITY, EXCLUDE, FILTER_SEEN, K
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.caps import MAX_PER
 from twotower.serving.runtime.filters.predicate import WHERE
 from twotower.serving.runtime.tensors import NO_VALUE, NUMPY_DTYPES
 
@@ -40,20 +41,32 @@ Values = Sequence | np.ndarray
 class Filters(NamedTuple):
     """What the answers may hold, as the caller says it (see `RetrievalClient.recommend`)."""
 
-    where: Mapping[str, Any] | str | None
-    allow_item_ids: Iterable | None
-    exclude_item_ids: Iterable | None
+    where: Mapping[str, Any] | str | None = None
+    allow_item_ids: Iterable | None = None
+    exclude_item_ids: Iterable | None = None
+    max_per: Mapping[str, int] | str | None = None
+    diversity: float | None = None
 
     @property
-    def parameters(self) -> dict[str, str]:
-        """The parameter of a request, if there is one."""
-        return {} if self.where is None else {WHERE: read_predicate(self.where)}
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of a request, as types of Python."""
+        found: dict[str, Any] = {}
+        for name, value in ((WHERE, self.where), (MAX_PER, self.max_per)):
+            if value is not None:
+                found[name] = _as_json(name, value)
+        if self.diversity is not None:
+            found[DIVERSITY] = _as_number(DIVERSITY, self.diversity)
+        return found
 
     @property
     def inputs(self) -> dict[str, Iterable]:
         """The lists of items, by the name of the input."""
         lists = {ALLOW: self.allow_item_ids, EXCLUDE: self.exclude_item_ids}
         return {name: values for name, values in lists.items() if values is not None}
+
+
+NO_FILTERS = Filters()
+EXAMPLES = {WHERE: '{"year": {"$gte": 1990}}', MAX_PER: '{"genres": 2}'}
 
 
 def read_parameters(k: Any, filter_seen: Any = None) -> dict[str, Any]:
@@ -76,25 +89,32 @@ def read_parameters(k: Any, filter_seen: Any = None) -> dict[str, Any]:
     return parameters
 
 
-def read_predicate(where: Any) -> str:
-    """Return a predicate, a mapping or JSON, as JSON; the server checks what it says.
+def _as_json(name: str, value: Any) -> str:
+    """Return a mapping, or JSON, as JSON; the server checks what it says.
 
     Raises
     ------
     ServingError
         If it is neither.
     """
-    if isinstance(where, str):
-        return where
-    if not isinstance(where, Mapping):
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping):
         raise ServingError(
-            f"parameter '{WHERE}' is {where!r}; expected a dict, or its JSON, such as "
-            '{"year": {"$gte": 1990}}'
+            f"parameter '{name}' is {value!r}; expected a dict, or its JSON, such as "
+            f"{EXAMPLES[name]}"
         )
     try:
-        return json.dumps(where, ensure_ascii=False, default=_of_python)
+        return json.dumps(value, ensure_ascii=False, default=_of_python)
     except (TypeError, ValueError) as error:
-        raise ServingError(f"parameter '{WHERE}' cannot be written as JSON: {error}") from error
+        raise ServingError(f"parameter '{name}' cannot be written as JSON: {error}") from error
+
+
+def _as_number(name: str, value: Any) -> float:
+    number = value.item() if isinstance(value, np.generic) else value
+    if type(number) not in (int, float):
+        raise ServingError(f"parameter '{name}' is {value!r}; expected a number")
+    return float(number)
 
 
 def _of_python(value: Any) -> Any:

@@ -16,6 +16,7 @@ from merlin.table import TensorTable
 from twotower.serving.operators.base import ONNX_IR, ONNX_OPSET, ServedOperator, split_rows
 from twotower.serving.runtime.contract import (
     ALLOW,
+    DIVERSITY,
     EXCLUDE,
     FILTER_SEEN,
     SCORE,
@@ -25,9 +26,11 @@ from twotower.serving.runtime.contract import (
     count_of,
     state_of,
 )
+from twotower.serving.runtime.filters.caps import MAX_PER, parse_caps
 from twotower.serving.runtime.filters.columns import ItemColumns
 from twotower.serving.runtime.filters.predicate import WHERE, parse
 from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
+from twotower.serving.runtime.operators.diversify import choose, pool_size, values_of
 from twotower.serving.runtime.operators.top_k import (
     BIAS,
     FILTERS,
@@ -48,6 +51,8 @@ PARAMETERS: dict[str, Any] = {
     K: np.int64,
     FILTER_SEEN: np.bool_,
     WHERE: str,
+    MAX_PER: str,
+    DIVERSITY: np.float64,
     **{
         column: dtype
         for name in (ALLOW, EXCLUDE)
@@ -136,45 +141,71 @@ class FaissTopK(ServedOperator):
         given: Sequence[Sequence[int] | np.ndarray] = [()] * len(scores)
         if self.history is not None:
             given = split_rows(columns[self.history], columns[count_of(self.history)])
+        allowed = self._allowed(columns)
         for row in range(len(scores)):
-            ids, score = index.item_ids[positions[row]], scores[row]
-            keep = self._allowed(columns, row)[positions[row]]
+            keep = allowed[row]
             if columns[FILTER_SEEN][row]:
-                keep &= ~(np.isin(ids, seen[row]) | np.isin(ids, given[row]))
-            ids, score = ids[keep], score[keep]
-            count = min(columns[K][row], len(ids))
-            items[row, :count], top[row, :count] = ids[:count], score[:count]
+                keep &= ~np.isin(index.item_ids, [*seen[row], *given[row]])
+            kept = keep[positions[row]]
+            best, score = self._chosen(columns, row, positions[row][kept], scores[row][kept])
+            items[row, : len(best)], top[row, : len(best)] = index.item_ids[best], score
         return TensorTable({self.item_id: items, SCORE: top})
 
     def similar(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer a table of requests for similar items, see the runtime's operator of this name."""
-        index, count = self.index, len(columns[K])
-        lengths = np.linalg.norm(index.vectors, axis=1, keepdims=True)
-        units = index.vectors / np.where(lengths > 0, lengths, 1)
+        index, units = self.index, self.units
         asked = split_rows(columns[SIMILAR_TO], columns[count_of(SIMILAR_TO)])
         sums = np.stack([units[np.isin(index.item_ids, own)].sum(axis=0) for own in asked])
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         scores = sums / np.where(norms > 0, norms, 1) @ units.T
-        shape = (count, columns[K].max())
+        shape = (len(asked), columns[K].max())
         items, top = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+        allowed = self._allowed(columns)
         for row, own in enumerate(asked):
-            keep = self._allowed(columns, row) & ~np.isin(index.item_ids, own)
+            keep = allowed[row] & ~np.isin(index.item_ids, own)
             keep &= np.isin(own, index.item_ids).any()
-            best = np.flatnonzero(keep)[np.argsort(-scores[row][keep], kind="stable")]
-            best = best[: columns[K][row]]
-            items[row, : len(best)], top[row, : len(best)] = index.item_ids[best], scores[row][best]
+            kept = np.flatnonzero(keep)[np.argsort(-scores[row][keep], kind="stable")]
+            best, score = self._chosen(columns, row, kept, scores[row][kept])
+            items[row, : len(best)], top[row, : len(best)] = index.item_ids[best], score
         return {self.item_id: items, SCORE: top}
 
-    def _allowed(self, columns: Mapping[str, np.ndarray], row: int) -> np.ndarray:
-        """Return which items the filters of a row allow, as bool [n_items]."""
-        ids = self.index.item_ids
-        listed = {name: split_rows(columns[name], columns[count_of(name)])[row] for name in LISTS}
-        keep = ~(np.isin(ids, listed[EXCLUDE]) | np.isin(ids, self.denied))
-        if columns[state_of(ALLOW)][row] == VALUE:
-            keep &= np.isin(ids, listed[ALLOW])
-        if where := columns[WHERE][row]:
-            keep &= self.columns.matching(parse(where, self.columns.kinds))
-        return keep
+    @cached_property
+    def units(self) -> np.ndarray:
+        """The vectors of the items float32 [n_items, D], scaled to length 1."""
+        lengths = np.linalg.norm(self.index.vectors, axis=1, keepdims=True)
+        return self.index.vectors / np.where(lengths > 0, lengths, 1)
+
+    def _allowed(self, columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return for each row which items its filters allow, as bool [n_items]."""
+        ids, allowed = self.index.item_ids, []
+        allow, exclude = (split_rows(columns[name], columns[count_of(name)]) for name in LISTS)
+        for row, where in enumerate(columns[WHERE]):
+            keep = ~(np.isin(ids, exclude[row]) | np.isin(ids, self.denied))
+            if columns[state_of(ALLOW)][row] == VALUE:
+                keep &= np.isin(ids, allow[row])
+            if where:
+                keep &= self.columns.matching(parse(where, self.columns.kinds))
+            allowed.append(keep)
+        return allowed
+
+    def _chosen(
+        self, columns: Mapping[str, np.ndarray], row: int, positions: np.ndarray, scores: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions and scores of the answer to a row, of a list with the best first."""
+        k, diversity, text = (columns[name][row] for name in (K, DIVERSITY, MAX_PER))
+        if not diversity and not text:
+            return positions[:k], scores[:k]
+        total, chosen = len(self.index.item_ids), []
+        caps = parse_caps(text, self.columns.kinds) if text else {}
+        for size in (pool_size(k, total), total):
+            pool = positions[:size]
+            values = [
+                (values_of(self.columns.columns[name], pool), limit) for name, limit in caps.items()
+            ]
+            chosen = choose(scores[:size], self.units[pool], k, diversity, values)
+            if len(chosen) == k:
+                break
+        return positions[chosen], scores[chosen]
 
     def compile(self, out: Path, schema: Schema) -> dict[str, Any]:
         self._copy_index(out)
@@ -197,7 +228,7 @@ class FaissTopK(ServedOperator):
         self.index_dir = folder / "index"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "index"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("index", "units")}
 
     @cached_property
     def index(self) -> ItemIndex:

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from .errors import RequestError
+from .filters.caps import MAX_PER, parse_caps
 from .filters.predicate import WHERE, parse
 from .operators.times import EARLIEST, LATEST, TimeFeatures
 from .tensors import NO_VALUE, TYPES, check_length, column_of, concatenate, lists_of, same
@@ -46,12 +47,22 @@ ALLOW, EXCLUDE = "allow_item_ids", "exclude_item_ids"
 """Optional inputs: the only items that may be in the answer to a row, and items that may not."""
 SIMILAR_TO = "similar_to"
 """The input of requests for similar items, in place of the users: a list of items per row."""
+DIVERSITY = "diversity"
 
 Table = dict[str, np.ndarray]
 
 FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
 """The value of a feature's column in rows whose state says that there is no value."""
 
+OF_ITEMS = (WHERE, MAX_PER, DIVERSITY)
+"""The parameters that are about the items of an answer."""
+PARAMETER_TYPES = {
+    K: "int64",
+    FILTER_SEEN: "bool",
+    WHERE: "object",
+    MAX_PER: "object",
+    DIVERSITY: "float64",
+}
 PREDICATES = 1024
 """Number of predicates that are known to be right; their texts take 16 MB at most."""
 
@@ -125,8 +136,8 @@ class Contract:
         ----------
         inputs : mapping of str to ndarray
             Tensors [n, 1], or [n, w] for list features; text as UTF-8.
-        parameters : mapping of str to int, bool or str
-            `k`, `filter_seen` and `where`, all optional.
+        parameters : mapping of str to int, bool, float or str
+            `k`, `filter_seen`, `where`, `diversity` and `max_per`, all optional.
 
         Returns
         -------
@@ -140,7 +151,7 @@ class Contract:
         """
         if SIMILAR_TO in inputs:
             return self._read_similar(inputs, parameters)
-        k, filter_seen, where = self._parameters(parameters, (K, FILTER_SEEN, WHERE))
+        chosen = self._parameters(parameters, (K, FILTER_SEEN, *OF_ITEMS))
         for name in inputs:
             if name != self.user_id and name not in self.features and name not in (ALLOW, EXCLUDE):
                 raise RequestError(
@@ -159,28 +170,27 @@ class Contract:
                 table.update(self._feature(name, array, self.features[name], rows))
         if self.times is not None:
             table.update(self._time_columns(inputs, rows))
-        table[K] = same(k, "int64", rows)
-        table[FILTER_SEEN] = same(filter_seen, "bool", rows)
-        if where:
-            table[WHERE] = same(where, "object", rows)
+        for name, value in chosen.items():
+            table[name] = same(value, PARAMETER_TYPES[name], rows)
         return table
 
     def _read_similar(
         self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
     ) -> Table:
         """Turn a request for similar items into a table."""
-        k, _, where = self._parameters(parameters, (K, WHERE))
+        chosen = self._parameters(parameters, (K, *OF_ITEMS))
         names = (SIMILAR_TO, ALLOW, EXCLUDE)
         if wrong := [name for name in inputs if name not in names]:
             raise RequestError(f"input '{wrong[0]}' is unknown beside {', '.join(names)}")
         rows = len(inputs[SIMILAR_TO])
         if not rows:
             raise RequestError(f"input '{SIMILAR_TO}' has no rows; expected [n, w], n >= 1")
-        table: Table = {K: same(k, "int64", rows)}
+        table: Table = {}
         for name, array in inputs.items():
             table.update(self._items(name, array, rows))
-        if where:
-            table[WHERE] = same(where, "object", rows)
+        for name, value in chosen.items():
+            if name != FILTER_SEEN:
+                table[name] = same(value, PARAMETER_TYPES[name], rows)
         return table
 
     def complete(self, table: Table) -> Table:
@@ -189,8 +199,9 @@ class Contract:
         Those of a history hold codes, like those of a table whose ids are converted.
         """
         rows, completed = len(table[K]), dict(table)
-        if WHERE not in table:
-            completed[WHERE] = same("", "object", rows)
+        for name, nothing in ((WHERE, ""), (MAX_PER, ""), (DIVERSITY, 0.0)):
+            if name not in table:
+                completed[name] = same(nothing, PARAMETER_TYPES[name], rows)
         for name, state in ((ALLOW, ABSENT), (EXCLUDE, VALUE)):
             if name not in table:
                 completed[name] = same(0, "int64", 0)
@@ -273,38 +284,45 @@ class Contract:
             table[state_of(column)] = np.where(unknown, ABSENT, VALUE).astype(np.int8)
         return table
 
-    def _parameters(
-        self, parameters: Mapping[str, Any], names: Sequence[str]
-    ) -> tuple[int, bool, str]:
-        """Return k, whether to hide seen items, and the predicate; "" is none."""
+    def _parameters(self, parameters: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Return the parameters that a request has, with those that have a default."""
         if not parameters:
-            return self.default_k, True, ""
+            return {K: self.default_k, FILTER_SEEN: True}
         unknown = sorted(set(parameters).difference(names))
         if unknown:
             raise RequestError(
                 f"parameter '{unknown[0]}' is unknown; this model takes {', '.join(names)}"
             )
-        k = parameters.get(K, self.default_k)
+        chosen = {K: self.default_k, FILTER_SEEN: True, **parameters}
+        k, filter_seen = chosen[K], chosen[FILTER_SEEN]
         if type(k) is not int or not 1 <= k <= self.max_k:
             raise RequestError(
                 f"parameter '{K}' is {k!r}; expected an integer from 1 to {self.max_k}"
             )
-        filter_seen = parameters.get(FILTER_SEEN, True)
         if type(filter_seen) is not bool:
             raise RequestError(f"parameter '{FILTER_SEEN}' is {filter_seen!r}; expected a boolean")
-        where = parameters.get(WHERE, "")
-        if type(where) is not str:
-            raise RequestError(f"parameter '{WHERE}' is {where!r}; expected text that holds JSON")
-        if WHERE in parameters:
-            self._check_predicate(where)
-        return k, filter_seen, where
+        for name in (WHERE, MAX_PER):
+            if name in chosen:
+                if type(chosen[name]) is not str:
+                    raise RequestError(
+                        f"parameter '{name}' is {chosen[name]!r}; expected text that holds JSON"
+                    )
+                self._check_json(name, chosen[name])
+        diversity = chosen.get(DIVERSITY, 0)
+        if type(diversity) not in (int, float) or not 0 <= diversity <= 1:
+            raise RequestError(
+                f"parameter '{DIVERSITY}' is {diversity!r}; expected a number from 0 to 1"
+            )
+        if diversity == 0:
+            chosen.pop(DIVERSITY, None)
+        return chosen
 
     @cached_property
-    def _check_predicate(self) -> Callable[[str], None]:
-        """Check the text of a predicate; those that were right are remembered."""
+    def _check_json(self) -> Callable[[str, str], None]:
+        """Check the text of a parameter; those that were right are remembered."""
 
         @lru_cache(maxsize=PREDICATES)
-        def check(text: str) -> None:
-            parse(text, self.filters)
+        def check(name: str, text: str) -> None:
+            (parse if name == WHERE else parse_caps)(text, self.filters)
 
         return check

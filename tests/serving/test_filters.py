@@ -12,6 +12,7 @@ import pytest
 from benchmarks.two_stage.predicates import random_predicate
 from tests.serving.conftest import answer, request_table
 from twotower.serving.client import AsyncRetrievalClient, RetrievalClient
+from twotower.serving.client.values import Filters
 from twotower.serving.files import write_atomically
 from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.errors import ServingError
@@ -127,7 +128,7 @@ def test_the_asyncio_client_and_a_local_version_filter_as_the_server(world, serv
     np.testing.assert_array_equal(got.item_ids, expected.item_ids)
     for runtime in ("compiled", "merlin"):
         version = LocalVersion(repositories[runtime] / "retrieval" / "1")
-        items, scores = version.answer(users, 5, filter_seen=True, **filters)
+        items, scores = version.answer(users, 5, True, filters=Filters(**filters))
         np.testing.assert_array_equal(items, expected.item_ids)
         np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
 

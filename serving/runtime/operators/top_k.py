@@ -13,10 +13,12 @@ import numpy as np
 import onnxruntime
 
 from ..arrays import find
-from ..contract import EXCLUDE, FILTER_SEEN, SIMILAR_TO, K, Table, count_of
+from ..contract import DIVERSITY, EXCLUDE, FILTER_SEEN, SIMILAR_TO, K, Table, count_of
+from ..filters.caps import MAX_PER, parse_caps
 from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
 from ..index import ItemIndex, load_index
+from .diversify import choose, pool_size, values_of
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
 """A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows, because
@@ -186,7 +188,9 @@ class FaissTopK:
         """Return codes and scores as `best` does."""
         k = table[K].tolist()
         largest = max(k)
-        if min(k) == largest:
+        if DIVERSITY in table or MAX_PER in table:
+            positions, scores = self._select_diverse(table, asked)
+        elif min(k) == largest:
             positions, scores = self._select(asked, largest)
         else:  # one selection per k, because a large k is slower than a small one
             positions = np.full((len(k), largest), -1, np.int64)
@@ -227,6 +231,41 @@ class FaissTopK:
             if count and hides[row]:
                 given = position[first:last][known[first:last]].astype(self.seen.dtype)
                 hidden[row] = np.union1d(hidden[row], given)
+
+    def _select_diverse(self, table: Table, asked: _Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and scores of items that are chosen by `diversify.choose`."""
+        k, total = table[K].tolist(), len(self.index.item_ids)
+        positions = np.full((len(k), max(k)), -1, np.int64)
+        scores = np.full(positions.shape, -np.inf, np.float32)
+        diversity = table[DIVERSITY].tolist() if DIVERSITY in table else [0.0] * len(k)
+        caps = table[MAX_PER].tolist() if MAX_PER in table else [""] * len(k)
+        sizes = [pool_size(size, total) for size in k]
+        for size in set(sizes):
+            own = [row for row, each in enumerate(sizes) if each == size]
+            pools = self._select(asked.take(np.array(own)), size)
+            for row, pool, score in zip(own, *pools, strict=True):
+                chosen = self._choose(pool, score, k[row], diversity[row], caps[row])
+                if len(chosen) < k[row] and size < total and np.isfinite(score[-1]):
+                    # The caps leave too few of the best ones: choose among all.
+                    (pool,), (score,) = self._select(asked.take(np.array([row])), total)
+                    chosen = self._choose(pool, score, k[row], diversity[row], caps[row])
+                positions[row, : len(chosen)] = pool[chosen]
+                scores[row, : len(chosen)] = score[chosen]
+        return positions, scores
+
+    def _choose(
+        self, pool: np.ndarray, scores: np.ndarray, k: int, diversity: float, caps: str
+    ) -> list[int]:
+        """Return the places of the chosen items in a pool, given as positions [n]."""
+        columns = self.columns.columns
+        limits = parse_caps(caps, self.columns.kinds) if caps else {}
+        return choose(
+            scores,
+            self.index.vectors[pool] * self.scale[pool, None],
+            k,
+            diversity,
+            [(values_of(columns[name], pool), largest) for name, largest in limits.items()],
+        )
 
     def _select(self, asked: _Rows, k: int) -> Sequence[np.ndarray]:
         """Return positions int64 [n, k] and scores float32 [n, k] of the best items not hidden.

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import twotower
 from twotower.pipelines.answers.recommend import recommend
-from twotower.pipelines.answers.request import Filters
+from twotower.pipelines.answers.request import FiltersForAll
 from twotower.pipelines.cli import main
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.export import export
@@ -40,7 +40,7 @@ def test_a_file_of_recommendations_has_the_best_of_the_allowed_items(small_run, 
     recommend(small_run, "all", every, 10**6)
     ranked = pd.read_parquet(every)
     excluded = sorted(allowed)[:5]
-    filters = Filters(json.dumps(WHERE), exclude=excluded)
+    filters = FiltersForAll(json.dumps(WHERE), exclude=excluded)
     written = recommend(small_run, "all", some, 10, filters=filters)
     kept = ranked[ranked["item_id"].isin(allowed - set(excluded))]
     best = kept.groupby("user_id", sort=False).head(10).reset_index(drop=True)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from twotower.pipelines.answers import request
-from twotower.pipelines.answers.request import Filters, parse_features, parse_filters
+from twotower.pipelines.answers.request import FiltersForAll, parse_features, parse_filters
 from twotower.pipelines.config import CONFIGS, load_config
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import Run
@@ -79,33 +79,34 @@ def test_features_need_a_published_version(tmp_path):
 
 def test_filters_of_the_command_line_have_the_kinds_of_the_run(small_run):
     where = '{"year": {"$gte": 1990}}'
-    filters = parse_filters(small_run, where, ["1", "2"], ["3"])
-    assert filters == Filters(where, [1, 2], [3])
-    assert filters.of(2) == {
+    found = parse_filters(small_run, where, ["1", "2"], ["3"], ["genres=2", "year=1"], 0.3)
+    assert found == FiltersForAll(where, [1, 2], [3], {"genres": 2, "year": 1}, 0.3)
+    assert found.of(2) == (where, [[1, 2], [1, 2]], [[3], [3]], {"genres": 2, "year": 1}, 0.3)
+    assert found.of(2).parameters == {
         "where": where,
-        "allow_item_ids": [[1, 2], [1, 2]],
-        "exclude_item_ids": [[3], [3]],
+        "max_per": '{"genres": 2, "year": 1}',
+        "diversity": 0.3,
     }
-    assert parse_filters(small_run, None, [], []).of(2) == {}
+    assert parse_filters(small_run).of(2) == (None,) * 5
 
 
 @pytest.mark.parametrize(
-    "where, allow, exclude, error, message",
+    "rules, error, message",
     [
+        ({"where": '{"yaer": 1}'}, ConfigError, "column 'yaer' is unknown; this"),
+        ({"where": "year>1990"}, ConfigError, "--where year>1990: it is not JSON"),
+        ({"allow": ["one"]}, DataError, "'one' is no id of this run"),
+        ({"exclude": ["1", "x"]}, DataError, "'x' is no id of this run"),
+        ({"max_per": ["genres"]}, ConfigError, "--max-per genres: write COLUMN=NUMBER"),
+        ({"max_per": ["genres=two"]}, ConfigError, "--max-per genres=two: write COLUMN=NUMBER"),
         (
-            '{"yaer": 1}',
-            [],
-            [],
+            {"max_per": ["genre=2"]},
             ConfigError,
-            "--where {\"yaer\": 1}: column 'yaer' is unknown; this",
+            "--max-per {\"genre\": 2}: column 'genre' is unknown; this model has genres, year",
         ),
-        ("year>1990", [], [], ConfigError, "--where year>1990: it is not JSON"),
-        (None, ["one"], [], DataError, "'one' is no id of this run"),
-        (None, [], ["1", "x"], DataError, "'x' is no id of this run"),
+        ({"max_per": ["genres=0"]}, ConfigError, "column 'genres': 0; expected an integer of 1"),
     ],
 )
-def test_a_wrong_filter_of_the_command_line_is_named(
-    where, allow, exclude, error, message, small_run
-):
+def test_a_wrong_filter_of_the_command_line_is_named(rules, error, message, small_run):
     with pytest.raises(error, match=re.escape(message)):
-        parse_filters(small_run, where, allow, exclude)
+        parse_filters(small_run, **rules)

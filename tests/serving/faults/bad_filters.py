@@ -82,7 +82,44 @@ PREDICATES = [
     ("where deep JSON", "[" * 10_000, "nested too deeply"),
 ]
 
+CAPS = [
+    ("max_per an empty text", "", "'max_per' is ''"),
+    ("max_per not JSON", "genres=2", "'max_per' is 'genres=2'"),
+    ("max_per a list", '["kinds"]', "expected JSON such as"),
+    ("max_per a number", "2", "'max_per' is '2'"),
+    ("max_per an empty object", "{}", "expected JSON such as"),
+    ("max_per an unknown column", '{"kind": 2}', "column 'kind' is unknown; this model has year"),
+    ("max_per 0", '{"kinds": 0}', "column 'kinds': 0; expected an integer of 1 or more"),
+    ("max_per negative", '{"kinds": -1}', "column 'kinds': -1"),
+    ("max_per a fraction", '{"kinds": 1.5}', "column 'kinds': 1.5"),
+    ("max_per a boolean", '{"kinds": true}', "column 'kinds': true"),
+    ("max_per too long", '{"' + "x" * 2_000 + '": 1}', "of at most 1,024 characters"),
+]
+
 FILTERS: list[Fault] = [
+    *(
+        fault
+        for kind, caps, message in CAPS
+        for fault in over_both(kind, one_user, message, parameters={"max_per": caps})
+    ),
+    *over_both("max_per no text", one_user, "'max_per' is 2;", parameters={"max_per": 2}),
+    *(
+        fault
+        for kind, value in [("negative", -0.1), ("above 1", 1.1), ("text", "0.5"), ("true", True)]
+        for fault in over_both(
+            f"diversity {kind}",
+            one_user,
+            "expected a number from 0 to 1",
+            parameters={"diversity": value},
+        )
+    ),
+    *over_both(
+        "diversity 0: the answer without it",
+        _known_user,
+        statuses=ANSWERED,
+        same_as=_known_user,
+        parameters={"diversity": 0},
+    ),
     *(
         fault
         for kind, where, message in PREDICATES
