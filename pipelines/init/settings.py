@@ -50,7 +50,7 @@ def settings(guess: Guess, files: Mapping[str, Any], name: str) -> dict[str, Any
         "model": {"buckets": BUCKETS} if _has_numbers(guess) else {},
         "training": {"batch_size": batch_size(guess.positives), "epochs": EPOCHS},
         "evaluation": _evaluation(guess),
-        "serving": {"seen": seen(guess)},
+        "serving": _serving(guess),
         "show": _show(guess),
     }
     return {section: value for section, value in tree.items() if value}
@@ -152,6 +152,13 @@ def _features(guess: Guess) -> dict[str, Any]:
         }
         section.update({key: value for key, value in lists.items() if value})
     return {**section, "history": HISTORY}
+
+
+def _serving(guess: Guess) -> dict[str, Any]:
+    """Let requests filter by the features of the items that are neither text nor vectors."""
+    kinds = ("categorical", "multi_hot", "numeric")
+    filters = [each.name for each in guess.features.item if each.kind in kinds]
+    return {"seen": seen(guess), **({"filters": filters} if filters else {})}
 
 
 def _show(guess: Guess) -> list[str]:

@@ -75,8 +75,8 @@ def _section(section: str, value: Any, guess: Guess) -> Iterator[str]:
             yield _commented(f"    {flow({key: each})[1:-1]}", comments.get(key))
         if "vectors" in value:
             yield _commented(f"  {flow({'vectors': value['vectors']})[1:-1]}", comments["vectors"])
-    elif section == "features":
-        yield "features:"
+    elif section in ("features", "serving"):
+        yield f"{section}:"
         for key, each in value.items():
             yield _commented(f"  {flow({key: each})[1:-1]}", comments.get(key))
     else:
@@ -105,7 +105,8 @@ def _comments(guess: Guess) -> dict[str, str]:
         "split": guess.split.reason,
         "history": "the latest items of a user, an input of the query tower",
         "training": "at most; it stops when valid no longer improves",
-        "serving": _seen(guess),
+        "seen": _seen(guess),
+        "filters": "a request may ask for items by these, such as twotower query --where",
         "duplicates": f"{profile.repeats:,} of {profile.rows:,} rows repeat a {ids['user']} and "
         f"{ids['item']}; {_duplicates(guess)}",
         "vectors": "found beside the interactions, with the ids of their rows",

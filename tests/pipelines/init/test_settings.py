@@ -30,6 +30,7 @@ def test_features_of_each_kind(guess_of):
         "item_numeric": ["UnitPrice"],
         "history": 50,
     }
+    assert tree["serving"]["filters"] == ["UnitPrice"]
     assert tree["model"] == {"buckets": 10}
     assert tree["evaluation"] == {"ks": [10, 20]}  # of 80 items
 
@@ -45,7 +46,7 @@ def test_features_of_each_kind(guess_of):
 def test_repeats_and_seen_items(guess_of, shop, duplicates, seen):
     tree = settings(guess_of(shop()), FILES, "log")
     assert tree["ingest"]["files"]["duplicates"] == duplicates
-    assert tree["serving"] == {"seen": seen}
+    assert tree["serving"]["seen"] == seen
 
 
 def test_a_feature_with_several_values_uses_the_last(guess_of):
