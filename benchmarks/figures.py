@@ -132,6 +132,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "main-job": partial(checks, "main_job"),
     "own-data": partial(checks, "own_data"),
     "faults": partial(checks, "faults"),
+    "two-stage": partial(checks, "two_stage"),
     "checks": partial(checks, "serving"),
 }
 

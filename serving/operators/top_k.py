@@ -30,7 +30,7 @@ from twotower.serving.runtime.filters.caps import MAX_PER, parse_caps
 from twotower.serving.runtime.filters.columns import ItemColumns
 from twotower.serving.runtime.filters.predicate import WHERE, parse
 from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
-from twotower.serving.runtime.operators.diversify import choose, pool_size, values_of
+from twotower.serving.runtime.operators.diversify import Cap, choose, pool_size
 from twotower.serving.runtime.operators.top_k import (
     BIAS,
     FILTERS,
@@ -199,10 +199,10 @@ class FaissTopK(ServedOperator):
         caps = parse_caps(text, self.columns.kinds) if text else {}
         for size in (pool_size(k, total), total):
             pool = positions[:size]
-            values = [
-                (values_of(self.columns.columns[name], pool), limit) for name, limit in caps.items()
+            limits = [
+                Cap(self.columns.columns[name], pool, largest) for name, largest in caps.items()
             ]
-            chosen = choose(scores[:size], self.units[pool], k, diversity, values)
+            chosen = choose(scores[:size], self.units[pool], k, diversity, limits)
             if len(chosen) == k:
                 break
         return positions[chosen], scores[chosen]

@@ -63,6 +63,9 @@ PARAMETER_TYPES = {
     MAX_PER: "object",
     DIVERSITY: "float64",
 }
+MAX_WORK = 1_000_000
+"""Largest rows * k * k of a request that chooses diverse items, one after the other. It takes up to
+half a second."""
 PREDICATES = 1024
 """Number of predicates that are known to be right; their texts take 16 MB at most."""
 
@@ -170,8 +173,7 @@ class Contract:
                 table.update(self._feature(name, array, self.features[name], rows))
         if self.times is not None:
             table.update(self._time_columns(inputs, rows))
-        for name, value in chosen.items():
-            table[name] = same(value, PARAMETER_TYPES[name], rows)
+        self._add(chosen, table, rows)
         return table
 
     def _read_similar(
@@ -188,10 +190,21 @@ class Contract:
         table: Table = {}
         for name, array in inputs.items():
             table.update(self._items(name, array, rows))
-        for name, value in chosen.items():
-            if name != FILTER_SEEN:
-                table[name] = same(value, PARAMETER_TYPES[name], rows)
+        del chosen[FILTER_SEEN]
+        self._add(chosen, table, rows)
         return table
+
+    @staticmethod
+    def _add(parameters: Mapping[str, Any], table: Table, rows: int) -> None:
+        """Add the columns of parameters to a table; refuse what would take too long."""
+        k = parameters[K]
+        if rows * k**2 > MAX_WORK and (DIVERSITY in parameters or MAX_PER in parameters):
+            raise RequestError(
+                f"parameter '{K}' is {k}, for {rows} rows; with {DIVERSITY} or {MAX_PER}, rows * k "
+                f"* k may be at most {MAX_WORK:,}: ask for fewer items, or for fewer rows at a time"
+            )
+        for name, value in parameters.items():
+            table[name] = same(value, PARAMETER_TYPES[name], rows)
 
     def complete(self, table: Table) -> Table:
         """Add to a table the columns of what it omits: features are `ABSENT`, all items allowed.

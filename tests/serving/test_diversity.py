@@ -83,9 +83,10 @@ def test_a_server_keeps_to_the_caps(protocol, world, server, kinds):
             ({"max_per": {"kind": 1}}, "column 'kind' is unknown; this model has year, kinds, in_"),
             ({"max_per": {"kinds": 0}}, "column 'kinds': 0; expected an integer of 1 or more"),
             ({"max_per": 3}, "'max_per' is 3; expected a dict, or its JSON"),
+            ({"diversity": 0.1, "k": 200}, r"'k' is 200, for 40 rows; .* at most 1,000,000: ask"),
         ):
             with pytest.raises(ServingError, match=message):
-                client.recommend(users, 10, **wrong)
+                client.recommend(users, **{"k": 10, **wrong})
 
 
 def _similarity(items, vectors):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,12 +18,40 @@ def pool_size(k: int, count: int) -> int:
     return min(count, max(POOL * k, MIN_POOL))
 
 
+class Cap:
+    """How many items of a list may share a value of a column.
+
+    Parameters
+    ----------
+    column : ItemColumn
+    positions : ndarray of int64, shape (n,)
+        Positions of the items of the list in the column.
+    largest : int
+    """
+
+    def __init__(self, column: ItemColumn, positions: np.ndarray, largest: int) -> None:
+        self.column, self.positions, self.largest = column, positions, largest
+
+    def values(self, place: int) -> list[int]:
+        """Return the different values, as codes, of an item of the list."""
+        position = self.positions[place]
+        first, last = position, position + 1
+        if self.column.starts is not None:
+            first, last = self.column.starts[position], self.column.starts[position + 1]
+        codes = dict.fromkeys(self.column.codes[first:last].tolist())
+        return [code for code in codes if code != len(self.column.values)]
+
+    def having(self, code: int) -> np.ndarray:
+        """Return which items of the list have a value, as bool [n]."""
+        return self.column.between(code, code + 1)[self.positions]
+
+
 def choose(
     scores: np.ndarray,
     units: np.ndarray,
     k: int,
     diversity: float = 0.0,
-    caps: Sequence[tuple[Sequence[Sequence[int]], int]] = (),
+    caps: Sequence[Cap] = (),
 ) -> list[int]:
     """Choose up to k of the items of a list, one after the other.
 
@@ -40,9 +68,7 @@ def choose(
     k : int
     diversity : float
         From 0, the order of the scores, to 1.
-    caps : sequence of pairs
-        For each column with a cap, the values of each of the n items, and how many chosen items may
-        share one.
+    caps : sequence of Cap
 
     Returns
     -------
@@ -58,7 +84,6 @@ def choose(
     relevance[open_] = (given - given[-1]) / (spread if spread > 0 else 1)
     nearest = np.full(len(scores), -np.inf, np.float32)
     counts: list[Counter[int]] = [Counter() for _ in caps]
-    members = [_members(values) for values, _ in caps]
     chosen: list[int] = []
     while len(chosen) < k and open_.any():
         value = relevance
@@ -69,30 +94,9 @@ def choose(
         open_[best] = False
         if diversity > 0:
             np.maximum(nearest, units @ units[best], out=nearest)
-        for (values, largest), count, having in zip(caps, counts, members, strict=True):
-            count.update(values[best])
-            for each in values[best]:
-                if count[each] >= largest:
-                    open_[having[each]] = False
+        for cap, count in zip(caps, counts, strict=True):
+            for code in cap.values(best):
+                count[code] += 1
+                if count[code] == cap.largest:
+                    open_ &= ~cap.having(code)
     return chosen
-
-
-def values_of(column: ItemColumn, positions: np.ndarray) -> list[list[int]]:
-    """Return the different values of a column, as codes, of the items at some positions."""
-    missing = len(column.values)
-    if column.starts is None:
-        return [[code] if code != missing else [] for code in column.codes[positions].tolist()]
-    bounds = zip(column.starts[positions], column.starts[positions + 1], strict=True)
-    return [
-        [code for code in dict.fromkeys(column.codes[first:last].tolist()) if code != missing]
-        for first, last in bounds
-    ]
-
-
-def _members(values: Sequence[Sequence[int]]) -> Mapping[int, list[int]]:
-    """Return for each value the places of the items that have it."""
-    found: dict[int, list[int]] = {}
-    for place, own in enumerate(values):
-        for each in own:
-            found.setdefault(each, []).append(place)
-    return found

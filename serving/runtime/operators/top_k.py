@@ -18,7 +18,7 @@ from ..filters.caps import MAX_PER, parse_caps
 from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
 from ..index import ItemIndex, load_index
-from .diversify import choose, pool_size, values_of
+from .diversify import Cap, choose, pool_size
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
 """A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows, because
@@ -264,7 +264,7 @@ class FaissTopK:
             self.index.vectors[pool] * self.scale[pool, None],
             k,
             diversity,
-            [(values_of(columns[name], pool), largest) for name, largest in limits.items()],
+            [Cap(columns[name], pool, largest) for name, largest in limits.items()],
         )
 
     def _select(self, asked: _Rows, k: int) -> Sequence[np.ndarray]:

@@ -7,7 +7,14 @@ import pyarrow as pa
 import pytest
 
 from twotower.serving.item_columns import item_columns
-from twotower.serving.runtime.operators.diversify import choose, pool_size, values_of
+from twotower.serving.runtime.operators.diversify import Cap, choose, pool_size
+
+
+def made(values, largest):
+    """The cap of lists of numbers; the items are in another order than in the column."""
+    order = np.random.default_rng(1).permutation(len(values))
+    columns = item_columns(pa.table({"x": [values[place] for place in order]}), ["x"]).columns
+    return Cap(columns["x"], np.argsort(order), largest)
 
 
 def plain(scores, units, k, diversity, caps):
@@ -48,7 +55,7 @@ def test_equals_the_definition(diversity, capped):
         if capped:
             lists = [draw.choice(5, draw.integers(0, 3), False).tolist() for _ in range(30)]
             caps = [(lists, 2), ([[each] for each in draw.integers(0, 9, 30).tolist()], 3)]
-        found = choose(scores, units, 12, diversity, caps)
+        found = choose(scores, units, 12, diversity, [made(*cap) for cap in caps])
         assert found == plain(scores, units, 12, diversity, caps)
 
 
@@ -66,7 +73,7 @@ def test_a_worked_example():
 def test_places_without_an_item_are_not_chosen():
     units, scores = np.eye(4, dtype=np.float32), np.array([2, 1, -np.inf, -np.inf], np.float32)
     assert choose(scores, units, 4, 0.9) == [0, 1]
-    assert choose(scores, units, 4, 0.0, [([[1], [1], [2], [3]], 1)]) == [0]
+    assert choose(scores, units, 4, 0.0, [made([[1], [1], [2], [3]], 1)]) == [0]
     assert choose(np.full(2, -np.inf, np.float32), units[:2], 4, 0.5) == []
     assert choose(np.ones(3, np.float32), units[:3], 2, 0.5) == [0, 1]
 
@@ -74,9 +81,11 @@ def test_places_without_an_item_are_not_chosen():
 def test_values_of_columns():
     items = pa.table({"year": [1990, None, 2000], "genres": [["b", "a", "b"], None, ["a", None]]})
     columns = item_columns(items, ["year", "genres"]).columns
-    positions = np.array([2, 1, 0, 0])
-    assert values_of(columns["year"], positions) == [[1], [], [0], [0]]
-    assert values_of(columns["genres"], positions) == [[0], [], [1, 0], [1, 0]]
+    year, genres = (Cap(each, np.array([2, 1, 0, 0]), 1) for each in columns.values())
+    assert [year.values(place) for place in range(4)] == [[1], [], [0], [0]]
+    assert [genres.values(place) for place in range(4)] == [[0], [], [1, 0], [1, 0]]
+    assert year.having(1).tolist() == [True, False, False, False]
+    assert genres.having(0).tolist() == [True, False, True, True]
 
 
 def test_the_size_of_the_pool():
