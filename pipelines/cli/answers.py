@@ -98,7 +98,7 @@ def vectors(folder, out, overwrite, as_json) -> None:
 @filter_options
 @json_option
 def similar(folder, items, k, together, as_json, **rules) -> None:
-    """Print the items that are most similar to an item, or to several together."""
+    """Print the items that are most similar to an item or a basket."""
     from twotower.pipelines.answers.request import parse_filters, parse_ids
     from twotower.pipelines.answers.similar import similar as step
 

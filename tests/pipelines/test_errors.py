@@ -27,7 +27,7 @@ def error_classes() -> list[tuple[str, str]]:
 
 
 def test_the_error_of_a_request_is_found():
-    assert ("twotower.serving.runtime.contract", "RequestError") in error_classes()
+    assert ("twotower.serving.runtime.errors", "RequestError") in error_classes()
 
 
 @pytest.mark.parametrize(("module", "name"), error_classes())

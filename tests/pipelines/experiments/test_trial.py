@@ -89,6 +89,7 @@ def test_data_that_has_changed_is_prepared_and_measured_again(tmp_path, monkeypa
         "positives": {},
         "features": {},
         "show": [],
+        "serving": {},
         "split": {"method": "file", "path": str(tmp_path / "split.parquet")},
     }
     config = parse_config(tree, "test")

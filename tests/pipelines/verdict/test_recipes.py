@@ -81,7 +81,7 @@ def test_the_variants_are_the_recipes_with_the_values_of_what_they_choose():
         "closed-form, l2 3000",
         "closed-form-sparse",
         "graph, temperature 0.08",
-        "graph, temperature 0.12",
+        "graph, temperature 0.12, epochs 24, learning_rate_decay 0.9",
         "next-item, dropout 0.8, decay_floor 0.3",
         "next-item, dropout 0.5, decay_floor 0.0",
         "softmax",

@@ -13,7 +13,7 @@ from tests.serving.faults.clients import NO_ANSWER, Target
 from tests.serving.faults.table import FAULTS
 from twotower.serving.triton.server import TritonServer
 
-PASSES = 3
+PASSES = 2
 REPEATS_OF_DEEP_JSON = 50
 
 
