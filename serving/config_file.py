@@ -84,11 +84,11 @@ def write_faces(model: Path, number: int) -> None:
         if not template.is_file():  # a version of an earlier release
             shutil.rmtree(folder, ignore_errors=True)
             continue
+        # Triton asks for a folder for each version, in which an ensemble has no files.
+        (folder / str(number)).mkdir(parents=True, exist_ok=True)
         config, content = folder / CONFIG_FILE, serving_version(template.read_text(), number)
         if config.is_file() and config.read_text() == content:
             continue
-        # Triton asks for a folder for each version, in which an ensemble has no files.
-        (folder / str(number)).mkdir(parents=True, exist_ok=True)
         write_atomically(config, content)
         for other in folder.iterdir():
             if other.is_dir() and other.name != str(number):

@@ -56,6 +56,15 @@ def train(data: Path, folder: Path) -> Path:
     return folder / "runs" / "ml-1m"
 
 
+def served_run(data: Path | None, run: Path | None, folder: Path) -> ServedRun:
+    """Return a copy in `folder` of a run, or of one that is trained on ML-1M for it."""
+    if run is None:
+        if data is None:
+            raise click.UsageError("name --data <folder with ml-1m/> or --run <run folder>")
+        run = train(data.resolve(), folder)
+    return ServedRun(run.resolve(), folder / "served")
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True))
 @click.option("--run", type=click.Path(path_type=Path, exists=True), help="A run on ML-1M.")
@@ -76,11 +85,7 @@ def main(
     quiet()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
-        if run is None:
-            if data is None:
-                raise click.UsageError("name --data <folder with ml-1m/> or --run <run folder>")
-            run = train(data.resolve(), Path(folder))
-        served = ServedRun(run.resolve(), Path(folder) / "served")
+        served = served_run(data, run, Path(folder))
         measures: dict[str, Part] = {
             "speed": lambda: speed(served, seconds_per_cell=seconds_per_cell, rounds=rounds),
             "startup": lambda: startup(served),

@@ -14,8 +14,7 @@ from pathlib import Path
 import click
 
 from benchmarks.report import Part, measure_parts
-from benchmarks.serving.__main__ import train
-from benchmarks.serving.subjects import ServedRun
+from benchmarks.serving.__main__ import served_run
 from benchmarks.two_stage.filters import filters
 from twotower.pipelines.cli import quiet
 
@@ -31,11 +30,7 @@ def main(data: Path | None, run: Path | None, parts: tuple[str, ...]) -> None:
     """Measure the parts (default: all), on an idle machine."""
     quiet()
     with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
-        if run is None:
-            if data is None:
-                raise click.UsageError("name --data <folder with ml-1m/> or --run <run folder>")
-            run = train(data.resolve(), Path(folder))
-        served = ServedRun(run.resolve(), Path(folder) / "served")
+        served = served_run(data, run, Path(folder))
         measures: dict[str, Part] = {"filters": lambda: filters(served)}
         measure_parts(RESULT, {name: measures[name] for name in parts or PARTS})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -176,6 +177,11 @@ def test_the_model_is_made_again_at_the_start(copy, tmp_path):
     config = copy / SIMILAR_ITEMS / "config.pbtxt"
     expected = config.read_text()
     assert "versions: 1" in expected.replace("[", "").replace("]", "")
-    write_atomically(config, json.dumps("damaged"))
-    ModelRepository(copy).mend()
-    assert config.read_text() == expected
+    for spoil in (
+        lambda: write_atomically(config, json.dumps("damaged")),
+        lambda: (copy / SIMILAR_ITEMS / "1").rmdir(),  # a copy may lose empty folders
+        lambda: shutil.rmtree(copy / SIMILAR_ITEMS),
+    ):
+        spoil()
+        ModelRepository(copy).mend()
+        assert config.read_text() == expected and (copy / SIMILAR_ITEMS / "1").is_dir()
