@@ -63,10 +63,14 @@ def _column(values: pa.ChunkedArray) -> ItemColumn:
     if not kind.endswith(LIST):
         found, codes = _coded(values, kind)
         return ItemColumn(kind, found, codes)
-    counts = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
-    starts = np.append(0, np.cumsum(counts)).astype(np.int64)
     found, codes = _coded(pc.list_flatten(values), kind.removesuffix(LIST))
-    return ItemColumn(kind, found, codes, starts)
+    rows = pc.list_parent_indices(values.combine_chunks()).to_numpy()
+    # Each value once per item, ascending, and without nulls.
+    given = codes < len(found)
+    pairs = np.unique(rows[given].astype(np.int64) * (len(found) + 1) + codes[given])
+    counts = np.bincount(pairs // (len(found) + 1), minlength=len(values))
+    starts = np.append(0, np.cumsum(counts)).astype(np.int64)
+    return ItemColumn(kind, found, (pairs % (len(found) + 1)).astype(np.int32), starts)
 
 
 def _coded(values: pa.ChunkedArray, kind: str) -> tuple[np.ndarray, np.ndarray]:

@@ -210,6 +210,7 @@ class Recommender:
         exclude_item_ids: Values | None = None,
         max_per: Mapping[str, int] | None = None,
         diversity: float | None = None,
+        diversity_by: str | None = None,
     ) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
@@ -225,7 +226,7 @@ class Recommender:
         features : mapping of str to sequence, optional
             Features of the context, and of users in place of those in the data: one value per user,
             such as ``{"month": ["May", "June"]}``.
-        where, allow_item_ids, exclude_item_ids, max_per, diversity : optional
+        where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by : optional
             Which items may be in the answer, see `twotower.client.RetrievalClient.recommend`.
 
         Returns
@@ -246,7 +247,7 @@ class Recommender:
         if not len(ids):
             empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
             return pd.DataFrame(empty)
-        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
         found, scores = self._local.answer(ids, k, filter_seen, features or {}, filters)
         frame = pd.DataFrame(
             {

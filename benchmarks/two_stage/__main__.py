@@ -15,11 +15,12 @@ import click
 
 from benchmarks.report import Part, measure_parts
 from benchmarks.serving.__main__ import served_run
+from benchmarks.two_stage.diversity import diversity
 from benchmarks.two_stage.filters import filters
 from twotower.pipelines.cli import quiet
 
 RESULT = "two_stage"
-PARTS = ("filters",)
+PARTS = ("filters", "diversity")
 
 
 @click.command()
@@ -31,7 +32,10 @@ def main(data: Path | None, run: Path | None, parts: tuple[str, ...]) -> None:
     quiet()
     with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
         served = served_run(data, run, Path(folder))
-        measures: dict[str, Part] = {"filters": lambda: filters(served)}
+        measures: dict[str, Part] = {
+            "filters": lambda: filters(served),
+            "diversity": lambda: diversity(served.run),
+        }
         measure_parts(RESULT, {name: measures[name] for name in parts or PARTS})
 
 

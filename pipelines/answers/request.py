@@ -43,6 +43,7 @@ class FiltersForAll(NamedTuple):
     max_per : mapping of str to int, or None
         How many items of an answer may share a value of a column.
     diversity : float or None
+    diversity_by : str or None
         See `RetrievalClient.recommend`.
     """
 
@@ -51,6 +52,7 @@ class FiltersForAll(NamedTuple):
     exclude: Sequence[Id] = ()
     max_per: Mapping[str, int] | None = None
     diversity: float | None = None
+    diversity_by: str | None = None
 
     def of(self, users: int) -> Filters:
         """Return the filters of a request for some users."""
@@ -60,6 +62,7 @@ class FiltersForAll(NamedTuple):
             exclude_item_ids=[self.exclude] * users if self.exclude else None,
             max_per=self.max_per,
             diversity=self.diversity,
+            diversity_by=self.diversity_by,
         )
 
 
@@ -185,6 +188,7 @@ def parse_filters(
     exclude: Sequence[str] = (),
     max_per: Sequence[str] = (),
     diversity: float | None = None,
+    diversity_by: str | None = None,
 ) -> FiltersForAll:
     """Return what a person wrote on the command line about what answers may hold.
 
@@ -198,6 +202,7 @@ def parse_filters(
     max_per : sequence of str
         COLUMN=NUMBER.
     diversity : float or None
+    diversity_by : str or None
 
     Raises
     ------
@@ -215,7 +220,10 @@ def parse_filters(
         _check("--max-per", json.dumps(caps) if caps else None, lambda t: parse_caps(t, columns))
     allowed = parse_ids(run, "items", allow) if allow else None
     excluded = parse_ids(run, "items", exclude) if exclude else ()
-    return FiltersForAll(where, allowed, excluded, caps or None, diversity)
+    if diversity_by is not None and columns is not None and diversity_by not in columns:
+        known = ", ".join(columns) or "no columns"
+        raise ConfigError(f"--diversity-by {diversity_by}: no such column; this model has {known}")
+    return FiltersForAll(where, allowed, excluded, caps or None, diversity, diversity_by)
 
 
 def _cap(text: str) -> tuple[str, int]:

@@ -73,6 +73,11 @@ def filter_options(command: Callable) -> Callable:
     """Add the options that say which items may be in the answers."""
     for option in (
         click.option(
+            "--diversity-by",
+            metavar="COLUMN",
+            help="Column of serving.filters by which items are alike. Default: their vectors.",
+        ),
+        click.option(
             "--diversity",
             type=click.FloatRange(0, 1),
             help="How much an item counts for being unlike those before it; 0 keeps the order of "

@@ -90,9 +90,10 @@ class AsyncRetrievalClient:
         exclude_item_ids: Iterable | None = None,
         max_per: Mapping[str, int] | str | None = None,
         diversity: float | None = None,
+        diversity_by: str | None = None,
     ) -> Recommendations:
         """Return the k best items for each user (see `RetrievalClient.recommend`)."""
-        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
         asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
         return await self._run(asked)
 
@@ -106,9 +107,10 @@ class AsyncRetrievalClient:
         exclude_item_ids: Iterable | None = None,
         max_per: Mapping[str, int] | str | None = None,
         diversity: float | None = None,
+        diversity_by: str | None = None,
     ) -> Recommendations:
         """Return the k items most similar to each row's items (see `RetrievalClient.similar`)."""
-        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
         return await self._run(self._conversation.similar(items, k, filters))
 
     async def close(self) -> None:

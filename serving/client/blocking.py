@@ -93,6 +93,7 @@ class RetrievalClient:
         exclude_item_ids: Iterable | None = None,
         max_per: Mapping[str, int] | str | None = None,
         diversity: float | None = None,
+        diversity_by: str | None = None,
     ) -> Recommendations:
         """Return the k best items for each user.
 
@@ -124,6 +125,9 @@ class RetrievalClient:
         diversity : float, optional
             From 0, the order of the scores, to 1: how much an item counts for being unlike those
             before it (maximal marginal relevance). Scores then need not descend.
+        diversity_by : str, optional
+            A column of `serving.filters`, such as "genres": items are alike by the values that they
+            share (Jaccard index), and not by the cosine of their vectors.
 
         Returns
         -------
@@ -134,7 +138,7 @@ class RetrievalClient:
         ServingError
             With the server's message, or the reason why there is no answer.
         """
-        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
         asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
         return self._run(asked)
 
@@ -148,6 +152,7 @@ class RetrievalClient:
         exclude_item_ids: Iterable | None = None,
         max_per: Mapping[str, int] | str | None = None,
         diversity: float | None = None,
+        diversity_by: str | None = None,
     ) -> Recommendations:
         """Return the k items that are most similar to each row's items.
 
@@ -161,7 +166,7 @@ class RetrievalClient:
             a row without a known item has no answer (scores of -inf).
         k : int
             Number of items per row.
-        where, allow_item_ids, exclude_item_ids, max_per, diversity : optional
+        where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by : optional
             Which items may be in the answer, see `recommend`.
 
         Returns
@@ -173,7 +178,7 @@ class RetrievalClient:
         ServingError
             With the server's message, or the reason why there is no answer.
         """
-        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity)
+        filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
         return self._run(self._conversation.similar(items, k, filters))
 
     def close(self) -> None:

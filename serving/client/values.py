@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twotower.serving.runtime.arrays import expand
-from twotower.serving.runtime.contract import ALLOW, DIVERSITY, EXCLUDE, FILTER_SEEN, K
+from twotower.serving.runtime.contract import (
+    ALLOW,
+    DIVERSITY,
+    DIVERSITY_BY,
+    EXCLUDE,
+    FILTER_SEEN,
+    K,
+)
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.caps import MAX_PER
 from twotower.serving.runtime.filters.predicate import WHERE
@@ -46,6 +53,7 @@ class Filters(NamedTuple):
     exclude_item_ids: Iterable | None = None
     max_per: Mapping[str, int] | str | None = None
     diversity: float | None = None
+    diversity_by: str | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -56,6 +64,11 @@ class Filters(NamedTuple):
                 found[name] = _as_json(name, value)
         if self.diversity is not None:
             found[DIVERSITY] = _as_number(DIVERSITY, self.diversity)
+        if self.diversity_by is not None:
+            if not isinstance(self.diversity_by, str):
+                by = self.diversity_by
+                raise ServingError(f"parameter '{DIVERSITY_BY}' is {by!r}; expected a column")
+            found[DIVERSITY_BY] = self.diversity_by
         return found
 
     @property

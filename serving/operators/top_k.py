@@ -17,6 +17,7 @@ from twotower.serving.operators.base import ONNX_IR, ONNX_OPSET, ServedOperator,
 from twotower.serving.runtime.contract import (
     ALLOW,
     DIVERSITY,
+    DIVERSITY_BY,
     EXCLUDE,
     FILTER_SEEN,
     SCORE,
@@ -26,11 +27,11 @@ from twotower.serving.runtime.contract import (
     count_of,
     state_of,
 )
-from twotower.serving.runtime.filters.caps import MAX_PER, parse_caps
+from twotower.serving.runtime.filters.caps import MAX_PER
 from twotower.serving.runtime.filters.columns import ItemColumns
 from twotower.serving.runtime.filters.predicate import WHERE, parse
 from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
-from twotower.serving.runtime.operators.diversify import Cap, choose, pool_size
+from twotower.serving.runtime.operators.diversify import Wishes, pool_size
 from twotower.serving.runtime.operators.top_k import (
     BIAS,
     FILTERS,
@@ -53,6 +54,7 @@ PARAMETERS: dict[str, Any] = {
     WHERE: str,
     MAX_PER: str,
     DIVERSITY: np.float64,
+    DIVERSITY_BY: str,
     **{
         column: dtype
         for name in (ALLOW, EXCLUDE)
@@ -192,18 +194,19 @@ class FaissTopK(ServedOperator):
         self, columns: Mapping[str, np.ndarray], row: int, positions: np.ndarray, scores: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions and scores of the answer to a row, of a list with the best first."""
-        k, diversity, text = (columns[name][row] for name in (K, DIVERSITY, MAX_PER))
-        if not diversity and not text:
-            return positions[:k], scores[:k]
+        wishes = Wishes(
+            k=columns[K][row],
+            diversity=columns[DIVERSITY][row],
+            by=columns[DIVERSITY_BY][row],
+            max_per=columns[MAX_PER][row],
+        )
+        if not wishes.diversity and not wishes.max_per:
+            return positions[: wishes.k], scores[: wishes.k]
         total, chosen = len(self.index.item_ids), []
-        caps = parse_caps(text, self.columns.kinds) if text else {}
-        for size in (pool_size(k, total), total):
+        for size in (pool_size(wishes.k, total), total):
             pool = positions[:size]
-            limits = [
-                Cap(self.columns.columns[name], pool, largest) for name, largest in caps.items()
-            ]
-            chosen = choose(scores[:size], self.units[pool], k, diversity, limits)
-            if len(chosen) == k:
+            chosen = wishes.choose(pool, scores[:size], self.units[pool], self.columns)
+            if len(chosen) == wishes.k:
                 break
         return positions[chosen], scores[chosen]
 

@@ -47,14 +47,14 @@ ALLOW, EXCLUDE = "allow_item_ids", "exclude_item_ids"
 """Optional inputs: the only items that may be in the answer to a row, and items that may not."""
 SIMILAR_TO = "similar_to"
 """The input of requests for similar items, in place of the users: a list of items per row."""
-DIVERSITY = "diversity"
+DIVERSITY, DIVERSITY_BY = "diversity", "diversity_by"
 
 Table = dict[str, np.ndarray]
 
 FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
 """The value of a feature's column in rows whose state says that there is no value."""
 
-OF_ITEMS = (WHERE, MAX_PER, DIVERSITY)
+OF_ITEMS = (WHERE, MAX_PER, DIVERSITY, DIVERSITY_BY)
 """The parameters that are about the items of an answer."""
 PARAMETER_TYPES = {
     K: "int64",
@@ -62,6 +62,7 @@ PARAMETER_TYPES = {
     WHERE: "object",
     MAX_PER: "object",
     DIVERSITY: "float64",
+    DIVERSITY_BY: "object",
 }
 MAX_WORK = 1_000_000
 """Largest rows * k * k of a request that chooses diverse items, one after the other. It takes up to
@@ -212,7 +213,12 @@ class Contract:
         Those of a history hold codes, like those of a table whose ids are converted.
         """
         rows, completed = len(table[K]), dict(table)
-        for name, nothing in ((WHERE, ""), (MAX_PER, ""), (DIVERSITY, 0.0)):
+        for name, nothing in (
+            (WHERE, ""),
+            (MAX_PER, ""),
+            (DIVERSITY, 0.0),
+            (DIVERSITY_BY, ""),
+        ):
             if name not in table:
                 completed[name] = same(nothing, PARAMETER_TYPES[name], rows)
         for name, state in ((ALLOW, ABSENT), (EXCLUDE, VALUE)):
@@ -326,8 +332,15 @@ class Contract:
             raise RequestError(
                 f"parameter '{DIVERSITY}' is {diversity!r}; expected a number from 0 to 1"
             )
+        by = chosen.get(DIVERSITY_BY)
+        if DIVERSITY_BY in chosen and (type(by) is not str or by not in self.filters):
+            known = ", ".join(self.filters) or "no columns"
+            raise RequestError(
+                f"parameter '{DIVERSITY_BY}' is {by!r}; expected a column: this model has {known}"
+            )
         if diversity == 0:
             chosen.pop(DIVERSITY, None)
+            chosen.pop(DIVERSITY_BY, None)
         return chosen
 
     @cached_property

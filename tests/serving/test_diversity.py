@@ -16,6 +16,8 @@ from twotower.serving.runtime.errors import ServingError
 CASES = [
     {"diversity": 0.3},
     {"diversity": 1},
+    {"diversity": 0.4, "diversity_by": "kinds"},
+    {"diversity": 0.6, "diversity_by": "year", "max_per": '{"kinds": 2}'},
     {"max_per": '{"kinds": 1}'},
     {"max_per": '{"kinds": 2, "year": 1}', "diversity": 0.5},
     {"max_per": '{"in_stock": 3}'},
@@ -41,7 +43,7 @@ def test_the_compiled_engine_equals_the_stock_executor(case, world, engine, asse
 
 
 def test_rows_of_one_table_may_ask_for_different_things(world, engine):
-    users = world.users["user_id"].tolist()[:6]
+    users = world.users["user_id"].tolist()[: len(CASES)]
     alone = [
         request_table(world.ensemble, [user], 10, **case)
         for user, case in zip(users, CASES, strict=True)
@@ -82,6 +84,11 @@ def test_a_server_keeps_to_the_caps(protocol, world, server, kinds):
             ({"diversity": "high"}, "parameter 'diversity' is 'high'; expected a number"),
             ({"max_per": {"kind": 1}}, "column 'kind' is unknown; this model has year, kinds, in_"),
             ({"max_per": {"kinds": 0}}, "column 'kinds': 0; expected an integer of 1 or more"),
+            (
+                {"diversity_by": "kind"},
+                "'diversity_by' is 'kind'; expected a column: this",
+            ),
+            ({"diversity_by": 3}, "'diversity_by' is 3; expected a column"),
             ({"max_per": 3}, "'max_per' is 3; expected a dict, or its JSON"),
             ({"diversity": 0.1, "k": 200}, r"'k' is 200, for 40 rows; .* at most 1,000,000: ask"),
         ):

@@ -42,7 +42,7 @@ class ItemColumn:
         The different values, ascending; texts by code point, as str.
     codes : ndarray of int32, shape (n,) or (m,)
         The position of each item's value in `values`; v where there is none. In a column of lists,
-        those of all values, one item after the other.
+        those of all values, one item after the other, ascending and each once.
     starts : ndarray of int64, shape (n + 1,), or None
         Where each item's list starts.
     """

@@ -13,12 +13,12 @@ import numpy as np
 import onnxruntime
 
 from ..arrays import find
-from ..contract import DIVERSITY, EXCLUDE, FILTER_SEEN, SIMILAR_TO, K, Table, count_of
-from ..filters.caps import MAX_PER, parse_caps
+from ..contract import DIVERSITY, DIVERSITY_BY, EXCLUDE, FILTER_SEEN, SIMILAR_TO, K, Table, count_of
+from ..filters.caps import MAX_PER
 from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
 from ..index import ItemIndex, load_index
-from .diversify import Cap, choose, pool_size
+from .diversify import Wishes, pool_size
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
 """A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows, because
@@ -237,35 +237,35 @@ class FaissTopK:
         k, total = table[K].tolist(), len(self.index.item_ids)
         positions = np.full((len(k), max(k)), -1, np.int64)
         scores = np.full(positions.shape, -np.inf, np.float32)
-        diversity = table[DIVERSITY].tolist() if DIVERSITY in table else [0.0] * len(k)
-        caps = table[MAX_PER].tolist() if MAX_PER in table else [""] * len(k)
+        nothing = [""] * len(k)
+        wishes = [
+            Wishes(k=size, diversity=diversity, by=by, max_per=max_per)
+            for size, diversity, by, max_per in zip(
+                k,
+                table[DIVERSITY].tolist() if DIVERSITY in table else [0.0] * len(k),
+                table[DIVERSITY_BY].tolist() if DIVERSITY_BY in table else nothing,
+                table[MAX_PER].tolist() if MAX_PER in table else nothing,
+                strict=True,
+            )
+        ]
         sizes = [pool_size(size, total) for size in k]
         for size in set(sizes):
             own = [row for row, each in enumerate(sizes) if each == size]
             pools = self._select(asked.take(np.array(own)), size)
             for row, pool, score in zip(own, *pools, strict=True):
-                chosen = self._choose(pool, score, k[row], diversity[row], caps[row])
+                chosen = self._choose(pool, score, wishes[row])
                 if len(chosen) < k[row] and size < total and np.isfinite(score[-1]):
                     # The caps leave too few of the best ones: choose among all.
                     (pool,), (score,) = self._select(asked.take(np.array([row])), total)
-                    chosen = self._choose(pool, score, k[row], diversity[row], caps[row])
+                    chosen = self._choose(pool, score, wishes[row])
                 positions[row, : len(chosen)] = pool[chosen]
                 scores[row, : len(chosen)] = score[chosen]
         return positions, scores
 
-    def _choose(
-        self, pool: np.ndarray, scores: np.ndarray, k: int, diversity: float, caps: str
-    ) -> list[int]:
+    def _choose(self, pool: np.ndarray, scores: np.ndarray, wishes: Wishes) -> list[int]:
         """Return the places of the chosen items in a pool, given as positions [n]."""
-        columns = self.columns.columns
-        limits = parse_caps(caps, self.columns.kinds) if caps else {}
-        return choose(
-            scores,
-            self.index.vectors[pool] * self.scale[pool, None],
-            k,
-            diversity,
-            [Cap(columns[name], pool, largest) for name, largest in limits.items()],
-        )
+        units = self.index.vectors[pool] * self.scale[pool, None] if wishes.diversity else None
+        return wishes.choose(pool, scores, units, self.columns)
 
     def _select(self, asked: _Rows, k: int) -> Sequence[np.ndarray]:
         """Return positions int64 [n, k] and scores float32 [n, k] of the best items not hidden.

@@ -79,15 +79,16 @@ def test_features_need_a_published_version(tmp_path):
 
 def test_filters_of_the_command_line_have_the_kinds_of_the_run(small_run):
     where = '{"year": {"$gte": 1990}}'
-    found = parse_filters(small_run, where, ["1", "2"], ["3"], ["genres=2", "year=1"], 0.3)
-    assert found == FiltersForAll(where, [1, 2], [3], {"genres": 2, "year": 1}, 0.3)
-    assert found.of(2) == (where, [[1, 2], [1, 2]], [[3], [3]], {"genres": 2, "year": 1}, 0.3)
+    found = parse_filters(small_run, where, ["1", "2"], ["3"], ["genres=2", "year=1"], 0.3, "year")
+    assert found == FiltersForAll(where, [1, 2], [3], {"genres": 2, "year": 1}, 0.3, "year")
+    assert found.of(2)[:3] == (where, [[1, 2], [1, 2]], [[3], [3]])
     assert found.of(2).parameters == {
         "where": where,
         "max_per": '{"genres": 2, "year": 1}',
         "diversity": 0.3,
+        "diversity_by": "year",
     }
-    assert parse_filters(small_run).of(2) == (None,) * 5
+    assert parse_filters(small_run).of(2) == (None,) * 6
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,11 @@ def test_filters_of_the_command_line_have_the_kinds_of_the_run(small_run):
         ({"where": "year>1990"}, ConfigError, "--where year>1990: it is not JSON"),
         ({"allow": ["one"]}, DataError, "'one' is no id of this run"),
         ({"exclude": ["1", "x"]}, DataError, "'x' is no id of this run"),
+        (
+            {"diversity_by": "genre"},
+            ConfigError,
+            "--diversity-by genre: no such column; this",
+        ),
         ({"max_per": ["genres"]}, ConfigError, "--max-per genres: write COLUMN=NUMBER"),
         ({"max_per": ["genres=two"]}, ConfigError, "--max-per genres=two: write COLUMN=NUMBER"),
         (

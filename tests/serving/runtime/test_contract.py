@@ -24,7 +24,7 @@ LISTS = Contract(
     ranges={"spend": (-10.0, 1e6)},
 )
 NONE, LEAST = "\uffff", -(2**63)
-FILTERS = {"where", "max_per", "diversity"} | {
+FILTERS = {"where", "max_per", "diversity", "diversity_by"} | {
     f"{name}{end}"
     for name in ("allow_item_ids", "exclude_item_ids")
     for end in ("", "__count", "__state")
