@@ -111,9 +111,7 @@ def diversity(run: Run) -> tuple[Rows, list[Check]]:
         }
         if by:
             checks = [
-                Check(
-                    f"diversity by {by}: distance in a list, test", gain, ">=", GAIN - 0.01
-                ),
+                Check(f"diversity by {by}: distance in a list, test", gain, ">=", GAIN - 0.01),
                 Check(f"diversity by {by}: NDCG@10 lost, test", lost, "<=", LOST),
             ]
     return rows, checks
