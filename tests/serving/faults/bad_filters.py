@@ -13,7 +13,7 @@ from tests.serving.faults.fault import (
     over_both,
     over_http,
 )
-from twotower.serving.runtime.contract import ALLOW, EXCLUDE
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, SIMILAR_TO
 from twotower.serving.runtime.filters.predicate import MAX_LENGTH
 
 YEAR = '{"year": {"$gte": 1990}}'
@@ -32,6 +32,11 @@ def _beside(name: str, *values: int, **changes):
 
 def _twice(name: str):
     return lambda t: [t.ids(t.user), _items(name, 1), _items(name, 4)]
+
+
+def _similar(*values: int, **changes):
+    """The tensors of a request for items that are similar to a basket."""
+    return lambda t: [_items(SIMILAR_TO, *values, **changes)]
 
 
 def _known_user(t: Target) -> list[Tensor]:
@@ -193,5 +198,59 @@ FILTERS: list[Fault] = [
         _beside(ALLOW, 2, 5, -1, 2**63 - 1),
         statuses=ANSWERED,
         same_as=_beside(ALLOW, -(2**63)),
+    ),
+    *over_both(
+        "similar_to beside a user",
+        _beside(SIMILAR_TO, 1),
+        "input '{user_id}' is unknown beside similar_to",
+    ),
+    *over_both("similar_to of another type", _similar(1, datatype="INT32"), "similar_to"),
+    *over_both("similar_to as numbers", _similar(1, datatype="FP64"), "similar_to"),
+    *over_both("similar_to of no width", _similar(shape=[1, 0]), "similar_to"),
+    *over_both("similar_to of one dimension", _similar(1, shape=[1]), "similar_to"),
+    *over_both("similar_to of no rows", _similar(shape=[0, 1]), "similar_to"),
+    *over_both("similar_to too wide", _similar(*[1] * 5_000), "1 <= w <= 4096"),
+    *over_both("similar_to too many rows", _similar(*[1] * 257, shape=[257, 1]), "{max_batch}"),
+    *over_both(
+        "similar_to with a value after the padding",
+        _similar(1, -(2**63), 4),
+        "'similar_to', row 0: a value after the padding",
+    ),
+    *over_both(
+        "similar_to with filter_seen",
+        _similar(1),
+        "parameter 'filter_seen' is unknown",
+        parameters={"filter_seen": True},
+    ),
+    *over_both("similar_to with k = 0", _similar(1), "'k' is 0;", parameters={"k": 0}),
+    *over_both(
+        "similar_to with a wrong predicate",
+        _similar(1),
+        "column 'yaer' is unknown",
+        parameters={"where": '{"yaer": 1}'},
+    ),
+    *over_both(
+        "similar_to no items: the same as an empty list",
+        _similar(2, 5, -1),
+        statuses=ANSWERED,
+        same_as=_similar(-(2**63)),
+    ),
+    *over_both(
+        "similar_to an item twice: the same as once",
+        _similar(1, 1, 2, 4),
+        statuses=ANSWERED,
+        same_as=_similar(4, 1),
+    ),
+    *over_both(
+        "diversity_by an unknown column",
+        one_user,
+        "expected a column: this model has year",
+        parameters={"diversity": 0.5, "diversity_by": "yaer"},
+    ),
+    *over_both(
+        "diversity of too many",
+        lambda t: [t.ids(*range(10))],
+        "with diversity or max_per, rows",
+        parameters=lambda t: {"diversity": 0.5, "k": t.max_k},
     ),
 ]
