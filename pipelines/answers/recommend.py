@@ -165,6 +165,7 @@ def _request(published: Published, users: Users, allowed: Allowed, parts: _Parts
         "k": parts.k,
         "seen": not allowed.filter_seen,
         "filters": json.loads(json.dumps(allowed.filters)),
+        "denied items": np.flatnonzero(published.version.denied).tolist(),
         "users per part": parts.users,
     }
 

@@ -118,3 +118,20 @@ def test_a_version_of_an_earlier_release_is_named(run):
     del content["contract"]["filters"]
     model.write_text(json.dumps(content))
     assert "the published version is of an earlier release" in text(items(run, "--deny", "5"))
+
+
+def test_a_file_that_was_interrupted_before_a_denial_starts_again(run, tmp_path, monkeypatch):
+    out = tmp_path / "recs.csv"
+    recommend(run, "all", tmp_path / "before.csv", 5)
+    popular = int(pd.read_csv(tmp_path / "before.csv")["item_id"].mode()[0])
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("twotower.pipelines.answers.recommend._Parts.finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recommend(run, "all", out, 5)
+    change_items(run, deny=[str(popular)])
+    assert recommend(run, "all", out, 5).resumed_users == 0
+    assert popular not in set(pd.read_csv(out)["item_id"])
