@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from benchmarks.report import Check, Rows
+from twotower.pipelines.answers.published import open_published
 from twotower.pipelines.evaluation.evaluator import Evaluator
-from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.run import Run
 from twotower.pipelines.steps.preprocess import load_ids, read_ids
 from twotower.pipelines.steps.processed import ITEMS
 from twotower.serving.client.values import Filters
 from twotower.serving.local import LocalVersion
-from twotower.serving.repository import ModelRepository
 
 K, BATCH = 10, 256
 VALUES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -88,9 +86,7 @@ class DiverseRanker:
 def diversity(run: Run) -> tuple[Rows, list[Check]]:
     """Choose `diversity` on valid, so that lists are GAIN more diverse, and measure it on test."""
     run.override((f"evaluation.ks=[{K}]",), keep=False)  # lists of K items, and not longer ones
-    repository = ModelRepository(run.path / TRITON)
-    folder = repository.model / str(repository.published)
-    version = LocalVersion(folder, threads=len(os.sched_getaffinity(0)))
+    version = open_published(run).version
     rows: Rows = {}
     checks: list[Check] = []
     for by in ("genres", None):

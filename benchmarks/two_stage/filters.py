@@ -25,7 +25,7 @@ from twotower.serving.client import RetrievalClient
 USERS, PREDICATES, K = 500, 20, 20
 CLIENTS = 8
 """Connections that ask at once, so that requests with different predicates share batches."""
-ROUNDS, REQUESTS = 9, 200
+WARM_UP, ROUNDS, REQUESTS = 20, 9, 200
 """Each variant is asked REQUESTS times in each round, the variants in turn."""
 BATCH = 64
 SHARE = 0.01
@@ -121,8 +121,9 @@ def _speed(client: RetrievalClient, served: ServedRun, users: int) -> dict[str, 
         ),
         "1 % allowed": lambda: json.dumps(rare),
     }
-    measured = {name: list(_times(client, ids, make, 20)) for name, make in variants.items()}
-    measured = {name: [] for name in measured}  # the first requests load what others use
+    for make in variants.values():  # the first requests load what others use
+        list(_times(client, ids, make, WARM_UP))
+    measured: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(ROUNDS):
         for name, make in variants.items():
             measured[name] += _times(client, ids, make, REQUESTS)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import pyarrow as pa
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from twotower.pipelines.answers.users import ids_of, open_ids
 from twotower.pipelines.console import console, say
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.run.disk import explained_disk_errors
 from twotower.pipelines.steps.preprocess import read_ids
 from twotower.pipelines.steps.query import as_text, shown_items
 from twotower.pipelines.steps.serve import running_server
@@ -76,7 +76,7 @@ def change_items(run: Run, deny: Sequence[str] = (), allow: Sequence[str] = ()) 
         raise ConfigError(f"item {both[0]} is given to --deny and to --allow; choose one")
     repository = ModelRepository(run.path / TRITON)
     path = repository.root / DENIED_FILE
-    with repository.lock():
+    with explained_disk_errors(run.path, "items"), repository.lock():
         before = read_denied(path)
         after = [item for item in dict.fromkeys([*before, *denied]) if item not in allowed]
         if after != before:
@@ -96,11 +96,10 @@ def _read(run: Run, given: Sequence[str]) -> list[Id]:
         elif not Path(each).is_file():
             raise ConfigError(f"{each}: no such file of item ids")
         else:
-            kind = pa.string() if pa.types.is_string(ids.type) else ids.type
-            codes = pd.read_parquet(run.path / "data" / "items.parquet", columns=["item_id"])
-            known = ids.decode(codes["item_id"].to_numpy())
-            table, name = open_ids(Path(each), run.config.features.item_id, kind, known)
-            found += ids_of(table, name, kind).tolist()
+            table, name = open_ids(
+                Path(each), run.config.features.item_id, ids.type, shown_items(run).index.to_numpy()
+            )
+            found += ids_of(table, name, ids.type).tolist()
     return found
 
 

@@ -257,13 +257,15 @@ def _save_scoring(path: Path, count: int, dim: int, masked: bool) -> None:
     items.data_location = TensorProto.EXTERNAL
     items.external_data.add(key="location", value=INDEX_FILE)
     node, value = helper.make_node, helper.make_tensor_value_info
-    scores, changes = "products", []
+    scores, changes, factors = "products", [], []
     if masked:
         scores = "masked"
         changes = [
             node("Mul", ["products", SCALE], ["scaled"]),
             node("Add", ["scaled", BIAS], [scores]),
         ]
+        # Without a shape: one number or row for all, or a row for each.
+        factors = [value(SCALE, number, None), value(BIAS, number, None)]
     graph = helper.make_graph(
         [
             node("Gemm", [VECTORS, ITEMS], ["products"], transB=1),
@@ -280,8 +282,7 @@ def _save_scoring(path: Path, count: int, dim: int, masked: bool) -> None:
             value(VECTORS, number, [None, dim]),
             value(HIDDEN_SCORES, TensorProto.INT32, [None]),
             value(SIZE, integer, [1]),
-            # Without a shape: one number or row for all, or a row for each.
-            *(value(name, number, None) for name in (SCALE, BIAS) if masked),
+            *factors,
         ],
         [value(SCORES, number, [None, None]), value(POSITIONS, integer, [None, None])],
         [

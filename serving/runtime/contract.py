@@ -115,7 +115,8 @@ class Contract:
         Arguments of `TimeFeatures`, if there are features of the time; its input is among
         `features`.
     filters : dict of str to str
-        The columns that the parameter `where` may name, with their kinds (see `filters.predicate`).
+        The columns that the parameters of OF_ITEMS may name, with their kinds (see
+        `filters.predicate`).
     """
 
     user_id: str
@@ -141,7 +142,7 @@ class Contract:
         inputs : mapping of str to ndarray
             Tensors [n, 1], or [n, w] for list features; text as UTF-8.
         parameters : mapping of str to int, bool, float or str
-            `k`, `filter_seen`, `where`, `diversity` and `max_per`, all optional.
+            `k`, `filter_seen` and those of OF_ITEMS, all optional.
 
         Returns
         -------
