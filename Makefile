@@ -151,8 +151,9 @@ bench-own-data: $(READY) ## measure what people do with their own data (20 minut
 bench-faults: $(READY) ## test kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.faults "$$@"
 
-bench-two-stage: $(READY) ## measure filters and diversity (five minutes): DATA=<folder> or RUN_FOLDER=<run> [PARTS=filters]
+bench-two-stage: $(READY) ## measure filters, diversity and the ranking model (half an hour): DATA=<folder> or RUN_FOLDER=<run> [PARTS=filters]
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make bench-two-stage DATA=<folder> [PARTS=filters]"; exit 2; }
+	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/bench.txt
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.two_stage $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER") "$$@"
 
 soak: $(READY) ## query with 16 clients for ten minutes: DATA=<folder> or RUN_FOLDER=<run>

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, r
 from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.config import EvaluationConfig
 from twotower.models.evaluation.metrics import METRICS
+from twotower.models.ranking.config import RankingConfig
 from twotower.models.sequence.config import unmet_features
 from twotower.models.training.config import (
     TrainingConfig,
@@ -72,6 +73,9 @@ class Config(BaseModel, extra=Extra.forbid):
     update: UpdateConfig = Field(
         UpdateConfig(), description="How `twotower update` learns from new data."
     )
+    ranking: RankingConfig = Field(
+        RankingConfig(), description="The second stage, which orders what the towers have found."
+    )
     evaluation: EvaluationConfig = Field(
         EvaluationConfig(), description="Metrics, candidates and baselines of the evaluation."
     )
@@ -84,8 +88,8 @@ class Config(BaseModel, extra=Extra.forbid):
 
     @property
     def wanted(self) -> Wanted:
-        """The columns that `positives`, `split`, `features`, `show` and `serving` name."""
-        of_items = [*self.show, *self.serving.filters]
+        """The columns that the settings name."""
+        of_items = [*self.show, *self.serving.filters, *self.ranking.profile]
         return Wanted.of(self.positives, self.split, self.features, of_items)
 
     @root_validator(skip_on_failure=True)
@@ -161,6 +165,22 @@ class Config(BaseModel, extra=Extra.forbid):
             sums = model.copy(update={"graph": None})
             if wrong := unmet_requirements(sums, history is not None, has_context):
                 raise ValueError(f"model.graph reads ids and the history alone; it needs {wrong}")
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _ranking_can_be_trained(cls, values: dict) -> dict:
+        if values["ranking"].model is None:
+            return values
+        if values["split"].train_on_valid:
+            raise ValueError(
+                "ranking.model learns from the positives in valid, but split.train_on_valid trains "
+                "the towers on them; set it to false, or remove ranking.model"
+            )
+        if values["features"].context_columns:
+            raise ValueError(
+                "ranking.model cannot be used with features of the context (features.context, "
+                "context_numeric, time) yet; remove them, or ranking.model"
+            )
         return values
 
     @root_validator(skip_on_failure=True)

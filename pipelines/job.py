@@ -139,6 +139,11 @@ def main_job(
     """
     from twotower.pipelines.steps.query import demonstrate, example_users
 
+    if refit and config.ranking.model is not None:
+        raise ConfigError(
+            "--refit: ranking.model learns from valid, which --refit would train the towers on; "
+            "remove ranking.model, or leave --refit out"
+        )
     if refit and config.split.train_on_valid:
         raise ConfigError(
             "--refit: split.train_on_valid is true, so that valid cannot choose the number of "
@@ -166,7 +171,7 @@ def _next(user: object) -> str:
 
 
 def fit_and_publish(run: Run, auto: Auto | None = None, refit: bool = False) -> None:
-    """Ingest, preprocess, train, evaluate, export and publish.
+    """Ingest, preprocess, train, rank, evaluate, export and publish.
 
     What the data and the settings make impossible is refused before TensorFlow is imported.
 
@@ -178,6 +183,7 @@ def fit_and_publish(run: Run, auto: Auto | None = None, refit: bool = False) -> 
     refit : bool
         After training, train again on the valid part, too, see `refit_on_valid`.
     """
+    from twotower.pipelines.ranking.rank import rank
     from twotower.pipelines.steps.evaluate import check_baselines, evaluate
     from twotower.pipelines.steps.export import export
     from twotower.pipelines.steps.ingest import ingest
@@ -203,6 +209,8 @@ def fit_and_publish(run: Run, auto: Auto | None = None, refit: bool = False) -> 
     train(run)
     if refit:
         refit_on_valid(run)
+    if run.config.ranking.model is not None:
+        rank(run)
     evaluate(run)
     export(run)
     publish(run, anyway=True)

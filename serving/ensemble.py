@@ -20,6 +20,7 @@ from merlin.systems.dag import Ensemble
 from twotower.serving.operators.base import ServedOperator
 from twotower.serving.operators.encode_features import EncodeFeatures
 from twotower.serving.operators.query_tower import QueryTower
+from twotower.serving.operators.rank_candidates import RankCandidates, RankingModel
 from twotower.serving.operators.top_k import NO_COLUMNS, PARAMETERS, FaissTopK
 from twotower.serving.operators.user_features import NO_VECTORS, UserFeatures
 from twotower.serving.operators.user_rows import UserRows
@@ -58,6 +59,7 @@ def build_ensemble(
     context: pd.DataFrame | None = None,
     vectors: Mapping[str, np.ndarray] = NO_VECTORS,
     filters: ItemColumns = NO_COLUMNS,
+    ranking: RankingModel | None = None,
 ) -> Ensemble:
     """Chain the operators of `serving.operators` into the served graph.
 
@@ -85,6 +87,8 @@ def build_ensemble(
         The pretrained vectors of the rows of `users`, which the workflow does not have.
     filters : ItemColumns, optional
         The columns by which a request may filter, of the items of the index in its order.
+    ranking : RankingModel, optional
+        The second stage.
 
     Returns
     -------
@@ -109,12 +113,31 @@ def build_ensemble(
         columns=filters,
     )
     _check_dimensions(tower, top)
-    request = _request_schema(completed)
+    encode = EncodeFeatures(workflow, names, vectors=list(vectors))
+    return _chain(completed, encode, tower, top, ranking)
+
+
+def _chain(
+    completed: UserFeatures,
+    encode: EncodeFeatures,
+    tower: QueryTower,
+    top: FaissTopK,
+    ranking: RankingModel | None,
+) -> Ensemble:
+    """Chain the operators of the graph."""
+    user_id, request = completed.user_id, _request_schema(completed)
     raw = ColumnSelector([name for name in request.column_names if name not in PARAMETERS])
     rows = ColumnSelector([user_id]) >> UserRows(completed.user_ids, user_id)
-    encode = EncodeFeatures(workflow, names, vectors=list(vectors))
-    vector = (rows + raw) >> completed >> encode >> tower
-    return Ensemble((rows + vector + ColumnSelector(top.parameters)) >> top, request)
+    encoded = (rows + raw) >> completed >> encode
+    vector = encoded >> tower
+    best = (rows + vector + ColumnSelector(top.parameters)) >> top
+    if ranking is None:
+        return Ensemble(best, request)
+    rank = RankCandidates(ranking, top, user_id)
+    read = rows + best + ColumnSelector(rank.parameters)
+    if columns := ranking.columns(encode.workflow.output_schema):
+        read = read + encoded[columns]
+    return Ensemble(read >> rank, request)
 
 
 def operator(ensemble: Ensemble, kind: type[ServedOperator]) -> Any:
@@ -153,7 +176,17 @@ def contract(
         vectors={names[column]: users.lists[column] for column in users.vectors},
         times=times,
         filters=top.columns.kinds,
+        **_ranking_limits(ensemble),
     )
+
+
+def _ranking_limits(ensemble: Ensemble) -> dict[str, int]:
+    """Return the arguments of `Contract` that are about the ranking model, if there is one."""
+    for node in _nodes(ensemble):
+        if isinstance(node.op, RankCandidates):
+            model = node.op.model
+            return {"candidates": model.candidates, "max_rows": model.max_rows}
+    return {}
 
 
 def compile_ensemble(ensemble: Ensemble, out: Path) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 
 from twotower.serving.client.values import (
     NO_FILTERS,
+    NOT_RANKED,
     Filters,
+    Ranking,
     Values,
     column,
     id_column,
@@ -24,18 +26,14 @@ from twotower.serving.client.values import (
     read_texts,
     read_values,
 )
-from twotower.serving.runtime.contract import (
-    ALLOW,
-    EXCLUDE,
-    FILTER_SEEN,
-    SCORE,
-    SIMILAR_TO,
-    K,
-)
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, RECOMMEND_FOR, SCORE, SIMILAR_TO
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.parameters import FILTER_SEEN, K
 from twotower.serving.runtime.index import METADATA_FILE, load_index
 from twotower.serving.runtime.manifest import MODEL_FILE, verify_manifest
 
+MAX_ROWS = 1 << 62
+"""Largest number of users times candidates: the limit of a version is for a server."""
 NO_FEATURES: Mapping[str, Values] = MappingProxyType({})
 
 
@@ -84,6 +82,8 @@ class LocalVersion:
             self.item_vectors = self._index.vectors
             self.towers_sha256 = self._index.metadata["towers_sha256"]
             limits = {"default_k": 1, "max_k": len(self._index.item_ids)}
+            if "max_rows" in model["contract"]:
+                limits["max_rows"] = MAX_ROWS
             self.contract = contract.Contract(**{**model["contract"], **limits})
             self._ids = ids.ServedIds(self.contract, folder, decodes_users=True)
             self._user_codes = _known_users(folder, engine)
@@ -104,6 +104,7 @@ class LocalVersion:
         filter_seen: bool = False,
         features: Mapping[str, Values] = NO_FEATURES,
         filters: Filters = NO_FILTERS,
+        ranking: Ranking = NOT_RANKED,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items for each user, best first.
 
@@ -119,6 +120,9 @@ class LocalVersion:
             those that the version has stored. Without a time, it is that of this machine's clock.
         filters : Filters, optional
             What the answers may hold.
+        ranking : Ranking, optional
+            Whether the ranking model orders the answers. Scores are its probabilities then, and k
+            is at most `contract.candidates`.
 
         Returns
         -------
@@ -129,17 +133,24 @@ class LocalVersion:
         Raises
         ------
         ServingError
-            If an id or a feature has a value of another kind, or a feature is unknown.
+            If an id or a feature has a value of another kind, or a feature is unknown; if the
+            version has no ranking model.
 
         Notes
         -----
         A score may differ in its last bit between batches of different size or with different
         neighbours, here as on the server, because sums of floats depend on their order.
         """
-        parameters = {K: k, FILTER_SEEN: filter_seen, **filters.parameters}
+        parameters = {K: k, FILTER_SEEN: filter_seen, **filters.parameters, **ranking.parameters}
         lists = {name: read_values(name, values) for name, values in filters.inputs.items()}
-        table = self._table(user_ids, parameters, {**features, **lists})
-        columns = self._ids.decode(self._engine.run(table))
+        if ranking.rank and not self.candidates:
+            raise ServingError(
+                f"{self.folder}: this version has no ranking model; set ranking.model, and run "
+                "`twotower rank`, `twotower evaluate`, `twotower export` and `twotower publish`"
+            )
+        table = self._table(user_ids, parameters, {**features, **lists}, ranking.rank)
+        answer = self._engine.recommend if ranking.rank else self._engine.run
+        columns = self._ids.decode(answer(table))
         return read_texts(columns[self.contract.item_id]), columns[SCORE]
 
     def similar(
@@ -206,6 +217,12 @@ class LocalVersion:
         return np.isin(self._table(user_ids, {})[self.contract.user_id], self._user_codes)
 
     @property
+    def candidates(self) -> int:
+        """How many items the ranking model orders; 0 if there is none."""
+        # Another release's contract may lack the attribute.
+        return getattr(self.contract, "candidates", 0)
+
+    @property
     def time_input(self) -> str | None:
         """The name of the feature that is the time of a request; None if there is none."""
         # Another release's contract may lack the attribute.
@@ -248,12 +265,13 @@ class LocalVersion:
         user_ids: Iterable,
         parameters: dict[str, Any],
         features: Mapping[str, Values] = NO_FEATURES,
+        rank: bool = False,
     ) -> dict[str, np.ndarray]:
         """Return the table of a request, with codes."""
         name, contract = self.contract.user_id, self.contract
         users = id_column(name, read_values(name, user_ids), contract.user_id_type)
         given = {each: self._tensor(each, values) for each, values in features.items()}
-        return self._encoded({name: users, **given}, parameters)
+        return self._encoded({RECOMMEND_FOR if rank else name: users, **given}, parameters)
 
     def _encoded(
         self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]

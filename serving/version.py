@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,10 +20,18 @@ from twotower.serving.config_file import CONFIG_FILE, face_file
 from twotower.serving.ensemble import compile_ensemble, contract, operator
 from twotower.serving.operators.top_k import FaissTopK
 from twotower.serving.raw_ids import INTEGERS, VersionIds
-from twotower.serving.runtime.contract import ALLOW, EXCLUDE, SCORE, SIMILAR_TO, Contract
+from twotower.serving.runtime.contract import (
+    ALLOW,
+    EXCLUDE,
+    RECOMMEND_FOR,
+    RETRIEVAL_SCORE,
+    SCORE,
+    SIMILAR_TO,
+    Contract,
+)
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
-from twotower.serving.triton.control import MODEL_NAME, SIMILAR_ITEMS
+from twotower.serving.triton.control import MODEL_NAME, RECOMMEND, SIMILAR_ITEMS
 
 CODE = ["__init__.py", "runtime/**/*.py"]
 """The files of this package that each version contains a copy of."""
@@ -76,6 +85,8 @@ def write_version(
     (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
     (version / CONFIG_FILE).write_text(model_config(served, config))
     (version / face_file(SIMILAR_ITEMS)).write_text(similar_config(served, config))
+    if served.candidates:
+        (version / face_file(RECOMMEND)).write_text(recommend_config(served, config))
     write_manifest(
         version,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -86,24 +97,11 @@ def write_version(
 
 def model_config(served: Contract, config: ServingConfig) -> str:
     """Return Triton's config.pbtxt, except the version to serve, which publishing adds."""
-    lists = {*served.lists, ALLOW, EXCLUDE, SIMILAR_TO}
-    inputs = [
-        triton.ModelInput(
-            name=name,
-            data_type=_triton_type(dtype),
-            dims=[-1 if name in lists else 1],
-            # Lists of different widths may be in one batch, because each request is read alone.
-            allow_ragged_batch=name in lists,
-            optional=True,
-        )
-        # All are optional: a request has users or items.
-        for name, dtype in [
-            (served.user_id, served.user_id_type),
-            *served.features.items(),
-            *((name, served.item_id_type) for name in (ALLOW, EXCLUDE, SIMILAR_TO)),
-        ]
-    ]
-    outputs = _outputs(served)
+    # All inputs are optional: a request has users or items.
+    names = {served.user_id: served.user_id_type, **_features(served)}
+    names[SIMILAR_TO] = served.item_id_type
+    if served.candidates:
+        names[RECOMMEND_FOR] = served.user_id_type
     # KIND_CPU sets where Triton puts the tensors; TensorFlow still uses a GPU if there is one.
     instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
     # Requests that wait while the model is busy are answered as one batch.
@@ -117,52 +115,93 @@ def model_config(served: Contract, config: ServingConfig) -> str:
             backend="python",
             max_batch_size=config.max_batch_size,
             dynamic_batching=batching,
-            input=inputs,
-            output=outputs,
+            input=[_input(served, name, dtype) for name, dtype in names.items()],
+            output=_outputs(served, of_recommend=served.candidates > 0),
             instance_group=[instance],
         )
     )
 
 
 def similar_config(served: Contract, config: ServingConfig) -> str:
-    """Return the config.pbtxt of the model of similar items, except the version.
+    """Return the config.pbtxt of the model of similar items, except the version."""
+    inputs = {name: (name, served.item_id_type) for name in (SIMILAR_TO, ALLOW, EXCLUDE)}
+    return _face_config(SIMILAR_ITEMS, inputs, _outputs(served), served, config)
+
+
+def recommend_config(served: Contract, config: ServingConfig) -> str:
+    """Return the config.pbtxt of the model that ranks candidates, except the version."""
+    inputs = {served.user_id: (RECOMMEND_FOR, served.user_id_type)}
+    inputs |= {name: (name, dtype) for name, dtype in _features(served).items()}
+    return _face_config(RECOMMEND, inputs, _outputs(served, of_recommend=True), served, config)
+
+
+def _face_config(
+    face: str,
+    inputs: Mapping[str, tuple[str, str]],
+    outputs: list[triton.ModelOutput],
+    served: Contract,
+    config: ServingConfig,
+) -> str:
+    """Return the config.pbtxt of a face.
 
     It is an ensemble of a single step, the model `retrieval`, so it needs no process of its own.
+
+    Parameters
+    ----------
+    face : str
+        Its name.
+    inputs : mapping of str to (str, str)
+        Input of the face, the required one first -> input of the model `retrieval`, and its type.
+    outputs : list of ModelOutput
+    served : Contract
+    config : ServingConfig
     """
-    names = (SIMILAR_TO, ALLOW, EXCLUDE)
-    inputs = [
-        triton.ModelInput(
-            name=name,
-            data_type=_triton_type(served.item_id_type),
-            dims=[-1],
-            allow_ragged_batch=True,
-            optional=name != SIMILAR_TO,
-        )
-        for name in names
-    ]
-    outputs = _outputs(served)
+    required = next(iter(inputs))
     step = triton.ModelEnsembling.Step(
         model_name=MODEL_NAME,
         model_version=-1,
-        input_map={name: name for name in names},
+        input_map={of_model: name for name, (of_model, _) in inputs.items()},
         output_map={output.name: output.name for output in outputs},
     )
     return text_format.MessageToString(
         triton.ModelConfig(
-            name=SIMILAR_ITEMS,
+            name=face,
             platform="ensemble",
             max_batch_size=config.max_batch_size,
-            input=inputs,
+            input=[
+                _input(served, name, dtype, optional=name != required)
+                for name, (_, dtype) in inputs.items()
+            ],
             output=outputs,
             ensemble_scheduling=triton.ModelEnsembling(step=[step]),
         )
     )
 
 
-def _outputs(served: Contract) -> list[triton.ModelOutput]:
+def _features(served: Contract) -> dict[str, str]:
+    """Return the inputs that a request for users may have, with their types."""
+    return {**served.features, **dict.fromkeys((ALLOW, EXCLUDE), served.item_id_type)}
+
+
+def _input(served: Contract, name: str, dtype: str, optional: bool = True) -> triton.ModelInput:
+    is_list = name in {*served.lists, ALLOW, EXCLUDE, SIMILAR_TO}
+    return triton.ModelInput(
+        name=name,
+        data_type=_triton_type(dtype),
+        dims=[-1 if is_list else 1],
+        # Lists of different widths may be in one batch, because each request is read alone.
+        allow_ragged_batch=is_list,
+        optional=optional,
+    )
+
+
+def _outputs(served: Contract, of_recommend: bool = False) -> list[triton.ModelOutput]:
+    names = {served.item_id: served.item_id_type, SCORE: "FP32"}
+    if of_recommend:
+        names[RETRIEVAL_SCORE] = "FP32"
     return [
         triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
-        for name, dtype in ((served.item_id, served.item_id_type), (SCORE, "FP32"))
+        for name, dtype in names.items()
     ]
 
 

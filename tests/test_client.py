@@ -27,6 +27,7 @@ OWN = {
     "twotower.serving.runtime",
     *(f"twotower.serving.runtime.{name}" for name in ("arrays", "contract", "errors", "tensors")),
     *(f"twotower.serving.runtime.{name}" for name in ("filters", "filters.caps")),
+    "twotower.serving.runtime.filters.parameters",
     "twotower.serving.runtime.filters.predicate",
     *(f"twotower.serving.runtime.{name}" for name in ("operators", "operators.times")),
     "twotower.serving.triton",

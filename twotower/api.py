@@ -211,6 +211,7 @@ class Recommender:
         max_per: Mapping[str, int] | None = None,
         diversity: float | None = None,
         diversity_by: str | None = None,
+        rank: bool = False,
     ) -> pd.DataFrame:
         """Return the k best items for each user, computed in this process.
 
@@ -228,6 +229,8 @@ class Recommender:
             such as ``{"month": ["May", "June"]}``.
         where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by : optional
             Which items may be in the answer, see `twotower.client.RetrievalClient.recommend`.
+        rank : bool, default False
+            Whether the ranking model orders the answers, see there.
 
         Returns
         -------
@@ -241,14 +244,16 @@ class Recommender:
             If a user id is of another kind than those that the model was fitted on, or a feature is
             unknown or has a value of another kind.
         """
-        from twotower.serving.client.values import Filters
+        from twotower.serving.client.values import Filters, Ranking
 
         ids = users if isinstance(users, (pd.Series, pd.Index, np.ndarray)) else list(users)
         if not len(ids):
             empty = {"user": ids, "rank": [], "item": self._local.item_ids[:0], "score": []}
             return pd.DataFrame(empty)
         filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
-        found, scores = self._local.answer(ids, k, filter_seen, features or {}, filters)
+        found, scores = self._local.answer(
+            ids, k, filter_seen, features or {}, filters, Ranking(rank)
+        )
         frame = pd.DataFrame(
             {
                 "user": pd.Series(ids).repeat(found.shape[1]).array,

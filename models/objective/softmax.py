@@ -119,11 +119,18 @@ def _loss_and_gradient(
         place = tf.where(inside, query_of - first, 0)
         high = tf.gather(highest, place)
         exp = tf.where(inside, tf.exp(score - high), 0.0)
-        total_exp = tf.maximum(tf.gather(sums, place) - surplus * exp, exp)
+        in_sum = exp
+        if precision != tf.float32:
+            # The sum has a rounded score of the positive, and more than once: the difference of
+            # the exact one would be as large as what is left.
+            rounded = tf.gather_nd(exps, tf.stack([place, positive_of], axis=1))
+            rounded /= tf.gather(count, positive_of)
+            in_sum = tf.where(tf.logical_and(inside, surplus >= 0), rounded, exp)
+        total_exp = tf.maximum(tf.gather(sums, place) - surplus * in_sum, exp)
         share = tf.where(inside, weight / total_exp, 0.0)
         losses = weight * (tf.math.log(total_exp) + high - score)
         total += tf.reduce_sum(tf.where(inside, losses, 0.0))
-        slope += tf.where(inside, weight, 0.0) + share * surplus * exp
+        slope += tf.where(inside, weight, 0.0) + share * surplus * in_sum
         shares = tf.math.unsorted_segment_sum(share, place, tf.shape(here)[0])[:, None]
         by_candidate += _product(exps, shares * here, precision, transpose_a=True)
         of_query = shares * _product(exps, candidate, precision)

@@ -16,12 +16,13 @@ import pyarrow as pa
 from twotower.pipelines import lock
 from twotower.pipelines.answers.output import format_of
 from twotower.pipelines.answers.published import Published, open_published
-from twotower.pipelines.answers.request import ALL, FiltersForAll
+from twotower.pipelines.answers.request import ALL, FiltersForAll, check_ranked
 from twotower.pipelines.answers.users import Users, read_users
 from twotower.pipelines.console import ShowProgress, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.run import Run, write_atomically
 from twotower.pipelines.run.disk import explained_disk_errors, make_folder
+from twotower.serving.client.values import Ranking
 from twotower.serving.files import sync
 from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.contract import SCORE
@@ -76,6 +77,7 @@ def recommend(
     filters: FiltersForAll = ALL,
     overwrite: bool = False,
     part_rows: int = PART_ROWS,
+    rank: bool = False,
 ) -> Written:
     """Write the k best items of many users to a file, as the server would answer them.
 
@@ -101,6 +103,8 @@ def recommend(
         Whether to replace `out` if it exists.
     part_rows : int
         Rows per part.
+    rank : bool
+        Whether the ranking model orders the answers.
 
     Returns
     -------
@@ -109,7 +113,8 @@ def recommend(
     Raises
     ------
     ConfigError
-        If `out` or `users` cannot be used, or `out` exists.
+        If `out` or `users` cannot be used, or `out` exists; if the ranking model cannot order as
+        many items.
     RunError
         If nothing is published, or another command writes `out`.
     ServingError
@@ -125,15 +130,23 @@ def recommend(
         if asked.unused:
             say(f"{users}: not used, as no feature of the model: {', '.join(asked.unused)}")
         k = min(k or run.config.serving.default_k, len(published.version.item_ids))
-        allowed = Allowed(filter_seen, filters)
+        if rank:
+            check_ranked(published.version.candidates, k)
+        allowed = Allowed(filter_seen, filters, rank)
         written = _write(_Parts(out, k, part_rows), published, asked, allowed, progress)
-        counts = f"version {written.version}: {written.users:,} users, {written.rows:,} rows"
-        unknown, resumed = written.unknown_users, written.resumed_users
-        result(counts + (f", unknown users: {unknown:,}" if unknown else ""))
-        if resumed:
-            result(f"{resumed:,} users were answered before an interruption")
-        result(f"{out}, {out.stat().st_size / 1e6:.1f} MB")
+        for line in _described(written):
+            result(line)
     return written
+
+
+def _described(written: Written) -> Iterator[str]:
+    """Say what was written, in a line or more."""
+    counts = f"version {written.version}: {written.users:,} users, {written.rows:,} rows"
+    unknown, resumed = written.unknown_users, written.resumed_users
+    yield counts + (f", unknown users: {unknown:,}" if unknown else "")
+    if resumed:
+        yield f"{resumed:,} users were answered before an interruption"
+    yield f"{written.path}, {Path(written.path).stat().st_size / 1e6:.1f} MB"
 
 
 def _write(
@@ -164,6 +177,7 @@ def _request(published: Published, users: Users, allowed: Allowed, parts: _Parts
         "users": users.digest,
         "k": parts.k,
         "seen": not allowed.filter_seen,
+        "ranking": allowed.rank,
         "filters": json.loads(json.dumps(allowed.filters)),
         "denied items": np.flatnonzero(published.version.denied).tolist(),
         "users per part": parts.users,
@@ -171,10 +185,11 @@ def _request(published: Published, users: Users, allowed: Allowed, parts: _Parts
 
 
 class Allowed(NamedTuple):
-    """Which items may be in the answers."""
+    """Which items may be in the answers, and whether the ranking model orders them."""
 
     filter_seen: bool
     filters: FiltersForAll
+    rank: bool = False
 
 
 class _Parts:
@@ -252,7 +267,14 @@ class _Parts:
                     # By the clock, a resumed file would differ from one without interruption.
                     features = {**version.unknown_time(len(ids)), **features}
                     filters = allowed.filters.of(len(ids))
-                    answer = version.answer(ids, self.k, allowed.filter_seen, features, filters)
+                    answer = version.answer(
+                        ids,
+                        self.k,
+                        allowed.filter_seen,
+                        features,
+                        filters,
+                        Ranking(allowed.rank),
+                    )
                     table = _table(ids, answer, schema)
                     writer.write(table)
                     rows += len(table)

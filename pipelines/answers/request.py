@@ -226,6 +226,28 @@ def parse_filters(
     return FiltersForAll(where, allowed, excluded, caps or None, diversity, diversity_by)
 
 
+def check_ranked(candidates: int, k: int | None) -> None:
+    """Raise ConfigError if a version cannot order `k` items by a ranking model.
+
+    Parameters
+    ----------
+    candidates : int
+        How many items it orders; 0 if it has no ranking model.
+    k : int or None
+    """
+    if not candidates:
+        raise ConfigError(
+            "--rank: the published version has no ranking model; set ranking.model, such as "
+            "`twotower rank --set ranking.model=mlp`, then run `twotower evaluate`, `twotower "
+            "export` and `twotower publish`"
+        )
+    if k is not None and k > candidates:
+        raise ConfigError(
+            f"-k {k}: the ranking model orders {candidates} items per user; ask for at most as "
+            "many, or set ranking.candidates and run `twotower rank` again"
+        )
+
+
 def _cap(text: str) -> tuple[str, int]:
     name, _, number = text.rpartition("=")
     if not name or not re.fullmatch("[0-9]{1,9}", number):

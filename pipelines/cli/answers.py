@@ -14,6 +14,7 @@ from twotower.pipelines.cli.options import (
     k_option,
     main,
     open_run,
+    rank_option,
     run_option,
 )
 from twotower.pipelines.cli.output import output, plain_similar
@@ -42,10 +43,11 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace --out
 )
 @k_option(help="Number of items per user. Default: serving.default_k.")
 @click.option("--seen/--no-seen", default=False, help="Include items that the user has seen.")
+@rank_option
 @filter_options
 @overwrite_option
 @json_option
-def recommend(folder, users, out, k, seen, overwrite, as_json, **rules) -> None:
+def recommend(folder, users, out, k, seen, rank, overwrite, as_json, **rules) -> None:
     """Write recommendations for many users to a file, without a server.
 
     If it is interrupted, the same command continues.
@@ -58,7 +60,14 @@ def recommend(folder, users, out, k, seen, overwrite, as_json, **rules) -> None:
     output(
         as_json,
         lambda: step(
-            opened, users, out, k, filter_seen=not seen, filters=filters, overwrite=overwrite
+            opened,
+            users,
+            out,
+            k,
+            filter_seen=not seen,
+            filters=filters,
+            overwrite=overwrite,
+            rank=rank,
         ),
         asdict,
     )

@@ -69,6 +69,11 @@ json_option = click.option(
 k_option = partial(click.option, "-k", type=click.IntRange(min=1))
 
 
+rank_option = click.option(
+    "--rank", is_flag=True, help="Have the ranking model order the answers (ranking.model)."
+)
+
+
 def filter_options(command: Callable) -> Callable:
     """Add the options that say which items may be in the answers."""
     for option in (

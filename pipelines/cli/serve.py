@@ -14,6 +14,7 @@ from twotower.pipelines.cli.options import (
     k_option,
     main,
     open_run,
+    rank_option,
     run_option,
     set_option,
 )
@@ -61,9 +62,10 @@ def serve(folder, overrides) -> None:
     help="Value of a feature of the user or of the context, instead of the stored one. Lists: "
     "VALUE,VALUE. Repeatable.",
 )
+@rank_option
 @filter_options
 @json_option
-def query(folder, users, k, protocol, seen, features, as_json, **rules) -> None:
+def query(folder, users, k, protocol, seen, features, rank, as_json, **rules) -> None:
     """Ask the server for recommendations.
 
     If no server is running for this run, one is started for this query.
@@ -76,7 +78,7 @@ def query(folder, users, k, protocol, seen, features, as_json, **rules) -> None:
     given, filters = parse_features(opened, features), parse_filters(opened, **rules)
     output(
         as_json,
-        lambda: step(opened, asked, k, protocol, not seen, given, filters),
+        lambda: step(opened, asked, k, protocol, not seen, given, filters, rank),
         lambda answers: plain_recommendations(opened, asked, answers),
     )
 

@@ -79,6 +79,17 @@ def train(folder, overrides, resume, as_json) -> None:
     output(as_json, lambda: step(open_run(folder, overrides), resume), dict)
 
 
+@main.verb(STEPS, "twotower rank --set ranking.model=dcn")
+@run_option
+@set_option
+@json_option
+def rank(folder, overrides, as_json) -> None:
+    """Train a model that ranks the candidates of the two towers."""
+    from twotower.pipelines.ranking.rank import rank as step
+
+    output(as_json, lambda: step(open_run(folder, overrides)), dict)
+
+
 @main.verb(
     STEPS,
     "twotower evaluate --set 'evaluation.baselines=[popularity, ease]'\n"

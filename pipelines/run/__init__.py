@@ -23,7 +23,15 @@ and the earlier steps that they were made from are checked as well. A changed fi
 from __future__ import annotations
 
 from twotower.pipelines.run.disk import write_atomically
-from twotower.pipelines.run.layout import CONFIG, MANIFEST, STAGING, STEPS, TRITON, VERSION
+from twotower.pipelines.run.layout import (
+    CONFIG,
+    MANIFEST,
+    STAGING,
+    STEPS,
+    TRITON,
+    VERSION,
+    ranking_step,
+)
 from twotower.pipelines.run.provenance import git_commit, versions
 from twotower.pipelines.run.run import Run, writes
 
@@ -36,6 +44,7 @@ __all__ = [
     "VERSION",
     "Run",
     "git_commit",
+    "ranking_step",
     "versions",
     "write_atomically",
     "writes",

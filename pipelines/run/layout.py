@@ -31,7 +31,7 @@ NOT_EXPORTED = (
 
 @dataclass(frozen=True)
 class Step:
-    """One of the five parts of the job that write the run folder.
+    """One of the parts of the job that write the run folder.
 
     Attributes
     ----------
@@ -61,19 +61,35 @@ _STEPS = (
     ),
     Step(name="train", folders=("model",), after=("preprocess",), settings=("model", "training")),
     Step(
+        name="rank",
+        folders=("ranking",),
+        after=("ingest", "preprocess", "train"),
+        settings=("ranking",),
+    ),
+    Step(
         name="evaluate",
         folders=("reports",),
-        after=("preprocess", "train"),
-        settings=("evaluation",),
+        after=("preprocess", "train", "rank"),
+        settings=("evaluation", "ranking"),
     ),
     Step(
         name="export",
         folders=("index",),
-        after=("ingest", "preprocess", "train"),
-        settings=("serving",),
+        after=("ingest", "preprocess", "train", "rank"),
+        settings=("serving", "ranking"),
     ),
 )
 STEPS = {step.name: step for step in _STEPS}
+
+
+def ranking_step(config: Config) -> tuple[str, ...]:
+    """The step `rank` if the settings have a ranking model, or else no step."""
+    return () if config.ranking.model is None else ("rank",)
+
+
+def upstream_of(config: Config, name: str) -> tuple[str, ...]:
+    """The steps whose output the step `name` reads."""
+    return tuple(each for each in STEPS[name].after if each != "rank" or ranking_step(config))
 
 
 def folders_of(names: Iterable[str]) -> list[str]:

@@ -31,10 +31,10 @@ from twotower.pipelines.run.layout import (
     CONFIG,
     RUNS,
     STAGING,
-    STEPS,
     changed_settings,
     folders_of,
     settings_of,
+    upstream_of,
 )
 from twotower.pipelines.run.manifest import (
     Notes,
@@ -253,7 +253,8 @@ class Run:
         """
         with self.writing(command):
             read_manifest(self.path)  # fail before the work if it is damaged
-            upstream = {each for name in names for each in STEPS[name].after}.difference(names)
+            before = {name: upstream_of(self.config, name) for name in names}
+            upstream = {each for name in names for each in before[name]}.difference(names)
             made_from = {each: self.identity(each) for each in upstream}
             made_with = {name: settings_of(self.config, name) for name in names}
             staging = self.path / STAGING
@@ -270,7 +271,7 @@ class Run:
                         made_from[name] = identity_of(files)
                         manifest["steps"][name] = {
                             "seconds": round(time.perf_counter() - started, 1),
-                            "made_from": {each: made_from[each] for each in STEPS[name].after},
+                            "made_from": {each: made_from[each] for each in before[name]},
                             "made_with": made_with[name],
                             "notes": notes[name],
                             "files": files,

@@ -13,11 +13,11 @@ import pandas as pd
 from rich.markup import escape
 from rich.panel import Panel
 
-from twotower.pipelines.console import console, stage
+from twotower.pipelines.console import console, say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.evaluation.evaluator import Evaluator, Masked
 from twotower.pipelines.libraries import load_libraries
-from twotower.pipelines.run import Run, writes
+from twotower.pipelines.run import Run, ranking_step, writes
 from twotower.pipelines.steps.preprocess import load_ids, load_tables
 from twotower.pipelines.verdict.facts import gather, overlap_of
 from twotower.pipelines.verdict.per_user import OneMetric, both, check_user_file, user_file
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from twotower.models.evaluation.ranking import Ranker, Scorer
     from twotower.pipelines.config import Config
 
+TWO_STAGE = "two-stage"
+"""The name of towers and ranking model together."""
 PROTOCOL = "{catalogue} ({candidates:,} candidates), seen items masked, mean of {users:,} users"
 WITH_CONTEXT = ", each pair in its own context"
 
@@ -71,7 +73,7 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
     dict of str to dict
         Name of each model to its metrics.
     """
-    run.verified("ingest", "preprocess", "train")
+    run.verified("ingest", "preprocess", "train", *ranking_step(run.config))
     if per_user is not None:
         check_user_file(per_user)
     from twotower.models.evaluation.metrics import metrics_table
@@ -87,13 +89,15 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
             convention: {} for convention in other_conventions(run, evaluator)
         }
         with _user_file(run, evaluator, per_user) as write:
-            for name in (MODEL, *evaluator.baselines()):
+            for name in (MODEL, *_second_stage(run), *evaluator.baselines()):
                 scorer, ranked = _scorer(run, evaluator, name, report), _progress(name, report)
                 metrics[name] = evaluator.evaluate(scorer, ranked, both(kept, write, name))
                 for convention, found in others.items():
                     masked = CONVENTIONS[convention].masked
                     found[name] = evaluator.evaluate(scorer, ranked, masked=masked)
         report(0, 1, "verdict")
+        if TWO_STAGE in metrics:
+            notes["second_stage"] = _gain(kept)
         verdict = _verdict(run, evaluator, kept)
         protocol = _protocol(run, evaluator, metrics[MODEL])
         values = {name: m.to_dict() for name, m in metrics.items()}
@@ -110,6 +114,8 @@ def evaluate(run: Run, per_user: Path | None = None) -> dict[str, dict]:
     table = metrics_table(metrics, _title(protocol), shown)
     table.caption = f"test part of: {protocol['split']}{_error(metrics[MODEL], kept.name)}"
     console.print(table)
+    if TWO_STAGE in metrics:
+        say(_described(notes["second_stage"]))
     for convention, found in others.items():
         console.print(metrics_table(found, CONVENTIONS[convention].title, shown[:1]))
     color = "red" if notes["verdict"]["objection"] else "green"
@@ -125,10 +131,15 @@ def _scorer(
     from twotower.models.evaluation.baselines import fit_baseline
     from twotower.models.training.saving import load
 
-    report(0, 1, f"{name}: {'vectors' if name == MODEL else 'fit'}")
-    if name == MODEL:
+    report(0, 1, f"{name}: {'vectors' if name in (MODEL, TWO_STAGE) else 'fit'}")
+    if name in (MODEL, TWO_STAGE):
         model = load(run.path / "model").model
-        return evaluator.tower_scorer(model, *load_tables(run))
+        towers = evaluator.tower_scorer(model, *load_tables(run))
+        if name == MODEL:
+            return towers
+        from twotower.pipelines.ranking.reranked import TwoStage
+
+        return TwoStage(run, evaluator, towers)
     return fit_baseline(name, evaluator.train, run.config.training.seed)
 
 
@@ -168,7 +179,38 @@ def _verdict(run: Run, evaluator: Evaluator, kept: OneMetric) -> Verdict:
         split=run.config.split.method,
         overlap=overlap_of(run),
     )
-    return judge(kept.name, kept.values, facts)
+    values = {name: each for name, each in kept.values.items() if name != TWO_STAGE}
+    return judge(kept.name, values, facts)
+
+
+def _second_stage(run: Run) -> list[str]:
+    """The name of towers and ranking model together, if there is a ranking model."""
+    return [] if run.config.ranking.model is None else [TWO_STAGE]
+
+
+def _gain(kept: OneMetric) -> dict[str, Any]:
+    """How much the ranking model changes the metric of the users, with a 95 % interval."""
+    from twotower.models.evaluation.significance import paired_difference
+
+    towers, both_stages = (np.asarray(kept.values[name]) for name in (MODEL, TWO_STAGE))
+    if len(towers) < 2:
+        return {"metric": kept.name, "difference": float(both_stages.mean() - towers.mean())}
+    found = paired_difference(both_stages, towers)
+    return {
+        "metric": kept.name,
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "before": float(towers.mean()),
+    }
+
+
+def _described(gain: dict[str, Any]) -> str:
+    """Say how much the ranking model changes the metric."""
+    text = f"ranking the towers' candidates changes {gain['metric']} by {gain['difference']:+.4f}"
+    if "low" not in gain:
+        return text
+    return f"{text} (95 % interval {gain['low']:+.4f} to {gain['high']:+.4f})"
 
 
 def other_conventions(run: Run, evaluator: Evaluator) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.libraries import load_libraries
-from twotower.pipelines.run import TRITON, VERSION, Run, writes
+from twotower.pipelines.run import TRITON, VERSION, Run, ranking_step, writes
 from twotower.pipelines.steps.preprocess import (
     load_ids,
     load_split,
@@ -25,6 +25,7 @@ from twotower.serving.item_columns import check_columns, item_columns
 from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
+    from twotower.serving.operators.rank_candidates import RankingModel
     from twotower.serving.raw_ids import VersionIds
     from twotower.serving.runtime.filters.columns import ItemColumns
     from twotower.workflows.ids import RunIds
@@ -39,7 +40,7 @@ def export(run: Run) -> dict[str, Any]:
     dict
         The notes in the manifest, among them the number of the version.
     """
-    run.verified("ingest", "preprocess", "train")
+    run.verified("ingest", "preprocess", "train", *ranking_step(run.config))
     check_columns(pq.read_schema(run.path / "data" / ITEMS), run.config.serving.filters)
     with stage("export") as (progress, result), run.step("export") as (out, notes):
         progress(0, 4, "import")
@@ -58,10 +59,8 @@ def export(run: Run) -> dict[str, Any]:
         names = run.config.features
         users, items = load_tables(run)
         raw_users = read_frame(run.path / "processed" / RAW_USERS)
-        context = _context(run)
-        towers = run.identity("train")
-        available = _index_items(run, items, towers, out / "index")
-        filters = _filters(run, available)
+        context, towers = _context(run), run.identity("train")
+        available, vectors = _index_items(run, items, towers, out / "index")
         progress(2, 4, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
@@ -77,12 +76,14 @@ def export(run: Run) -> dict[str, Any]:
             },
             context=context.rename(columns=internal_name),
             vectors={name: users[name] for name in names.sides[0].internal.vectors},
-            filters=filters,
+            filters=_filters(run, available),
+            ranking=_ranking(run, users, items, vectors=vectors, kept=available),
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
-        ids = _raw_ids(read_ids(run))
-        write_version(ensemble, staged, run.config.serving, ids, load_times(run))
+        write_version(
+            ensemble, staged, run.config.serving, _raw_ids(read_ids(run)), load_times(run)
+        )
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         indexed, withdrawn = int(available.sum()), int((~available).sum())
         notes |= {
@@ -103,8 +104,18 @@ def export(run: Run) -> dict[str, Any]:
     return notes
 
 
-def _index_items(run: Run, items: dict[str, np.ndarray], towers: str, out: Path) -> np.ndarray:
-    """Write the index of the items that may be recommended, and tell which these are."""
+def _index_items(
+    run: Run, items: dict[str, np.ndarray], towers: str, out: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write the index of the items that may be recommended.
+
+    Returns
+    -------
+    available : ndarray of bool, shape (n_items,)
+        Which items these are.
+    vectors : ndarray of float32, shape (n_items, D)
+        The vectors of all items.
+    """
     from twotower.models.training.saving import CANDIDATE_TOWER, load_tower
     from twotower.models.two_tower import embed
     from twotower.serving.runtime.index import build_index
@@ -113,7 +124,23 @@ def _index_items(run: Run, items: dict[str, np.ndarray], towers: str, out: Path)
     available, item_ids = read_available(run.path / "data"), load_ids(run)[1]
     vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
     build_index(item_ids[available], vectors[available], out, towers)
-    return available
+    return available, vectors
+
+
+def _ranking(
+    run: Run,
+    users: dict[str, np.ndarray],
+    items: dict[str, np.ndarray],
+    *,
+    vectors: np.ndarray,
+    kept: np.ndarray,
+) -> RankingModel | None:
+    """The ranking model for the served graph, if there is one; see `served_ranking`."""
+    if run.config.ranking.model is None:
+        return None
+    from twotower.pipelines.ranking.served import served_ranking
+
+    return served_ranking(run, users, items, vectors, kept)
 
 
 def _filters(run: Run, available: np.ndarray) -> ItemColumns:

@@ -11,7 +11,13 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from twotower.pipelines.answers.request import ALL, FiltersForAll, Id, published_contract
+from twotower.pipelines.answers.request import (
+    ALL,
+    FiltersForAll,
+    Id,
+    check_ranked,
+    published_contract,
+)
 from twotower.pipelines.console import console, printable, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.run import TRITON, Run
@@ -34,6 +40,7 @@ def query(
     filter_seen: bool = True,
     features: Mapping[str, Any] | None = None,
     filters: FiltersForAll = ALL,
+    rank: bool = False,
 ) -> dict[str, Recommendations]:
     """Ask the run's server, or one that is started for this query, and print the answer.
 
@@ -53,6 +60,8 @@ def query(
         Values of features of the request, the same for all users; see `parse_features`.
     filters : FiltersForAll, optional
         What the answers may hold.
+    rank : bool
+        Whether the ranking model orders the answers.
 
     Returns
     -------
@@ -62,7 +71,7 @@ def query(
     Raises
     ------
     ConfigError
-        If `k` is more than the published version answers.
+        If `k` is more than the published version answers, or it has no ranking model.
     RunError
         If the run has no data.
     ServingError
@@ -73,8 +82,10 @@ def query(
         k = k or run.config.serving.default_k
         if running_server(run) is None:
             check_k(run, k)
+            if rank and (contract := published_contract(run)) is not None:
+                check_ranked(contract.get("candidates", 0), k)
         with _server_for(run) as addresses:
-            answers = ask(addresses, users, k, [protocol], filter_seen, features, filters)
+            answers = ask(addresses, users, k, [protocol], filter_seen, features, filters, rank)
         print_recommendations(run, users, answers)
         unknown = unknown_users(run, users)
     for user in unknown:
@@ -109,6 +120,7 @@ def ask(
     filter_seen: bool = True,
     features: Mapping[str, Any] | None = None,
     filters: FiltersForAll = ALL,
+    rank: bool = False,
 ) -> dict[str, Recommendations]:
     """The server's answer for `users` by each of the protocols; all have the same `features`."""
     from twotower.serving.client import RetrievalClient
@@ -118,7 +130,7 @@ def ask(
     for protocol in protocols:
         with RetrievalClient(getattr(addresses, protocol), protocol=protocol) as client:
             answers[protocol] = client.recommend(
-                users, k, filter_seen, given, **filters.of(len(users))._asdict()
+                users, k, filter_seen, given, **filters.of(len(users))._asdict(), rank=rank
             )
     return answers
 

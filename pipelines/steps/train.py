@@ -229,7 +229,7 @@ def closed_form_start(
 ) -> Callable[[], None] | None:
     """Create the `initialize` argument of `fit`, for `training.start` or `model.sequence.start`.
 
-    `training.start` is followed by the prediction of the items that it does not solve for.
+    `training.start` is followed by the prediction of the items and users that it does not solve for.
 
     Parameters
     ----------
@@ -257,12 +257,14 @@ def closed_form_start(
         report(phase="closed form")
         if start is not None:
             from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
+            from twotower.models.cold_users import fill_cold_users
             from twotower.models.training.closed_form.towers import set_closed_form_weights
 
             if align:
                 put_vectors_into_ids(tower, data)
             set_closed_form_weights(tower, data, start, align, progress)
             fill_cold_items(tower, data)
+            fill_cold_users(tower, data)
         else:
             from twotower.models.sequence.regression import set_next_item_weights
 

@@ -12,7 +12,8 @@ from twotower.models.training.config import TrainingConfig
 from twotower.pipelines.console import ShowProgress, console, say, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
-from twotower.pipelines.run import TRITON, Run, writes
+from twotower.pipelines.ranking.rank import rank
+from twotower.pipelines.run import TRITON, Run, ranking_step, writes
 from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.preprocess import load_training_data, preprocess_more
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 @writes
 def update(run: Run, folder: Path, anyway: bool = False) -> int:
-    """Add the data in `folder`, train the model further, evaluate, export and publish it.
+    """Add the data in `folder`, train the model further, rank, evaluate, export and publish it.
 
     Data, vocabularies and model change together or not at all. If a later step fails, the earlier
     version stays published, and the same update continues at that step when it is run again. If
@@ -64,6 +65,8 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
     run.verified("ingest", "preprocess", "train")
     published = ModelRepository(run.path / TRITON).published
     _learn(run, folder, anyway, published)
+    if ranking_step(run.config) and not _is_up_to_date(run, "rank"):
+        rank(run)
     if not _is_up_to_date(run, "evaluate"):
         evaluate(run)
     if not _is_up_to_date(run, "export"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pandas as pd
 from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.evaluation.evaluator import encoded, load_histories
-from twotower.pipelines.run import TRITON, Run
+from twotower.pipelines.run import TRITON, Run, ranking_step
 from twotower.pipelines.steps.export import seen_pairs
 from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
 from twotower.pipelines.steps.query import ask, check_k, max_k, unknown_time
@@ -43,6 +44,10 @@ class Verification:
         Between the served scores and the brute-force scores.
     one_request_equals_many : bool
         Whether users get the same items in one request as in a request each.
+    wrong_ranked : int
+        As `wrong_ids`, of the answers that the ranking model orders, if there is one.
+    largest_probability_difference : float
+        Between the served probabilities and those of brute force.
     """
 
     users: int
@@ -50,13 +55,17 @@ class Verification:
     wrong_ids: int
     largest_score_difference: float
     one_request_equals_many: bool
+    wrong_ranked: int = 0
+    largest_probability_difference: float = 0.0
 
     @property
     def holds(self) -> bool:
         """Whether the server and brute force agree for all users."""
         return (
             self.wrong_ids == 0
+            and self.wrong_ranked == 0
             and self.largest_score_difference <= SCORE_TOLERANCE
+            and self.largest_probability_difference <= SCORE_TOLERANCE
             and self.one_request_equals_many
         )
 
@@ -84,9 +93,8 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
     ConfigError
         If `count` or `k` is out of range.
     """
-    if count < 1 or (k is not None and k < 1):
-        raise ConfigError(f"{count} users, k = {k}: expected 1 or more of each")
-    steps = ("ingest", "preprocess", "train", "export")
+    _check_numbers(count, k)
+    steps = ("ingest", "preprocess", "train", *ranking_step(run.config), "export")
     with run.reading(*steps), stage("verify") as (progress, result):
         progress(0, 3, "check the files")
         run.verified(*steps)
@@ -94,8 +102,7 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
         k = k or min(100, max_k(run) or 100)
         check_k(run, k)
         progress(0, 3, "start Triton")
-        user_ids = pd.Series(load_ids(run)[0])
-        users = user_ids.sample(min(count, len(user_ids)), random_state=1).to_numpy()
+        users = _draw(run, count)
         ids, batch_size = read_ids(run), run.config.serving.max_batch_size
         asked = ids.users.decode(users).tolist()
         first = asked[: min(together, batch_size)]
@@ -104,32 +111,41 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
         with serving(run) as addresses:
             progress(1, 3, "query")
             answer = _ask_in_batches(asking, addresses, asked, batch_size)
+            ranked = _ask_ranked(run, asking, addresses, asked, k)
             in_one = asking(addresses, first, protocols=["grpc"])["grpc"].item_ids
             alone = [asking(addresses, [user], protocols=["http"])["http"] for user in first]
         progress(2, 3, "brute force")
         item_ids, scores = score_unseen(run, users)
-        _, expected = best_of(item_ids, scores, k)
         # Both are compared with brute force, not with each other: scores may differ in the last
         # bit between batch sizes, and so the order of ties.
         wrong = [
             count_wrong(ids.items.codes(answered), item_ids, scores[: len(first)])
             for answered in (in_one, np.concatenate([each.item_ids for each in alone]))
         ]
+        of_ranking = ranked and _compare_ranked(run, users, ranked, item_ids, scores)
         found = Verification(
             users=len(users),
             k=k,
             wrong_ids=count_wrong(ids.items.codes(answer.item_ids), item_ids, scores),
-            largest_score_difference=_largest_difference(answer.scores, expected),
+            largest_score_difference=_largest_difference(
+                answer.scores, best_of(item_ids, scores, k)[1]
+            ),
             one_request_equals_many=not any(wrong),
+            **(of_ranking or {}),
         )
         if not found.holds:
             raise RunError(f"{run.path}: the server's answers differ from brute force: {found}")
-        result(
-            f"version {answer.version}, {found.users} users, k = {k}: all ids equal brute force, "
-            f"scores within {found.largest_score_difference:.1e}; {len(first)} users get the same "
-            f"in one request as in {len(first)} requests"
-        )
+        result(_summary(found, answer.version, len(first), ranked is not None))
     return found
+
+
+def _summary(found: Verification, version: int, together: int, ranked: bool) -> str:
+    order = "; the order of the ranking model equals it, too" if ranked else ""
+    return (
+        f"version {version}, {found.users} users, k = {found.k}: all ids equal brute force, scores "
+        f"within {found.largest_score_difference:.1e}{order}; {together} users get the same in one "
+        f"request as in {together} requests"
+    )
 
 
 def _ask_in_batches(
@@ -146,6 +162,48 @@ def _ask_in_batches(
         scores=np.concatenate([answer.scores for answer in answers]),
         version=answers[-1].version,
     )
+
+
+def _check_numbers(count: int, k: int | None) -> None:
+    if count < 1 or (k is not None and k < 1):
+        raise ConfigError(f"{count} users, k = {k}: expected 1 or more of each")
+
+
+def _draw(run: Run, count: int) -> np.ndarray:
+    """The codes of random users, the same ones for the same count."""
+    user_ids = pd.Series(load_ids(run)[0])
+    return user_ids.sample(min(count, len(user_ids)), random_state=1).to_numpy()
+
+
+def _ask_ranked(
+    run: Run,
+    asking: Callable[..., dict[str, Recommendations]],
+    addresses: Addresses,
+    users: list,
+    k: int,
+) -> Recommendations | None:
+    """The answer that the ranking model orders, if there is one."""
+    ranking = run.config.ranking
+    if ranking.model is None:
+        return None
+    asking = partial(asking, k=min(k, ranking.candidates), rank=True)
+    size = min(run.config.serving.max_batch_size, ranking.max_rows // ranking.candidates)
+    return _ask_in_batches(asking, addresses, users, size)
+
+
+def _compare_ranked(
+    run: Run, users: np.ndarray, ranked: Recommendations, item_ids: np.ndarray, scores: np.ndarray
+) -> dict[str, Any]:
+    """The fields of `Verification` that are about the ranking model."""
+    from twotower.pipelines.ranking.brute_force import ranked_scores
+
+    judged = ranked_scores(run, users, item_ids, scores)
+    best = best_of(item_ids, judged, ranked.item_ids.shape[1])[1]
+    codes = read_ids(run).items.codes(ranked.item_ids)
+    return {
+        "wrong_ranked": count_wrong(codes, item_ids, judged),
+        "largest_probability_difference": _largest_difference(ranked.scores, best),
+    }
 
 
 def _check_published(run: Run) -> None:

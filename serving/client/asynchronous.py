@@ -24,7 +24,7 @@ from twotower.serving.client.requests import (
     read_answer,
     triton_inputs,
 )
-from twotower.serving.client.values import Filters
+from twotower.serving.client.values import Filters, Ranking
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import MODEL_NAME
 
@@ -91,10 +91,14 @@ class AsyncRetrievalClient:
         max_per: Mapping[str, int] | str | None = None,
         diversity: float | None = None,
         diversity_by: str | None = None,
+        rank: bool = False,
+        candidates: int | None = None,
     ) -> Recommendations:
         """Return the k best items for each user (see `RetrievalClient.recommend`)."""
         filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
-        asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
+        asked = self._conversation.recommend(
+            user_ids, k, filter_seen, features, filters, Ranking(rank, candidates)
+        )
         return await self._run(asked)
 
     async def similar(

@@ -23,7 +23,7 @@ from twotower.serving.client.requests import (
     read_answer,
     triton_inputs,
 )
-from twotower.serving.client.values import Filters
+from twotower.serving.client.values import Filters, Ranking
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import MODEL_NAME
 
@@ -94,6 +94,8 @@ class RetrievalClient:
         max_per: Mapping[str, int] | str | None = None,
         diversity: float | None = None,
         diversity_by: str | None = None,
+        rank: bool = False,
+        candidates: int | None = None,
     ) -> Recommendations:
         """Return the k best items for each user.
 
@@ -128,6 +130,12 @@ class RetrievalClient:
         diversity_by : str, optional
             A column of `serving.filters`, such as "genres": items are alike by the values that they
             share (Jaccard index), and not by the cosine of their vectors.
+        rank : bool
+            Whether the ranking model orders the answer, and the scores are its probabilities. The
+            model `recommend` is asked then, which a version with a ranking model has.
+        candidates : int, optional
+            How many items per user the ranking model orders, at least k. By default and at most
+            `ranking.candidates`.
 
         Returns
         -------
@@ -139,7 +147,9 @@ class RetrievalClient:
             With the server's message, or the reason why there is no answer.
         """
         filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
-        asked = self._conversation.recommend(user_ids, k, filter_seen, features, filters)
+        asked = self._conversation.recommend(
+            user_ids, k, filter_seen, features, filters, Ranking(rank, candidates)
+        )
         return self._run(asked)
 
     def similar(

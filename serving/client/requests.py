@@ -15,7 +15,9 @@ import numpy as np
 
 from twotower.serving.client.errors import ConnectionFailedError, RefusedError
 from twotower.serving.client.values import (
+    NOT_RANKED,
     Filters,
+    Ranking,
     Values,
     column,
     id_column,
@@ -26,10 +28,15 @@ from twotower.serving.client.values import (
     read_values,
     unknown_input,
 )
-from twotower.serving.runtime.contract import K
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.parameters import K
 from twotower.serving.runtime.tensors import NUMPY_DTYPES
-from twotower.serving.triton.control import MODEL_NAME, SIMILAR_ITEMS, NoAnswerError
+from twotower.serving.triton.control import (
+    MODEL_NAME,
+    RECOMMEND,
+    SIMILAR_ITEMS,
+    NoAnswerError,
+)
 
 FIRST_PAUSE_SECONDS = 0.2
 """Pause before the first retry; each further pause is twice as long."""
@@ -53,11 +60,15 @@ class Recommendations:
         Descending; -inf where no item is left for the user.
     version : int
         The version of the model that answered.
+    retrieval_scores : ndarray of float32, shape (n, k), optional
+        If a ranking model has ordered the items, whose scores are probabilities: the scores of
+        retrieval.
     """
 
     item_ids: np.ndarray
     scores: np.ndarray
     version: int
+    retrieval_scores: np.ndarray | None = None
 
 
 class Tensor(NamedTuple):
@@ -229,11 +240,14 @@ class Conversation:
         filter_seen: bool,
         features: Mapping[str, Iterable] | None,
         filters: Filters,
+        ranking: Ranking = NOT_RANKED,
     ) -> Generator[Call | Wait, Any, Recommendations]:
         """Ask for recommendations (see `RetrievalClient.recommend`)."""
         parameters = {**read_parameters(k, filter_seen), **filters.parameters}
+        parameters |= ranking.parameters
         named = {**read_features(features), **filters.inputs}
-        return (yield from self._find(MODEL_NAME, user_ids, named, parameters))
+        name = RECOMMEND if ranking.rank else MODEL_NAME
+        return (yield from self._find(name, user_ids, named, parameters))
 
     def similar(
         self, items: Iterable, k: int, filters: Filters
@@ -282,9 +296,11 @@ class Conversation:
             version = yield from self.version(name)
             item_ids = np.empty(shape, model.item_dtype)
             return Recommendations(item_ids, np.empty(shape, np.float32), version)
-        call = Call("infer", (name, model.tensors(query), model.outputs, query.parameters))
-        (item_ids, scores), version = yield from self._ask(call)
-        return Recommendations(item_ids, scores, version)
+        # The model `retrieval` has a third output only in answers to the model `recommend`.
+        outputs = model.outputs if name == RECOMMEND else model.outputs[:2]
+        call = Call("infer", (name, model.tensors(query), outputs, query.parameters))
+        (item_ids, scores, *further), version = yield from self._ask(call)
+        return Recommendations(item_ids, scores, version, *further)
 
     def _changes_since(
         self, name: str, model: ModelInterface

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twotower.serving.runtime.arrays import expand
-from twotower.serving.runtime.contract import (
-    ALLOW,
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE
+from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.caps import MAX_PER
+from twotower.serving.runtime.filters.parameters import (
+    CANDIDATES,
     DIVERSITY,
     DIVERSITY_BY,
-    EXCLUDE,
     FILTER_SEEN,
     K,
 )
-from twotower.serving.runtime.errors import ServingError
-from twotower.serving.runtime.filters.caps import MAX_PER
 from twotower.serving.runtime.filters.predicate import WHERE
 from twotower.serving.runtime.tensors import NO_VALUE, NUMPY_DTYPES
 
@@ -78,7 +78,38 @@ class Filters(NamedTuple):
         return {name: values for name, values in lists.items() if values is not None}
 
 
+class Ranking(NamedTuple):
+    """Whether the ranking model orders the answers, and how many candidates of each user."""
+
+    rank: bool = False
+    candidates: int | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of a request, as types of Python.
+
+        Raises
+        ------
+        ServingError
+            If the number of candidates is no integer, or is given without `rank`.
+        """
+        if self.candidates is None:
+            return {}
+        number: Any = self.candidates
+        number = number.item() if isinstance(number, np.generic) else number
+        if type(number) is not int or abs(number) >= 2**63:
+            raise ServingError(
+                f"parameter '{CANDIDATES}' is {self.candidates!r}; expected an integer"
+            )
+        if not self.rank:
+            raise ServingError(
+                f"parameter '{CANDIDATES}' is for the ranking model; ask with rank=True"
+            )
+        return {CANDIDATES: number}
+
+
 NO_FILTERS = Filters()
+NOT_RANKED = Ranking()
 EXAMPLES = {WHERE: '{"year": {"$gte": 1990}}', MAX_PER: '{"genres": 2}'}
 
 

@@ -16,19 +16,22 @@ from merlin.table import TensorTable
 from twotower.serving.operators.base import ONNX_IR, ONNX_OPSET, ServedOperator, split_rows
 from twotower.serving.runtime.contract import (
     ALLOW,
-    DIVERSITY,
-    DIVERSITY_BY,
     EXCLUDE,
-    FILTER_SEEN,
     SCORE,
     SIMILAR_TO,
     VALUE,
-    K,
     count_of,
     state_of,
 )
 from twotower.serving.runtime.filters.caps import MAX_PER
 from twotower.serving.runtime.filters.columns import ItemColumns
+from twotower.serving.runtime.filters.parameters import (
+    CANDIDATES,
+    DIVERSITY,
+    DIVERSITY_BY,
+    FILTER_SEEN,
+    K,
+)
 from twotower.serving.runtime.filters.predicate import WHERE, parse
 from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
 from twotower.serving.runtime.operators.diversify import Wishes, pool_size
@@ -55,6 +58,7 @@ PARAMETERS: dict[str, Any] = {
     MAX_PER: str,
     DIVERSITY: np.float64,
     DIVERSITY_BY: str,
+    CANDIDATES: np.int64,
     **{
         column: dtype
         for name in (ALLOW, EXCLUDE)
@@ -137,6 +141,7 @@ class FaissTopK(ServedOperator):
         columns = {name: column.values for name, column in transformable.items()}
         index = self.index
         scores, positions = index.search(columns[self.vector], len(index.item_ids))
+        columns = self._for_ranking(columns)
         shape = (len(scores), columns[K].max())
         items, top = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
         seen = self.seen.rows(columns[self.row])
@@ -152,6 +157,17 @@ class FaissTopK(ServedOperator):
             best, score = self._chosen(columns, row, positions[row][kept], scores[row][kept])
             items[row, : len(best)], top[row, : len(best)] = index.item_ids[best], score
         return TensorTable({self.item_id: items, SCORE: top})
+
+    @staticmethod
+    def _for_ranking(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Have rows that the ranking model orders ask for their candidates, diverse or not."""
+        ranked = columns[CANDIDATES] > 0
+        return {
+            **columns,
+            K: np.where(ranked, columns[CANDIDATES], columns[K]),
+            DIVERSITY: np.where(ranked, 0, columns[DIVERSITY]),
+            MAX_PER: np.where(ranked, "", columns[MAX_PER]),
+        }
 
     def similar(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer a table of requests for similar items, see the runtime's operator of this name."""

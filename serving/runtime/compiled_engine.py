@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .contract import SCORE, Table, row_of
+from .contract import RETRIEVAL_SCORE, SCORE, Table, row_of
 from .engine import STAGE_SECONDS, Counts
+from .filters.parameters import CANDIDATES
 from .operators.base import ColumnOperator
 from .operators.encode_features import EncodeFeatures
 from .operators.query_tower import QueryTower
@@ -18,6 +19,7 @@ from .operators.top_k import FaissTopK
 from .operators.user_features import UserFeatures
 from .operators.user_rows import UserRows
 from .operators.vector_cache import VectorCache
+from .ranking.rank_candidates import RankCandidates
 
 PLAN_FILE = "plan.json"
 
@@ -46,6 +48,13 @@ class CompiledEngine:
         self.user_id = self.users.user_id
         self.row = row_of(self.user_id)
         self.cache = VectorCache(self.features.features, len(self.users.user_ids))
+        self.ranking = None
+        if RankCandidates.__name__ in plan:
+            name = RankCandidates.__name__
+            self.ranking = RankCandidates(
+                folder / name, plan[name], self.top_k.index, threads, self.top_k.pool
+            )
+            self.parts = VectorCache(self.features.features, len(self.users.user_ids))
         self.seconds = dict.fromkeys(plan, 0.0)
 
     def run(self, table: Table) -> Table:
@@ -62,6 +71,48 @@ class CompiledEngine:
         items, scores = self.top_k.best(vectors, rows, table)
         seconds["FaissTopK"] += time.perf_counter() - ended
         return {self.top_k.item_id: items, SCORE: scores}
+
+    def recommend(self, table: Table) -> Table:
+        """Answer a table of requests to the model `recommend` (see `Engine.recommend`)."""
+        assert self.ranking is not None  # the contract refuses such requests otherwise
+        seconds, started = self.seconds, time.perf_counter()
+        rows = self.users.rows(table[self.user_id])
+        seconds["UserRows"] += time.perf_counter() - started
+        vectors, parts = self._vectors_and_parts(table, rows, self.ranking)
+        started = time.perf_counter()
+        count = int(table[CANDIDATES].max())
+        positions, scores = self.top_k.candidates(vectors, rows, table, count)
+        if count > table[CANDIDATES].min():  # of several requests
+            scores[np.arange(count) >= table[CANDIDATES][:, None]] = -np.inf
+        ended = time.perf_counter()
+        seconds["FaissTopK"] += ended - started
+        found = self.ranking.probabilities(positions, scores, parts, rows, table)
+        items, places = self.top_k.ordered(positions, found, table)
+        seconds["RankCandidates"] += time.perf_counter() - ended
+        return {
+            self.top_k.item_id: items,
+            SCORE: _at(found, places),
+            RETRIEVAL_SCORE: _at(scores, places),
+        }
+
+    def _vectors_and_parts(
+        self, table: Table, rows: np.ndarray, ranking: RankCandidates
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return query vectors float32 [n, D], and what the ranking model reads of users [n, d]."""
+        vectors = self.cache.get(table, rows)
+        if ranking.user_part is None:
+            parts: np.ndarray | None = np.zeros((len(rows), 0), np.float32)
+        else:
+            parts = self.parts.get(table, rows)
+        if vectors is None or parts is None:
+            columns = self._encoded(table, rows)
+            if parts is None:
+                parts = ranking.parts(columns)
+                self.parts.put(table, rows, parts)
+            if vectors is None:
+                vectors = self._run(self.tower, columns)[self.tower.vector]
+                self.cache.put(table, rows, vectors)
+        return vectors, parts
 
     def similar(self, table: Table) -> Table:
         """Answer a table of requests for similar items (see `Engine.similar`)."""
@@ -80,13 +131,19 @@ class CompiledEngine:
 
     def _vectors(self, table: Table, rows: np.ndarray) -> np.ndarray:
         """Compute the query vectors float32 [n, D] of the users in `rows`."""
-        columns = {**table, self.row: rows}
-        operators: tuple[ColumnOperator, ...] = (self.features, self.encoding, self.tower)
-        for operator in operators:
-            started = time.perf_counter()
-            columns = operator.run(columns)
-            self.seconds[type(operator).__name__] += time.perf_counter() - started
-        return columns[self.tower.vector]
+        return self._run(self.tower, self._encoded(table, rows))[self.tower.vector]
+
+    def _encoded(self, table: Table, rows: np.ndarray) -> Table:
+        """Return what the query tower reads of the users in `rows`."""
+        completed = self._run(self.features, {**table, self.row: rows})
+        return self._run(self.encoding, completed)
+
+    def _run(self, operator: ColumnOperator, columns: Table) -> Table:
+        """Run an operator, and count its time."""
+        started = time.perf_counter()
+        answer = operator.run(columns)
+        self.seconds[type(operator).__name__] += time.perf_counter() - started
+        return answer
 
     def counts(self) -> Counts:
         """Return the counts of the operators and the seconds that each took."""
@@ -97,6 +154,12 @@ class CompiledEngine:
             ("twotower_items_hidden_total", "", ""): self.top_k.items_hidden,
             **{(STAGE_SECONDS, "stage", name): spent for name, spent in self.seconds.items()},
         }
+
+
+def _at(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the values [n, c] at places [n, k]; -inf where there is none, at -1."""
+    found = np.take_along_axis(values, np.maximum(places, 0), axis=1)
+    return np.where(places < 0, np.float32(-np.inf), found)
 
 
 def load(version: Path, threads: int) -> CompiledEngine:

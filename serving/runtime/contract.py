@@ -26,49 +26,50 @@ accepts NaN without quotes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from .errors import RequestError
-from .filters.caps import MAX_PER, parse_caps
-from .filters.predicate import WHERE, parse
+from .filters.caps import MAX_PER
+from .filters.parameters import (
+    CANDIDATES,
+    DIVERSITY,
+    DIVERSITY_BY,
+    FILTER_SEEN,
+    OF_ITEMS,
+    PARAMETER_TYPES,
+    K,
+    ParameterReader,
+)
+from .filters.predicate import WHERE
 from .operators.times import EARLIEST, LATEST, TimeFeatures
 from .tensors import NO_VALUE, TYPES, check_length, column_of, concatenate, lists_of, same
 
 VALUE, NULL, ABSENT = 0, 1, 2
 
-K, FILTER_SEEN = "k", "filter_seen"
 SCORE = "score"
 ALLOW, EXCLUDE = "allow_item_ids", "exclude_item_ids"
 """Optional inputs: the only items that may be in the answer to a row, and items that may not."""
 SIMILAR_TO = "similar_to"
 """The input of requests for similar items, in place of the users: a list of items per row."""
-DIVERSITY, DIVERSITY_BY = "diversity", "diversity_by"
+RECOMMEND_FOR = "recommend_for"
+"""The input of requests to the model `recommend`, in place of the users. Their tables have the
+column CANDIDATES."""
+RETRIEVAL_SCORE = "retrieval_score"
+"""The further output of the model `recommend`; its SCORE is that of the ranking model."""
 
 Table = dict[str, np.ndarray]
 
 FILLER = {"INT64": 0, "FP32": 0.0, "FP64": 0.0, "BYTES": ""}
 """The value of a feature's column in rows whose state says that there is no value."""
 
-OF_ITEMS = (WHERE, MAX_PER, DIVERSITY, DIVERSITY_BY)
-"""The parameters that are about the items of an answer."""
-PARAMETER_TYPES = {
-    K: "int64",
-    FILTER_SEEN: "bool",
-    WHERE: "object",
-    MAX_PER: "object",
-    DIVERSITY: "float64",
-    DIVERSITY_BY: "object",
-}
 MAX_WORK = 1_000_000
 """Largest rows * k * k of a request that chooses diverse items, one after the other. It takes up to
 half a second."""
-PREDICATES = 1024
-"""Number of predicates that are known to be right; their texts take 16 MB at most."""
 
 
 def state_of(feature: str) -> str:
@@ -117,6 +118,10 @@ class Contract:
     filters : dict of str to str
         The columns that the parameters of OF_ITEMS may name, with their kinds (see
         `filters.predicate`).
+    candidates : int
+        Default and largest value of the parameter `candidates`; 0 without a ranking model.
+    max_rows : int
+        Largest number of users times candidates.
     """
 
     user_id: str
@@ -133,6 +138,8 @@ class Contract:
     vectors: dict[str, int] = field(default_factory=dict)
     times: dict[str, Any] | None = None
     filters: dict[str, str] = field(default_factory=dict)
+    candidates: int = 0
+    max_rows: int = 0
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
         """Turn one request into a table with the columns of the features that it gives.
@@ -156,7 +163,14 @@ class Contract:
         """
         if SIMILAR_TO in inputs:
             return self._read_similar(inputs, parameters)
-        chosen = self._parameters(parameters, (K, FILTER_SEEN, *OF_ITEMS))
+        if RECOMMEND_FOR in inputs:
+            return self._read_recommend(inputs, parameters)
+        return self._read_users(
+            inputs, self._parameters.read(parameters, (K, FILTER_SEEN, *OF_ITEMS))
+        )
+
+    def _read_users(self, inputs: Mapping[str, np.ndarray], chosen: Mapping[str, Any]) -> Table:
+        """Turn the inputs of a request for users into a table, with its checked parameters."""
         for name in inputs:
             if name != self.user_id and name not in self.features and name not in (ALLOW, EXCLUDE):
                 raise RequestError(
@@ -178,11 +192,32 @@ class Contract:
         self._add(chosen, table, rows)
         return table
 
+    def _read_recommend(
+        self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
+    ) -> Table:
+        """Turn a request to the model `recommend` into a table, which has the column CANDIDATES."""
+        if not self.candidates:
+            raise RequestError("this version has no ranking model; ask the model retrieval")
+        if self.user_id in inputs:
+            raise RequestError(f"input '{self.user_id}' is unknown beside {RECOMMEND_FOR}")
+        names = (K, FILTER_SEEN, *OF_ITEMS, CANDIDATES)
+        chosen, count = self._parameters.read_ranked(parameters, names)
+        users = {self.user_id if n == RECOMMEND_FOR else n: each for n, each in inputs.items()}
+        table = self._read_users(users, chosen)
+        rows = len(table[K])
+        if rows * count > self.max_rows:
+            raise RequestError(
+                f"{rows} users with {count} candidates each are {rows * count:,} rows; expected at "
+                f"most {self.max_rows:,}: ask for fewer users at a time, or set '{CANDIDATES}'"
+            )
+        table[CANDIDATES] = same(count, PARAMETER_TYPES[CANDIDATES], rows)
+        return table
+
     def _read_similar(
         self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
     ) -> Table:
         """Turn a request for similar items into a table."""
-        chosen = self._parameters(parameters, (K, *OF_ITEMS))
+        chosen = self._parameters.read(parameters, (K, *OF_ITEMS))
         names = (SIMILAR_TO, ALLOW, EXCLUDE)
         if wrong := [name for name in inputs if name not in names]:
             raise RequestError(f"input '{wrong[0]}' is unknown beside {', '.join(names)}")
@@ -219,6 +254,7 @@ class Contract:
             (MAX_PER, ""),
             (DIVERSITY, 0.0),
             (DIVERSITY_BY, ""),
+            (CANDIDATES, 0),
         ):
             if name not in table:
                 completed[name] = same(nothing, PARAMETER_TYPES[name], rows)
@@ -277,6 +313,15 @@ class Contract:
         return {column: values, state_of(column): state}
 
     @cached_property
+    def _parameters(self) -> ParameterReader:
+        return ParameterReader(
+            default_k=self.default_k,
+            max_k=self.max_k,
+            candidates=self.candidates,
+            columns=self.filters,
+        )
+
+    @cached_property
     def _time_features(self) -> TimeFeatures:
         return TimeFeatures(**(self.times or {}))
 
@@ -303,53 +348,3 @@ class Contract:
             table[column] = values
             table[state_of(column)] = np.where(unknown, ABSENT, VALUE).astype(np.int8)
         return table
-
-    def _parameters(self, parameters: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """Return the parameters that a request has, with those that have a default."""
-        if not parameters:
-            return {K: self.default_k, FILTER_SEEN: True}
-        unknown = sorted(set(parameters).difference(names))
-        if unknown:
-            raise RequestError(
-                f"parameter '{unknown[0]}' is unknown; this model takes {', '.join(names)}"
-            )
-        chosen = {K: self.default_k, FILTER_SEEN: True, **parameters}
-        k, filter_seen = chosen[K], chosen[FILTER_SEEN]
-        if type(k) is not int or not 1 <= k <= self.max_k:
-            raise RequestError(
-                f"parameter '{K}' is {k!r}; expected an integer from 1 to {self.max_k}"
-            )
-        if type(filter_seen) is not bool:
-            raise RequestError(f"parameter '{FILTER_SEEN}' is {filter_seen!r}; expected a boolean")
-        for name in (WHERE, MAX_PER):
-            if name in chosen:
-                if type(chosen[name]) is not str:
-                    raise RequestError(
-                        f"parameter '{name}' is {chosen[name]!r}; expected text that holds JSON"
-                    )
-                self._check_json(name, chosen[name])
-        diversity = chosen.get(DIVERSITY, 0)
-        if type(diversity) not in (int, float) or not 0 <= diversity <= 1:
-            raise RequestError(
-                f"parameter '{DIVERSITY}' is {diversity!r}; expected a number from 0 to 1"
-            )
-        by = chosen.get(DIVERSITY_BY)
-        if DIVERSITY_BY in chosen and (type(by) is not str or by not in self.filters):
-            known = ", ".join(self.filters) or "no columns"
-            raise RequestError(
-                f"parameter '{DIVERSITY_BY}' is {by!r}; expected a column: this model has {known}"
-            )
-        if diversity == 0:
-            chosen.pop(DIVERSITY, None)
-            chosen.pop(DIVERSITY_BY, None)
-        return chosen
-
-    @cached_property
-    def _check_json(self) -> Callable[[str, str], None]:
-        """Check the text of a parameter; those that were right are remembered."""
-
-        @lru_cache(maxsize=PREDICATES)
-        def check(name: str, text: str) -> None:
-            (parse if name == WHERE else parse_caps)(text, self.filters)
-
-        return check

@@ -35,6 +35,16 @@ class Engine(Protocol):
         Asked items are in no answer. A row without a known item has no answer.
         """
 
+    def recommend(self, table: Table) -> Table:
+        """Answer a table of requests to the model `recommend`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            As `run` does, with the probabilities of the ranking model as scores, and the scores of
+            retrieval as RETRIEVAL_SCORE.
+        """
+
     def deny(self, codes: np.ndarray) -> None:
         """Leave items, given by their codes int64 [m], out of all answers from now on."""
 

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 import tensorflow as tf
 
-from .contract import Contract, Table
+from .contract import SCORE, Contract, Table
 from .engine import Counts
 from .manifest import ENSEMBLE_FOLDER, MODEL_FILE
 
@@ -41,6 +41,11 @@ class MerlinEngine:
 
     def run(self, table: Table) -> Table:
         """Answer a table of n requests (see `Engine.run`)."""
+        answer = self.recommend(table)
+        return {name: answer[name] for name in (self.contract.item_id, SCORE)}
+
+    def recommend(self, table: Table) -> Table:
+        """Answer a table of requests to the model `recommend` (see `Engine.recommend`)."""
         from merlin.table import TensorTable
 
         return self.ensemble.transform(TensorTable(self.contract.complete(table))).to_dict()

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .contract import SIMILAR_TO, Contract, K, Table
+from .contract import RECOMMEND_FOR, SIMILAR_TO, Contract, Table
 from .engine import STAGE_SECONDS, Counts, Engine
 from .errors import RequestError
 from .filters.denied import DeniedItems, denied_path
+from .filters.parameters import CANDIDATES, K
 from .manifest import MANIFEST_FILE, MODEL_FILE
 from .operators.ids import ServedIds, serialize_texts
 from .telemetry import Metrics, log
@@ -49,6 +50,11 @@ class TritonPythonModel:
             text = self.contract.user_id_type == "BYTES"
             ids = np.full((rows, 1), b"" if text else 0, TYPES[self.contract.user_id_type])
             self._run([self.contract.read({self.contract.user_id: ids}, {})])
+            if (
+                self.contract.candidates
+                and rows * self.contract.candidates <= self.contract.max_rows
+            ):
+                self._run([self.contract.read({RECOMMEND_FOR: ids}, {})])
         self.denied = DeniedItems(denied_path(version), self._deny, log)
         self.outcomes = dict.fromkeys(("answered", "refused", "failed"), 0)
         self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
@@ -79,13 +85,10 @@ class TritonPythonModel:
             except Exception:
                 responses[position] = self._failed(request)
         self.seconds["read"] += time.perf_counter() - started
-        kinds = [list(tables)]
-        if any(SIMILAR_TO in table for table in tables.values()):  # these are another table
-            kinds = [
-                [position for position in tables if (SIMILAR_TO in tables[position]) == similar]
-                for similar in (False, True)
-            ]
-        for positions in kinds:
+        kinds: dict[str, list[int]] = {}
+        for position, table in tables.items():  # each kind is another table
+            kinds.setdefault(_kind(table), []).append(position)
+        for positions in kinds.values():
             asked = [requests[position] for position in positions]
             answers = self._answer(asked, [tables[position] for position in positions])
             for position, response in zip(positions, answers, strict=True):
@@ -125,8 +128,9 @@ class TritonPythonModel:
     def _run(self, tables: list[Table]) -> Table:
         """Answer the tables of requests as one table, with ids as the clients give them."""
         table = self.ids.encode(self.contract.join(tables))
-        answer = self.engine.similar(table) if SIMILAR_TO in table else self.engine.run(table)
-        return self.ids.decode(answer)
+        engine = self.engine
+        answers = {"": engine.run, SIMILAR_TO: engine.similar, CANDIDATES: engine.recommend}
+        return self.ids.decode(answers[_kind(table)](table))
 
     def _failed(self, request: Any) -> Any:
         """Return the response to a request that caused an internal error, and log the error."""
@@ -142,6 +146,11 @@ class TritonPythonModel:
             **{(STAGE_SECONDS, "stage", name): spent for name, spent in self.seconds.items()},
             ("twotower_batches_total", "", ""): self.batches,
         }
+
+
+def _kind(table: Table) -> str:
+    """Return the column that only tables of the model have to which the request was sent."""
+    return next((name for name in (SIMILAR_TO, CANDIDATES) if name in table), "")
 
 
 def _split(together: Table, tables: list[Table]) -> Iterator[Table]:

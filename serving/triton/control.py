@@ -10,8 +10,8 @@ from http.client import HTTPConnection, HTTPException
 from twotower.serving.runtime.errors import ServingError
 
 MODEL_NAME = "retrieval"
-SIMILAR_ITEMS = "similar_items"
-FACES = (SIMILAR_ITEMS,)
+SIMILAR_ITEMS, RECOMMEND = "similar_items", "recommend"
+FACES = (SIMILAR_ITEMS, RECOMMEND)
 """Models that pass their requests on to the model `retrieval`, of whose versions they are faces."""
 KEY_HEADER = "twotower-key"
 QUESTION_SECONDS = 5.0

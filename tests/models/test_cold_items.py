@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 from tests.models.columns import code_column
-from twotower.models.cold_items import (
-    FOLDS,
-    L2,
-    Sums,
-    fill_cold_items,
-    put_vectors_into_ids,
-    ridge,
-)
+from twotower.models.cold_items import fill_cold_items, put_vectors_into_ids
 from twotower.models.config import TwoTowerConfig
+from twotower.models.feature_regression import FOLDS, L2, Sums, ridge
 from twotower.models.training.data import TrainingData
 from twotower.models.training.model import create
 from twotower.models.two_tower import embed, embedding_tables

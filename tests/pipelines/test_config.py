@@ -57,9 +57,13 @@ def test_an_override_keeps_its_neighbours():
         ),
         (
             "trainning.epochs=3",
-            r"trainning: no such key; did you mean training\? known here: evalua",
+            r"trainning: no such key; did you mean training( or ranking)?\? known here: evalua",
         ),
-        ("epochs=3", r"epochs: no such key; did you mean training\.epochs or update\.epochs\? kn"),
+        (
+            "epochs=3",
+            r"epochs: no such key; did you mean training\.epochs or update\.epochs or "
+            r"ranking\.epochs\? kn",
+        ),
         (
             "model.batch_size=8",
             r"model\.batch_size: .* mean training\.batch_size or evaluation\.batch_size\? known",

@@ -18,9 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from tests.serving.ranked import ranking_of
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.arrays import expand
-from twotower.serving.runtime.contract import ALLOW, EXCLUDE, FILTER_SEEN, K, Table
+from twotower.serving.runtime.contract import ALLOW, EXCLUDE, RETRIEVAL_SCORE, Table
+from twotower.serving.runtime.filters.parameters import CANDIDATES, FILTER_SEEN, K
 from twotower.serving.runtime.manifest import write_manifest
 from twotower.serving.runtime.tensors import NO_VALUE, NUMPY_DTYPES
 
@@ -60,7 +62,10 @@ def answer(ensemble: Any, table: Table) -> Table:
     """The stock executor's answer to a table: the reference for every other way."""
     from merlin.table import TensorTable
 
-    return ensemble.transform(TensorTable(table)).to_dict()
+    found = ensemble.transform(TensorTable(table)).to_dict()
+    if not table[CANDIDATES].any():
+        found.pop(RETRIEVAL_SCORE, None)
+    return found
 
 
 @dataclass(frozen=True)
@@ -183,8 +188,8 @@ def other_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World
     return replace(other, ensemble=index_and_build(other))
 
 
-def index_and_build(world: World) -> Any:
-    """Write the world's index; the ensemble over it."""
+def index_and_build(world: World, ranked: bool = True) -> Any:
+    """Write the world's index; the ensemble over it, with a ranking model."""
     from twotower.serving.ensemble import build_ensemble
     from twotower.serving.item_columns import item_columns
     from twotower.serving.runtime.index import build_index
@@ -202,6 +207,7 @@ def index_and_build(world: World) -> Any:
         filters=item_columns(
             world.items.take(np.argsort(world.item_ids)), ["year", "kinds", "in_stock"]
         ),
+        ranking=ranking_of(world, world.index.with_name("ranking")) if ranked else None,
     )
 
 

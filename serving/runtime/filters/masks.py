@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import find
-from ..contract import ALLOW, VALUE, K, Table, count_of, state_of
+from ..contract import ALLOW, VALUE, Table, count_of, state_of
+from ..filters.parameters import K
 from .columns import ItemColumns
 from .predicate import WHERE, parse
 

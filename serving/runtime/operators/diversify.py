@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..filters.caps import parse_caps
+from ..contract import Table
+from ..filters.caps import MAX_PER, parse_caps
 from ..filters.columns import ItemColumn, ItemColumns
+from ..filters.parameters import DIVERSITY, DIVERSITY_BY, K
 
 POOL, MIN_POOL = 5, 100
 """Items are chosen among the POOL * k best, at least MIN_POOL."""
@@ -165,3 +167,19 @@ class Wishes(NamedTuple):
 
         similarity = Shared(columns.columns[self.by], positions).similarity if self.by else cosine
         return choose(scores, similarity, self.k, self.diversity, caps)
+
+
+def wishes_of(table: Table) -> list[Wishes]:
+    """Return what each row of a table of requests asks of its answer."""
+    k = table[K].tolist()
+    nothing = [""] * len(k)
+    return [
+        Wishes(k=size, diversity=diversity, by=by, max_per=max_per)
+        for size, diversity, by, max_per in zip(
+            k,
+            table[DIVERSITY].tolist() if DIVERSITY in table else [0.0] * len(k),
+            table[DIVERSITY_BY].tolist() if DIVERSITY_BY in table else nothing,
+            table[MAX_PER].tolist() if MAX_PER in table else nothing,
+            strict=True,
+        )
+    ]

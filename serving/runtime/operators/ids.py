@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays import find, load_strings, save_strings
-from ..contract import ALLOW, EXCLUDE, SCORE, SIMILAR_TO, Contract, Table
+from ..contract import ALLOW, EXCLUDE, SIMILAR_TO, Contract, Table
 from ..tensors import TYPES
 
 IDS_FOLDER = "ids"
@@ -176,7 +176,7 @@ class ServedIds:
 
     def decode(self, answer: Table) -> Table:
         """Replace the codes of items in an answer by ids."""
-        return {self.item_id: self.items.decode(answer[self.item_id]), SCORE: answer[SCORE]}
+        return {**answer, self.item_id: self.items.decode(answer[self.item_id])}
 
 
 def _converter(datatype: str, folder: Path, name: str, decodes: bool) -> TextIds | IntegerIds:

@@ -13,12 +13,13 @@ import numpy as np
 import onnxruntime
 
 from ..arrays import find
-from ..contract import DIVERSITY, DIVERSITY_BY, EXCLUDE, FILTER_SEEN, SIMILAR_TO, K, Table, count_of
+from ..contract import EXCLUDE, SIMILAR_TO, Table, count_of
 from ..filters.caps import MAX_PER
 from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
+from ..filters.parameters import DIVERSITY, FILTER_SEEN, K
 from ..index import ItemIndex, load_index
-from .diversify import Wishes, pool_size
+from .diversify import Wishes, pool_size, wishes_of
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
 """A thread computes up to MAX_SCORES scores (1 MB) at a time, but at least MIN_ROWS rows, because
@@ -147,6 +148,54 @@ class FaissTopK:
         self.items_hidden += sum(map(len, hidden))
         return self._answer(table, _Rows(vectors, hidden, masks.of(table), masks))
 
+    def candidates(
+        self, vectors: np.ndarray, rows: np.ndarray, table: Table, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions and scores of what the ranking model orders, both [n, count].
+
+        `table` is as in `best`, of which `k` and diversity have no effect. A row with fewer items
+        ends in -inf.
+        """
+        hidden, masks = self._hidden(rows, table), self.masks
+        self.items_hidden += sum(map(len, hidden))
+        positions, scores = self._select(_Rows(vectors, hidden, masks.of(table), masks), count)
+        return np.maximum(positions, 0), scores
+
+    def ordered(
+        self, positions: np.ndarray, relevance: np.ndarray, table: Table
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items of an answer, of candidates that a ranking model has judged.
+
+        Parameters
+        ----------
+        positions : ndarray of int64, shape (n, c)
+        relevance : ndarray of float32, shape (n, c)
+            -inf for padding. Equal ones keep their order.
+        table : dict of str to ndarray
+            The request's `k`, and those of diversity and caps if it gives some.
+
+        Returns
+        -------
+        items : ndarray of int64, shape (n, max k)
+            Codes. A row with fewer items ends in -1.
+        places : ndarray of int64, of this shape
+            Which candidate each item is; -1 where there is none.
+        """
+        order = np.argsort(-relevance, axis=1, kind="stable")
+        sizes = table[K].tolist()
+        places = np.full((len(sizes), max(sizes)), -1, np.int64)
+        wishes = wishes_of(table) if DIVERSITY in table or MAX_PER in table else None
+        for row, size in enumerate(sizes):
+            chosen = order[row]
+            own = relevance[row, chosen]
+            if wishes is not None:
+                chosen = chosen[self._choose(positions[row, chosen], own, wishes[row])]
+            else:
+                chosen = chosen[own > -np.inf]
+            places[row, : len(chosen[:size])] = chosen[:size]
+        best = np.take_along_axis(positions, np.maximum(places, 0), axis=1)
+        return np.where(places < 0, -1, self.index.item_ids.take(best)), places
+
     def similar(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """Return the items whose vectors have the highest cosine to the sum of some items' vectors.
 
@@ -237,17 +286,7 @@ class FaissTopK:
         k, total = table[K].tolist(), len(self.index.item_ids)
         positions = np.full((len(k), max(k)), -1, np.int64)
         scores = np.full(positions.shape, -np.inf, np.float32)
-        nothing = [""] * len(k)
-        wishes = [
-            Wishes(k=size, diversity=diversity, by=by, max_per=max_per)
-            for size, diversity, by, max_per in zip(
-                k,
-                table[DIVERSITY].tolist() if DIVERSITY in table else [0.0] * len(k),
-                table[DIVERSITY_BY].tolist() if DIVERSITY_BY in table else nothing,
-                table[MAX_PER].tolist() if MAX_PER in table else nothing,
-                strict=True,
-            )
-        ]
+        wishes = wishes_of(table)
         sizes = [pool_size(size, total) for size in k]
         for size in set(sizes):
             own = [row for row, each in enumerate(sizes) if each == size]

@@ -214,8 +214,9 @@ def test_bfloat16_is_close_to_float32(groups):
     full, half = loss_and_gradients(tf.float32), loss_and_gradients(tf.bfloat16)
     for one, other in zip(full, half, strict=True):
         assert other.dtype == np.float32
-        # Factors are rounded by up to 1 / 512, and scores, of 5 at most, to 1 / 50.
-        assert 0 < np.abs(one - other).max() < 0.02 * np.abs(one).max()
+        # Factors are rounded by up to 1 / 512, and scores, of 5 at most, to 1 / 50. A gradient has
+        # two such scores. Without its correction it is off by a tenth on some processors.
+        assert 0 < np.abs(one - other).max() < 0.04 * np.abs(one).max()
 
 
 def test_equal_in_a_graph_of_unknown_sizes(groups, monkeypatch):

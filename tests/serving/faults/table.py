@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.serving.faults.bad_connections import CONNECTIONS, GRPC, HTTP, RESTRICTED
 from tests.serving.faults.bad_filters import FILTERS
+from tests.serving.faults.bad_ranking import RANKING
 from tests.serving.faults.bad_requests import JSON, PARAMETERS, PATHS, TENSORS
 from tests.serving.faults.fault import Fault
 
@@ -16,6 +17,7 @@ FAULTS: list[Fault] = [
     *TENSORS,
     *PARAMETERS,
     *FILTERS,
+    *RANKING,
     *PATHS,
     *JSON,
     *HTTP,

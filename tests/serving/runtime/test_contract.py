@@ -180,7 +180,8 @@ def test_the_time_of_a_request_is_the_given_one_or_the_clocks(monkeypatch):
         assert now[name].dtype == column.dtype, name
     joined = contract.join([table, now])
     assert joined["hour"].tolist() == [1, 0, 7, 7]
-    assert contract.complete(joined).keys() == {*joined, "city", "city__state", *FILTERS}
+    new = {"city", "city__state", "candidates", *FILTERS}
+    assert contract.complete(joined).keys() == {*joined, *new}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The second stage: a model that ranks what retrieval has found."""

@@ -1,0 +1,99 @@
+"""The settings of the ranking model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Extra, Field, conint, validator
+
+from twotower.models.ranking.options import LOSSES, NETWORKS
+
+if TYPE_CHECKING:  # mypy cannot read a type that is computed
+    NetworkName = str
+    LossName = str
+    Width = int
+else:
+    NetworkName = Literal[tuple(NETWORKS)]
+    LossName = Literal[tuple(LOSSES)]
+    Width = conint(gt=0, le=65_536)
+
+
+def _choices(summaries: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {summary}" for name, summary in summaries.items())
+
+
+class RankingConfig(BaseModel, extra=Extra.forbid):
+    """The second stage: a model that orders the items that the two towers have found."""
+
+    model: NetworkName | None = Field(
+        None,
+        description=f"network of the ranking model. {_choices(NETWORKS)}. By default none: "
+        "there is no second stage",
+    )
+    candidates: int = Field(
+        100,
+        ge=2,
+        le=1000,
+        description="number of items per user that the towers find and the ranking model orders; "
+        "a request may ask for at most as many items",
+    )
+    max_rows: int = Field(
+        65_536,
+        ge=2,
+        le=10_000_000,
+        description="largest number of users times candidates in a request",
+    )
+    profile: list[str] = Field(
+        [],
+        unique_items=True,
+        description="item columns to compare with those of the items in the user's history: "
+        "numbers by their distance to the mean, other values by their share of the history",
+    )
+    embedded: list[str] | None = Field(
+        None,
+        unique_items=True,
+        description="features of users and items, and ids, that the model has embeddings of. By "
+        "default all of features.user, item and item_multi_hot, but no ids",
+    )
+    hidden: list[Width] = Field(
+        [128, 64], min_items=1, max_items=100, description="sizes of the hidden layers"
+    )
+    cross_layers: int = Field(
+        2, ge=1, le=100, description="number of cross layers of the network dcn"
+    )
+    feature_dim: Width = Field(16, description="size of the embeddings")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate after each hidden layer")
+    loss: LossName = Field("binary", description=f"training loss. {_choices(LOSSES)}")
+    learning_rate: float = Field(0.003, gt=0, le=100, description="learning rate of Adam")
+    batch_users: int = Field(
+        128, gt=0, le=1_000_000, description="users per step, each with all their candidates"
+    )
+    epochs: int = Field(40, gt=0, le=1_000_000, description="maximum number of epochs")
+    patience: int = Field(
+        8,
+        gt=0,
+        le=1_000_000,
+        description="training stops after this many epochs without a better NDCG@10 of the users "
+        "that are held out; the best epoch is kept",
+    )
+    held_out: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of the users with valid positives that is held out: they choose the "
+        "epoch, and the model is measured on them",
+    )
+    max_users: int = Field(
+        20_000,
+        ge=10,
+        le=10_000_000,
+        description="largest number of users, drawn at random, whose candidates are used",
+    )
+
+    @validator("max_rows")
+    def _holds_one_user(cls, value: int, values: dict[str, Any]) -> int:
+        if "candidates" in values and value < values["candidates"]:
+            raise ValueError(
+                f"{value} is less than the candidates of one user, {values['candidates']}"
+            )
+        return value

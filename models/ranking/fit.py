@@ -1,0 +1,208 @@
+"""Fits a ranking model on the candidates of users, and chooses the epoch on other users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import tensorflow as tf
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from twotower.models.errors import ModelError
+from twotower.models.ranking.candidates import Candidates, Table, ndcg
+from twotower.models.ranking.config import RankingConfig
+from twotower.models.ranking.losses import LOSS_FUNCTIONS
+from twotower.models.ranking.networks import Network, RankingNetwork
+from twotower.models.training.optimizers import LazyAdam
+
+ROWS_AT_ONCE = 1 << 16
+"""Number of candidates that are scored at a time."""
+
+Progress = Callable[[int, int, str], None]
+Measure = Callable[[Candidates, np.ndarray], float]
+
+
+@dataclass
+class RankingModel:
+    """A network with the tables that it reads, and the scale of its probabilities.
+
+    Attributes
+    ----------
+    network : Network
+    users, items : mapping of str to ndarray of int32, shape (rows, width)
+        The encoded tables.
+    slope, intercept : float
+        A candidate with the logit x is a positive with the probability
+        sigmoid(slope * x + intercept) (Platt, 1999).
+    history : dict of str to list of float
+        The training loss, and the metric of the users held out, of each epoch.
+    """
+
+    network: Network
+    users: Table
+    items: Table
+    slope: float = 1.0
+    intercept: float = 0.0
+    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "held_out": []})
+
+    def logits(self, candidates: Candidates) -> np.ndarray:
+        """Return the logits of candidates, float32 [n, c]; those of padding mean nothing."""
+        count, width = candidates.items.shape
+        found, size = np.zeros((count, width), np.float32), max(1, ROWS_AT_ONCE // max(width, 1))
+        for start in range(0, count, size):
+            part = candidates.take(np.arange(start, min(start + size, count)))
+            logits = _logits(self, *_tensors(self, part), training=False)
+            found[start : start + size] = logits.numpy()
+        return found
+
+    def probabilities(self, candidates: Candidates) -> np.ndarray:
+        """Return the probabilities that candidates are positives, float32 [n, c]."""
+        scaled = self.slope * self.logits(candidates) + self.intercept
+        return expit(scaled).astype(np.float32)
+
+
+def fit_ranking(
+    model: RankingModel,
+    train: Candidates,
+    held_out: Candidates,
+    config: RankingConfig,
+    seed: int = 42,
+    progress: Progress | None = None,
+    measure: Measure = ndcg,
+) -> RankingModel:
+    """Fit until the metric of the users held out stops improving, and keep the best epoch.
+
+    Then the scale of the probabilities is fitted on the training users.
+
+    Parameters
+    ----------
+    model : RankingModel
+        Its weights and its history change.
+    train, held_out : Candidates
+        Of different users.
+    config : RankingConfig
+    seed : int
+        Of the order of the users and of dropout.
+    progress : callable (done, total, text), optional
+        Called after each epoch.
+    measure : callable (candidates, logits) -> float
+        The metric, which is better if it is higher. By default NDCG@10.
+
+    Returns
+    -------
+    RankingModel
+        The given one.
+
+    Raises
+    ------
+    ModelError
+        If no candidate of a part is a positive, or all are.
+    """
+    network = model.network
+    assert isinstance(network, RankingNetwork)  # one that was saved cannot be trained
+    _check_labels(train, "training users")
+    _check_labels(held_out, "users held out")
+    tf.keras.utils.set_random_seed(seed)
+    _logits(model, *_tensors(model, train.take(np.arange(1))), training=False)  # creates weights
+    step = _training_step(model, network.trainable_variables, config)
+    order, best, chosen = np.random.default_rng(seed), -1, -np.inf
+    weights: list[np.ndarray] = []
+    for epoch in range(config.epochs):
+        total, users = 0.0, order.permutation(len(train.users))
+        for start in range(0, len(users), config.batch_users):
+            batch = train.take(users[start : start + config.batch_users])
+            labels, mask = (tf.constant(x, tf.float32) for x in (batch.labels, batch.mask))
+            total += float(step(*_tensors(model, batch), labels, mask)) * len(batch.users)
+        reached = measure(held_out, model.logits(held_out))
+        model.history["loss"].append(total / len(users))
+        model.history["held_out"].append(reached)
+        if not np.isfinite(total):
+            raise ModelError("ranking: the loss is not finite; lower ranking.learning_rate")
+        if reached > chosen:
+            best, chosen = epoch, reached
+            weights = [variable.numpy() for variable in network.variables]
+        if progress is not None:
+            text = f"loss {total / len(users):.4f}, held out {reached:.4f}"
+            progress(epoch + 1, config.epochs, text)
+        if epoch - best >= config.patience:
+            break
+    for variable, value in zip(network.variables, weights, strict=True):
+        variable.assign(value)
+    _fit_scale(model, train)
+    return model
+
+
+def _training_step(
+    model: RankingModel, weights: Sequence[tf.Variable], config: RankingConfig
+) -> Callable[..., tf.Tensor]:
+    """Return the function that trains on a batch, as `_tensors` returns it, and its labels."""
+    loss, optimizer = LOSS_FUNCTIONS[config.loss], LazyAdam(config.learning_rate)
+    optimizer.build(weights)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def step(users, items, features, labels, mask):
+        with tf.GradientTape() as tape:
+            value = loss(_logits(model, users, items, features, training=True), labels, mask)
+        gradients = tape.gradient(value, weights)
+        optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return value
+
+    return step
+
+
+def _check_labels(part: Candidates, name: str) -> None:
+    """Raise ModelError if no candidate of a part is a positive, or all are."""
+    positives, count = int((part.labels & part.mask).sum()), int(part.mask.sum())
+    if not positives or positives == count:
+        raise ModelError(
+            f"ranking: {positives:,} of the {count:,} candidates of the {name} are positives in "
+            "valid; the ranking model learns from both kinds. Raise ranking.candidates, or remove "
+            "ranking.model"
+        )
+
+
+def _tensors(model: RankingModel, candidates: Candidates) -> tuple[dict, dict, tf.Tensor]:
+    """Return the encoded users [n, w], items [n * c, w] and features [n, c, n_features]."""
+    rows = np.maximum(candidates.items, 0).ravel()
+    users = {
+        name: tf.constant(np.asarray(model.users[name])[candidates.users])
+        for name in model.network.user_columns
+    }
+    items = {
+        name: tf.constant(np.asarray(model.items[name])[rows])
+        for name in model.network.item_columns
+    }
+    return users, items, tf.constant(candidates.features)
+
+
+def _logits(
+    model: RankingModel, users: dict, items: dict, features: tf.Tensor, training: bool
+) -> tf.Tensor:
+    """Return the logits [n, c] of what `_tensors` returns."""
+    n, c = tf.shape(features)[0], tf.shape(features)[1]
+    empty = {"": tf.zeros([n, 1], tf.int32)}
+    user = tf.repeat(model.network.user_part(users or empty), c, axis=0)
+    item = model.network.item_part(items or {"": tf.zeros([n * c, 1], tf.int32)})
+    flat = tf.reshape(features, [n * c, features.shape[2]])
+    return tf.reshape(model.network.head(user, item, flat, training=training), [n, c])
+
+
+def _fit_scale(model: RankingModel, candidates: Candidates) -> None:
+    """Set slope and intercept so that the log loss of the probabilities is least."""
+    x = model.logits(candidates)[candidates.mask].astype(np.float64)
+    y = candidates.labels[candidates.mask].astype(np.float64)
+
+    def log_loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        z = parameters[0] * x + parameters[1]
+        difference = expit(z) - y
+        value = np.logaddexp(0, z) - y * z
+        return float(value.mean()), np.array([(difference * x).mean(), difference.mean()])
+
+    start = np.array([1.0, 0.0])
+    # Not below 0: the order of the probabilities is that of the logits.
+    found = minimize(
+        log_loss, start, jac=True, method="L-BFGS-B", bounds=[(1e-3, 1e3), (-1e3, 1e3)]
+    )
+    model.slope, model.intercept = (float(value) for value in found.x)

@@ -1,0 +1,1 @@
+"""The second stage: training a ranking model on what the towers find, and measuring both."""

@@ -1,0 +1,181 @@
+"""The ranking step: train a model that orders what the towers find."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twotower.pipelines.console import say, stage
+from twotower.pipelines.errors import ConfigError
+from twotower.pipelines.evaluation.evaluator import Evaluator
+from twotower.pipelines.libraries import load_libraries
+from twotower.pipelines.run import Run, writes
+from twotower.pipelines.steps.preprocess import load_tables
+from twotower.pipelines.steps.processed import SCHEMA
+
+if TYPE_CHECKING:
+    from merlin.schema import Schema
+
+    from twotower.models.ranking.candidates import Candidates
+    from twotower.models.ranking.fit import RankingModel
+    from twotower.pipelines.config import Config
+
+FOLDER, METRICS, PLOT = "ranking", "metrics.json", "reliability.png"
+MIN_USERS = 10
+
+
+@writes
+def rank(run: Run) -> dict[str, Any]:
+    """Train the ranking model on candidates of the towers, with the valid positives as labels.
+
+    Writes ranking/: the model, its metrics on users held out, and a plot of its probabilities.
+
+    Parameters
+    ----------
+    run : Run
+        With the step `train` done.
+
+    Returns
+    -------
+    dict
+        The notes of the step.
+
+    Raises
+    ------
+    ConfigError
+        If the settings have no ranking model, or one that cannot be trained.
+    """
+    check_ranking(run.config)
+    run.verified("ingest", "preprocess", "train")
+    with stage("rank") as (report, result), run.step("rank") as (out, notes):
+        report(0, 1, "import")
+        load_libraries()
+        from twotower.models.ranking.saving import save_ranking
+
+        report(0, 1, "candidates")
+
+        def progress(done: int, total: int, text: str) -> None:
+            report(done, total, "training", text)
+
+        def finding(done: int, total: int) -> None:
+            report(done, total, "candidates", f"{done:,} of {total:,} users")
+
+        train, held_out = _candidates(run, finding)
+        model = _fit(run, train, held_out, progress)
+        report(phase="save the ranking model")
+        save_ranking(model, run.config.ranking, out / FOLDER)
+        notes |= _measure(model, train, held_out, out)
+        result(
+            f"{run.config.ranking.model}, {notes['epochs']} epochs; of {notes['held_out']:,} users "
+            f"held out, NDCG@10 on valid {notes['ndcg@10 before']:.4f} before and "
+            f"{notes['ndcg@10 after']:.4f} after ranking, AUC {notes['metrics']['auc']:.4f}"
+        )
+        if notes["ndcg@10 after"] < notes["ndcg@10 before"]:
+            say("the ranking model makes the order of the users held out worse")
+    return notes
+
+
+def check_ranking(config: Config) -> None:
+    """Raise ConfigError if the settings have no ranking model that can be trained."""
+    if config.ranking.model is None:
+        raise ConfigError(
+            "ranking.model is not set, so there is no ranking model to train; set it, such as "
+            "--set ranking.model=mlp"
+        )
+
+
+def embedded_columns(config: Config) -> tuple[list[str], list[str]]:
+    """The features of users and of items that the ranking model embeds."""
+    features = config.features
+    user, item = features.sides
+    known = [
+        {user.id, *features.user},
+        {item.id, *features.item, *features.item_multi_hot},
+    ]
+    wanted = config.ranking.embedded
+    if wanted is None:
+        return [*features.user], [*features.item, *features.item_multi_hot]
+    if unknown := [name for name in wanted if name not in known[0] | known[1]]:
+        names = ", ".join(sorted(known[0] | known[1]))
+        raise ConfigError(
+            f"ranking.embedded: {unknown[0]} is no feature or id of users or items; there are "
+            f"{names}"
+        )
+    return [n for n in wanted if n in known[0]], [n for n in wanted if n in known[1]]
+
+
+def _candidates(run: Run, progress: Any) -> tuple[Candidates, Candidates]:
+    """Return the candidates of the training users and of those held out."""
+    from twotower.models.training.saving import load
+    from twotower.pipelines.ranking.candidates import CandidateSource, candidate_features
+
+    config, evaluator = run.config.ranking, Evaluator(run, "valid")
+    users = np.flatnonzero(np.diff(evaluator.relevant.indptr))
+    if len(users) < MIN_USERS:
+        raise ConfigError(
+            f"ranking.model: only {len(users)} users have positives in valid, from which the "
+            "ranking model learns; give split.ratios a larger valid part, or remove ranking.model"
+        )
+    random = np.random.default_rng(run.config.training.seed)
+    users = random.permutation(users)[: config.max_users]
+    scorer = evaluator.tower_scorer(load(run.path / "model").model, *load_tables(run))
+    features = candidate_features(run, scorer.items)
+    source = CandidateSource(evaluator, scorer, features, config.candidates)
+    found = source.candidates(users, progress)
+    count = min(max(1, round(len(users) * config.held_out)), len(users) - 1)
+    return found.take(np.arange(count, len(users))), found.take(np.arange(count))
+
+
+def _fit(run: Run, train: Candidates, held_out: Candidates, progress: Any) -> RankingModel:
+    from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+
+    from twotower.models.ranking.fit import RankingModel, fit_ranking
+    from twotower.models.ranking.networks import build_network
+
+    text = TensorflowMetadata.from_proto_text_file(str(run.path / "processed"), SCHEMA)
+    schemas = embedded_schemas(run.config, text.to_merlin_schema())
+    config, seed = run.config.ranking, run.config.training.seed
+    network = build_network(*schemas, *train.moments(), config, seed=seed)
+    model = RankingModel(network, *load_tables(run))
+    return fit_ranking(model, train, held_out, config, seed, progress)
+
+
+def embedded_schemas(config: Config, schema: Schema) -> tuple[Schema, Schema]:
+    """The columns of users and of items that the ranking model embeds."""
+    from twotower.workflows.features.names import internal_name
+
+    users, items = (
+        schema.select_by_name([internal_name(name) for name in names])
+        for names in embedded_columns(config)
+    )
+    return users, items
+
+
+def _measure(
+    model: RankingModel, train: Candidates, held_out: Candidates, out: Any
+) -> dict[str, Any]:
+    """Measure the model and a constant on the users held out; write the metrics and the plot."""
+    from twotower.models.ranking.candidates import ndcg
+    from twotower.models.ranking.metrics import calibration, ranking_metrics, reliability_plot
+
+    mask = held_out.mask
+    labels = held_out.labels[mask]
+    groups = np.broadcast_to(np.arange(len(mask))[:, None], mask.shape)[mask]
+    probabilities = model.probabilities(held_out)
+    metrics = ranking_metrics(labels, probabilities[mask], groups)
+    order = -np.arange(mask.shape[1]) * np.ones(mask.shape)
+    notes = {
+        "epochs": len(model.history["held_out"]),
+        "users": len(train.users),
+        "held_out": len(held_out.users),
+        "ndcg@10 before": ndcg(held_out, order),
+        "ndcg@10 after": ndcg(held_out, probabilities),
+        "share of positives": float(train.labels[train.mask].mean()),
+        "metrics": metrics.to_dict(),
+    }
+    (out / FOLDER / METRICS).write_text(json.dumps(notes, indent=1) + "\n")
+    plot = out / FOLDER / PLOT
+    reliability_plot({"users held out": calibration(labels, probabilities[mask])}, plot)
+    return notes

@@ -1,0 +1,1 @@
+"""The second stage of the served graph: a model that orders what the towers have found."""
