@@ -124,6 +124,28 @@ def checks(result: str) -> str:
     )
 
 
+def two_stage_lists() -> str:
+    """Test metrics of lists before and after the ranking model, beside baselines."""
+    rows = read("two_stage")["rows"]["served"]
+    seeds = [each for name, each in rows.items() if name.startswith("frozen, seed")]
+    metrics = ("recall@10", "ndcg@10", "mrr@10", "coverage@10")
+    lines = []
+    for title, runs in (
+        (f"frozen split of ML-1M, mean of {len(seeds)} seeds", seeds),
+        ("ML-100K, each user's last positives", [rows["ML-100K by time"]]),
+    ):
+        for name in ("popularity", "ease", "towers", "towers and ranking model"):
+            means = [sum(run[name][metric] for run in runs) / len(runs) for metric in metrics]
+            gains = [run["NDCG@10 gained"] for run in runs] if "ranking" in name else []
+            shown = "; ".join(
+                f"{gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})" for gain in gains
+            )
+            lines.append([title, name, *(f"{m:.4f}".removeprefix("0") for m in means), shown])
+            title = ""
+    names = ["Recall@10", "NDCG@10", "MRR@10", "coverage@10"]
+    return table(["test", "", *names, "NDCG@10 gained, 95 % interval"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "speed": speed,
@@ -133,6 +155,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "own-data": partial(checks, "own_data"),
     "faults": partial(checks, "faults"),
     "two-stage": partial(checks, "two_stage"),
+    "two-stage-lists": two_stage_lists,
     "checks": partial(checks, "serving"),
 }
 

@@ -20,9 +20,9 @@ from twotower.models.two_tower import embed, embedding_tables, history_column
 def fill_cold_users(tower: TwoTower, data: TrainingData) -> float | None:
     """Give users without a history the vector that their features predict.
 
-    It weighs as much as one item of a history, so that a few items that a request names prevail. The
-    vectors of users with positives stay as they are: what the features predict is taken off the
-    embedding of their id.
+    It weighs as much as one item of a history, so that a few items that a request names prevail.
+    The vectors of users with positives stay as they are: what the features predict is taken off
+    the embedding of their id.
 
     Parameters
     ----------

@@ -31,6 +31,7 @@ def set_vectors(
 
     Unknown users get the mean of all users' vectors, scaled to weigh as much as one item of a
     history. They are recommended popular items until their first own item, which weighs as much.
+    With features of users, `models.cold_users` replaces it by what the features predict.
 
     Parameters
     ----------

@@ -229,7 +229,7 @@ def closed_form_start(
 ) -> Callable[[], None] | None:
     """Create the `initialize` argument of `fit`, for `training.start` or `model.sequence.start`.
 
-    `training.start` is followed by the prediction of the items and users that it does not solve for.
+    `training.start` is followed by the prediction of items and users that it does not solve for.
 
     Parameters
     ----------

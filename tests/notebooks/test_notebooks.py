@@ -12,7 +12,7 @@ from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-FIRST = "01-two-tower-from-zero.ipynb"
+FIRST, SECOND = "01-two-tower-from-zero.ipynb", "02-two-stages.ipynb"
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -38,7 +38,11 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def executed(folder) -> nbformat.NotebookNode:
     """The first notebook after a real run at toy size on synthetic data; a failing cell raises."""
-    notebook = read(NOTEBOOKS[0])
+    return execute(NOTEBOOKS[0], folder)
+
+
+def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
+    notebook = read(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TWOTOWER_NOTEBOOK_SMALL", "1")
         patch.delenv("TWOTOWER_DATA", raising=False)
@@ -96,3 +100,22 @@ def test_everything_lands_where_the_notebook_runs(executed, folder):
     assert list(manifest["steps"]) == ["ingest", "preprocess", "train", "evaluate"]
     assert {path.name for path in folder.iterdir()} == {"runs"}
     assert {path.name for path in (folder / "runs").iterdir()} == {"notebook", "last"}
+
+
+@pytest.mark.slow
+def test_the_second_notebook_shows_both_stages(tmp_path):
+    notebook = execute(NOTEBOOKS[1], tmp_path)
+    assert NOTEBOOKS[1].name == SECOND
+    metrics = json.loads((tmp_path / "runs" / "two-stages" / "reports" / "metrics.json").read_text())
+    gain = metrics["second_stage"]
+    assert f"SYNTHETIC DATA, test: ndcg@10 changes by {gain['difference']:+.4f}" in printed(
+        notebook, "gain"
+    )
+    pictures = [
+        cell.id
+        for cell in code_cells(notebook)
+        if any("image/png" in out.get("data", {}) for out in cell.outputs)
+    ]
+    assert pictures == ["candidates", "importance", "calibration", "lists", "diversity"]
+    first, last = printed(notebook, "diversity").split("distance ")[-1].split(" -> ")
+    assert float(last) > float(first)  # lists become more diverse
