@@ -209,6 +209,7 @@ def ingest_more(
     progress: Progress | None = None,
     on_message: OnMessage = ignore,
     wanted: Wanted | None = None,
+    items_only: bool = False,
 ) -> Day | None:
     """Read new data and merge it with the tidy tables.
 
@@ -224,6 +225,9 @@ def ingest_more(
         As for `ingest`.
     wanted : Wanted, optional
         As for `ingest`. The columns that are read are those of the tidy tables.
+    items_only : bool
+        `more` is a file with one row per item in a format of source `files`, whatever the source
+        of the run. Items that it does not list stay as they are.
 
     Returns
     -------
@@ -239,9 +243,14 @@ def ingest_more(
         RunIds.read(data),
         Tables.read(data),
     )
-    _check_place(config.source, more)
-    source = _source(config, wanted_again(wanted or Wanted(), old, before))
-    raw = source.read_update(more, before.types, progress, findings)
+    _check_place("files" if items_only else config.source, more)
+    again = wanted_again(wanted or Wanted(), old, before)
+    source = _source(config, again)
+    if items_only:
+        items = FilesSource(None, config.files or FilesConfig(interactions=more), again)
+        raw = items.read_items(more, before.types, progress, findings)
+    else:
+        raw = source.read_update(more, before.types, progress, findings)
     files = VectorFiles(config.vectors, more, wanted)
     raw = {**raw, **files.add_to_update(raw, old, before.types)}
     ids = RunIds(
@@ -254,17 +263,22 @@ def ingest_more(
         check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
     new = new._replace(items=settled(new.items, source.lists_all_items))
     merged, appended = merge(old, new, source.keeps_repeats)
-    if ORDER in merged.interactions.column_names:
-        known = len(merged.interactions) - appended
-        check_order(merged.interactions[:known], merged.interactions[known:])
+    _check_new_order(merged.interactions, appended)
     for name in {*source.mixed, *files.sides}:
         table = with_known_values(getattr(merged, name), getattr(old, name))
         merged = merged._replace(**{name: table})
-    if source.lists_all_items and "items" in raw:
+    if source.lists_all_items and "items" in raw and not items_only:
         merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
     note_changes(old.items, merged.items, ids.items, findings)
     note_missing(new, wanted, findings)
     return None if merged.same(old) else Day(old, new, merged, appended, ids, findings.entries)
+
+
+def _check_new_order(interactions: pa.Table, appended: int) -> None:
+    """Check the numbers that order the last rows, if there are any, against those before."""
+    if ORDER in interactions.column_names:
+        known = len(interactions) - appended
+        check_order(interactions[:known], interactions[known:])
 
 
 def _encoded(raw: Mapping[str, pa.Table], ids: RunIds) -> dict[str, pa.Table]:

@@ -158,6 +158,21 @@ def update(data, folder, overrides, anyway, as_json) -> None:
     output(as_json, lambda: step(open_run(folder, overrides), data, anyway), plain_version)
 
 
+@main.verb(SERVE, "twotower add-items new-items.parquet")
+@click.argument("file", type=DATA)
+@run_option
+@click.option("--anyway", is_flag=True, help="Accept the data even if values look like a mistake.")
+@json_option
+def add_items(file, folder, anyway, as_json) -> None:
+    """Answer with new items, by their features, without training.
+
+    FILE has one row per item: its id and the columns of the item table.
+    """
+    from twotower.pipelines.steps.update import add_items as step
+
+    output(as_json, lambda: step(open_run(folder), file, anyway), plain_version)
+
+
 @main.verb(SERVE, "twotower verify --users 1000 -k 50")
 @run_option
 @click.option(

@@ -74,6 +74,52 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
     return _publish(run, published)
 
 
+@writes
+def add_items(run: Run, file: Path, anyway: bool = False) -> int:
+    """Add items that nobody has seen yet, and publish a version with them.
+
+    The towers do not change: they make a new item's vector of its features.
+
+    Parameters
+    ----------
+    run : Run
+        A trained run whose items have features.
+    file : Path
+        One row per item, parquet, CSV or JSON lines: its id and the columns of the item table.
+    anyway : bool
+        Whether to skip the checks of the data.
+
+    Returns
+    -------
+    int
+        The published version.
+
+    Raises
+    ------
+    ConfigError
+        If the file does not exist, or the items of the run have no features.
+    RunError
+        If the data look like a mistake, see `update`.
+    """
+    if not is_remote(file) and not file.is_file():
+        raise ConfigError(f"{file}: no such file; give a file with one row per item")
+    item = run.config.features.sides[1]
+    if item.columns == [item.id] and not item.vectors:
+        raise ConfigError(
+            "the items have no features, so nothing says what new ones are like; set "
+            "features.item, item_multi_hot, item_text, item_numeric or item_vectors, and train "
+            "again"
+        )
+    run.verified("ingest", "preprocess", "train")
+    published = ModelRepository(run.path / TRITON).published
+    _learn(run, file, anyway, published, items_only=True)
+    if ranking_step(run.config) and not _is_up_to_date(run, "rank"):
+        rank(run)
+    if not _is_up_to_date(run, "export"):
+        export(run)
+    return _publish(run, published)
+
+
 def _publish(run: Run, replaces: int | None) -> int:
     """Publish the exported version in place of version `replaces`, unless it was rolled back.
 
@@ -116,10 +162,13 @@ def _replaced_with_these_towers(run: Run, repository: ModelRepository) -> int | 
     return max((each.number for each in same if each.number <= newest), default=None)
 
 
-def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
+def _learn(
+    run: Run, folder: Path, anyway: bool, published: int | None, items_only: bool = False
+) -> None:
     """Add the data in `folder` to the run's data, vocabularies and model.
 
-    Unless `anyway`, the model is compared with version `published`, if there is one.
+    Unless `anyway`, the model is compared with version `published`, if there is one. With
+    `items_only`, `folder` is a file of items.
     """
     from twotower.workflows.features.checks import check_sides
     from twotower.workflows.ingest import IngestReport, ingest_more
@@ -128,7 +177,13 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
 
     with stage("ingest") as (progress, result):
         day = ingest_more(
-            run.config.ingest, run.path / "data", folder, progress, say, run.config.wanted
+            run.config.ingest,
+            run.path / "data",
+            folder,
+            progress,
+            say,
+            run.config.wanted,
+            items_only,
         )
         if day is None:
             result(f"{folder}: nothing new")
@@ -140,7 +195,7 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
             run.config.features,
         )
         if not anyway:
-            _refuse_suspicious(run, folder, day)
+            _refuse_suspicious(run, folder, day, items_only)
         before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)
         new = {
             "path": str(folder),
@@ -161,13 +216,14 @@ def _learn(run: Run, folder: Path, anyway: bool, published: int | None) -> None:
         notes["ingest"]["updates"] = [*before.get("updates", []), new]
         new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])
         tower = _fit_further(run, out, new_rows, notes["train"])
-        if not anyway and published is not None and run.config.update.max_loss < 1:
+        compares = not anyway and not items_only and run.config.update.max_loss < 1
+        if compares and published is not None:
             new_pairs = notes["preprocess"]["split"]["updated"]
             if worse := objection(run, run.within(out), tower.model, published, new_pairs):
                 raise _refused(run, folder, worse)
 
 
-def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
+def _refuse_suspicious(run: Run, folder: Path, day: Day, items_only: bool) -> None:
     """Raise RunError if the data of the day look like a mistake."""
     from twotower.workflows.day import suspicions
 
@@ -181,15 +237,18 @@ def _refuse_suspicious(run: Run, folder: Path, day: Day) -> None:
     )
     if found:
         reason = "the data look like a mistake, compared with the earlier data:"
-        raise _refused(run, folder, "\n  ".join([reason, *found]))
+        raise _refused(run, folder, "\n  ".join([reason, *found]), items_only)
 
 
-def _refused(run: Run, folder: Path, reason: str) -> RunError:
+def _refused(run: Run, folder: Path, reason: str, items_only: bool = False) -> RunError:
     """The error for data that are refused, with the command that adds them anyway."""
     path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
+    command = (
+        f"add-items {data} --run {path}" if items_only else f"update --run {path} --data {data}"
+    )
     return RunError(
         f"{folder}: {reason}\nNothing has changed. Correct this, or add the data as they are and "
-        f"publish the result: twotower update --run {path} --data {data} --anyway"
+        f"publish the result: twotower {command} --anyway"
     )
 
 

@@ -117,6 +117,18 @@ class FilesSource(Source):
         with local_copies({"day": folder}, Findings.of(on_message), progress) as (places, findings):
             return self._read_day(places["day"], id_types, progress, findings)
 
+    def read_items(
+        self,
+        path: Path,
+        id_types: IdTypes,
+        progress: Progress | None = None,
+        on_message: OnMessage = ignore,
+    ) -> dict[str, pa.Table]:
+        """Read a file of items and nothing else, as `read_update` does."""
+        with local_copies({"items": path}, Findings.of(on_message), progress) as (places, findings):
+            items = self._open("items", places["items"], findings)
+            return self._tables({"items": items}, id_types, progress, findings)
+
     def _read_day(
         self, folder: Path, id_types: IdTypes, progress: Progress | None, findings: Findings
     ) -> dict[str, pa.Table]:
