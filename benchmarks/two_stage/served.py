@@ -1,4 +1,4 @@
-"""Part `served`: lists before and after the ranking model, answered by a real server.
+"""Parts `served` and `by_time`: lists before and after the ranking model, by a real server.
 
 And part `served_speed`: what the ranking model costs.
 """
@@ -116,7 +116,7 @@ def _at_k(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def served(data: Path) -> tuple[Rows, list[Check]]:
-    """Measure three seeds on the frozen split of ML-1M, and ML-100K in the order of time."""
+    """Measure three seeds on the frozen split of ML-1M."""
     rows: Rows = {}
     for seed in SEEDS:
         overrides = (*frozen_split(data), f"training.seed={seed}")
@@ -131,16 +131,10 @@ def served(data: Path) -> tuple[Rows, list[Check]]:
         for seed in SEEDS
     ]
     rows["frozen, mean"] = {BEFORE: float(np.mean(before)), AFTER: float(np.mean(after))}
-    with chronological_split(data) as split:
-        overrides = ("split.method=file", f"split.path={split}", "split.k_core=0")
-        with finished_run("ml-100k-two-stage", data / "ml-100k", overrides) as run:
-            rows["ML-100K by time"] = measure(run)
-    by_time = rows["ML-100K by time"]["NDCG@10 gained"]
     share = float(np.mean(gains) / np.mean(before))
     return {"served": rows}, [
         Check("frozen split: NDCG@10 gained by ranking, worst of 3 seeds", min(gains), ">=", 0),
         Check("frozen split: NDCG@10 gained by ranking, share, mean", share, ">=", 0.01),
-        Check("ML-100K by time: NDCG@10 gained, upper end of 95 %", by_time["high"], ">=", 0),
         Check("ranking model, served lists: calibration error", max(errors), "<=", 0.02),
         Check(
             "recommend: ids that differ from an offline computation", found.wrong_ranked, "==", 0
@@ -152,6 +146,17 @@ def served(data: Path) -> tuple[Rows, list[Check]]:
             1e-5,
         ),
     ]
+
+
+def by_time(data: Path) -> tuple[Rows, list[Check]]:
+    """Measure ML-100K with each user's last positives as test."""
+    with chronological_split(data) as split:
+        overrides = ("split.method=file", f"split.path={split}", "split.k_core=0")
+        with finished_run("ml-100k-two-stage", data / "ml-100k", overrides) as run:
+            row = measure(run)
+    high = row["NDCG@10 gained"]["high"]
+    check = Check("ML-100K by time: NDCG@10 gained, upper end of 95 %", high, ">=", 0)
+    return {"by time": row}, [check]
 
 
 @contextlib.contextmanager

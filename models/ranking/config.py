@@ -63,7 +63,7 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
     )
     feature_dim: Width = Field(16, description="size of the embeddings")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate after each hidden layer")
-    loss: LossName = Field("binary", description=f"training loss. {_choices(LOSSES)}")
+    loss: LossName = Field("pairwise", description=f"training loss. {_choices(LOSSES)}")
     learning_rate: float = Field(0.003, gt=0, le=100, description="learning rate of Adam")
     batch_users: int = Field(
         128, gt=0, le=1_000_000, description="users per step, each with all their candidates"
