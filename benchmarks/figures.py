@@ -55,8 +55,15 @@ def headline() -> str:
     closed_form = "**two-tower, `configs/ml-1m-history.yaml`, answered by the server**"
     softmax = "two-tower, `configs/ml-1m.yaml` (softmax over ids and features)"
     published = json.loads(PUBLISHED.read_text())["full catalogue, 8:1:1 at random"]
+    two_stages = "**and a ranking model, `configs/ml-1m-two-stage.yaml`, answered by the server**"
+    ranked = read("two_stage")["rows"]["served"]
+    seeds = [each for name, each in ranked.items() if name.startswith("frozen, seed")]
     models = {
         closed_form: read("quality")["rows"]["frozen"]["mean"],
+        two_stages: {
+            metric: sum(seed["towers and ranking model"][metric] for seed in seeds) / len(seeds)
+            for metric in METRICS
+        },
         softmax: rows["two-tower"],
         **{f"{name}, same split": rows[key] for key, name in BASELINES.items()},
         **{f"published: {name}": metrics for name, metrics in published.items()},

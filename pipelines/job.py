@@ -183,7 +183,7 @@ def fit_and_publish(run: Run, auto: Auto | None = None, refit: bool = False) -> 
     refit : bool
         After training, train again on the valid part, too, see `refit_on_valid`.
     """
-    from twotower.pipelines.ranking.rank import rank
+    from twotower.pipelines.ranking.rank import check_ranking, rank
     from twotower.pipelines.steps.evaluate import check_baselines, evaluate
     from twotower.pipelines.steps.export import export
     from twotower.pipelines.steps.ingest import ingest
@@ -193,6 +193,8 @@ def fit_and_publish(run: Run, auto: Auto | None = None, refit: bool = False) -> 
     from twotower.pipelines.steps.train import check_training, train
     from twotower.pipelines.verdict.auto import choose_recipe
 
+    if run.config.ranking.model is not None:
+        check_ranking(run.config)
     ingest(run)
     shown_items(run)
     ahead = split_ahead(run)

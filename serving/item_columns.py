@@ -40,11 +40,23 @@ def item_columns(items: pa.Table, names: Sequence[str]) -> ItemColumns:
     return ItemColumns({name: _column(items[name]) for name in names}, len(items))
 
 
-def check_columns(schema: pa.Schema, names: Sequence[str]) -> None:
-    """Raise ServingError if requests cannot filter by the columns of an item table."""
+def check_columns(
+    schema: pa.Schema, names: Sequence[str], setting: str = "serving.filters"
+) -> None:
+    """Raise ServingError if the columns that a setting names have no values to compare.
+
+    Parameters
+    ----------
+    schema : Schema
+        Of the item table.
+    names : sequence of str
+        The columns.
+    setting : str
+        The setting, for messages.
+    """
     if missing := [name for name in names if name not in schema.names]:
         raise ServingError(
-            f"serving.filters: the item table has no column {', '.join(missing)}; it has "
+            f"{setting}: the item table has no column {', '.join(missing)}; it has "
             f"{', '.join(schema.names)}. For a column that only the source has, run `twotower "
             "ingest` again"
         )
@@ -52,8 +64,8 @@ def check_columns(schema: pa.Schema, names: Sequence[str]) -> None:
         kind = schema.field(name).type
         if _kind(kind) is None:
             raise ServingError(
-                f"serving.filters: column '{name}' holds {kind}; a request can filter by numbers, "
-                "text, booleans and lists of them"
+                f"{setting}: column '{name}' holds {kind}; expected numbers, text, booleans or "
+                "lists of them"
             )
 
 

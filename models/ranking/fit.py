@@ -74,7 +74,8 @@ def fit_ranking(
 ) -> RankingModel:
     """Fit until the metric of the users held out stops improving, and keep the best epoch.
 
-    Then the scale of the probabilities is fitted on the training users.
+    Then the scale of the probabilities is fitted on these users: those of the training users are
+    too sure.
 
     Parameters
     ----------
@@ -98,12 +99,13 @@ def fit_ranking(
     Raises
     ------
     ModelError
-        If no candidate of a part is a positive, or all are.
+        If no candidate of a part is a positive, or all are, or the loss has nothing to compare.
     """
     network = model.network
     assert isinstance(network, RankingNetwork)  # one that was saved cannot be trained
     _check_labels(train, "training users")
     _check_labels(held_out, "users held out")
+    _check_loss(train, config)
     tf.keras.utils.set_random_seed(seed)
     _logits(model, *_tensors(model, train.take(np.arange(1))), training=False)  # creates weights
     step = _training_step(model, network.trainable_variables, config)
@@ -130,7 +132,7 @@ def fit_ranking(
             break
     for variable, value in zip(network.variables, weights, strict=True):
         variable.assign(value)
-    _fit_scale(model, train)
+    _fit_scale(model, held_out)
     return model
 
 
@@ -160,6 +162,19 @@ def _check_labels(part: Candidates, name: str) -> None:
             f"ranking: {positives:,} of the {count:,} candidates of the {name} are positives in "
             "valid; the ranking model learns from both kinds. Raise ranking.candidates, or remove "
             "ranking.model"
+        )
+
+
+def _check_loss(part: Candidates, config: RankingConfig) -> None:
+    """Raise ModelError if a loss compares the candidates of a user, and nobody has both kinds."""
+    positives = (part.labels & part.mask).sum(axis=1)
+    if (
+        config.loss != "binary"
+        and not ((positives > 0) & (positives < part.mask.sum(axis=1))).any()
+    ):
+        raise ModelError(
+            f"ranking.loss {config.loss} compares the positives of a user with their other "
+            "candidates, but no user has both; set it to binary"
         )
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from twotower.models.errors import ModelError
 from twotower.models.ranking.config import RankingConfig
+from twotower.models.ranking.options import NEED_EMBEDDINGS
 
 if TYPE_CHECKING:
     from merlin.schema import Schema
@@ -240,7 +241,7 @@ def build_network(
         If the network needs embeddings and there are none.
     """
     assert config.model is not None
-    if config.model in ("dlrm", "deepfm") and not len(users) + len(items):
+    if config.model in NEED_EMBEDDINGS and not len(users) + len(items):
         raise ModelError(
             f"ranking.model {config.model} multiplies embeddings, but there are none: name "
             "features or ids in ranking.embedded, or choose mlp or dcn"

@@ -8,6 +8,8 @@ NETWORKS = {
     "dlrm": "dot products of all embeddings, then ReLU layers",
     "deepfm": "a factorization machine plus ReLU layers",
 }
+NEED_EMBEDDINGS = ("dlrm", "deepfm")
+"""Networks that multiply embeddings with each other."""
 LOSSES = {
     "binary": "cross-entropy of each candidate",
     "pairwise": "logistic loss of the differences between positives and other candidates of a user",

@@ -6,14 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from twotower.models.ranking.options import NEED_EMBEDDINGS
 from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.run import Run, writes
 from twotower.pipelines.steps.preprocess import load_tables
-from twotower.pipelines.steps.processed import SCHEMA
+from twotower.pipelines.steps.processed import ITEMS, SCHEMA
+from twotower.serving.item_columns import check_columns
 
 if TYPE_CHECKING:
     from merlin.schema import Schema
@@ -49,6 +52,8 @@ def rank(run: Run) -> dict[str, Any]:
     """
     check_ranking(run.config)
     run.verified("ingest", "preprocess", "train")
+    items = pq.read_schema(run.path / "data" / ITEMS)
+    check_columns(items, run.config.ranking.profile, "ranking.profile")
     with stage("rank") as (report, result), run.step("rank") as (out, notes):
         report(0, 1, "import")
         load_libraries()
@@ -83,6 +88,11 @@ def check_ranking(config: Config) -> None:
         raise ConfigError(
             "ranking.model is not set, so there is no ranking model to train; set it, such as "
             "--set ranking.model=mlp"
+        )
+    if config.ranking.model in NEED_EMBEDDINGS and not any(embedded_columns(config)):
+        raise ConfigError(
+            f"ranking.model {config.ranking.model} multiplies embeddings, but there are none: name "
+            "features or ids in ranking.embedded, or choose mlp or dcn"
         )
 
 

@@ -48,7 +48,9 @@ def ingest(run: Run, remember: bool = True) -> dict[str, Any]:
         for remark in remarks:
             say(remark)
         check_data(out / "data", config.positives, config.features)
-        check_columns(pq.read_schema(out / "data" / ITEMS), config.serving.filters)
+        schema = pq.read_schema(out / "data" / ITEMS)
+        check_columns(schema, config.serving.filters)
+        check_columns(schema, config.ranking.profile, "ranking.profile")
         notes |= {**summary.dict(), "summary": str(summary), "remarks": remarks}
         result(str(summary))
     if remember:

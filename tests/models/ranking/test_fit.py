@@ -92,10 +92,9 @@ def test_every_loss_learns_the_planted_taste(loss, planted):
     model, _ = fitted(planted, loss=loss, learning_rate=0.05, epochs=60, patience=30)
     held_out = planted[2].take(np.arange(15))
     assert ndcg(held_out, model.logits(held_out)) > 0.95
-    # Their logits have any scale; the probabilities are those of the training users.
-    train = planted[2].take(np.arange(15, USERS))
-    share = train.labels[train.mask].mean()
-    assert model.probabilities(train)[train.mask].mean() == pytest.approx(share, abs=1e-3)
+    # Their logits have any scale; the probabilities are those of the users held out.
+    share = held_out.labels[held_out.mask].mean()
+    assert model.probabilities(held_out)[held_out.mask].mean() == pytest.approx(share, abs=1e-3)
 
 
 def test_the_mlp_is_its_layers_over_all_inputs(planted):
@@ -164,6 +163,17 @@ def test_candidates_of_one_kind_teach_nothing(label, kind, planted):
     model, config = made((users, items, same))
     with pytest.raises(ModelError, match=kind):
         fit_ranking(model, same.take(np.arange(15, USERS)), same.take(np.arange(15)), config)
+
+
+@pytest.mark.parametrize("loss", ["pairwise", "listwise"])
+def test_a_loss_that_compares_candidates_needs_users_with_both_kinds(loss, planted):
+    users, items, found = planted
+    single = Candidates(
+        found.users, found.items[:, :1], found.features[:, :1], found.labels[:, :1], found.relevant
+    )
+    model, config = made((users, items, single), loss=loss)
+    with pytest.raises(ModelError, match=rf"ranking\.loss {loss} compares the positives of a user"):
+        fit_ranking(model, single.take(np.arange(15, USERS)), single.take(np.arange(15)), config)
 
 
 def test_ndcg_by_hand():

@@ -25,6 +25,7 @@ from twotower.pipelines.steps.evaluate import evaluate
 from twotower.pipelines.steps.export import export
 from twotower.pipelines.steps.publish import publish
 from twotower.pipelines.steps.verify import verify
+from twotower.serving.runtime.errors import ServingError
 
 RANKING = (
     "ranking.model=mlp",
@@ -132,6 +133,19 @@ def test_which_columns_are_embedded():
     assert (users, items) == (["gender"], ["item_id", "genres"])
     with pytest.raises(ConfigError, match=r"ranking\.embedded: colour is no feature or id"):
         embedded_columns(small_config("ranking.model=mlp", "ranking.embedded=[colour]"))
+
+
+def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
+    run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    run.override(("ranking.model=mlp", "ranking.profile=[colour]"), keep=False)
+    with pytest.raises(
+        ServingError, match=r"ranking\.profile: the item table has no column colour"
+    ):
+        rank(run)
+    alone = small_config("ranking.model=dlrm", "features.user=[]", "ranking.embedded=[]")
+    with pytest.raises(ConfigError, match=r"ranking\.model dlrm multiplies embeddings, but there"):
+        main_job(alone, tmp_path / "dlrm")
+    assert not (tmp_path / "dlrm" / "data").exists()
 
 
 @pytest.mark.parametrize(
