@@ -94,7 +94,7 @@ def test_commands_and_their_options_exist(page):
     every_option = set().union(*(options(command) for command in main.commands.values()))
     for text in code(page):
         known = every_option | FOREIGN_OPTIONS
-        if found := re.search(r"\btwotower +([a-z]+)(.*)", text):
+        if found := re.search(r"\btwotower +([a-z]+(?:-[a-z]+)*)(.*)", text):
             verb, text = found.groups()
             if verb not in main.commands:
                 unknown.append(verb)

@@ -15,7 +15,7 @@ from twotower.pipelines.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("workflows", "models", "serving", "pipelines")
-VERB = re.compile(r"\btwotower ([a-z]\w*)([^`]*)")
+VERB = re.compile(r"\btwotower ([a-z]\w*(?:-\w+)*)([^`]*)")
 TARGET = re.compile(r"\bmake ([a-z-]+)(?= [A-Z]+=| \||`|,|$|\))")
 KEY = re.compile(rf"\b({'|'.join(Config.__fields__)})\.([a-z_]\w*(?:\.[a-z_]\w*)*)\b(?![(./*-])")
 FILES = {"py", "yaml", "json", "html", "log", "parquet", "runtime"}

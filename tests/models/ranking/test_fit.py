@@ -15,7 +15,14 @@ from twotower.models.ranking.options import NETWORKS
 from twotower.models.ranking.saving import load_ranking, save_ranking
 
 USERS, ITEMS, WIDTH = 60, 30, 12
-SMALL = {"hidden": [16], "feature_dim": 4, "dropout": 0.0, "batch_users": 20, "epochs": 12}
+SMALL = {
+    "loss": "binary",
+    "hidden": [16],
+    "feature_dim": 4,
+    "dropout": 0.0,
+    "batch_users": 20,
+    "epochs": 12,
+}
 
 
 def column(name, size, width=1):

@@ -59,6 +59,7 @@ def test_new_items_are_answered_and_others_stay_as_they_are(run, tmp_path):
     assert add_items(run, tmp_path / "films.parquet") == 2  # nothing new: nothing is published
 
 
+@pytest.mark.slow
 def test_a_file_of_another_format_and_with_columns_missing(run, tmp_path):
     table = films(run, ids=[9005, 9006, 9007])
     table.assign(genres=table["genres"].map(list)).to_json(

@@ -130,7 +130,12 @@ RANKING: list[Fault] = [
                 400,
                 "orders 40",
             ),
-            ("recommend: no input", _face(lambda t: []), 400, "request has 0 inputs"),
+            (
+                "recommend: no input",
+                _face(lambda t: []),
+                400,
+                "missing required input(s) ['user_id']",
+            ),
             (
                 "recommend: an unknown input",
                 _face(lambda t: [t.ids(5), _number("colour", 1)]),
@@ -170,7 +175,7 @@ RANKING: list[Fault] = [
                 "recommend: no input",
                 _face_over_grpc(lambda t: []),
                 "INVALID_ARGUMENT",
-                "request has 0 inputs",
+                "missing required input(s) ['user_id']",
             ),
         ]
     ),
