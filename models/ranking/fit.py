@@ -103,9 +103,7 @@ def fit_ranking(
     """
     network = model.network
     assert isinstance(network, RankingNetwork)  # one that was saved cannot be trained
-    _check_labels(train, "training users")
-    _check_labels(held_out, "users held out")
-    _check_loss(train, config)
+    _check(train, held_out, config)
     tf.keras.utils.set_random_seed(seed)
     _logits(model, *_tensors(model, train.take(np.arange(1))), training=False)  # creates weights
     step = _training_step(model, network.trainable_variables, config)
@@ -152,6 +150,13 @@ def _training_step(
         return value
 
     return step
+
+
+def _check(train: Candidates, held_out: Candidates, config: RankingConfig) -> None:
+    """Raise ModelError if there is nothing to learn."""
+    _check_labels(train, "training users")
+    _check_labels(held_out, "users held out")
+    _check_loss(train, config)
 
 
 def _check_labels(part: Candidates, name: str) -> None:
