@@ -34,6 +34,14 @@ class Candidates:
     labels: np.ndarray
     relevant: np.ndarray
 
+    @classmethod
+    def without_labels(
+        cls, users: np.ndarray, items: np.ndarray, features: np.ndarray
+    ) -> Candidates:
+        """Return candidates to be judged, of which nobody knows which are positives."""
+        labels, relevant = np.zeros(items.shape, bool), np.zeros(len(users), np.int64)
+        return cls(users, items, features, labels, relevant)
+
     def take(self, rows: np.ndarray) -> Candidates:
         """Return those of some users, by their places here."""
         return replace(

@@ -1,4 +1,4 @@
-"""The networks of the ranking model: MLP, DCN-v2, DLRM and DeepFM of merlin-models' blocks.
+"""The networks of the ranking model: MLP, DCN-v2, DLRM and DeepFM, on Merlin's embedding tables.
 
 A network has three parts, so that the server computes each only as often as it must: the user part
 once per user, the item part once per version, and the head for each candidate of each user.
@@ -15,6 +15,7 @@ import tensorflow as tf
 from twotower.models.errors import ModelError
 from twotower.models.ranking.config import RankingConfig
 from twotower.models.ranking.options import NEED_EMBEDDINGS
+from twotower.models.towers.blocks import CrossLayers, apply_layers
 
 if TYPE_CHECKING:
     from merlin.schema import Schema
@@ -138,9 +139,7 @@ class MLP(RankingNetwork):
         x = x + users if self.user_columns else x
         x = x + items if self.item_columns else x
         x = tf.nn.relu(x)
-        for layer in self._rest:
-            x = layer(x, training=training)
-        return self._output(x)
+        return self._output(apply_layers(self._rest, x, training))
 
 
 class DCN(RankingNetwork):
@@ -148,8 +147,6 @@ class DCN(RankingNetwork):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        from twotower.models.towers.blocks import CrossLayers
-
         full = 1 << 20  # a rank above the width: the matrices are not factorised
         self._cross = CrossLayers([full] * self.config.cross_layers)
         self._rest = _hidden_layers(self.config.hidden, self.config.dropout)
@@ -159,9 +156,7 @@ class DCN(RankingNetwork):
         self, users: tf.Tensor, items: tf.Tensor, features: tf.Tensor, training: bool
     ) -> tf.Tensor:
         x = self._cross(tf.concat([users, items, features], axis=1), training=training)
-        for layer in self._rest:
-            x = layer(x, training=training)
-        return self._output(x)
+        return self._output(apply_layers(self._rest, x, training))
 
 
 class DLRM(RankingNetwork):
@@ -176,14 +171,10 @@ class DLRM(RankingNetwork):
     def _logits(
         self, users: tf.Tensor, items: tf.Tensor, features: tf.Tensor, training: bool
     ) -> tf.Tensor:
-        bottom = features
-        for layer in self._bottom:
-            bottom = layer(bottom, training=training)
+        bottom = apply_layers(self._bottom, features, training)
         fields = tf.concat([self._fields(users, items), bottom[:, None, :]], axis=1)
         x = tf.concat([bottom, _dot_products(fields)], axis=1)
-        for layer in self._top:
-            x = layer(x, training=training)
-        return self._output(x)
+        return self._output(apply_layers(self._top, x, training))
 
 
 class DeepFM(RankingNetwork):
@@ -208,10 +199,8 @@ class DeepFM(RankingNetwork):
         projected = self._projection(features)[:, None, :]
         fields = tf.concat([self._fields(users, items), projected], axis=1)
         pairs = tf.reduce_sum(FMPairwiseInteraction()(fields), axis=1, keepdims=True)
-        x = concatenated
-        for layer in self._rest:
-            x = layer(x, training=training)
-        return self._linear(concatenated) + pairs + self._output(x)
+        deep = self._output(apply_layers(self._rest, concatenated, training))
+        return self._linear(concatenated) + pairs + deep
 
 
 NETWORK_CLASSES: dict[str, type[RankingNetwork]] = {

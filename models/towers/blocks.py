@@ -31,7 +31,7 @@ class ResidualLayer(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=False):
-        return inputs + _apply(self.branch, inputs, training)
+        return inputs + apply_layers(self.branch, inputs, training)
 
     def compute_output_shape(self, input_shape):
         """Return the shape of the input."""
@@ -72,7 +72,7 @@ class CrossLayers(tf.keras.layers.Layer):
     def call(self, inputs, training=False):
         x = inputs
         for layers in self.products:
-            x = inputs * _apply(layers, x, training) + x
+            x = inputs * apply_layers(layers, x, training) + x
         return x
 
     def compute_output_shape(self, input_shape):
@@ -111,7 +111,7 @@ class SharedLayers(tf.keras.layers.Layer):
         self.steps.append(tf.keras.layers.Dense(dim))
 
     def call(self, inputs, training=False):
-        return _apply(self.steps, inputs, training)
+        return apply_layers(self.steps, inputs, training)
 
     def compute_output_shape(self, input_shape):
         """Return the shape of the input with `dim` columns."""
@@ -166,7 +166,9 @@ def dropout_layers(rate: float) -> list[ResumableDropout]:
     return [ResumableDropout(rate)] if rate else []
 
 
-def _apply(layers: Sequence[tf.keras.layers.Layer], x: tf.Tensor, training: bool) -> tf.Tensor:
+def apply_layers(
+    layers: Sequence[tf.keras.layers.Layer], x: tf.Tensor, training: bool
+) -> tf.Tensor:
     """Apply `layers` in order. Keras's Sequential does not pass `training` to custom layers."""
     for layer in layers:
         x = layer(x, training=training)

@@ -45,12 +45,8 @@ def ranked_scores(
     rows, items = np.searchsorted(user_ids, users), np.searchsorted(every_item, item_ids)
     found = np.where(best < 0, -1, items[best])
     history = history_of(served_history(run, (len(user_ids), len(every_item))), rows)
-    candidates = Candidates(
-        users=rows,
-        items=found,
-        features=features.compute(np.maximum(found, 0), best_scores, history),
-        labels=np.zeros(found.shape, bool),
-        relevant=np.zeros(len(rows), np.int64),
+    candidates = Candidates.without_labels(
+        rows, found, features.compute(np.maximum(found, 0), best_scores, history)
     )
     model = load_ranking(run.path / FOLDER, user_table, item_table)
     judged = np.where(best < 0, -np.inf, model.probabilities(candidates)).astype(np.float32)

@@ -46,9 +46,7 @@ class TwoStage:
         items, _, features = self.source.found(users, seen, k, candidates)
         count = features.shape[1]
         first = items[:, :count]
-        # The labels have no effect on the probabilities.
-        labels = np.zeros(first.shape, bool)
-        found = Candidates(users, first, features, labels, np.zeros(len(users), np.int64))
+        found = Candidates.without_labels(users, first, features)
         scores = np.where(found.mask, self.model.probabilities(found), -np.inf)
         order = np.argsort(-scores, axis=1, kind="stable")
         items[:, :count] = np.take_along_axis(first, order, axis=1)

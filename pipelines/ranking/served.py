@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twotower.models.ranking.saving import MODEL, NETWORK, load_ranking
+from twotower.models.ranking.saving import NETWORK, load_ranking
 from twotower.pipelines.ranking.candidates import candidate_features, served_history
 from twotower.pipelines.ranking.rank import FOLDER
 from twotower.pipelines.run import Run
@@ -38,16 +37,16 @@ def served_ranking(
         Which items the index has.
     """
     folder, (user_ids, item_ids) = run.path / FOLDER, load_ids(run)
-    network = load_ranking(folder, users, items).network
+    model = load_ranking(folder, users, items)
+    network = model.network
     columns = {name: items[name][kept] for name in network.item_columns}
     history = served_history(run, (len(user_ids), len(item_ids)))
-    record = json.loads((folder / MODEL).read_text())
     return RankingModel(
         network=SavedRanking(
             folder / NETWORK,
-            record["user_columns"],
-            slope=record["slope"],
-            intercept=record["intercept"],
+            network.user_columns,
+            slope=model.slope,
+            intercept=model.intercept,
         ),
         item_part=network.item_part(columns or {"": np.zeros((kept.sum(), 1), np.int32)}).numpy(),
         features=candidate_features(run, vectors).take(kept),

@@ -22,14 +22,8 @@ class QueryTower:
     """The query tower: from the columns that `EncodeFeatures` returns to vectors float32 [n, D]."""
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
-        options = onnxruntime.SessionOptions()
         # 1,000 rows take less time than waking another thread, which would then wait by spinning.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Otherwise it keeps a plan for each batch shape, and the memory of the largest batch.
-        options.enable_mem_pattern = options.enable_cpu_mem_arena = False
-        self.session = onnxruntime.InferenceSession(
-            str(folder / entry["model"]), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = single_threaded(folder / entry["model"])
         # A dimension of any size has a name instead of a number.
         self.widths = {
             each.name: length if isinstance(length, int) else None
@@ -42,6 +36,15 @@ class QueryTower:
         blocks = padded_blocks(columns, self.widths)
         answers = [self.session.run(None, feed)[0] for feed in blocks]
         return {self.vector: answers[0] if len(answers) == 1 else np.concatenate(answers)}
+
+
+def single_threaded(path: Path) -> onnxruntime.InferenceSession:
+    """Load an ONNX graph that runs in the thread of its caller, and keeps no memory."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Otherwise it keeps a plan for each batch shape, and the memory of the largest batch.
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def padded_blocks(

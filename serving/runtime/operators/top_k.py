@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
 from ..filters.parameters import DIVERSITY, FILTER_SEEN, K
 from ..index import ItemIndex, load_index
+from .base import share
 from .diversify import Wishes, pool_size, wishes_of
 
 MAX_SCORES, MIN_ROWS = 1 << 18, 16
@@ -325,12 +325,7 @@ class FaissTopK:
                 best = self._block(asked.part(part), size)
                 positions[part, :size], scores[part, :size] = best
 
-        ends = [rows * share // shares for share in range(shares + 1)]
-        (mine, *others) = pairwise(ends)
-        waiting = [self.pool.submit(fill, first, last) for first, last in others]
-        fill(mine[0], mine[1])
-        for other in waiting:
-            other.result()
+        share(fill, rows, shares, self.pool)
         return positions, scores
 
     def deny(self, codes: np.ndarray) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from ..arrays import find, ranges
 from ..contract import ABSENT, Table, count_of, state_of
 from ..index import ItemIndex
-from ..operators.query_tower import QueryTower
+from ..operators.base import share
+from ..operators.query_tower import QueryTower, single_threaded
 from .features import CandidateFeatures, History
 
 HEAD, USER_PART, ITEM_PART = "head.onnx", "user_part.onnx", "item_part.npy"
@@ -52,14 +51,8 @@ class RankCandidates:
         threads: int,
         pool: Executor,
     ) -> None:
-        options = onnxruntime.SessionOptions()
         # The rows are divided among threads here instead, with their features.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Otherwise it keeps a plan for each batch shape, and the memory of the largest batch.
-        options.enable_mem_pattern = options.enable_cpu_mem_arena = False
-        self.head = onnxruntime.InferenceSession(
-            str(folder / HEAD), options, providers=["CPUExecutionProvider"]
-        )
+        self.head = single_threaded(folder / HEAD)
         self.user_part = None
         if entry["user_columns"]:
             self.user_part = QueryTower(folder, {"model": USER_PART, "vector": PART}, threads)
@@ -117,7 +110,7 @@ class RankCandidates:
                 )
                 answer[part] = self._block(positions[part], scores[part], parts[part], own)
 
-        _share(fill, count, max(1, min(self.threads, count * width // MIN_SHARE)), self.pool)
+        share(fill, count, max(1, min(self.threads, count * width // MIN_SHARE)), self.pool)
         return answer
 
     def _block(
@@ -168,13 +161,3 @@ class RankCandidates:
         values[from_request] = of_request.positions[np.repeat(given, of_request.counts)]
         values[~from_request] = stored.positions[np.repeat(~given, counts)]
         return History(values, both)
-
-
-def _share(work: Callable[[int, int], None], count: int, shares: int, pool: Executor) -> None:
-    """Call `work(first, last)` for parts of 0 .. count, one of them in this thread."""
-    ends = [count * share // shares for share in range(shares + 1)]
-    (mine, *others) = pairwise(ends)
-    waiting = [pool.submit(work, first, last) for first, last in others]
-    work(mine[0], mine[1])
-    for other in waiting:
-        other.result()
