@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConstrainedInt, Field, root_validator, validator
+from pydantic import BaseModel, ConstrainedInt, Extra, Field, root_validator, validator
+
+from twotower.serving.runtime.live.opening import PASSWORD, REDIS, STORE, STREAM
 
 MAX_NUMBER = 1_000_000
 """Upper limit of counts: more than anyone needs, and within the limits of Triton and FAISS."""
@@ -14,6 +17,44 @@ class BatchSize(ConstrainedInt):
     """The size of a batch: a number of users."""
 
     ge, le = 1, MAX_NUMBER
+
+
+class EventsConfig(BaseModel, extra=Extra.forbid):
+    """Where the server keeps what users do while it runs."""
+
+    store: Literal["none", "sqlite", "redis"] = Field(
+        "none",
+        description="none: the server takes no events; sqlite: they are in a file beside the "
+        "versions, for the processes of one machine; redis: several servers share them",
+    )
+    redis: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="address of Redis, redis:// or rediss:// (TLS). A password belongs in the "
+        f"environment variable {PASSWORD}",
+    )
+    stream: str = Field(
+        "twotower:events",
+        min_length=1,
+        description="key of the stream in Redis; servers with the same one share their events",
+    )
+
+    @validator("redis")
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+            raise ValueError(f"{value!r} is no address of Redis; expected redis://<host>:<port>/0")
+        if parts.password:
+            raise ValueError(
+                f"the address has a password; put it into the environment variable {PASSWORD}"
+            )
+        return value
+
+    @property
+    def settings(self) -> dict[str, str] | None:
+        """What `serving.runtime.live.opening.open_store` takes; None without a store."""
+        if self.store == "none":
+            return None
+        return {STORE: self.store, REDIS: self.redis, STREAM: self.stream}
 
 
 class ServingConfig(BaseModel):
@@ -84,8 +125,19 @@ class ServingConfig(BaseModel):
         description="time limit in seconds for the server to start and for a version to load",
     )
 
+    events: EventsConfig = Field(EventsConfig(), description="What users do while the server runs.")
+
     class Config:
         extra = "forbid"
+
+    @root_validator(skip_on_failure=True)
+    def _events_are_followed(cls, values: dict) -> dict:
+        if values["runtime"] == "merlin" and values["events"].store != "none":
+            raise ValueError(
+                f"events.store is {values['events'].store}, but runtime merlin answers from what "
+                "its version holds; set runtime to compiled, or events.store to none"
+            )
+        return values
 
     @validator("filters", each_item=True)
     def _is_no_operator(cls, name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from twotower.serving.runtime.contract import (
 )
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.columns import ItemColumns
+from twotower.serving.runtime.live.rules import EventRules
 from twotower.serving.runtime.tensors import NUMPY_DTYPES
 from twotower.serving.seen import SeenItems
 from twotower.serving.vocabularies import NO_NAMES, list_lengths, moments
@@ -151,8 +153,12 @@ def contract(
     max_k: int,
     ids: VersionIds = INTEGERS,
     times: dict[str, Any] | None = None,
+    events: EventRules | None = None,
 ) -> Contract:
-    """Return the contract of requests to the ensemble with these ids; `times` as in `Contract`."""
+    """Return the contract of requests to the ensemble with these ids; `times` as in `Contract`.
+
+    `events` says what events may hold.
+    """
     users, top = operator(ensemble, UserFeatures), operator(ensemble, FaissTopK)
     names = users.names
     # The served graph has codes in the history, a request has ids.
@@ -176,6 +182,7 @@ def contract(
         vectors={names[column]: users.lists[column] for column in users.vectors},
         times=times,
         filters=top.columns.kinds,
+        events=None if events is None else asdict(events),
         **_ranking_limits(ensemble),
     )
 

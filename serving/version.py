@@ -30,8 +30,10 @@ from twotower.serving.runtime.contract import (
     Contract,
 )
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.live.recording import PREFIX, RECORDED
+from twotower.serving.runtime.live.rules import EventRules
 from twotower.serving.runtime.manifest import ENSEMBLE_FOLDER, MODEL_FILE, write_manifest
-from twotower.serving.triton.control import MODEL_NAME, RECOMMEND, SIMILAR_ITEMS
+from twotower.serving.triton.control import EVENTS, MODEL_NAME, RECOMMEND, SIMILAR_ITEMS
 
 CODE = ["__init__.py", "runtime/**/*.py"]
 """The files of this package that each version contains a copy of."""
@@ -45,6 +47,8 @@ def write_version(
     config: ServingConfig,
     ids: VersionIds = INTEGERS,
     times: dict[str, Any] | None = None,
+    events: EventRules | None = None,
+    learned: Mapping[str, str] | None = None,
 ) -> None:
     """Write a version, which `ModelRepository.add` can add to a repository.
 
@@ -63,6 +67,10 @@ def write_version(
         The ids of requests and answers; the graph has codes. The default: integers are their codes.
     times : dict of str to Any, optional
         Arguments of `TimeFeatures`, if the graph has features of the time.
+    events : EventRules, optional
+        What events may hold. By default the version knows no events.
+    learned : mapping of str to str, optional
+        The store of events, and the position up to which the towers have learned from it.
 
     Raises
     ------
@@ -80,13 +88,20 @@ def write_version(
         _save_ensemble(ensemble, version / ENSEMBLE_FOLDER)
         _copy_code(version, [*CODE, *REFERENCE_CODE])
     ids.write(version)
-    served = contract(ensemble, config.default_k, config.max_k, ids, times)
-    model = {"runtime": config.runtime, "threads": config.threads, "contract": asdict(served)}
+    served = contract(ensemble, config.default_k, config.max_k, ids, times, events)
+    model = {
+        "runtime": config.runtime,
+        "threads": config.threads,
+        "contract": asdict(served),
+        "learned": None if learned is None else dict(learned),
+    }
     (version / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
     (version / CONFIG_FILE).write_text(model_config(served, config))
     (version / face_file(SIMILAR_ITEMS)).write_text(similar_config(served, config))
     if served.candidates:
         (version / face_file(RECOMMEND)).write_text(recommend_config(served, config))
+    if events:
+        (version / face_file(EVENTS)).write_text(events_config(served, config))
     write_manifest(
         version,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -102,6 +117,7 @@ def model_config(served: Contract, config: ServingConfig) -> str:
     names[SIMILAR_TO] = served.item_id_type
     if served.candidates:
         names[RECOMMEND_FOR] = served.user_id_type
+    names |= _event_inputs(served)
     # KIND_CPU sets where Triton puts the tensors; TensorFlow still uses a GPU if there is one.
     instance = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
     # Requests that wait while the model is busy are answered as one batch.
@@ -116,7 +132,10 @@ def model_config(served: Contract, config: ServingConfig) -> str:
             max_batch_size=config.max_batch_size,
             dynamic_batching=batching,
             input=[_input(served, name, dtype) for name, dtype in names.items()],
-            output=_outputs(served, of_recommend=served.candidates > 0),
+            output=[
+                *_outputs(served, of_recommend=served.candidates > 0),
+                *(_recorded() if served.events else []),
+            ],
             instance_group=[instance],
         )
     )
@@ -133,6 +152,24 @@ def recommend_config(served: Contract, config: ServingConfig) -> str:
     inputs = {served.user_id: (RECOMMEND_FOR, served.user_id_type)}
     inputs |= {name: (name, dtype) for name, dtype in _features(served).items()}
     return _face_config(RECOMMEND, inputs, _outputs(served, of_recommend=True), served, config)
+
+
+def events_config(served: Contract, config: ServingConfig) -> str:
+    """Return the config.pbtxt of the model that records events, except the version."""
+    inputs = {
+        name.removeprefix(PREFIX): (name, dtype) for name, dtype in _event_inputs(served).items()
+    }
+    return _face_config(EVENTS, inputs, _recorded(), served, config)
+
+
+def _event_inputs(served: Contract) -> dict[str, str]:
+    """Return the inputs of the model `retrieval` for events, with their types."""
+    rules = served.event_rules
+    return {f"{PREFIX}{name}": dtype for name, dtype in rules.types.items()} if rules else {}
+
+
+def _recorded() -> list[triton.ModelOutput]:
+    return [triton.ModelOutput(name=RECORDED, data_type=_triton_type("INT64"), dims=[1])]
 
 
 def _face_config(

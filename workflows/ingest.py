@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ def _profile(tables: Tables) -> Profile:
 def ingest_more(
     config: IngestConfig,
     data: Path,
-    more: Path,
+    more: Path | pa.Table,
     progress: Progress | None = None,
     on_message: OnMessage = ignore,
     wanted: Wanted | None = None,
@@ -218,9 +218,10 @@ def ingest_more(
     config : IngestConfig
     data : Path
         The folder with the tidy tables.
-    more : Path
-        A folder or zip in the format of the source: new interactions, or only users or items. A
-        new user or item without a row has unknown features; a known one keeps its row.
+    more : Path or Table
+        A folder or zip in the format of the source: new interactions, or only users or items. Or
+        new interactions, with the columns of the tidy table and ids as given. A new user or item
+        without a row has unknown features; a known one keeps its row.
     progress, on_message : callable, optional
         As for `ingest`.
     wanted : Wanted, optional
@@ -243,16 +244,15 @@ def ingest_more(
         RunIds.read(data),
         Tables.read(data),
     )
-    _check_place("files" if items_only else config.source, more)
     again = wanted_again(wanted or Wanted(), old, before)
     source = _source(config, again)
-    if items_only:
-        items = FilesSource(None, config.files or FilesConfig(interactions=more), again)
-        raw = items.read_items(more, before.types, progress, findings)
+    sides: Collection[str] = ()
+    if isinstance(more, pa.Table):
+        raw: Mapping[str, pa.Table] = {"interactions": more}
     else:
-        raw = source.read_update(more, before.types, progress, findings)
-    files = VectorFiles(config.vectors, more, wanted)
-    raw = {**raw, **files.add_to_update(raw, old, before.types)}
+        raw = _read_more(config, source, more, items_only, again, before, progress, findings)
+        files = VectorFiles(config.vectors, more, wanted)
+        raw, sides = {**raw, **files.add_to_update(raw, old, before.types)}, files.sides
     ids = RunIds(
         before.users.extend(*(raw[name]["user_id"] for name in raw if name != "items")),
         before.items.extend(*(raw[name]["item_id"] for name in raw if name != "users")),
@@ -264,7 +264,7 @@ def ingest_more(
     new = new._replace(items=settled(new.items, source.lists_all_items))
     merged, appended = merge(old, new, source.keeps_repeats)
     _check_new_order(merged.interactions, appended)
-    for name in {*source.mixed, *files.sides}:
+    for name in {*source.mixed, *sides}:
         table = with_known_values(getattr(merged, name), getattr(old, name))
         merged = merged._replace(**{name: table})
     if source.lists_all_items and "items" in raw and not items_only:
@@ -272,6 +272,24 @@ def ingest_more(
     note_changes(old.items, merged.items, ids.items, findings)
     note_missing(new, wanted, findings)
     return None if merged.same(old) else Day(old, new, merged, appended, ids, findings.entries)
+
+
+def _read_more(
+    config: IngestConfig,
+    source: Source,
+    more: Path,
+    items_only: bool,
+    wanted: Wanted,
+    before: RunIds,
+    progress: Progress | None,
+    findings: Findings,
+) -> Mapping[str, pa.Table]:
+    """Read new data from files; the arguments are those of `ingest_more`."""
+    _check_place("files" if items_only else config.source, more)
+    if items_only:
+        items = FilesSource(None, config.files or FilesConfig(interactions=more), wanted)
+        return items.read_items(more, before.types, progress, findings)
+    return source.read_update(more, before.types, progress, findings)
 
 
 def _check_new_order(interactions: pa.Table, appended: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -125,6 +127,33 @@ def items(folder, deny, allow, as_json) -> None:
     )
 
 
+@main.verb(
+    SERVE,
+    "twotower events\ntwotower events clicks.jsonl --set serving.events.store=sqlite\n"
+    "tail -f clicks.jsonl | twotower events -",
+)
+@click.argument("file", type=click.Path(allow_dash=True), required=False)
+@run_option
+@set_option
+@json_option
+def events(file, folder, overrides, as_json) -> None:
+    """Record what users do, or list what was recorded.
+
+    FILE has one event per line of JSON: user_id, item_id, and what else the run's interactions
+    have; - reads them from standard input and records them as they come. A running server answers
+    accordingly from then on.
+    """
+    from twotower.pipelines.live.events import list_events, record_file, record_stream
+
+    opened = open_run(folder, overrides)
+    if file == "-":
+        output(as_json, lambda: record_stream(opened, sys.stdin.fileno()), asdict)
+    elif file:
+        output(as_json, lambda: record_file(opened, Path(file)), asdict)
+    else:
+        output(as_json, lambda: list_events(opened), asdict)
+
+
 @main.verb(SERVE, "twotower rollback")
 @run_option
 @json_option
@@ -135,13 +164,13 @@ def rollback(folder, as_json) -> None:
     output(as_json, lambda: step(open_run(folder)), plain_version)
 
 
-@main.verb(SERVE, "twotower update --data new-interactions/")
+@main.verb(SERVE, "twotower update --data new-interactions/\ntwotower update --events")
 @click.option(
     "--data",
     type=DATA,
-    required=True,
     help="Folder or zip with files named like the run's, or one file of interactions.",
 )
+@click.option("--events", is_flag=True, help="Learn from the recorded events; see twotower events.")
 @run_option
 @set_option
 @click.option(
@@ -151,8 +180,10 @@ def rollback(folder, as_json) -> None:
     "mistake, or the metrics drop by more than update.max_loss.",
 )
 @json_option
-def update(data, folder, overrides, anyway, as_json) -> None:
+def update(data, events, folder, overrides, anyway, as_json) -> None:
     """Learn from new data and publish the updated model."""
+    if (data is None) != events:
+        raise click.UsageError("give --data <folder>, or --events for the recorded events")
     from twotower.pipelines.steps.update import update as step
 
     output(as_json, lambda: step(open_run(folder, overrides), data, anyway), plain_version)

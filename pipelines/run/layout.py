@@ -25,6 +25,7 @@ NOT_EXPORTED = (
     "metrics_port",
     "startup_seconds",
     "keep_versions",
+    "events",
 )
 """Keys of the section `serving` that do not change the exported version."""
 

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.libraries import load_libraries
+from twotower.pipelines.live.learn import LEARNED
+from twotower.pipelines.live.store import ID_TYPES, event_rules
 from twotower.pipelines.run import TRITON, VERSION, Run, ranking_step, writes
 from twotower.pipelines.steps.preprocess import (
     load_ids,
@@ -25,6 +27,8 @@ from twotower.serving.item_columns import check_columns, item_columns
 from twotower.serving.runtime.operators.times import TimeFeatures
 
 if TYPE_CHECKING:
+    from merlin.systems.dag import Ensemble
+
     from twotower.serving.operators.rank_candidates import RankingModel
     from twotower.serving.raw_ids import VersionIds
     from twotower.serving.runtime.filters.columns import ItemColumns
@@ -50,7 +54,6 @@ def export(run: Run) -> dict[str, Any]:
         from twotower.serving.repository import ModelRepository
         from twotower.serving.runtime.manifest import MANIFEST_FILE, sha256
         from twotower.serving.seen import SeenItems
-        from twotower.serving.version import write_version
         from twotower.workflows.features.encode import load_workflow
         from twotower.workflows.features.names import internal_name
         from twotower.workflows.tables import read_frame
@@ -81,9 +84,7 @@ def export(run: Run) -> dict[str, Any]:
         )
         progress(3, 4, "compile the ensemble")
         staged = out / VERSION
-        write_version(
-            ensemble, staged, run.config.serving, _raw_ids(read_ids(run)), load_times(run)
-        )
+        _write(run, ensemble, staged)
         size = sum(f.stat().st_size for f in staged.rglob("*") if f.is_file())
         indexed, withdrawn = int(available.sum()), int((~available).sum())
         notes |= {
@@ -102,6 +103,21 @@ def export(run: Run) -> dict[str, Any]:
             f"{size / 1e6:.1f} MB"
         )
     return notes
+
+
+def _write(run: Run, ensemble: Ensemble, out: Path) -> None:
+    """Write the served graph as a version."""
+    from twotower.serving.version import write_version
+
+    write_version(
+        ensemble,
+        out,
+        run.config.serving,
+        ids=_raw_ids(read_ids(run)),
+        times=load_times(run),
+        events=event_rules(run),
+        learned=run.notes("ingest").get(LEARNED),
+    )
 
 
 def _index_items(
@@ -153,8 +169,8 @@ def _filters(run: Run, available: np.ndarray) -> ItemColumns:
 def _raw_ids(ids: RunIds) -> VersionIds:
     from twotower.serving.raw_ids import RawIds, VersionIds
 
-    datatypes = {"int64": "INT64", "uint64": "UINT64", "string": "BYTES"}
-    return VersionIds(*(RawIds(datatypes[str(side.type)], side.texts.to_pylist()) for side in ids))
+    users, items = (RawIds(ID_TYPES[str(side.type)], side.texts.to_pylist()) for side in ids)
+    return VersionIds(users=users, items=items)
 
 
 def _context(run: Run) -> pd.DataFrame:

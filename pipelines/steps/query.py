@@ -108,7 +108,7 @@ def _server_for(run: Run) -> Iterator[Addresses]:
         yield server
         return
     console.print("no server is running for this run: starting one for this query")
-    with serving(run) as addresses:
+    with serving(run, events=True) as addresses:
         yield addresses
 
 

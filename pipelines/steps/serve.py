@@ -18,6 +18,7 @@ from twotower.pipelines.console import console, stage
 from twotower.pipelines.errors import RunError
 from twotower.pipelines.lock import is_held, writing
 from twotower.pipelines.run import TRITON, Run, write_atomically
+from twotower.serving.config import EventsConfig
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import ModelControl
@@ -73,10 +74,15 @@ def running_server(run: Run) -> RunningServer | None:
 
 
 @contextlib.contextmanager
-def serving(run: Run) -> Iterator[Addresses]:
-    """Serve what the run has published on free ports while the block runs."""
+def serving(run: Run, events: bool = False) -> Iterator[Addresses]:
+    """Serve what the run has published on free ports while the block runs.
+
+    Without `events`, it answers as if none had been recorded.
+    """
     free = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     config = run.config.serving.copy(update=free)
+    if not events:
+        config.events = EventsConfig()
     with _triton(run, ModelRepository(run.path / TRITON), config, "triton.log") as server:
         yield Addresses(server.http, server.grpc, server.metrics)
 
@@ -96,6 +102,7 @@ def _triton(
         log=run.path / "logs" / log,
         host=config.host,
         timeout=config.startup_seconds,
+        events=config.events.settings,
     )
     with repository.lock():
         if damaged := repository.mend():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from twotower.models.training.config import TrainingConfig
 from twotower.pipelines.console import ShowProgress, console, say, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.libraries import load_libraries
+from twotower.pipelines.live.learn import LEARNED, RecordedEvents, read_recorded
 from twotower.pipelines.ranking.rank import rank
 from twotower.pipelines.run import TRITON, Run, ranking_step, writes
 from twotower.pipelines.steps.evaluate import evaluate
@@ -31,8 +32,36 @@ if TYPE_CHECKING:
     from twotower.workflows.day import Day
 
 
+class NewData(NamedTuple):
+    """What is added to a run.
+
+    Attributes
+    ----------
+    source : Path or RecordedEvents
+    items_only : bool
+        Whether `source` is a file of items.
+    """
+
+    source: Path | RecordedEvents
+    items_only: bool = False
+
+    def __str__(self) -> str:
+        """What messages call it."""
+        return str(self.source) if isinstance(self.source, Path) else "recorded events"
+
+    def command(self, run: Run) -> str:
+        """The verb that adds it, with its options."""
+        path = shlex.quote(str(run.path))
+        if not isinstance(self.source, Path):
+            return f"update --run {path} --events"
+        data = shlex.quote(str(self.source))
+        if self.items_only:
+            return f"add-items {data} --run {path}"
+        return f"update --run {path} --data {data}"
+
+
 @writes
-def update(run: Run, folder: Path, anyway: bool = False) -> int:
+def update(run: Run, folder: Path | None, anyway: bool = False) -> int:
     """Add the data in `folder`, train the model further, rank, evaluate, export and publish it.
 
     Data, vocabularies and model change together or not at all. If a later step fails, the earlier
@@ -44,8 +73,9 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
     ----------
     run : Run
         A trained run.
-    folder : Path
-        The new data in the format of the run's source, see `workflows.ingest.ingest_more`.
+    folder : Path or None
+        The new data in the format of the run's source, see `workflows.ingest.ingest_more`; None
+        for the recorded events that the run has not learned from.
     anyway : bool
         Whether to skip the checks of the data and of the model's quality.
 
@@ -60,11 +90,12 @@ def update(run: Run, folder: Path, anyway: bool = False) -> int:
         If the data look like a mistake (see `workflows.day`), or the model gets worse than the
         published version (see `pipelines.steps.quality_gate`); nothing has changed then.
     """
-    if not is_remote(folder) and not folder.exists():
+    if folder is not None and not is_remote(folder) and not folder.exists():
         raise ConfigError(f"--data {folder}: no such file or folder")
     run.verified("ingest", "preprocess", "train")
     published = ModelRepository(run.path / TRITON).published
-    _learn(run, folder, anyway, published)
+    new = NewData(read_recorded(run) if folder is None else folder)
+    _learn(run, new, anyway, published)
     if ranking_step(run.config) and not _is_up_to_date(run, "rank"):
         rank(run)
     if not _is_up_to_date(run, "evaluate"):
@@ -112,7 +143,7 @@ def add_items(run: Run, file: Path, anyway: bool = False) -> int:
         )
     run.verified("ingest", "preprocess", "train")
     published = ModelRepository(run.path / TRITON).published
-    _learn(run, file, anyway, published, items_only=True)
+    _learn(run, NewData(file, items_only=True), anyway, published)
     if ranking_step(run.config) and not _is_up_to_date(run, "rank"):
         rank(run)
     if not _is_up_to_date(run, "export"):
@@ -162,13 +193,10 @@ def _replaced_with_these_towers(run: Run, repository: ModelRepository) -> int | 
     return max((each.number for each in same if each.number <= newest), default=None)
 
 
-def _learn(
-    run: Run, folder: Path, anyway: bool, published: int | None, items_only: bool = False
-) -> None:
-    """Add the data in `folder` to the run's data, vocabularies and model.
+def _learn(run: Run, data: NewData, anyway: bool, published: int | None) -> None:
+    """Add new data to the run's data, vocabularies and model.
 
-    Unless `anyway`, the model is compared with version `published`, if there is one. With
-    `items_only`, `folder` is a file of items.
+    Unless `anyway`, the model is compared with version `published`, if there is one.
     """
     from twotower.workflows.features.checks import check_sides
     from twotower.workflows.ingest import IngestReport, ingest_more
@@ -179,14 +207,14 @@ def _learn(
         day = ingest_more(
             run.config.ingest,
             run.path / "data",
-            folder,
+            data.source if isinstance(data.source, Path) else data.source.interactions,
             progress,
             say,
             run.config.wanted,
-            items_only,
+            data.items_only,
         )
         if day is None:
-            result(f"{folder}: nothing new")
+            result(f"{data}: nothing new")
             return
         user, item = run.config.features.sides
         check_sides(
@@ -195,10 +223,10 @@ def _learn(
             run.config.features,
         )
         if not anyway:
-            _refuse_suspicious(run, folder, day, items_only)
+            _refuse_suspicious(run, data, day)
         before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)
         new = {
-            "path": str(folder),
+            "path": str(data),
             "interactions": day.appended,
             "users": total.users - before["users"],
             "items": total.items - before["items"],
@@ -211,19 +239,21 @@ def _learn(
     with run.steps("update", "ingest", "preprocess", "train") as (out, notes):
         day.merged.write(out / "data")
         day.ids.write(out / "data")
-        add_update(run.path / "data", out / "data", str(folder), day.findings)
+        add_update(run.path / "data", out / "data", str(data), day.findings)
         notes["ingest"] |= {**total.dict(), "summary": str(total)}
         notes["ingest"]["updates"] = [*before.get("updates", []), new]
+        if isinstance(data.source, RecordedEvents):
+            notes["ingest"][LEARNED] = data.source.learned
         new_rows = preprocess_more(run, out, day.appended, notes["preprocess"])
         tower = _fit_further(run, out, new_rows, notes["train"])
-        compares = not anyway and not items_only and run.config.update.max_loss < 1
+        compares = not anyway and not data.items_only and run.config.update.max_loss < 1
         if compares and published is not None:
             new_pairs = notes["preprocess"]["split"]["updated"]
             if worse := objection(run, run.within(out), tower.model, published, new_pairs):
-                raise _refused(run, folder, worse)
+                raise _refused(run, data, worse)
 
 
-def _refuse_suspicious(run: Run, folder: Path, day: Day, items_only: bool) -> None:
+def _refuse_suspicious(run: Run, data: NewData, day: Day) -> None:
     """Raise RunError if the data of the day look like a mistake."""
     from twotower.workflows.day import suspicions
 
@@ -237,18 +267,14 @@ def _refuse_suspicious(run: Run, folder: Path, day: Day, items_only: bool) -> No
     )
     if found:
         reason = "the data look like a mistake, compared with the earlier data:"
-        raise _refused(run, folder, "\n  ".join([reason, *found]), items_only)
+        raise _refused(run, data, "\n  ".join([reason, *found]))
 
 
-def _refused(run: Run, folder: Path, reason: str, items_only: bool = False) -> RunError:
+def _refused(run: Run, data: NewData, reason: str) -> RunError:
     """The error for data that are refused, with the command that adds them anyway."""
-    path, data = shlex.quote(str(run.path)), shlex.quote(str(folder))
-    command = (
-        f"add-items {data} --run {path}" if items_only else f"update --run {path} --data {data}"
-    )
     return RunError(
-        f"{folder}: {reason}\nNothing has changed. Correct this, or add the data as they are and "
-        f"publish the result: twotower {command} --anyway"
+        f"{data}: {reason}\nNothing has changed. Correct this, or add the data as they are and "
+        f"publish the result: twotower {data.command(run)} --anyway"
     )
 
 

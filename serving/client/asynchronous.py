@@ -8,6 +8,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from twotower.serving.client.errors import serving_error
@@ -117,6 +118,16 @@ class AsyncRetrievalClient:
         filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
         return await self._run(self._conversation.similar(items, k, filters))
 
+    async def record(
+        self,
+        user_ids: Iterable,
+        item_ids: Iterable,
+        key: str,
+        values: Mapping[str, Iterable] | None = None,
+    ) -> np.ndarray:
+        """Record that users have interacted with items (see `RetrievalClient.record`)."""
+        return await self._run(self._conversation.record(user_ids, item_ids, key, values))
+
     async def close(self) -> None:
         """Close the connections."""
         await self._service.close()
@@ -183,9 +194,10 @@ class _Http:
         tensors: Sequence[Tensor],
         outputs: Sequence[str],
         parameters: dict[str, Any],
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
-        result = await self.client.infer(model, inputs, parameters=parameters)
+        result = await self.client.infer(model, inputs, parameters=parameters, headers=headers)
         return read_answer(result, outputs, result.get_response()["model_version"])
 
     async def close(self) -> None:
@@ -221,9 +233,10 @@ class _Grpc:
         tensors: Sequence[Tensor],
         outputs: Sequence[str],
         parameters: dict[str, Any],
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
-        result = await self.client.infer(model, inputs, parameters=parameters)
+        result = await self.client.infer(model, inputs, parameters=parameters, headers=headers)
         return read_answer(result, outputs, result.get_response().model_version)
 
     async def close(self) -> None:

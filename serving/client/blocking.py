@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from twotower.serving.client.errors import serving_error
@@ -191,6 +192,40 @@ class RetrievalClient:
         filters = Filters(where, allow_item_ids, exclude_item_ids, max_per, diversity, diversity_by)
         return self._run(self._conversation.similar(items, k, filters))
 
+    def record(
+        self,
+        user_ids: Iterable,
+        item_ids: Iterable,
+        key: str,
+        values: Mapping[str, Iterable] | None = None,
+    ) -> np.ndarray:
+        """Record that users have interacted with items; the next answers take it into account.
+
+        The server must have a store of events (`serving.events.store`). If the connection fails,
+        this is not repeated, because the events may have been recorded.
+
+        Parameters
+        ----------
+        user_ids, item_ids : iterable of int or str, length n
+            Raw ids.
+        key : str
+            The server's key, which is in server.json in the run folder.
+        values : mapping of str to iterable, optional
+            The time, in seconds since 1970, and the columns of the interactions, such as
+            ``{"timestamp": [1700000000], "rating": [5.0]}``. By default the time is now.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+            The time with which each event was recorded.
+
+        Raises
+        ------
+        ServingError
+            If nothing was recorded, with the server's message; or if there is no answer.
+        """
+        return self._run(self._conversation.record(user_ids, item_ids, key, values))
+
     def close(self) -> None:
         """Close the connection."""
         self._service.close()
@@ -256,9 +291,10 @@ class _Http:
         tensors: Sequence[Tensor],
         outputs: Sequence[str],
         parameters: dict[str, Any],
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
-        result = self.client.infer(model, inputs, parameters=parameters)
+        result = self.client.infer(model, inputs, parameters=parameters, headers=headers)
         return read_answer(result, outputs, result.get_response()["model_version"])
 
     def reconnect(self) -> None:
@@ -297,10 +333,15 @@ class _Grpc:
         tensors: Sequence[Tensor],
         outputs: Sequence[str],
         parameters: dict[str, Any],
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         inputs = triton_inputs(self.library, tensors)
         result = self.client.infer(
-            model, inputs, parameters=parameters, client_timeout=self.timeout
+            model,
+            inputs,
+            parameters=parameters,
+            headers=headers,
+            client_timeout=self.timeout,
         )
         return read_answer(result, outputs, result.get_response().model_version)
 

@@ -30,8 +30,10 @@ from twotower.serving.client.values import (
 )
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.parameters import K
+from twotower.serving.runtime.live.recording import KEY_HEADER
 from twotower.serving.runtime.tensors import NUMPY_DTYPES
 from twotower.serving.triton.control import (
+    EVENTS,
     MODEL_NAME,
     RECOMMEND,
     SIMILAR_ITEMS,
@@ -255,6 +257,27 @@ class Conversation:
         """Ask for similar items (see `RetrievalClient.similar`)."""
         parameters = {**read_parameters(k), **filters.parameters}
         return (yield from self._find(SIMILAR_ITEMS, items, filters.inputs, parameters))
+
+    def record(
+        self,
+        user_ids: Iterable,
+        item_ids: Iterable,
+        key: str,
+        values: Mapping[str, Iterable] | None,
+    ) -> Generator[Call | Wait, Any, np.ndarray]:
+        """Record events (see `RetrievalClient.record`)."""
+        model = self._models.get(EVENTS) or (yield from self._read_model(EVENTS))
+        names = list(model.inputs)  # the second one is that of the items
+        query = model.query(user_ids, {names[1]: item_ids, **read_features(values)}, {})
+        if not len(query.keys):
+            return np.zeros(0, np.int64)
+        call = Call("infer", (EVENTS, model.tensors(query), model.outputs, {}, {KEY_HEADER: key}))
+        try:
+            (times,), _ = yield call
+        except ServingError:
+            self._models.pop(EVENTS, None)  # its types may be outdated
+            raise
+        return times[:, 0]
 
     def _find(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from .contract import RETRIEVAL_SCORE, SCORE, Table, row_of
 from .engine import STAGE_SECONDS, Counts
 from .filters.parameters import CANDIDATES
+from .live.users import LIVE, NO_SLOT, LiveUsers
 from .operators.base import ColumnOperator
 from .operators.encode_features import EncodeFeatures
 from .operators.query_tower import QueryTower
@@ -35,6 +36,8 @@ class CompiledEngine:
         Number of threads for the selection of the best items.
     """
 
+    live: LiveUsers | None
+
     def __init__(self, folder: Path, threads: int = 1) -> None:
         plan = json.loads((folder / PLAN_FILE).read_text())
 
@@ -55,18 +58,20 @@ class CompiledEngine:
                 folder / name, plan[name], self.top_k.index, threads, self.top_k.pool
             )
             self.parts = VectorCache(self.features.features, len(self.users.user_ids))
+        self.item_codes, self.live = self.top_k.index.item_ids, None
         self.seconds = dict.fromkeys(plan, 0.0)
 
     def run(self, table: Table) -> Table:
         """Answer a table of n requests (see `Engine.run`)."""
         seconds, started = self.seconds, time.perf_counter()
         rows = self.users.rows(table[self.user_id])
-        vectors = self.cache.get(table, rows)
+        cached = self._cached_rows(table, rows)
+        vectors = self.cache.get(table, cached)
         ended = time.perf_counter()
         seconds["UserRows"] += ended - started
         if vectors is None:
             vectors = self._vectors(table, rows)
-            self.cache.put(table, rows, vectors)
+            self.cache.put(table, cached, vectors)
             ended = time.perf_counter()
         items, scores = self.top_k.best(vectors, rows, table)
         seconds["FaissTopK"] += time.perf_counter() - ended
@@ -99,19 +104,20 @@ class CompiledEngine:
         self, table: Table, rows: np.ndarray, ranking: RankCandidates
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return query vectors float32 [n, D], and what the ranking model reads of users [n, d]."""
-        vectors = self.cache.get(table, rows)
+        cached = self._cached_rows(table, rows)
+        vectors = self.cache.get(table, cached)
         if ranking.user_part is None:
             parts: np.ndarray | None = np.zeros((len(rows), 0), np.float32)
         else:
-            parts = self.parts.get(table, rows)
+            parts = self.parts.get(table, cached)
         if vectors is None or parts is None:
             columns = self._encoded(table, rows)
             if parts is None:
                 parts = ranking.parts(columns)
-                self.parts.put(table, rows, parts)
+                self.parts.put(table, cached, parts)
             if vectors is None:
                 vectors = self._run(self.tower, columns)[self.tower.vector]
-                self.cache.put(table, rows, vectors)
+                self.cache.put(table, cached, vectors)
         return vectors, parts
 
     def similar(self, table: Table) -> Table:
@@ -125,6 +131,25 @@ class CompiledEngine:
         """Leave items out of all answers (see `Engine.deny`)."""
         self.top_k.deny(codes)
 
+    def follow(self, live: LiveUsers) -> None:
+        """Take the events of users into account from now on (see `Engine.follow`)."""
+        self.live = self.top_k.live = live
+        if self.ranking is not None:
+            self.ranking.live = live
+
+    def changed(self, slot: int) -> None:
+        """Forget what was computed for a user with events (see `Engine.changed`)."""
+        self.cache.forget(slot)
+        if self.ranking is not None:
+            self.parts.forget(slot)
+
+    def _cached_rows(self, table: Table, rows: np.ndarray) -> np.ndarray:
+        """Return the rows under which the vectors of users are cached."""
+        if LIVE not in table:
+            return rows
+        slots = table[LIVE]
+        return np.where(slots == NO_SLOT, rows, self.cache.row_of_slot(slots))
+
     def vectors(self, table: Table) -> np.ndarray:
         """Return the query vectors float32 [n, D] of a table of n requests."""
         return self._vectors(table, self.users.rows(table[self.user_id]))
@@ -135,6 +160,11 @@ class CompiledEngine:
 
     def _encoded(self, table: Table, rows: np.ndarray) -> Table:
         """Return what the query tower reads of the users in `rows`."""
+        if LIVE in table and self.live and self.top_k.history:
+            name = self.top_k.history
+            table = self.live.with_history(
+                table, name, lambda row: self.features.stored_list(name, rows[row])
+            )
         completed = self._run(self.features, {**table, self.row: rows})
         return self._run(self.encoding, completed)
 

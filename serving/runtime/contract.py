@@ -46,6 +46,7 @@ from .filters.parameters import (
     ParameterReader,
 )
 from .filters.predicate import WHERE
+from .live.rules import EventRules
 from .operators.times import EARLIEST, LATEST, TimeFeatures
 from .tensors import NO_VALUE, TYPES, check_length, column_of, concatenate, lists_of, same
 
@@ -122,6 +123,8 @@ class Contract:
         Default and largest value of the parameter `candidates`; 0 without a ranking model.
     max_rows : int
         Largest number of users times candidates.
+    events : dict of str to Any or None
+        Arguments of `EventRules`; None if the version knows no events.
     """
 
     user_id: str
@@ -140,6 +143,7 @@ class Contract:
     filters: dict[str, str] = field(default_factory=dict)
     candidates: int = 0
     max_rows: int = 0
+    events: dict[str, Any] | None = None
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> Table:
         """Turn one request into a table with the columns of the features that it gives.
@@ -311,6 +315,11 @@ class Contract:
             values = values.copy()
             values[null], state[null] = FILLER[dtype], NULL
         return {column: values, state_of(column): state}
+
+    @cached_property
+    def event_rules(self) -> EventRules | None:
+        """What an event may hold."""
+        return EventRules(**self.events) if self.events else None
 
     @cached_property
     def _parameters(self) -> ParameterReader:

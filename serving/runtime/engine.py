@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from .contract import Table
+from .live.users import LiveUsers
 
 Counts = Mapping[tuple[str, str, str], float]
 """(metric, label, value of the label) -> count since the model was loaded."""
@@ -47,6 +48,24 @@ class Engine(Protocol):
 
     def deny(self, codes: np.ndarray) -> None:
         """Leave items, given by their codes int64 [m], out of all answers from now on."""
+
+    item_codes: np.ndarray
+    """The codes of the items in the index, int64 [n_items], ascending."""
+
+    def follow(self, live: LiveUsers) -> None:
+        """Take the events of users into account from now on.
+
+        Tables then have the column `LIVE` where users have events, and `changed` must be called
+        with the slot of each user who does something.
+
+        Raises
+        ------
+        ServingError
+            If the engine cannot do this.
+        """
+
+    def changed(self, slot: int) -> None:
+        """Forget what was computed for the user in a slot of the users with events."""
 
     def counts(self) -> Counts:
         """Return the current counts."""

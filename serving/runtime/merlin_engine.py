@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from .contract import SCORE, Contract, Table
 from .engine import Counts
+from .errors import ServingError
+from .live.users import LiveUsers
 from .manifest import ENSEMBLE_FOLDER, MODEL_FILE
 
 
@@ -38,6 +40,7 @@ class MerlinEngine:
         for operator in operators:
             operator.load_artifacts(folder)
         self.top_k = next(each for each in operators if hasattr(each, "similar"))
+        self.item_codes = self.top_k.index.item_ids
 
     def run(self, table: Table) -> Table:
         """Answer a table of n requests (see `Engine.run`)."""
@@ -57,6 +60,13 @@ class MerlinEngine:
     def deny(self, codes: np.ndarray) -> None:
         """Leave items out of all answers (see `Engine.deny`)."""
         self.top_k.denied = codes
+
+    def follow(self, live: LiveUsers) -> None:
+        """Refuse, because merlin-systems' executor answers from what the version holds."""
+        raise ServingError("events need serving.runtime compiled, but this version has merlin")
+
+    def changed(self, slot: int) -> None:
+        """Do nothing, because no events are followed."""
 
     def counts(self) -> Counts:
         """Return no counts, because merlin-systems' executor does not count."""

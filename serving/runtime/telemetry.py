@@ -18,6 +18,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from .engine import Counts
+from .live.state import STORE_UP
 
 PUBLISH_LIMIT_SECONDS = 10
 FLUSH_SECONDS = 1.0
@@ -30,8 +31,12 @@ DESCRIPTIONS = {
     "twotower_users_cached_total": "Known users whose query vector was cached",
     "twotower_items_hidden_total": "Seen items hidden from the users who have seen them",
     "twotower_stage_seconds_total": "Seconds spent in each stage of answering",
+    "twotower_events_total": "Events by source: recorded by this server, read from the store",
+    STORE_UP: "1 if the store of events can be used, 0 if answers are from the last known state",
     "twotower_version_info": "1 for a loaded version, with the hash of its towers",
 }
+GAUGES = (STORE_UP,)
+"""Those of the counts that go up and down."""
 
 
 class Metrics:
@@ -95,7 +100,9 @@ class Metrics:
 
     def _publish(self) -> None:
         for key, count in self.counts().items():
-            if count > self.published.get(key, 0):
+            if key[0] in GAUGES:
+                self._metric(*key).set(count)
+            elif count > self.published.get(key, 0):
                 self._metric(*key).increment(count - self.published.get(key, 0))
                 self.published[key] = count
 

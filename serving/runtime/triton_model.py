@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import secrets
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from .engine import STAGE_SECONDS, Counts, Engine
 from .errors import RequestError
 from .filters.denied import DeniedItems, denied_path
 from .filters.parameters import CANDIDATES, K
+from .live.opening import KEY
+from .live.recording import RECORDED, Recording, is_recording, take_key
+from .live.rules import Event
+from .live.state import LiveState, follow_events
+from .live.store import StoreError
 from .manifest import MANIFEST_FILE, MODEL_FILE
 from .operators.ids import ServedIds, serialize_texts
 from .telemetry import Metrics, log
@@ -45,6 +51,7 @@ class TritonPythonModel:
         self.engine: Engine = engine.load(version, model["threads"])
         self.ids = ServedIds(self.contract, version)
         _serialize_quickly()
+        self.live: LiveState | None = None  # the warm-up needs no events
         # Once the model is ready, requests must work: load lazily loaded code and find errors now.
         for rows in WARM_UP_ROWS:
             text = self.contract.user_id_type == "BYTES"
@@ -55,6 +62,7 @@ class TritonPythonModel:
                 and rows * self.contract.candidates <= self.contract.max_rows
             ):
                 self._run([self.contract.read({RECOMMEND_FOR: ids}, {})])
+        self._follow_events(version, model.get("learned"))
         self.denied = DeniedItems(denied_path(version), self._deny, log)
         self.outcomes = dict.fromkeys(("answered", "refused", "failed"), 0)
         self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
@@ -70,21 +78,33 @@ class TritonPythonModel:
         """Publish the last counts; Triton calls this before it unloads the model."""
         self.denied.stop()
         self.metrics.stop()
+        if self.live:
+            self.live.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response per request; a wrong request does not affect the others."""
         started = time.perf_counter()
         responses: list[Any] = [None] * len(requests)
-        tables = {}
+        tables: dict[int, Table] = {}
+        events: dict[int, list[Event]] = {}
         for position, request in enumerate(requests):
             try:
-                tables[position] = self._read(request)
+                read = self._read(request)
+                if isinstance(read, list):
+                    events[position] = read
+                else:
+                    tables[position] = read
             except RequestError as error:
                 responses[position] = _error(str(error), "INVALID_ARG")
                 self.outcomes["refused"] += 1
             except Exception:
                 responses[position] = self._failed(request)
         self.seconds["read"] += time.perf_counter() - started
+        if events:  # before the answers, which are to take them into account
+            for position, response in zip(events, self._record(events), strict=True):
+                responses[position] = response
+        elif self.live:
+            self.live.refresh()
         kinds: dict[str, list[int]] = {}
         for position, table in tables.items():  # each kind is another table
             kinds.setdefault(_kind(table), []).append(position)
@@ -99,13 +119,39 @@ class TritonPythonModel:
     def _deny(self, ids: Sequence[int | str]) -> None:
         self.engine.deny(self.ids.codes(ids))
 
-    def _read(self, request: Any) -> Table:
+    def _follow_events(self, version: Path, learned: dict[str, str] | None) -> None:
+        """Take into account what users do from now on, if there is a store of events."""
+        rules = self.contract.event_rules
+        self.recording: Recording | None = None
+        if rules:
+            self.live = follow_events(version, rules, learned, self.ids, self.engine, log)
+            is_on = self.live is not None
+            self.recording = Recording(rules, os.environ.get(KEY), is_on)
+
+    def _record(self, events: Mapping[int, list[Event]]) -> list[Any]:
+        """Record the events of requests; return the responses."""
+        assert self.live and self.recording  # they were read
+        try:
+            self.live.record([event for each in events.values() for event in each])
+        except StoreError as error:
+            self.outcomes["failed"] += len(events)
+            message = f"nothing was recorded, send it again later: {error}"
+            return [_error(message, "UNAVAILABLE") for _ in events]
+        self.outcomes["answered"] += len(events)
+        name = self.recording.rules.time
+        times = [np.array([[event[name]] for event in each], np.int64) for each in events.values()]
+        return [_response({RECORDED: each}) for each in times]
+
+    def _read(self, request: Any) -> Table | list[Event]:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
             text = request.parameters()
             parameters = json.loads(text) if text and text != "{}" else {}
         except UnicodeDecodeError as error:
             raise RequestError(f"the parameters are not UTF-8 ({error})") from error
+        key = take_key(parameters)
+        if self.recording and is_recording(inputs):
+            return self.recording.read(inputs, parameters, key)
         return self.contract.read(inputs, parameters)
 
     def _answer(self, requests: list[Any], tables: list[Table]) -> list[Any]:
@@ -127,7 +173,10 @@ class TritonPythonModel:
 
     def _run(self, tables: list[Table]) -> Table:
         """Answer the tables of requests as one table, with ids as the clients give them."""
-        table = self.ids.encode(self.contract.join(tables))
+        joined = self.contract.join(tables)
+        table = self.ids.encode(joined)
+        if self.live and self.contract.user_id in joined:
+            table = self.live.users.mark(joined[self.contract.user_id], table)
         engine = self.engine
         answers = {"": engine.run, SIMILAR_TO: engine.similar, CANDIDATES: engine.recommend}
         return self.ids.decode(answers[_kind(table)](table))
@@ -142,6 +191,7 @@ class TritonPythonModel:
     def _counts(self) -> Counts:
         return {
             **self.engine.counts(),
+            **(self.live.counts() if self.live else {}),
             **{(REQUESTS, "outcome", name): count for name, count in self.outcomes.items()},
             **{(STAGE_SECONDS, "stage", name): spent for name, spent in self.seconds.items()},
             ("twotower_batches_total", "", ""): self.batches,

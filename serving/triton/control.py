@@ -8,12 +8,12 @@ import re
 from http.client import HTTPConnection, HTTPException
 
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.live.recording import KEY_HEADER
 
 MODEL_NAME = "retrieval"
-SIMILAR_ITEMS, RECOMMEND = "similar_items", "recommend"
-FACES = (SIMILAR_ITEMS, RECOMMEND)
+SIMILAR_ITEMS, RECOMMEND, EVENTS = "similar_items", "recommend", "events"
+FACES = (SIMILAR_ITEMS, RECOMMEND, EVENTS)
 """Models that pass their requests on to the model `retrieval`, of whose versions they are faces."""
-KEY_HEADER = "twotower-key"
 QUESTION_SECONDS = 5.0
 
 

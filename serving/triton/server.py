@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import secrets
 import signal
@@ -10,6 +11,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +20,9 @@ import psutil
 
 from twotower.serving.config_file import CONFIG_FILE
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.triton.control import FACES, KEY_HEADER, MODEL_NAME
+from twotower.serving.runtime.live.opening import KEY, SETTINGS
+from twotower.serving.runtime.live.recording import KEY_HEADER
+from twotower.serving.triton.control import FACES, MODEL_NAME
 from twotower.serving.triton.guarded import STOP_SECONDS, GuardedProcess
 from twotower.serving.triton.installation import find_triton
 from twotower.serving.triton.scratch import REPOSITORY, Scratch, sweep, with_real_path
@@ -60,6 +64,9 @@ class TritonServer:
         loopback address is safe.
     timeout : float
         Time limit in seconds for loading the models.
+    events : mapping of str to str, optional
+        The store of events (see `serving.runtime.live.opening.open_store`); by default the server
+        has none.
 
     Attributes
     ----------
@@ -88,7 +95,9 @@ class TritonServer:
         metrics_port: int = 0,
         host: str = "127.0.0.1",
         timeout: float = 180.0,
+        events: Mapping[str, str] | None = None,
     ) -> None:
+        self.events = events
         self.repository, self.log = Path(repository).resolve(), Path(log)
         self.host, self.timeout = resolve_host(host), timeout
         self._ports = _free_ports(
@@ -131,7 +140,7 @@ class TritonServer:
                 f"--backend-config=python,shm-region-prefix-name={scratch.path.name}",
                 *self._arguments(),
             ]
-            environment = triton.environment(scratch)
+            environment = {**triton.environment(scratch), **self._of_events()}
             self._process = GuardedProcess(command, environment, scratch, self.log)
             self._await_ready()
         except BaseException:
@@ -201,6 +210,12 @@ class TritonServer:
             ),
         ]
 
+    def _of_events(self) -> dict[str, str]:
+        """Return the environment variables by which the model finds the store of events."""
+        if self.events is None:
+            return {}
+        return {SETTINGS: json.dumps(dict(self.events)), **({KEY: self.key} if self.key else {})}
+
     def _control(self) -> list[str]:
         if self.key is None:
             return ["--model-control-mode=none"]
@@ -214,6 +229,9 @@ class TritonServer:
                 for name in (MODEL_NAME, *FACES)
                 if name == MODEL_NAME or (self.repository / name / CONFIG_FILE).is_file()
             ),
+            # The model `events` reads the key; the case of HTTP headers means nothing.
+            f"--http-header-forward-pattern=(?i){KEY_HEADER}",
+            f"--grpc-header-forward-pattern={KEY_HEADER}",
             f"--http-restricted-api={restriction}",
             f"--grpc-restricted-protocol={restriction}",
         ]

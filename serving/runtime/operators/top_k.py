@@ -18,6 +18,7 @@ from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
 from ..filters.parameters import DIVERSITY, FILTER_SEEN, K
 from ..index import ItemIndex, load_index
+from ..live.users import LIVE, NO_SLOT, LiveUsers
 from .base import share
 from .diversify import Wishes, pool_size, wishes_of
 
@@ -106,6 +107,8 @@ class FaissTopK:
     ----------
     items_hidden : int
         Number of items hidden so far.
+    live : LiveUsers or None
+        The users with events, once there is a store of events.
     """
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
@@ -121,6 +124,7 @@ class FaissTopK:
         self.starts = memoryview(np.load(folder / "starts.npy"))
         self.history, self.item_id = entry["history"], entry["item_id"]
         self.items_hidden = 0
+        self.live: LiveUsers | None = None
 
     def best(
         self, vectors: np.ndarray, rows: np.ndarray, table: Table
@@ -256,13 +260,18 @@ class FaissTopK:
     def _hidden(self, rows: np.ndarray, table: Table) -> list[np.ndarray]:
         """Return for each of the rows [n] the positions int32 of the items to hide.
 
-        These are the stored seen items, the request's history, and what it excludes.
+        These are the stored seen items and those of events, the request's history, and what it
+        excludes.
         """
         filtered, starts, seen = table[FILTER_SEEN].tolist(), self.starts, self.seen
         hidden = [
             seen[starts[row] : starts[row + hides]]
             for row, hides in zip(rows.tolist(), filtered, strict=True)
         ]
+        if LIVE in table and self.live:
+            for place, slot in enumerate(table[LIVE].tolist()):
+                if slot != NO_SLOT and filtered[place]:
+                    hidden[place] = self.live.hidden(slot, hidden[place])
         if self.history in table:
             self._hide(hidden, self.history, table, filtered)
         if EXCLUDE in table:

@@ -60,6 +60,11 @@ class UserFeatures:
             completed[state_of(name)] = np.where(absent, state, columns[state_of(name)])
         return completed
 
+    def stored_list(self, name: str, row: int) -> np.ndarray:
+        """Return the stored values of a list feature in a row."""
+        values, starts, counts = self.lists[name]
+        return values[starts[row] : starts[row] + counts[row]]
+
     def _of_rows(self, name: str, row: np.ndarray) -> Table:
         """Return the stored columns of a feature that no request gives."""
         columns = {state_of(name): self.stored[state_of(name)][row]}

@@ -1,4 +1,4 @@
-"""Caches the query vectors of known users."""
+"""Caches the query vectors of known users, and of users with events."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from ..contract import ABSENT, Table, state_of
 MAX_USERS = 1 << 14
 """Largest number of cached users: 4 MB at 64 dimensions. The oldest entry is replaced first."""
 NO_SLOT = -1
+MIN_GROWTH = 1024
+"""Smallest number of users with events for whom room is made."""
 
 
 class VectorCache:
     """The most recently computed query vectors, by row of the user table.
 
-    A vector depends only on the user's row and on the tower. Neither changes within a version, so
-    an entry never expires. Requests that give features neither read nor write the cache. Its memory
+    A vector depends only on the user's row and on the tower, neither of which changes within a
+    version. A user with events has a row of their own, beyond the table, which is forgotten at each
+    event. Requests that give features neither read nor write the cache. The memory of the vectors
     is allocated at the first `put`, during warm-up, and does not grow.
 
     Parameters
@@ -43,7 +46,10 @@ class VectorCache:
         self.users_found = 0
 
     def get(self, table: Table, rows: np.ndarray) -> np.ndarray | None:
-        """Return the vectors float32 [n, D] of rows int64 [n], or None if one is not cached."""
+        """Return the vectors float32 [n, D] of rows int64 [n], or None if one is not cached.
+
+        The row of a user with events is that of `row_of_slot`.
+        """
         for state in self.states:
             if state in table:
                 return None
@@ -57,7 +63,7 @@ class VectorCache:
         """Cache the vectors [n, D] of known users for whom the request gives no feature."""
         if not hasattr(self, "vectors"):
             self.vectors = np.full((len(self.rows), vectors.shape[1]), 0, np.float32)
-        keep = (rows < self.users) & (self.slots[rows] == NO_SLOT)
+        keep = (rows != self.users) & (self.slots[rows] == NO_SLOT)
         for state in self.states:
             if state in table:
                 keep &= table[state] == ABSENT
@@ -68,3 +74,16 @@ class VectorCache:
         self.slots[fresh], self.rows[slots] = slots, fresh
         self.vectors[slots] = vectors[keep][position]
         self.next = (self.next + len(fresh)) % len(self.rows)
+
+    def row_of_slot(self, slots: np.ndarray) -> np.ndarray:
+        """Return the rows of users with events, by their slots int64 [n]."""
+        return self.users + 1 + slots
+
+    def forget(self, slot: int) -> None:
+        """Drop the vector of a user with events; make room for the user if it is a new one."""
+        row = self.users + 1 + slot
+        if row < len(self.slots):
+            self.slots[row] = NO_SLOT
+        else:
+            more = np.full(max(MIN_GROWTH, len(self.slots) // 2), NO_SLOT, np.int32)
+            self.slots = np.append(self.slots, more)

@@ -12,6 +12,7 @@ import numpy as np
 from ..arrays import find, ranges
 from ..contract import ABSENT, Table, count_of, state_of
 from ..index import ItemIndex
+from ..live.users import LIVE, NO_SLOT, LiveUsers
 from ..operators.base import share
 from ..operators.query_tower import QueryTower, single_threaded
 from .features import CandidateFeatures, History
@@ -62,6 +63,7 @@ class RankCandidates:
         self.history = np.load(folder / HISTORY)
         self.starts = np.load(folder / STARTS)
         self.threads, self.pool = threads, pool
+        self.live: LiveUsers | None = None
 
     def parts(self, columns: Table) -> np.ndarray:
         """Return the user parts float32 [n, d] of encoded columns."""
@@ -141,9 +143,12 @@ class RankCandidates:
         """
         counts = self.starts[rows + 1] - self.starts[rows]
         stored = History(self.history[ranges(self.starts[rows], counts)], counts)
+        if LIVE in table and self.live:
+            stored = self._with_events(stored, table[LIVE], self.live)
         name = self.history_name
         if name is None or name not in table:
             return stored
+        counts = stored.counts
         given = table[state_of(name)] != ABSENT
         position, known = find(self.item_ids, table[name])
         user = np.repeat(np.arange(len(rows)), table[count_of(name)])
@@ -161,3 +166,11 @@ class RankCandidates:
         values[from_request] = of_request.positions[np.repeat(given, of_request.counts)]
         values[~from_request] = stored.positions[np.repeat(~given, counts)]
         return History(values, both)
+
+    @staticmethod
+    def _with_events(stored: History, slots: np.ndarray, live: LiveUsers) -> History:
+        """Add the items of events to the histories of the users who have some."""
+        lists = np.split(stored.positions, np.cumsum(stored.counts)[:-1])
+        for row in np.flatnonzero(slots != NO_SLOT).tolist():
+            lists[row] = np.union1d(lists[row], live.new_positions(int(slots[row])))
+        return History(np.concatenate(lists), np.array([len(each) for each in lists]))

@@ -1,0 +1,1 @@
+"""Events: what users do while a version answers, recorded, listed, and learned from."""

@@ -1,0 +1,1 @@
+"""What users do while a version answers: events, where they are kept, and what they change."""
