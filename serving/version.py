@@ -144,14 +144,17 @@ def model_config(served: Contract, config: ServingConfig) -> str:
 def similar_config(served: Contract, config: ServingConfig) -> str:
     """Return the config.pbtxt of the model of similar items, except the version."""
     inputs = {name: (name, served.item_id_type) for name in (SIMILAR_TO, ALLOW, EXCLUDE)}
-    return _face_config(SIMILAR_ITEMS, inputs, _outputs(served), served, config)
+    return _face_config(
+        SIMILAR_ITEMS, inputs, _outputs(served), served, config, required=SIMILAR_TO
+    )
 
 
 def recommend_config(served: Contract, config: ServingConfig) -> str:
     """Return the config.pbtxt of the model that ranks candidates, except the version."""
     inputs = {served.user_id: (RECOMMEND_FOR, served.user_id_type)}
     inputs |= {name: (name, dtype) for name, dtype in _features(served).items()}
-    return _face_config(RECOMMEND, inputs, _outputs(served, of_recommend=True), served, config)
+    outputs = _outputs(served, of_recommend=True)
+    return _face_config(RECOMMEND, inputs, outputs, served, config, required=served.user_id)
 
 
 def events_config(served: Contract, config: ServingConfig) -> str:
@@ -159,7 +162,8 @@ def events_config(served: Contract, config: ServingConfig) -> str:
     inputs = {
         name.removeprefix(PREFIX): (name, dtype) for name, dtype in _event_inputs(served).items()
     }
-    return _face_config(EVENTS, inputs, _recorded(), served, config)
+    # If one is missing, the model says which; Triton's message would be about a deadlock.
+    return _face_config(EVENTS, inputs, _recorded(), served, config, required=None)
 
 
 def _event_inputs(served: Contract) -> dict[str, str]:
@@ -178,6 +182,7 @@ def _face_config(
     outputs: list[triton.ModelOutput],
     served: Contract,
     config: ServingConfig,
+    required: str | None,
 ) -> str:
     """Return the config.pbtxt of a face.
 
@@ -188,12 +193,13 @@ def _face_config(
     face : str
         Its name.
     inputs : mapping of str to (str, str)
-        Input of the face, the required one first -> input of the model `retrieval`, and its type.
+        Input of the face -> input of the model `retrieval`, and its type.
     outputs : list of ModelOutput
     served : Contract
     config : ServingConfig
+    required : str or None
+        The input without which Triton refuses a request.
     """
-    required = next(iter(inputs))
     step = triton.ModelEnsembling.Step(
         model_name=MODEL_NAME,
         model_version=-1,

@@ -29,6 +29,7 @@ OWN = {
     *(f"twotower.serving.runtime.{name}" for name in ("filters", "filters.caps")),
     "twotower.serving.runtime.filters.parameters",
     "twotower.serving.runtime.filters.predicate",
+    *(f"twotower.serving.runtime.{name}" for name in ("live", "live.rules")),
     *(f"twotower.serving.runtime.{name}" for name in ("operators", "operators.times")),
     "twotower.serving.triton",
     "twotower.serving.triton.control",

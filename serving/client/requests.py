@@ -29,8 +29,7 @@ from twotower.serving.client.values import (
     unknown_input,
 )
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.runtime.filters.parameters import K
-from twotower.serving.runtime.live.recording import KEY_HEADER
+from twotower.serving.runtime.filters.parameters import KEY_HEADER, K
 from twotower.serving.runtime.tensors import NUMPY_DTYPES
 from twotower.serving.triton.control import (
     EVENTS,

@@ -8,7 +8,7 @@ import re
 from http.client import HTTPConnection, HTTPException
 
 from twotower.serving.runtime.errors import ServingError
-from twotower.serving.runtime.live.recording import KEY_HEADER
+from twotower.serving.runtime.filters.parameters import KEY_HEADER
 
 MODEL_NAME = "retrieval"
 SIMILAR_ITEMS, RECOMMEND, EVENTS = "similar_items", "recommend", "events"

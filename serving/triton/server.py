@@ -20,8 +20,8 @@ import psutil
 
 from twotower.serving.config_file import CONFIG_FILE
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.filters.parameters import KEY_HEADER
 from twotower.serving.runtime.live.opening import KEY, SETTINGS
-from twotower.serving.runtime.live.recording import KEY_HEADER
 from twotower.serving.triton.control import FACES, MODEL_NAME
 from twotower.serving.triton.guarded import STOP_SECONDS, GuardedProcess
 from twotower.serving.triton.installation import find_triton

@@ -23,10 +23,21 @@ from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.arrays import expand
 from twotower.serving.runtime.contract import ALLOW, EXCLUDE, RETRIEVAL_SCORE, Table
 from twotower.serving.runtime.filters.parameters import CANDIDATES, FILTER_SEEN, K
+from twotower.serving.runtime.live.rules import EventRules
 from twotower.serving.runtime.manifest import write_manifest
 from twotower.serving.runtime.tensors import NO_VALUE, NUMPY_DTYPES
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+EVENTS = EventRules(
+    user="user_id",
+    item="item_id",
+    time="timestamp",
+    columns={"rating": "FP64", "place": "BYTES", "visit": "INT64"},
+    required=["rating"],
+    column="rating",
+    at_least=3,
+)
 
 
 def request_table(
@@ -376,7 +387,7 @@ def _export(world: World, root: Path, **settings: Any) -> ModelRepository:
 
     staged, repository = root.with_name(f"{root.name}-staged"), ModelRepository(root)
     config = ServingConfig(**{"max_k": 400, "max_batch_size": 256, **settings})
-    write_version(world.ensemble, staged, config)
+    write_version(world.ensemble, staged, config, events=EVENTS)
     repository.add(staged)
     return repository
 
@@ -409,7 +420,10 @@ def servers(repositories: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 
     def server(runtime: str) -> TritonServer:
         if runtime not in running:
-            running[runtime] = TritonServer(repositories[runtime], log=logs / f"{runtime}.log")
+            events = {"store": "sqlite"} if runtime == "compiled" else None
+            running[runtime] = TritonServer(
+                repositories[runtime], log=logs / f"{runtime}.log", events=events
+            )
             running[runtime].start()
         return running[runtime]
 

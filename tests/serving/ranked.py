@@ -92,10 +92,15 @@ def brute_force(
     features: dict | None = None,
     allowed: list[np.ndarray] | None = None,
     candidates: int = CANDIDATES,
+    histories: dict[int, list[int]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Item ids, probabilities and scores of retrieval, each [n, k], one candidate at a time."""
+    """Item ids, probabilities and scores of retrieval, each [n, k], one candidate at a time.
+
+    `histories` has items that are new in the history of a user. Their `features` then are what the
+    server has, and hide nothing.
+    """
     ids, order = np.sort(world.item_ids), np.argsort(world.item_ids)
-    found, scores = world.brute_force(user_ids, candidates, True, features, allowed)
+    found, scores = world.brute_force(user_ids, candidates, histories is None, features, allowed)
     columns = {
         name: [each[name] for each in world.items.take(order).to_pylist()] for name in PROFILE
     }
@@ -115,7 +120,9 @@ def brute_force(
     )
     for row, user in enumerate(user_ids):
         history = known["item_id"][known["user_id"] == user]
-        if features and world.history in features:
+        if histories is not None:
+            history = [*history, *histories.get(user, [])]
+        elif features and world.history in features:
             history = features[world.history][row] or []
         history = [int(np.searchsorted(ids, i)) for i in sorted(set(history)) if i in ids]
         own = [int(np.searchsorted(ids, i)) for i in found[row][np.isfinite(scores[row])]]

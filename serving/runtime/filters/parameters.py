@@ -25,6 +25,9 @@ PARAMETER_TYPES = {
     DIVERSITY_BY: "object",
     CANDIDATES: "int64",
 }
+KEY_HEADER = "twotower-key"
+"""The HTTP header, or the entry of gRPC's metadata, with the key of the server. Triton adds it to
+the parameters of a request."""
 PREDICATES = 1024
 """Number of predicates that are known to be right; their texts take 16 MB at most."""
 

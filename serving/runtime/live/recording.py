@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RequestError
+from ..filters.parameters import KEY_HEADER
 from ..tensors import NO_VALUE, column_of
 from .rules import Event, EventRules
 
@@ -16,8 +17,6 @@ PREFIX = "event:"
 """Before the names of the inputs of the model `retrieval` that are inputs of its face `events`."""
 RECORDED = "recorded"
 """The output of the model `events`: the time with which each event is recorded."""
-KEY_HEADER = "twotower-key"
-"""The HTTP header, or the entry of gRPC's metadata, with the key of the server."""
 
 
 def is_recording(inputs: Mapping[str, Any]) -> bool:
@@ -70,6 +69,11 @@ class Recording:
         if parameters:
             raise RequestError(
                 f"parameter '{next(iter(parameters))}' is unknown; this model takes none"
+            )
+        if others := [name for name in inputs if not name.startswith(PREFIX)]:
+            raise RequestError(
+                f"input '{others[0]}' is unknown beside {PREFIX}{self.rules.user}: events are "
+                "recorded by requests of their own"
             )
         given = {name.removeprefix(PREFIX): array for name, array in inputs.items()}
         types = self.rules.types

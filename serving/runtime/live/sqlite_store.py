@@ -95,7 +95,8 @@ class SqliteStore:
         try:
             yield
         except BaseException:
-            self._run("ROLLBACK")
+            if self.connection.in_transaction:  # some errors end it
+                self._run("ROLLBACK")
             raise
         self._run("COMMIT")
 

@@ -181,9 +181,14 @@ def http_body(tensors: Iterable[Tensor], **parts: Any) -> tuple[bytes, bytes | N
     return json.dumps({"inputs": inputs, **parts}).encode(), b"".join(binary) if binary else None
 
 
-def grpc_infer(target: Target, tensors: Iterable[Tensor], **parts: Any) -> Answer:
+def grpc_infer(
+    target: Target,
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str] | None = None,
+    **parts: Any,
+) -> Answer:
     """Send an inference request; `parts` are as over HTTP, or fields of the message."""
-    return call(target, "ModelInfer", grpc_message(tensors, **parts))
+    return call(target, "ModelInfer", grpc_message(tensors, **parts), metadata=metadata)
 
 
 def grpc_message(
@@ -211,11 +216,12 @@ def call(
     message: Any,
     key: str | None = None,
     timeout: float = ANSWER_SECONDS,
+    metadata: Mapping[str, str] | None = None,
 ) -> Answer:
     """Call a method of the inference service, with or without a key."""
-    metadata = [(GRPC_KEY, key)] if key is not None else []
+    sent = [*(metadata or {}).items(), *([(GRPC_KEY, key)] if key is not None else [])]
     try:
-        answer = getattr(target.stub, method)(message, timeout=timeout, metadata=metadata)
+        answer = getattr(target.stub, method)(message, timeout=timeout, metadata=sent)
     except grpc.RpcError as error:
         return Answer(error.code().name, error.details())
     return Answer("OK", str(answer))

@@ -8,6 +8,7 @@ of the server.
 from __future__ import annotations
 
 from tests.serving.faults.bad_connections import CONNECTIONS, GRPC, HTTP, RESTRICTED
+from tests.serving.faults.bad_events import EVENTS
 from tests.serving.faults.bad_filters import FILTERS
 from tests.serving.faults.bad_ranking import RANKING
 from tests.serving.faults.bad_requests import JSON, PARAMETERS, PATHS, TENSORS
@@ -18,6 +19,7 @@ FAULTS: list[Fault] = [
     *PARAMETERS,
     *FILTERS,
     *RANKING,
+    *EVENTS,
     *PATHS,
     *JSON,
     *HTTP,
