@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConstrainedInt, Extra, Field, root_validator, va
 
 from twotower.serving.runtime.live.opening import PASSWORD, REDIS, STORE, STREAM
 
+MAX_VERSION = 2**31 - 1
 MAX_NUMBER = 1_000_000
 """Upper limit of counts: more than anyone needs, and within the limits of Triton and FAISS."""
 
@@ -55,6 +56,32 @@ class EventsConfig(BaseModel, extra=Extra.forbid):
         if self.store == "none":
             return None
         return {STORE: self.store, REDIS: self.redis, STREAM: self.stream}
+
+
+class ExperimentConfig(BaseModel, extra=Extra.forbid):
+    """Two versions that answer side by side, each its users."""
+
+    control: int = Field(
+        ..., ge=1, le=MAX_VERSION, description="version that answers most users: the published one"
+    )
+    treatment: int = Field(
+        ..., ge=1, le=MAX_VERSION, description="version that answers a share of the users"
+    )
+    share: float = Field(
+        0.5, gt=0, lt=1, description="share of the users whom the treatment answers"
+    )
+    salt: str = Field(
+        "",
+        max_length=100,
+        description="text by which users are divided; another one divides them anew, so that an "
+        "experiment does not have the groups of the one before",
+    )
+
+    @root_validator(skip_on_failure=True)
+    def _versions_differ(cls, values: dict) -> dict:
+        if values["control"] == values["treatment"]:
+            raise ValueError(f"control and treatment are both version {values['control']}")
+        return values
 
 
 class ServingConfig(BaseModel):
@@ -127,8 +154,23 @@ class ServingConfig(BaseModel):
 
     events: EventsConfig = Field(EventsConfig(), description="What users do while the server runs.")
 
+    experiment: ExperimentConfig | None = Field(
+        None,
+        description="A comparison of two versions, which the server makes from its start; by "
+        "default there is none.",
+    )
+
     class Config:
         extra = "forbid"
+
+    @root_validator(skip_on_failure=True)
+    def _experiment_has_events(cls, values: dict) -> dict:
+        if values["experiment"] and values["events"].store == "none":
+            raise ValueError(
+                "experiment: its result is counted from events, but there is no store of them; set "
+                "events.store to sqlite or redis"
+            )
+        return values
 
     @root_validator(skip_on_failure=True)
     def _events_are_followed(cls, values: dict) -> dict:

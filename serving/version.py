@@ -22,6 +22,7 @@ from twotower.serving.operators.top_k import FaissTopK
 from twotower.serving.raw_ids import INTEGERS, VersionIds
 from twotower.serving.runtime.contract import (
     ALLOW,
+    ARM,
     EXCLUDE,
     RECOMMEND_FOR,
     RETRIEVAL_SCORE,
@@ -134,6 +135,7 @@ def model_config(served: Contract, config: ServingConfig) -> str:
             input=[_input(served, name, dtype) for name, dtype in names.items()],
             output=[
                 *_outputs(served, of_recommend=served.candidates > 0),
+                *_arm(),
                 *(_recorded() if served.events else []),
             ],
             instance_group=[instance],
@@ -153,7 +155,7 @@ def recommend_config(served: Contract, config: ServingConfig) -> str:
     """Return the config.pbtxt of the model that ranks candidates, except the version."""
     inputs = {served.user_id: (RECOMMEND_FOR, served.user_id_type)}
     inputs |= {name: (name, dtype) for name, dtype in _features(served).items()}
-    outputs = _outputs(served, of_recommend=True)
+    outputs = [*_outputs(served, of_recommend=True), *_arm()]
     return _face_config(RECOMMEND, inputs, outputs, served, config, required=served.user_id)
 
 
@@ -246,6 +248,11 @@ def _outputs(served: Contract, of_recommend: bool = False) -> list[triton.ModelO
         triton.ModelOutput(name=name, data_type=_triton_type(dtype), dims=[-1])
         for name, dtype in names.items()
     ]
+
+
+def _arm() -> list[triton.ModelOutput]:
+    """Return the output of the version that answered; `recommend` always has it."""
+    return [triton.ModelOutput(name=ARM, data_type=_triton_type("INT64"), dims=[1])]
 
 
 def _triton_type(dtype: str) -> int:

@@ -130,7 +130,7 @@ def items(folder, deny, allow, as_json) -> None:
 @main.verb(
     SERVE,
     "twotower events\ntwotower events clicks.jsonl --set serving.events.store=sqlite\n"
-    "tail -f clicks.jsonl | twotower events -",
+    "twotower events -",
 )
 @click.argument("file", type=click.Path(allow_dash=True), required=False)
 @run_option
@@ -152,6 +152,26 @@ def events(file, folder, overrides, as_json) -> None:
         output(as_json, lambda: record_file(opened, Path(file)), asdict)
     else:
         output(as_json, lambda: list_events(opened), asdict)
+
+
+@main.verb(SERVE, "twotower abtest\ntwotower abtest --days 7 --json")
+@run_option
+@set_option
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long after an answer an event counts. Default: without a limit.",
+)
+@json_option
+def abtest(folder, overrides, days, as_json) -> None:
+    """Compare the hit rates of two versions that are served together.
+
+    They are those of serving.experiment, or else the two that answered last.
+    """
+    from twotower.pipelines.live.abtest import abtest as step
+
+    opened = open_run(folder, overrides)
+    output(as_json, lambda: step(opened, days), asdict)
 
 
 @main.verb(SERVE, "twotower rollback")

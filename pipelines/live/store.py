@@ -15,7 +15,7 @@ from twotower.pipelines.steps.preprocess import read_ids
 from twotower.pipelines.steps.processed import INTERACTIONS
 from twotower.serving.runtime.live.opening import FILE, open_store
 from twotower.serving.runtime.live.rules import EventRules
-from twotower.serving.runtime.live.store import EventStore
+from twotower.serving.runtime.live.store import EVENTS, EventStore
 from twotower.workflows.features.positives import values_like
 
 ID_TYPES = {"int64": "INT64", "uint64": "UINT64", "string": "BYTES"}
@@ -46,8 +46,8 @@ def event_rules(run: Run) -> EventRules:
 
 
 @contextmanager
-def opened_store(run: Run) -> Iterator[EventStore]:
-    """Open the store of the run's events for a block.
+def opened_store(run: Run, channel: str = EVENTS) -> Iterator[EventStore]:
+    """Open the store of the run's events, or that of answers, for a block.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def opened_store(run: Run) -> Iterator[EventStore]:
         )
     root = run.path / TRITON
     root.mkdir(exist_ok=True)
-    store = open_store(settings, root / FILE)
+    store = open_store(settings, root / FILE, channel)
     try:
         yield store
     finally:

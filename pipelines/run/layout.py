@@ -26,6 +26,7 @@ NOT_EXPORTED = (
     "startup_seconds",
     "keep_versions",
     "events",
+    "experiment",
 )
 """Keys of the section `serving` that do not change the exported version."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from twotower.pipelines.console import console, stage
-from twotower.pipelines.errors import RunError
+from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.lock import is_held, writing
 from twotower.pipelines.run import TRITON, Run, write_atomically
 from twotower.serving.config import EventsConfig
@@ -24,7 +24,7 @@ from twotower.serving.runtime.errors import ServingError
 from twotower.serving.triton.control import ModelControl
 
 if TYPE_CHECKING:
-    from twotower.serving.config import ServingConfig
+    from twotower.serving.config import ExperimentConfig, ServingConfig
     from twotower.serving.triton.server import TritonServer
 
 SERVER, SERVE_LOCK = "server.json", ".twotower-serve.lock"
@@ -82,7 +82,7 @@ def serving(run: Run, events: bool = False) -> Iterator[Addresses]:
     free = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     config = run.config.serving.copy(update=free)
     if not events:
-        config.events = EventsConfig()
+        config.events, config.experiment = EventsConfig(), None
     with _triton(run, ModelRepository(run.path / TRITON), config, "triton.log") as server:
         yield Addresses(server.http, server.grpc, server.metrics)
 
@@ -103,12 +103,15 @@ def _triton(
         host=config.host,
         timeout=config.startup_seconds,
         events=config.events.settings,
+        experiment=config.experiment.dict() if config.experiment else None,
     )
     with repository.lock():
         if damaged := repository.mend():
             for problem in damaged:
                 console.print(f"[bold red]damaged[/] {escape(problem)}")
             console.print(f"[bold red]version {repository.published} is published now[/]")
+        if config.experiment:
+            _check_experiment(config.experiment, repository)
         try:
             server.start()
         except ServingError as error:
@@ -120,6 +123,21 @@ def _triton(
         yield server
     finally:
         server.stop()
+
+
+def _check_experiment(experiment: ExperimentConfig, repository: ModelRepository) -> None:
+    """Raise ConfigError if an experiment is not of the published version and another one."""
+    numbers, published = [each.number for each in repository.versions()], repository.published
+    if experiment.control != published:
+        raise ConfigError(
+            f"serving.experiment.control is {experiment.control}, but version {published} is "
+            f"published; publish {experiment.control}, or make control {published}"
+        )
+    if experiment.treatment not in numbers:
+        raise ConfigError(
+            f"serving.experiment.treatment is {experiment.treatment}, but there are only versions "
+            f"{', '.join(map(str, numbers))}"
+        )
 
 
 def serve(run: Run) -> None:

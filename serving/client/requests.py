@@ -28,6 +28,7 @@ from twotower.serving.client.values import (
     read_values,
     unknown_input,
 )
+from twotower.serving.runtime.contract import ARM, RETRIEVAL_SCORE
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.parameters import KEY_HEADER, K
 from twotower.serving.runtime.tensors import NUMPY_DTYPES
@@ -64,12 +65,16 @@ class Recommendations:
     retrieval_scores : ndarray of float32, shape (n, k), optional
         If a ranking model has ordered the items, whose scores are probabilities: the scores of
         retrieval.
+    arms : ndarray of int64, shape (n,), optional
+        The version that answered each user, if the server compares two (`serving.experiment`), and
+        in answers that a ranking model has ordered.
     """
 
     item_ids: np.ndarray
     scores: np.ndarray
     version: int
     retrieval_scores: np.ndarray | None = None
+    arms: np.ndarray | None = None
 
 
 class Tensor(NamedTuple):
@@ -81,9 +86,10 @@ class Tensor(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The outputs of a request in the order asked for, and the version that answered."""
+    """The outputs of a request in the order asked for, None for one that is not in the answer, and
+    the version that answered."""
 
-    outputs: list[np.ndarray]
+    outputs: list[np.ndarray | None]
     version: int
 
 
@@ -318,11 +324,11 @@ class Conversation:
             version = yield from self.version(name)
             item_ids = np.empty(shape, model.item_dtype)
             return Recommendations(item_ids, np.empty(shape, np.float32), version)
-        # The model `retrieval` has a third output only in answers to the model `recommend`.
-        outputs = model.outputs if name == RECOMMEND else model.outputs[:2]
-        call = Call("infer", (name, model.tensors(query), outputs, query.parameters))
-        (item_ids, scores, *further), version = yield from self._ask(call)
-        return Recommendations(item_ids, scores, version, *further)
+        names = [*model.outputs[:2], RETRIEVAL_SCORE, ARM]
+        call = Call("infer", (name, model.tensors(query), names, query.parameters))
+        (item_ids, scores, retrieved, arms), version = yield from self._ask(call)
+        arms = None if arms is None else arms[:, 0]
+        return Recommendations(item_ids, scores, version, retrieved, arms)
 
     def _changes_since(
         self, name: str, model: ModelInterface
@@ -367,4 +373,5 @@ def triton_inputs(library: Any, tensors: Sequence[Tensor]) -> list[Any]:
 
 def read_answer(result: Any, outputs: Sequence[str], version: Any) -> Answer:
     """Read the outputs from tritonclient's result."""
-    return Answer([read_texts(result.as_numpy(name)) for name in outputs], int(version))
+    arrays = [result.as_numpy(name) for name in outputs]
+    return Answer([None if each is None else read_texts(each) for each in arrays], int(version))

@@ -62,6 +62,8 @@ RECOMMEND_FOR = "recommend_for"
 column CANDIDATES."""
 RETRIEVAL_SCORE = "retrieval_score"
 """The further output of the model `recommend`; its SCORE is that of the ranking model."""
+ARM = "arm"
+"""The output with the version that answered each row, if the server compares two versions."""
 
 Table = dict[str, np.ndarray]
 

@@ -10,30 +10,29 @@ import secrets
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .contract import RECOMMEND_FOR, SIMILAR_TO, Contract, Table
-from .engine import STAGE_SECONDS, Counts, Engine
+from .contract import ARM, SCORE, Table
+from .engine import STAGE_SECONDS, Counts
 from .errors import RequestError
+from .experiment.answers import AnswerLog
+from .experiment.arm import Arm, kind_of
+from .experiment.loading import load_treatment
+from .experiment.split import Split, merge, take
 from .filters.denied import DeniedItems, denied_path
 from .filters.parameters import CANDIDATES, K
-from .live.opening import KEY
+from .live.opening import KEY, events_path, open_store
 from .live.recording import RECORDED, Recording, is_recording, take_key
 from .live.rules import Event
-from .live.state import LiveState, follow_events
-from .live.store import StoreError
-from .manifest import MANIFEST_FILE, MODEL_FILE
-from .operators.ids import ServedIds, serialize_texts
+from .live.state import LiveState, store_settings
+from .live.store import ANSWERS, StoreError
+from .operators.ids import serialize_texts
 from .telemetry import Metrics, log
-from .tensors import TYPES
 
-ENGINES = {"compiled": ".compiled_engine", "merlin": ".merlin_engine"}
-WARM_UP_ROWS = (1, 64)
 MAX_MESSAGE_LENGTH = 500
 REQUESTS = "twotower_requests_total"
 
@@ -45,39 +44,42 @@ class TritonPythonModel:
         """Load the version that contains this file (`<version>/twotower/serving/runtime/`)."""
         started = time.perf_counter()
         version = Path(__file__).parents[3]
-        model = json.loads((version / MODEL_FILE).read_text())
-        self.contract = Contract(**model["contract"])
-        engine = import_module(ENGINES[model["runtime"]], __package__)
-        self.engine: Engine = engine.load(version, model["threads"])
-        self.ids = ServedIds(self.contract, version)
+        self.arm = Arm(version)
+        self.contract = self.arm.contract
+        self.split: Split | None
+        self.treatment: Arm | None
+        self.split, self.treatment = load_treatment(self.arm, version)
+        arms = [self.arm, *([self.treatment] if self.treatment else [])]
         _serialize_quickly()
-        self.live: LiveState | None = None  # the warm-up needs no events
-        # Once the model is ready, requests must work: load lazily loaded code and find errors now.
-        for rows in WARM_UP_ROWS:
-            text = self.contract.user_id_type == "BYTES"
-            ids = np.full((rows, 1), b"" if text else 0, TYPES[self.contract.user_id_type])
-            self._run([self.contract.read({self.contract.user_id: ids}, {})])
-            if (
-                self.contract.candidates
-                and rows * self.contract.candidates <= self.contract.max_rows
-            ):
-                self._run([self.contract.read({RECOMMEND_FOR: ids}, {})])
-        self._follow_events(version, model.get("learned"))
+        self._follow_events(version, arms)
         self.denied = DeniedItems(denied_path(version), self._deny, log)
         self.outcomes = dict.fromkeys(("answered", "refused", "failed"), 0)
         self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
-        towers = json.loads((version / MANIFEST_FILE).read_text())["towers_sha256"]
-        self.metrics = Metrics(version.name, {"towers": towers}, self._counts)
+        self.metrics = Metrics(version.name, {"towers": self.arm.towers}, self._counts)
+        self.of_treatment = None
+        if self.treatment:
+            identity = {"towers": self.treatment.towers}
+            name, counts = str(self.treatment.number), self.treatment.engine.counts
+            self.of_treatment = Metrics(name, identity, counts)
         gc.freeze()  # what was loaded stays, so the garbage collector need not examine it again
         seconds = round(time.perf_counter() - started, 3)
         log(
-            "loaded", version=version.name, runtime=model["runtime"], towers=towers, seconds=seconds
+            "loaded",
+            version=version.name,
+            runtime=self.arm.runtime,
+            towers=self.arm.towers,
+            seconds=seconds,
+            **({"beside": self.treatment.number} if self.treatment else {}),
         )
 
     def finalize(self) -> None:
         """Publish the last counts; Triton calls this before it unloads the model."""
         self.denied.stop()
         self.metrics.stop()
+        if self.of_treatment:
+            self.of_treatment.stop()
+        if self.answers:
+            self.answers.close()
         if self.live:
             self.live.close()
 
@@ -107,7 +109,7 @@ class TritonPythonModel:
             self.live.refresh()
         kinds: dict[str, list[int]] = {}
         for position, table in tables.items():  # each kind is another table
-            kinds.setdefault(_kind(table), []).append(position)
+            kinds.setdefault(kind_of(table), []).append(position)
         for positions in kinds.values():
             asked = [requests[position] for position in positions]
             answers = self._answer(asked, [tables[position] for position in positions])
@@ -117,16 +119,27 @@ class TritonPythonModel:
         return responses
 
     def _deny(self, ids: Sequence[int | str]) -> None:
-        self.engine.deny(self.ids.codes(ids))
+        for arm in (self.arm, self.treatment):
+            if arm:
+                arm.deny(ids)
 
-    def _follow_events(self, version: Path, learned: dict[str, str] | None) -> None:
+    def _follow_events(self, version: Path, arms: Sequence[Arm]) -> None:
         """Take into account what users do from now on, if there is a store of events."""
-        rules = self.contract.event_rules
+        self.live: LiveState | None = None
         self.recording: Recording | None = None
-        if rules:
-            self.live = follow_events(version, rules, learned, self.ids, self.engine, log)
-            is_on = self.live is not None
-            self.recording = Recording(rules, os.environ.get(KEY), is_on)
+        self.answers: AnswerLog | None = None
+        rules, settings = self.contract.event_rules, store_settings()
+        if rules is None:
+            return
+        if settings:
+            path = events_path(version)
+            store = open_store(settings, path)
+            users = [live for arm in arms if (live := arm.follow(store))]
+            self.live = LiveState(store, users, log)
+            self.live.refresh()
+            if self.treatment:
+                self.answers = AnswerLog(open_store(settings, path, ANSWERS), log)
+        self.recording = Recording(rules, os.environ.get(KEY), self.live is not None)
 
     def _record(self, events: Mapping[int, list[Event]]) -> list[Any]:
         """Record the events of requests; return the responses."""
@@ -174,12 +187,25 @@ class TritonPythonModel:
     def _run(self, tables: list[Table]) -> Table:
         """Answer the tables of requests as one table, with ids as the clients give them."""
         joined = self.contract.join(tables)
-        table = self.ids.encode(joined)
-        if self.live and self.contract.user_id in joined:
-            table = self.live.users.mark(joined[self.contract.user_id], table)
-        engine = self.engine
-        answers = {"": engine.run, SIMILAR_TO: engine.similar, CANDIDATES: engine.recommend}
-        return self.ids.decode(answers[_kind(table)](table))
+        user_id = self.contract.user_id
+        if self.split is None or self.treatment is None or user_id not in joined:
+            answer = self.arm.run(joined)
+            if CANDIDATES in joined:  # an ensemble must have each of its outputs
+                answer[ARM] = np.full((len(joined[K]), 1), self.arm.number)
+            return answer
+        users = joined[user_id]
+        treated = self.split.treated(users.tolist())
+        versions = np.where(treated, self.treatment.number, self.arm.number)
+        parts = [(self.arm, np.flatnonzero(~treated)), (self.treatment, np.flatnonzero(treated))]
+        parts = [(arm, rows) for arm, rows in parts if len(rows)]
+        answers = [
+            arm.run(joined if len(parts) == 1 else take(joined, rows)) for arm, rows in parts
+        ]
+        answer = merge(answers, [rows for _, rows in parts])
+        if self.answers:
+            items, scores = answer[self.contract.item_id], answer[SCORE]
+            self.answers.add(users, items, scores, versions)
+        return {**answer, ARM: versions[:, None]}
 
     def _failed(self, request: Any) -> Any:
         """Return the response to a request that caused an internal error, and log the error."""
@@ -190,17 +216,12 @@ class TritonPythonModel:
 
     def _counts(self) -> Counts:
         return {
-            **self.engine.counts(),
+            **self.arm.engine.counts(),
             **(self.live.counts() if self.live else {}),
             **{(REQUESTS, "outcome", name): count for name, count in self.outcomes.items()},
             **{(STAGE_SECONDS, "stage", name): spent for name, spent in self.seconds.items()},
             ("twotower_batches_total", "", ""): self.batches,
         }
-
-
-def _kind(table: Table) -> str:
-    """Return the column that only tables of the model have to which the request was sent."""
-    return next((name for name in (SIMILAR_TO, CANDIDATES) if name in table), "")
 
 
 def _split(together: Table, tables: list[Table]) -> Iterator[Table]:

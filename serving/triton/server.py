@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
 from twotower.serving.config_file import CONFIG_FILE
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.runtime.experiment.split import SETTINGS as EXPERIMENT
 from twotower.serving.runtime.filters.parameters import KEY_HEADER
 from twotower.serving.runtime.live.opening import KEY, SETTINGS
 from twotower.serving.triton.control import FACES, MODEL_NAME
@@ -67,6 +69,8 @@ class TritonServer:
     events : mapping of str to str, optional
         The store of events (see `serving.runtime.live.opening.open_store`); by default the server
         has none.
+    experiment : mapping of str to Any, optional
+        Arguments of `Split`, if two versions answer side by side.
 
     Attributes
     ----------
@@ -96,8 +100,9 @@ class TritonServer:
         host: str = "127.0.0.1",
         timeout: float = 180.0,
         events: Mapping[str, str] | None = None,
+        experiment: Mapping[str, Any] | None = None,
     ) -> None:
-        self.events = events
+        self.events, self.experiment = events, experiment
         self.repository, self.log = Path(repository).resolve(), Path(log)
         self.host, self.timeout = resolve_host(host), timeout
         self._ports = _free_ports(
@@ -211,10 +216,15 @@ class TritonServer:
         ]
 
     def _of_events(self) -> dict[str, str]:
-        """Return the environment variables by which the model finds the store of events."""
-        if self.events is None:
-            return {}
-        return {SETTINGS: json.dumps(dict(self.events)), **({KEY: self.key} if self.key else {})}
+        """Return the environment variables by which the model knows of events and experiments."""
+        given = {}
+        if self.events:
+            given[SETTINGS] = json.dumps(dict(self.events))
+        if self.events and self.key:
+            given[KEY] = self.key
+        if self.experiment:
+            given[EXPERIMENT] = json.dumps(dict(self.experiment))
+        return given
 
     def _control(self) -> list[str]:
         if self.key is None:

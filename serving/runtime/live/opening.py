@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .sqlite_store import SqliteStore
-from .store import EventStore
+from .store import EVENTS, EventStore
 
 SETTINGS, KEY = "TWOTOWER_EVENTS", "TWOTOWER_KEY"
 """Environment variables of the server's process: the settings of the store as JSON, without which
@@ -23,7 +23,7 @@ def events_path(version: Path) -> Path:
     return version.parents[1] / FILE
 
 
-def open_store(settings: Mapping[str, str], path: Path) -> EventStore:
+def open_store(settings: Mapping[str, str], path: Path, channel: str = EVENTS) -> EventStore:
     """Open the store that settings name.
 
     Parameters
@@ -33,6 +33,8 @@ def open_store(settings: Mapping[str, str], path: Path) -> EventStore:
         stream. The password is in the environment variable `PASSWORD`, if there is one.
     path : Path
         The file of sqlite.
+    channel : str
+        `EVENTS` or `ANSWERS`.
 
     Raises
     ------
@@ -40,7 +42,8 @@ def open_store(settings: Mapping[str, str], path: Path) -> EventStore:
         If the file is no store, or the address no address. Redis may be out of reach.
     """
     if settings[STORE] == SQLITE:
-        return SqliteStore(path)
+        return SqliteStore(path, channel)
     from .redis_store import RedisStore  # its library takes 20 MB
 
-    return RedisStore(settings[REDIS], settings[STREAM], os.environ.get(PASSWORD))
+    stream = settings[STREAM] if channel == EVENTS else f"{settings[STREAM]}:{channel}"
+    return RedisStore(settings[REDIS], stream, os.environ.get(PASSWORD))

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .rules import Event
-from .store import MANY, Stored, StoreError, as_text
+from .store import EVENTS, MANY, Stored, StoreError, as_text
 
 WAIT_SECONDS = 5.0
 """How long a process waits for another one that writes."""
 SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT "
-    "NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {} (number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS store (identity TEXT NOT NULL)",
 )
 
@@ -31,6 +30,8 @@ class SqliteStore:
     ----------
     path : Path
         The file; made if it does not exist.
+    channel : str
+        Name of the table.
 
     Raises
     ------
@@ -38,8 +39,8 @@ class SqliteStore:
         If it cannot be opened; the message says why.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.last, self.state = path, 0, -1
+    def __init__(self, path: Path, channel: str = EVENTS) -> None:
+        self.path, self.channel, self.last, self.state = path, channel, 0, -1
         with self._explained():
             # autocommit: transactions are begun by name
             self.connection = sqlite3.connect(
@@ -50,7 +51,7 @@ class SqliteStore:
             self._run("PRAGMA synchronous = FULL")
             with self._writing():
                 for statement in SCHEMA:
-                    self._run(statement)
+                    self._run(statement.format(channel))
                 if not self._run("SELECT identity FROM store").fetchall():
                     self._run("INSERT INTO store VALUES (?)", [secrets.token_hex(16)])
             self.identity = self._run("SELECT identity FROM store").fetchone()[0]
@@ -58,7 +59,7 @@ class SqliteStore:
     def append(self, events: Sequence[Event]) -> None:
         rows = [(as_text(event),) for event in events]
         with self._explained(), self._writing():
-            self.connection.executemany("INSERT INTO events (event) VALUES (?)", rows)
+            self.connection.executemany(f"INSERT INTO {self.channel} (event) VALUES (?)", rows)
         self.state = -1  # data_version tells only what other connections have written
 
     def read_new(self) -> list[Stored]:
@@ -81,7 +82,7 @@ class SqliteStore:
 
     def _rows_after(self, number: int) -> list[tuple[int, str]]:
         return self._run(
-            "SELECT number, event FROM events WHERE number > ? ORDER BY number LIMIT ?",
+            f"SELECT number, event FROM {self.channel} WHERE number > ? ORDER BY number LIMIT ?",
             [number, MANY],
         ).fetchall()
 

@@ -7,12 +7,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-from ..engine import Counts, Engine
-from ..operators.ids import ServedIds
-from .opening import SETTINGS, events_path, open_store
-from .rules import Event, EventRules
+from ..engine import Counts
+from .opening import SETTINGS
+from .rules import Event
 from .store import EventStore, Position, StoreError, as_position
 from .users import LiveUsers
 
@@ -23,17 +21,20 @@ EVENTS, STORE_UP = "twotower_events_total", "twotower_events_store_up"
 
 
 class LiveState:
-    """Records events and keeps `LiveUsers` up to date.
+    """Records events and keeps the users with events up to date.
 
     Parameters
     ----------
     store : EventStore
-    users : LiveUsers
+    users : sequence of LiveUsers
+        Those of each version that answers.
     log : callable
         Gets an event, a level and fields.
     """
 
-    def __init__(self, store: EventStore, users: LiveUsers, log: Callable[..., None]) -> None:
+    def __init__(
+        self, store: EventStore, users: Sequence[LiveUsers], log: Callable[..., None]
+    ) -> None:
         self.store, self.users, self.log = store, users, log
         self.recorded = self.read = 0
         self.is_up, self.next_try = True, 0.0
@@ -51,7 +52,8 @@ class LiveState:
             self.is_up = True
             self.log("event store answers again")
         if new:
-            self.users.apply(new)
+            for users in self.users:
+                users.apply(new)
             self.read += len(new)
 
     def record(self, events: Sequence[Event]) -> None:
@@ -89,47 +91,9 @@ class LiveState:
         self.is_up, self.next_try = False, time.monotonic() + PAUSE_SECONDS
 
 
-def follow_events(
-    version: Path,
-    rules: EventRules,
-    learned: Mapping[str, str] | None,
-    ids: ServedIds,
-    engine: Engine,
-    log: Callable[..., None],
-) -> LiveState | None:
-    """Open the store that the environment names, and make an engine follow its events.
-
-    Parameters
-    ----------
-    version : Path
-        The version's folder.
-    rules : EventRules
-    learned : mapping of str to str, or None
-        The store, and the position in it up to which the version has learned from its events.
-    ids : ServedIds
-    engine : Engine
-    log : callable
-        Gets an event, a level and fields.
-
-    Returns
-    -------
-    LiveState or None
-        None if the environment names no store.
-
-    Raises
-    ------
-    ServingError
-        If the store cannot be opened. Redis may be out of reach.
-    """
-    if SETTINGS not in os.environ:
-        return None
-    store = open_store(json.loads(os.environ[SETTINGS]), events_path(version))
-    position = learned_position(store, learned)
-    users = LiveUsers(rules, ids, engine.item_codes, position, engine.changed)
-    engine.follow(users)
-    state = LiveState(store, users, log)
-    state.refresh()
-    return state
+def store_settings() -> dict[str, str] | None:
+    """Return the settings of the store that the environment names; None if it names none."""
+    return json.loads(os.environ[SETTINGS]) if SETTINGS in os.environ else None
 
 
 def learned_position(store: EventStore, learned: Mapping[str, str] | None) -> Position:

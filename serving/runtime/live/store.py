@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 from ..errors import ServingError
 from .rules import Event
 
+EVENTS, ANSWERS = "events", "answers"
+"""What a store keeps, each for itself: events, and what was answered during an experiment."""
 MANY = 10_000
 """Number of events that are read at a time."""
 

@@ -22,12 +22,12 @@ class Users:
 
 def test_a_state_follows_its_store_and_outlives_it(open_one, monkeypatch, request):
     monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
-    store, other, lines = open_one(), open_one(), []
-    live = LiveState(store, Users(), lambda event, *_, **fields: lines.append(event))
+    store, other, lines, users = open_one(), open_one(), [], Users()
+    live = LiveState(store, [users], lambda event, *_, **fields: lines.append(event))
     live.record([{"n": 1}])
     other.append([{"n": 2}])
     live.refresh()
-    assert live.users.events == [{"n": 1}, {"n": 2}]
+    assert users.events == [{"n": 1}, {"n": 2}]
     assert live.counts() == {
         (EVENTS, "source", "recorded"): 1,
         (EVENTS, "source", "read"): 2,
@@ -47,7 +47,7 @@ def test_a_state_follows_its_store_and_outlives_it(open_one, monkeypatch, reques
     assert live.counts()[STORE_UP, "", ""] == 0 and lines == ["event store fails"]
     other.append([{"n": 4}])
     live.refresh()
-    assert live.users.events[-1] == {"n": 4}
+    assert users.events[-1] == {"n": 4}
     assert live.counts()[STORE_UP, "", ""] == 1 and lines[-1] == "event store answers again"
 
 
@@ -59,7 +59,7 @@ def test_a_store_that_fails_is_left_alone_for_a_while(open_one, monkeypatch):
         raise StoreError("away")
 
     monkeypatch.setattr(store, "read_new", fail)
-    live = LiveState(store, Users(), lambda *_, **__: None)
+    live = LiveState(store, [Users()], lambda *_, **__: None)
     for _ in range(50):
         live.refresh()
     assert len(tries) == 1
