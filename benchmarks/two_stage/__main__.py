@@ -20,6 +20,7 @@ from benchmarks.two_stage.cold import cold_items, cold_users
 from benchmarks.two_stage.diversity import diversity
 from benchmarks.two_stage.explicit import explicit
 from benchmarks.two_stage.filters import filters
+from benchmarks.two_stage.live import live
 from benchmarks.two_stage.served import by_time, served, served_speed
 from benchmarks.two_stage.ten_candidates import ten_candidates
 from twotower.pipelines.cli import quiet
@@ -35,6 +36,7 @@ PARTS = (
     "cold_users",
     "cold_items",
     "explicit",
+    "live",
 )
 OF_A_RUN = ("filters", "diversity")
 
@@ -55,6 +57,7 @@ def main(data: Path | None, run: Path | None, parts: tuple[str, ...]) -> None:
         "cold_users": cold_users,
         "cold_items": cold_items,
         "explicit": explicit,
+        "live": live,
     }
     if data is None and not set(chosen) <= set(OF_A_RUN):
         raise click.UsageError(

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from benchmarks.redis_server import BINARY, MISSING
 from tests.serving.ranked import ranking_of
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.arrays import expand
@@ -159,6 +160,13 @@ class World:
             padded = [[*row, *[0] * (length - len(row))] for row in codes[name]]
             arrays[name] = np.array(padded, np.int32)
         return arrays
+
+
+@pytest.fixture(scope="session")
+def has_redis() -> None:
+    """Skip tests with Redis where it is not installed."""
+    if not shutil.which(BINARY):
+        pytest.skip(MISSING)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.redis_server import RedisServer
 from tests.serving import ranked
-from tests.serving.redis_server import RedisServer
 from twotower.serving.client import AsyncRetrievalClient, RetrievalClient
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.live.opening import events_path, open_store
@@ -202,7 +202,7 @@ def test_the_asyncio_client_records_too(world, shared):
     assert best not in after
 
 
-def test_servers_that_share_a_redis_agree(world, serve, copy, tmp_path, assert_same):
+def test_servers_that_share_a_redis_agree(has_redis, world, serve, copy, tmp_path, assert_same):
     (tmp_path / "redis").mkdir()
     with RedisServer(tmp_path / "redis") as redis:
         settings = {"store": "redis", "redis": redis.address, "stream": "events"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving.redis_server import RedisServer
+from benchmarks.redis_server import RedisServer
 from twotower.serving.runtime.live.opening import open_store
 
 
 @pytest.fixture(scope="module")
-def redis_server(tmp_path_factory):
+def redis_server(has_redis, tmp_path_factory):
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 

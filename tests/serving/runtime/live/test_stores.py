@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.serving.redis_server import RedisServer
+from benchmarks.redis_server import RedisServer
 from twotower.serving.runtime.live.opening import PASSWORD, open_store
 from twotower.serving.runtime.live.store import StoreError, as_position, position_text
 
@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_written_keeps_what_it_has(tmp_path):
     store.close()
 
 
-def test_a_redis_that_is_away_is_named_and_comes_back(tmp_path, monkeypatch):
+def test_a_redis_that_is_away_is_named_and_comes_back(has_redis, tmp_path, monkeypatch):
     monkeypatch.setenv(PASSWORD, "secret")
     with RedisServer(tmp_path, password="secret") as server:
         store = open_store({"store": "redis", "redis": server.address, "stream": "s"}, tmp_path)

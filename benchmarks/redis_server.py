@@ -9,29 +9,33 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 BINARY = "redis-server"
+MISSING = f"needs {BINARY}: apt-get install redis-server"
 
 
 class RedisServer:
-    """Redis that keeps what it acknowledges; skips the test where it is not installed.
+    """Redis that keeps what it acknowledges.
 
     Parameters
     ----------
     folder : Path
     password : str, optional
+
+    Raises
+    ------
+    FileNotFoundError
+        Where it is not installed.
     """
 
     def __init__(self, folder: Path, password: str = "") -> None:
         if not shutil.which(BINARY):
-            pytest.skip(f"needs {BINARY}: apt-get install redis-server")
+            raise FileNotFoundError(MISSING)
         self.folder, self.password = folder, password
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"redis://127.0.0.1:{self.port}/0"
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, with what it kept."""
@@ -40,14 +44,14 @@ class RedisServer:
             *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
             *(("--requirepass", self.password) if self.password else ()),
         ]
-        log = (self.folder / "log").open("w")
-        self.process = subprocess.Popen([BINARY, *arguments], stdout=log, stderr=log)
+        with (self.folder / "log").open("w") as log:
+            self.process = subprocess.Popen([BINARY, *arguments], stdout=log, stderr=log)
         limit = time.monotonic() + 10
         while time.monotonic() < limit:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
             time.sleep(0.02)
-        raise AssertionError((self.folder / "log").read_text())
+        raise TimeoutError((self.folder / "log").read_text())
 
     def stop(self) -> None:
         """Kill it."""
