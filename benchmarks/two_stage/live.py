@@ -101,8 +101,8 @@ def _times(run: Run, users: list[int]) -> dict[str, dict[str, float]]:
 def _servers(run: Run, stack: ExitStack) -> dict[str, TritonServer]:
     """A server without events, and one of each store."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="two-tower-")))
-    (folder / "redis").mkdir()
-    redis = stack.enter_context(RedisServer(folder / "redis"))
+    (folder / "of redis").mkdir()
+    redis = stack.enter_context(RedisServer(folder / "of redis"))
     stores: dict[str, dict[str, str] | None] = {
         NONE: None,
         EMBEDDED: SQLITE,

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from twotower.pipelines.live.store import columns_of, opened_store
+from twotower.pipelines.console import say
+from twotower.pipelines.live.store import columns_of, event_rules, opened_store
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.preprocess import read_ids
 from twotower.pipelines.steps.processed import INTERACTIONS
@@ -49,9 +50,16 @@ def read_recorded(run: Run) -> RecordedEvents:
     before = run.notes("ingest").get(LEARNED)
     with opened_store(run) as store:
         learned = learned_position(store, before)
-        new = [each for each in store.read_new() if each.position > learned]
-        until = new[-1].position if new else learned
+        stored = [each for each in store.read_new() if each.position > learned]
+        until = stored[-1].position if stored else learned
         identity = store.identity
+    rules = event_rules(run)
+    new = [each for each in stored if rules.holds(each.event)]
+    if len(new) < len(stored):
+        say(
+            f"{len(stored) - len(new):,} of {len(stored):,} events are left out: they have other "
+            "columns, or ids of another kind, than this run"
+        )
     path, ids, names = run.path / "data" / INTERACTIONS, read_ids(run), run.config.features
     schema = pq.read_schema(path)
     types = dict(zip(schema.names, schema.types, strict=True))

@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from .telemetry import Metrics, log
 
 MAX_MESSAGE_LENGTH = 500
 REQUESTS = "twotower_requests_total"
+MAX_PREPARED = 64
+"""Largest number of users whose vectors are computed when their events are recorded."""
 
 
 class TritonPythonModel:
@@ -49,9 +51,9 @@ class TritonPythonModel:
         self.split: Split | None
         self.treatment: Arm | None
         self.split, self.treatment = load_treatment(self.arm, version)
-        arms = [self.arm, *([self.treatment] if self.treatment else [])]
+        self.arms = [self.arm, *([self.treatment] if self.treatment else [])]
         _serialize_quickly()
-        self._follow_events(version, arms)
+        self._follow_events(version)
         self.denied = DeniedItems(denied_path(version), self._deny, log)
         self.outcomes = dict.fromkeys(("answered", "refused", "failed"), 0)
         self.seconds, self.batches = dict.fromkeys(("read", "split"), 0.0), 0
@@ -119,11 +121,10 @@ class TritonPythonModel:
         return responses
 
     def _deny(self, ids: Sequence[int | str]) -> None:
-        for arm in (self.arm, self.treatment):
-            if arm:
-                arm.deny(ids)
+        for arm in self.arms:
+            arm.deny(ids)
 
-    def _follow_events(self, version: Path, arms: Sequence[Arm]) -> None:
+    def _follow_events(self, version: Path) -> None:
         """Take into account what users do from now on, if there is a store of events."""
         self.live: LiveState | None = None
         self.recording: Recording | None = None
@@ -134,7 +135,7 @@ class TritonPythonModel:
         if settings:
             path = events_path(version)
             store = open_store(settings, path)
-            users = [live for arm in arms if (live := arm.follow(store))]
+            users = [live for arm in self.arms if (live := arm.follow(store))]
             self.live = LiveState(store, users, log)
             self.live.refresh()
             if self.treatment:
@@ -151,9 +152,21 @@ class TritonPythonModel:
             message = f"nothing was recorded, send it again later: {error}"
             return [_error(message, "UNAVAILABLE") for _ in events]
         self.outcomes["answered"] += len(events)
-        name = self.recording.rules.time
+        rules = self.recording.rules
+        self._prepare({event[rules.user] for each in events.values() for event in each})
+        name = rules.time
         times = [np.array([[event[name]] for event in each], np.int64) for each in events.values()]
         return [_response({RECORDED: each}) for each in times]
+
+    def _prepare(self, users: Collection[int | str]) -> None:
+        """Compute the vectors of users who have done something, before they ask."""
+        if len(users) > MAX_PREPARED:
+            return
+        try:
+            for arm in self.arms:
+                arm.prepare(users)
+        except Exception:  # the events are recorded, which is what was asked
+            log("vectors not prepared", logging.ERROR, error=traceback.format_exc())
 
     def _read(self, request: Any) -> Table | list[Event]:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}

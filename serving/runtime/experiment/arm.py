@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from ..contract import RECOMMEND_FOR, SIMILAR_TO, Contract, Table
 from ..engine import Engine
-from ..filters.parameters import CANDIDATES
+from ..filters.parameters import CANDIDATES, K
 from ..live.state import learned_position
 from ..live.store import EventStore
-from ..live.users import LiveUsers
+from ..live.users import LiveUsers, ids_of
 from ..manifest import MANIFEST_FILE, MODEL_FILE
 from ..operators.ids import ServedIds
 from ..tensors import TYPES
@@ -88,6 +88,12 @@ class Arm:
         engine = self.engine
         answers = {"": engine.run, SIMILAR_TO: engine.similar, CANDIDATES: engine.recommend}
         return self.ids.decode(answers[kind_of(table)](table))
+
+    def prepare(self, user_ids: Iterable[int | str]) -> None:
+        """Compute and cache the vectors of users, whose next requests then need not wait."""
+        contract = self.contract
+        ids = ids_of(contract.user_id_type, list(user_ids))
+        self.run(contract.read({contract.user_id: ids[:, None]}, {K: 1}))
 
     def _warm_up(self) -> None:
         """Load what is loaded lazily and find errors, because requests must work from now on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 import redis
 
 from .rules import Event
-from .store import MANY, Stored, StoreError, as_position, as_text
+from .store import MANY, Stored, StoreError, as_event, as_position, as_text
 
 LIMIT_SECONDS = 0.25
 """How long an answer waits for Redis."""
@@ -64,11 +63,14 @@ class RedisStore:
             pipeline.execute()
 
     def read_new(self) -> list[Stored]:
-        found, last = [], self.last
+        found: list[Stored] = []
+        last = self.last
         with self._explained():
             while entries := self._entries_after(last):
                 found += [
-                    Stored(as_position(name), json.loads(fields[FIELD])) for name, fields in entries
+                    Stored(as_position(name), event)
+                    for name, fields in entries
+                    if (event := as_event(fields.get(FIELD))) is not None
                 ]
                 last = entries[-1][0]
                 if len(entries) < MANY:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .rules import Event
-from .store import EVENTS, MANY, Stored, StoreError, as_text
+from .store import EVENTS, MANY, Stored, StoreError, as_event, as_text
 
 WAIT_SECONDS = 5.0
 """How long a process waits for another one that writes."""
@@ -68,9 +67,14 @@ class SqliteStore:
             state = self._run("PRAGMA data_version").fetchone()[0]
             if state == self.state:
                 return []
-            found, last = [], self.last
+            found: list[Stored] = []
+            last = self.last
             while rows := self._rows_after(last):
-                found += [Stored((number,), json.loads(text)) for number, text in rows]
+                found += [
+                    Stored((number,), event)
+                    for number, text in rows
+                    if (event := as_event(text)) is not None
+                ]
                 last = rows[-1][0]
                 if len(rows) < MANY:
                     break

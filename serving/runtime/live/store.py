@@ -61,6 +61,15 @@ def as_text(event: Event) -> str:
     return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
 
 
+def as_event(text: str | None) -> Event | None:
+    """Return the event of a line of JSON; None if it is none, which only other programs write."""
+    try:
+        event = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
 def as_position(text: str) -> Position:
     """Return a position from its text, numbers joined by "-"; "" is before all events."""
     return tuple(int(number) for number in text.split("-")) if text else ()

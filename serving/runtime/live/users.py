@@ -85,8 +85,11 @@ class LiveUsers:
     def apply(self, events: Iterable[Stored]) -> None:
         """Take events over, in the order in which they were recorded."""
         rules = self.rules
-        own = [each for each in events if self._fits(each.event)]
-        codes = self.ids.items.encode(_ids(rules.item_type, [e.event[rules.item] for e in own]))
+        events = list(events)
+        own = [each for each in events if rules.holds(each.event)]
+        self.ignored += len(events) - len(own)
+        items = ids_of(rules.item_type, [each.event[rules.item] for each in own])
+        codes = self.ids.items.encode(items)
         position, known = find(self.item_ids, codes)
         for stored, code, place, there in zip(
             own, codes.tolist(), position.tolist(), known.tolist(), strict=True
@@ -173,17 +176,8 @@ class LiveUsers:
         user.forget()
         self.changed(slot)
 
-    def _fits(self, event: Any) -> bool:
-        """Whether an event, which another version may have recorded, has ids of the right kinds."""
-        try:
-            self.rules.check(event, "")
-        except Exception:
-            self.ignored += 1
-            return False
-        return True
 
-
-def _ids(datatype: str, values: list[Any]) -> np.ndarray:
+def ids_of(datatype: str, values: list[Any]) -> np.ndarray:
     """Return the ids of events as those in requests: numbers, or bytes."""
     if datatype == "BYTES":
         values = [value.encode() for value in values]

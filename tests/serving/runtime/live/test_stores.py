@@ -144,6 +144,19 @@ def test_a_redis_that_is_away_is_named_and_comes_back(has_redis, tmp_path, monke
         stranger.close()
 
 
+def test_what_is_no_event_is_passed_over(open_one):
+    """Another program may have written it; what comes after it must be read."""
+    store = open_one()
+    if hasattr(store, "connection"):
+        for text in ("{", "[1]", ""):
+            store.connection.execute("INSERT INTO events (event) VALUES (?)", [text])
+    else:
+        for fields in ({"event": "{"}, {"event": "[1]"}, {"other": "1"}):
+            store.client.xadd(store.stream, fields)
+    store.append(EVENTS)
+    assert [each.event for each in store.read_new()] == EVENTS
+
+
 def test_events_are_lines_of_json(tmp_path):
     store = open_store({"store": "sqlite"}, tmp_path / "events.sqlite")
     store.append(EVENTS[:1])

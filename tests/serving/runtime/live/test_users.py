@@ -84,6 +84,6 @@ def test_histories_are_given_to_the_rows_that_give_none(live):
 
 
 def test_events_of_another_kind_are_ignored(live):
-    wrong = [{"user": "a", "item": 10, "at": 1}, {"user": 1}, ["no event"], {"colour": 1}]
+    wrong = [{"user": "a", "item": 10, "at": 1}, {"user": 1}, {}, {"colour": 1}]
     live.apply([Stored((number,), event) for number, event in enumerate(wrong, 3)])
     assert live.ignored == 4 and not live.slots
