@@ -153,6 +153,18 @@ def two_stage_lists() -> str:
     return table(["test", "", *names, "NDCG@10 gained, 95 % interval"], lines)
 
 
+def live() -> str:
+    """Milliseconds of a request by the store of events, and what is added to one without."""
+    rows = read("two_stage")["rows"]["live"]
+    times, added = rows["p50, ms"], rows["added to p50, ms"]
+    cases = list(next(iter(added.values())))
+    lines = [["no store", f"{times['no store'][cases[0]]:.2f}", *[""] * (len(cases) - 1)]]
+    for name, own in added.items():
+        cells = [f"{times[name][case]:.2f} ({own[case]:+.2f})" for case in cases]
+        lines.append([name, *cells])
+    return table(["store", *cases], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "speed": speed,
@@ -163,6 +175,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": partial(checks, "faults"),
     "two-stage": partial(checks, "two_stage"),
     "two-stage-lists": two_stage_lists,
+    "live": live,
     "checks": partial(checks, "serving"),
 }
 

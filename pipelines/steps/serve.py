@@ -45,10 +45,11 @@ class Addresses:
 
 @dataclass(frozen=True)
 class RunningServer(Addresses):
-    """The content of server.json: addresses, Triton's key and process id of a `twotower serve`."""
+    """The content of server.json: addresses, keys and process id of a `twotower serve`."""
 
     key: str | None
     pid: int
+    events_key: str | None = None
 
     def control(self, timeout: float) -> ModelControl | None:
         """The control that loads another version; None if its Triton cannot do that."""
@@ -242,6 +243,7 @@ def _write_addresses(path: Path, server: TritonServer) -> None:
         grpc=server.grpc,
         metrics=server.metrics,
         key=server.key,
+        events_key=server.events_key,
         pid=os.getpid(),
     )
     write_atomically(path, json.dumps(asdict(running)) + "\n", mode=0o600)

@@ -209,7 +209,8 @@ class RetrievalClient:
         user_ids, item_ids : iterable of int or str, length n
             Raw ids.
         key : str
-            The server's key, which is in server.json in the run folder.
+            The server's key for events: `events_key` of server.json in the run folder, or what the
+            environment variable TWOTOWER_EVENTS_KEY was when it started.
         values : mapping of str to iterable, optional
             The time, in seconds since 1970, and the columns of the interactions, such as
             ``{"timestamp": [1700000000], "rating": [5.0]}``. By default the time is now.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import secrets
 import signal
@@ -82,6 +83,9 @@ class TritonServer:
         Created at each start. Anyone with the key can load other versions (`ModelControl`) and use
         Triton's other restricted protocols. None for Triton before 2.40, which has no keys: it then
         serves only the version that it started with.
+    events_key : str or None
+        Who has it can record events: the value of the environment variable TWOTOWER_EVENTS_KEY, or
+        else created at each start. None without a store or without `key`.
 
     Raises
     ------
@@ -111,6 +115,7 @@ class TritonServer:
         )
         self.http, self.grpc, self.metrics = (f"{self.host}:{port}" for port in self._ports)
         self.key: str | None = None
+        self.events_key: str | None = None
         self._scratch: Scratch | None = None
         self._process: GuardedProcess | None = None
         self._ready = False
@@ -134,6 +139,9 @@ class TritonServer:
         _check_repository(self.repository)
         triton = find_triton()
         self.key = secrets.token_hex(16) if triton.restricts_http else None
+        if self.key and self.events:
+            # Another one, because with `key` one can load a model of one's own.
+            self.events_key = os.environ.get(KEY) or secrets.token_hex(16)
         self._stub_died = None
         sweep()
         self._scratch = scratch = Scratch()
@@ -220,8 +228,8 @@ class TritonServer:
         given = {}
         if self.events:
             given[SETTINGS] = json.dumps(dict(self.events))
-        if self.events and self.key:
-            given[KEY] = self.key
+        if self.events_key:
+            given[KEY] = self.events_key
         if self.experiment:
             given[EXPERIMENT] = json.dumps(dict(self.experiment))
         return given

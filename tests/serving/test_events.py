@@ -118,7 +118,7 @@ def test_an_event_changes_the_next_answer(protocol, world, shared, assert_same):
             best = client.recommend([user], 5).item_ids[0]
             # What is best now, what is none of the best, and what the user does not like.
             item = int(best[step % 5] if step % 2 else draw.choice(world.item_ids))
-            expected.record(client, server.key, user, item, rating=5.0 if step % 3 else 1.0)
+            expected.record(client, server.events_key, user, item, rating=5.0 if step % 3 else 1.0)
             assert item not in client.recommend([user], 300).item_ids
             assert_same(columns(client.recommend([user])), expected.answer([user]))
         assert_same(columns(client.recommend(users)), expected.answer(users))
@@ -147,7 +147,7 @@ def test_events_outlive_the_server(world, serve, copy):
     first, user = serve(copy), world.unknown_user
     with RetrievalClient(first.http) as client:
         best = client.recommend([user], 3).item_ids[0]
-        times = client.record([user, user], best[:2], first.key, {"rating": [5.0, 4.0]})
+        times = client.record([user, user], best[:2], first.events_key, {"rating": [5.0, 4.0]})
         assert np.abs(times - time.time()).max() < 60
         after = client.recommend([user], 300).item_ids
     first.stop()
@@ -160,15 +160,16 @@ def test_events_outlive_the_server(world, serve, copy):
 def test_only_who_has_the_key_may_record(shared, servers):
     server, before = shared, metric(shared, "twotower_events_total")
     with RetrievalClient(server.http) as client:
-        for key in ("", "wrong", f"{server.key}x"):
+        # Nor does who may load models have the key, which applications get.
+        for key in ("", "wrong", f"{server.events_key}x", server.key):
             with pytest.raises(ServingError, match="needs the server's key in the header"):
                 client.record([1], [1], key, LIKED)
         with pytest.raises(ServingError, match="row 1: rating is missing"):
-            client.record([1, 2], [1, 4], server.key, {"rating": [5.0, None]})
+            client.record([1, 2], [1, 4], server.events_key, {"rating": [5.0, None]})
         assert metric(server, "twotower_events_total") == before
     off = servers("merlin")  # which has no store
     with RetrievalClient(off.http) as client, pytest.raises(ServingError) as error:
-        client.record([1], [1], off.key, LIKED)
+        client.record([1], [1], str(off.events_key), LIKED)
     assert "this server records no events: set serving.events.store" in str(error.value)
 
 
@@ -179,7 +180,7 @@ def test_many_clients_record_and_ask_at_once(world, shared, assert_same):
     def work(user):
         with RetrievalClient(server.grpc, "grpc") as client:
             for item in (1, 4, 7, 10, 13):
-                expected.record(client, server.key, user, item)
+                expected.record(client, server.events_key, user, item)
                 assert item not in client.recommend([user], 300).item_ids
 
     with ThreadPoolExecutor(8) as pool:
@@ -194,8 +195,8 @@ def test_the_asyncio_client_records_too(world, shared):
     async def ask():
         async with AsyncRetrievalClient(shared.http) as client:
             best = (await client.recommend([user], 1)).item_ids[0]
-            assert len(await client.record([user], best, shared.key, LIKED)) == 1
-            assert len(await client.record([], [], shared.key, {"rating": []})) == 0
+            assert len(await client.record([user], best, shared.events_key, LIKED)) == 1
+            assert len(await client.record([], [], shared.events_key, {"rating": []})) == 0
             return best[0], (await client.recommend([user], 300)).item_ids
 
     best, after = asyncio.run(ask())
@@ -212,18 +213,18 @@ def test_servers_that_share_a_redis_agree(has_redis, world, serve, copy, tmp_pat
         for number in range(8):
             one, other = number % 2, 1 - number % 2
             item = int(clients[one].recommend([users[number % 4]], 1).item_ids[0, 0])
-            expected.record(clients[one], servers[one].key, users[number % 4], item)
+            expected.record(clients[one], servers[one].events_key, users[number % 4], item)
             for client in (clients[other], clients[one]):
                 assert_same(columns(client.recommend(users)), expected.answer(users))
         redis.stop()
         for client in clients:  # from the last known state
             assert_same(columns(client.recommend(users)), expected.answer(users))
         with pytest.raises(ServingError, match="nothing was recorded, send it again later: Redis"):
-            clients[0].record([users[0]], [1], servers[0].key, LIKED)
+            clients[0].record([users[0]], [1], servers[0].events_key, LIKED)
         _until(lambda: metric(servers[0], "twotower_events_store_up") == 0)
         redis.start()
         time.sleep(1.2)  # after which the servers try again
-        expected.record(clients[0], servers[0].key, users[0], 1)
+        expected.record(clients[0], servers[0].events_key, users[0], 1)
         for client in clients:
             assert_same(columns(client.recommend(users)), expected.answer(users))
         _until(lambda: metric(servers[0], "twotower_events_store_up") == 1)

@@ -78,7 +78,7 @@ def test_events_count_in_both_versions(world, variant, server):
     assert len(set(Split(**EXPERIMENT).treated(users))) == 2
     with RetrievalClient(server.http) as client:
         best = client.recommend(users, 1).item_ids[:, 0]
-        client.record(users, best, server.key, {"rating": [5.0] * 10})
+        client.record(users, best, server.events_key, {"rating": [5.0] * 10})
         after = client.recommend(users, 300).item_ids
     assert not (after == best[:, None]).any()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from .sqlite_store import SqliteStore
 from .store import EVENTS, EventStore
 
-SETTINGS, KEY = "TWOTOWER_EVENTS", "TWOTOWER_KEY"
+SETTINGS, KEY = "TWOTOWER_EVENTS", "TWOTOWER_EVENTS_KEY"
 """Environment variables of the server's process: the settings of the store as JSON, without which
 there are no events, and the key that a client must send to record some."""
 PASSWORD = "TWOTOWER_REDIS_PASSWORD"

@@ -63,8 +63,8 @@ class Recording:
             )
         if not self.key or not hmac.compare_digest((key or "").encode(), self.key.encode()):
             raise RequestError(
-                f"recording events needs the server's key in the header {KEY_HEADER}; server.json "
-                "in the run folder has it"
+                f"recording events needs the server's key in the header {KEY_HEADER}; it is the "
+                "events_key of server.json in the run folder"
             )
         if parameters:
             raise RequestError(

@@ -64,7 +64,7 @@ def _over_both(
     """A fault over each protocol; `key` is sent in place of the server's."""
 
     def headers(t: Target) -> dict[str, str]:
-        given = t.server.key if key is None else key
+        given = t.server.events_key if key is None else key
         return {KEY_HEADER: given} if given else {}
 
     def over_http(t: Target) -> Answer:
