@@ -26,6 +26,9 @@ class Candidates:
         Whether a candidate is a positive.
     relevant : ndarray of int, shape (n,)
         Number of positives of each user, with those that retrieval has not found.
+    clicks : ndarray of bool, shape (n, c), or None
+        Whether the user interacted with a candidate, which every positive implies: the first label
+        of networks with two labels.
     """
 
     users: np.ndarray
@@ -33,6 +36,7 @@ class Candidates:
     features: np.ndarray
     labels: np.ndarray
     relevant: np.ndarray
+    clicks: np.ndarray | None = None
 
     @classmethod
     def without_labels(
@@ -51,6 +55,7 @@ class Candidates:
             features=self.features[rows],
             labels=self.labels[rows],
             relevant=self.relevant[rows],
+            clicks=None if self.clicks is None else self.clicks[rows],
         )
 
     @property

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Extra, Field, conint, validator
+from pydantic import BaseModel, Extra, Field, conint, root_validator, validator
 
-from twotower.models.ranking.options import LOSSES, NETWORKS
+from twotower.models.ranking.options import LOSSES, NETWORKS, TWO_LABELS
 
 if TYPE_CHECKING:  # mypy cannot read a type that is computed
     NetworkName = str
@@ -61,6 +61,16 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
     cross_layers: int = Field(
         2, ge=1, le=100, description="number of cross layers of the network dcn"
     )
+    experts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="number of experts of the network mmoe; ple has this many per label and as "
+        "many that all labels share. Each has the layers `hidden`",
+    )
+    expert_layers: int = Field(
+        2, ge=1, le=10, description="number of layers of experts of the network ple"
+    )
     feature_dim: Width = Field(16, description="size of the embeddings")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate after each hidden layer")
     loss: LossName = Field("pairwise", description=f"training loss. {_choices(LOSSES)}")
@@ -97,3 +107,35 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
                 f"{value} is less than the candidates of one user, {values['candidates']}"
             )
         return value
+
+    @root_validator(skip_on_failure=True)
+    def _loss_suits_the_labels(cls, values: dict[str, Any]) -> dict[str, Any]:
+        model, loss = values["model"], values["loss"]
+        if model in TWO_LABELS and loss != "binary":
+            raise ValueError(
+                f"loss: {loss} has one label, but {model} learns two, each by its cross-entropy; "
+                "set ranking.loss to binary"
+            )
+        return values
+
+
+def unmet_positives(config: RankingConfig, has_column: bool) -> str | None:
+    """Say why there is nothing to learn if every interaction is a positive.
+
+    Parameters
+    ----------
+    config : RankingConfig
+    has_column : bool
+        Whether `positives.column` tells positives from other interactions.
+
+    Returns
+    -------
+    str or None
+        The message; None if nothing is wrong.
+    """
+    if has_column or config.model not in TWO_LABELS:
+        return None
+    return (
+        f"ranking.model {config.model} learns which interactions are positives, but without "
+        "positives.column all of them are; set it, or choose a network with one label, such as mlp"
+    )
