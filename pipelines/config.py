@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, r
 from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.config import EvaluationConfig
 from twotower.models.evaluation.metrics import METRICS
-from twotower.models.ranking.config import RankingConfig
+from twotower.models.ranking.config import RankingConfig, unmet_positives
 from twotower.models.sequence.config import unmet_features
 from twotower.models.training.config import (
     TrainingConfig,
@@ -181,6 +181,8 @@ class Config(BaseModel, extra=Extra.forbid):
                 "ranking.model cannot be used with features of the context (features.context, "
                 "context_numeric, time) yet; remove them, or ranking.model"
             )
+        if wrong := unmet_positives(values["ranking"], values["positives"].column is not None):
+            raise ValueError(wrong)
         return values
 
     @root_validator(skip_on_failure=True)

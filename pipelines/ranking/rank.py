@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from twotower.models.ranking.options import NEED_EMBEDDINGS
+from twotower.models.ranking.options import NEED_EMBEDDINGS, TWO_LABELS
 from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.evaluation.evaluator import Evaluator
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from twotower.models.ranking.fit import RankingModel
     from twotower.pipelines.config import Config
 
-FOLDER, METRICS, PLOT = "ranking", "metrics.json", "reliability.png"
+FOLDER = "ranking"
 MIN_USERS = 10
 
 
@@ -58,6 +57,7 @@ def rank(run: Run) -> dict[str, Any]:
         report(0, 1, "import")
         load_libraries()
         from twotower.models.ranking.saving import save_ranking
+        from twotower.pipelines.ranking.measure import measure
 
         report(0, 1, "candidates")
 
@@ -71,7 +71,7 @@ def rank(run: Run) -> dict[str, Any]:
         model = _fit(run, train, held_out, progress)
         report(phase="save the ranking model")
         save_ranking(model, run.config.ranking, out / FOLDER)
-        notes |= _measure(model, train, held_out, out)
+        notes |= measure(model, train, held_out, out / FOLDER)
         result(
             f"{run.config.ranking.model}, {notes['epochs']} epochs; of {notes['held_out']:,} users "
             f"held out, NDCG@10 on valid {notes['ndcg@10 before']:.4f} before and "
@@ -120,6 +120,7 @@ def _candidates(run: Run, progress: Any) -> tuple[Candidates, Candidates]:
     """Return the candidates of the training users and of those held out."""
     from twotower.models.training.saving import load
     from twotower.pipelines.ranking.candidates import CandidateSource, candidate_features
+    from twotower.pipelines.ranking.interactions import with_clicks
 
     config, evaluator = run.config.ranking, Evaluator(run, "valid")
     users = np.flatnonzero(np.diff(evaluator.relevant.indptr))
@@ -134,6 +135,8 @@ def _candidates(run: Run, progress: Any) -> tuple[Candidates, Candidates]:
     features = candidate_features(run, scorer.items)
     source = CandidateSource(evaluator, scorer, features, config.candidates)
     found = source.candidates(users, progress)
+    if config.model in TWO_LABELS:
+        found = with_clicks(found, run, evaluator.relevant.shape)
     count = min(max(1, round(len(users) * config.held_out)), len(users) - 1)
     return found.take(np.arange(count, len(users))), found.take(np.arange(count))
 
@@ -161,31 +164,3 @@ def embedded_schemas(config: Config, schema: Schema) -> tuple[Schema, Schema]:
         for names in embedded_columns(config)
     )
     return users, items
-
-
-def _measure(
-    model: RankingModel, train: Candidates, held_out: Candidates, out: Any
-) -> dict[str, Any]:
-    """Measure the model and a constant on the users held out; write the metrics and the plot."""
-    from twotower.models.ranking.candidates import ndcg
-    from twotower.models.ranking.metrics import calibration, ranking_metrics, reliability_plot
-
-    mask = held_out.mask
-    labels = held_out.labels[mask]
-    groups = np.broadcast_to(np.arange(len(mask))[:, None], mask.shape)[mask]
-    probabilities = model.probabilities(held_out)
-    metrics = ranking_metrics(labels, probabilities[mask], groups)
-    order = -np.arange(mask.shape[1]) * np.ones(mask.shape)
-    notes = {
-        "epochs": len(model.history["held_out"]),
-        "users": len(train.users),
-        "held_out": len(held_out.users),
-        "ndcg@10 before": ndcg(held_out, order),
-        "ndcg@10 after": ndcg(held_out, probabilities),
-        "share of positives": float(train.labels[train.mask].mean()),
-        "metrics": metrics.to_dict(),
-    }
-    (out / FOLDER / METRICS).write_text(json.dumps(notes, indent=1) + "\n")
-    plot = out / FOLDER / PLOT
-    reliability_plot({"users held out": calibration(labels, probabilities[mask])}, plot)
-    return notes

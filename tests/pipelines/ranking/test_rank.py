@@ -81,6 +81,27 @@ def test_the_server_answers_as_brute_force(two_stage_run):
     assert 0 < found.largest_probability_difference < 1e-5
 
 
+def test_two_labels_are_learned_and_measured(small_run, tmp_path):
+    run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    run.override((*RANKING, "ranking.model=esmm", "ranking.loss=binary"))
+    notes = rank(run)
+    areas = notes["labels"]
+    assert areas["both"] == pytest.approx(notes["metrics"]["auc"], abs=1e-4)
+    assert 0.5 < areas["first"] < 1 and 0 < areas["second given first"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["esmm", "mmoe", "ple"])
+def test_two_labels_are_served(name, small_run, tmp_path):
+    run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    run.override((*RANKING, f"ranking.model={name}", "ranking.loss=binary"))
+    rank(run)
+    export(run)
+    publish(run, anyway=True)
+    found = verify(run, count=50, k=10)
+    assert found.holds and found.wrong_ranked == 0
+
+
 def test_a_file_of_ranked_answers_and_the_command_line(two_stage_run, tmp_path, monkeypatch):
     out = tmp_path / "ranked.parquet"
     recommend(two_stage_run, "all", out, k=5, rank=True)
@@ -155,6 +176,11 @@ def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
         (("features.context=[rating]",), "cannot be used with features of the context"),
         (("ranking.max_rows=9",), "9 is less than the candidates of one user, 100"),
         (("ranking.model=tree",), "unexpected value; permitted: 'mlp', 'dcn'"),
+        (("ranking.model=esmm",), "loss: pairwise has one label, but esmm learns two"),
+        (
+            ("ranking.model=ple", "ranking.loss=binary", "positives={}"),
+            "ple learns which interactions are positives, but without positives.column all of them",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, message):
