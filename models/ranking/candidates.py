@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from twotower.models.ranking.metrics import auc
+
 NO_ITEM = -1
 
 
@@ -95,6 +97,11 @@ def ndcg(candidates: Candidates, scores: np.ndarray, k: int = 10) -> float:
     ideal = discount.cumsum()[np.minimum(candidates.relevant, k) - 1]
     gains = (hits * discount[: hits.shape[1]]).sum(axis=1) / ideal
     return float(gains[candidates.relevant > 0].mean())
+
+
+def row_auc(candidates: Candidates, scores: np.ndarray) -> float:
+    """AUC of the scores [n, c] of all candidates together, see `metrics.auc`."""
+    return auc(candidates.labels[candidates.mask], scores[candidates.mask])
 
 
 Table = Mapping[str, np.ndarray]

@@ -22,6 +22,18 @@ def _choices(summaries: dict[str, str]) -> str:
     return "; ".join(f"{name}: {summary}" for name, summary in summaries.items())
 
 
+class ConversionConfig(BaseModel, extra=Extra.forbid):
+    """Which positives in a log of impressions are conversions, such as purchases."""
+
+    column: str = Field(..., description="column of the interactions")
+    at_least: float = Field(
+        1.0,
+        ge=-1e300,
+        le=1e300,
+        description="Minimum value of a conversion in `column`.",
+    )
+
+
 class RankingConfig(BaseModel, extra=Extra.forbid):
     """The second stage: a model that orders the items that the two towers have found."""
 
@@ -35,7 +47,20 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
         ge=2,
         le=1000,
         description="number of items per user that the towers find and the ranking model orders; "
-        "a request may ask for at most as many items",
+        "a request may ask for at most as many items. With `rows: interactions`, also the maximum "
+        "number of rows per user, drawn at random",
+    )
+    rows: Literal["candidates", "interactions"] = Field(
+        "candidates",
+        description="what the model learns from. candidates: the items that the towers find for "
+        "each user; those in the valid part are positives. interactions: the interactions of the "
+        "valid part, for data with impressions that were no positives",
+    )
+    conversion: ConversionConfig | None = Field(
+        None,
+        description="which positives are conversions, with `rows: interactions`: the second label "
+        "of a network with two labels. A network with one label learns conversions instead of "
+        "positives.",
     )
     max_rows: int = Field(
         65_536,
@@ -118,24 +143,60 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
             )
         return values
 
+    @root_validator(skip_on_failure=True)
+    def _settings_suit_the_rows(cls, values: dict[str, Any]) -> dict[str, Any]:
+        is_log, conversion = values["rows"] == "interactions", values["conversion"]
+        if conversion and not is_log:
+            raise ValueError(
+                "conversion: candidates are labelled by the positives alone; set ranking.rows to "
+                "interactions, or remove ranking.conversion"
+            )
+        if is_log and values["model"] in TWO_LABELS and not conversion:
+            raise ValueError(
+                f"conversion: {values['model']} learns two labels of each interaction, positive "
+                "and conversion; set ranking.conversion, such as {column: conversion}"
+            )
+        return values
 
-def unmet_positives(config: RankingConfig, has_column: bool) -> str | None:
-    """Say why there is nothing to learn if every interaction is a positive.
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the interactions that the settings name."""
+        return [] if self.conversion is None else [self.conversion.column]
+
+
+def unmet_rows(config: RankingConfig, has_column: bool, repeats: str) -> str | None:
+    """Say why there are no rows to learn from.
 
     Parameters
     ----------
     config : RankingConfig
     has_column : bool
         Whether `positives.column` tells positives from other interactions.
+    repeats : str
+        The setting `split.repeats`.
 
     Returns
     -------
     str or None
         The message; None if nothing is wrong.
     """
-    if has_column or config.model not in TWO_LABELS:
+    is_log = config.rows == "interactions"
+    if is_log and repeats == "keep":
+        return (
+            "ranking.rows: interactions needs pairs that are in one part each, but split.repeats "
+            "is keep; set one of the two to its default"
+        )
+    if has_column:
         return None
-    return (
-        f"ranking.model {config.model} learns which interactions are positives, but without "
-        "positives.column all of them are; set it, or choose a network with one label, such as mlp"
-    )
+    if is_log:
+        return (
+            "ranking.rows: interactions needs some that are no positives, but without "
+            "positives.column all of them are; set it, or set ranking.rows to candidates"
+        )
+    if config.model in TWO_LABELS:
+        return (
+            f"ranking.model {config.model} learns which interactions are positives, but without "
+            "positives.column all of them are; set it, or choose a network with one label, such "
+            "as mlp"
+        )
+    return None

@@ -85,9 +85,11 @@ def test_two_labels_are_learned_and_measured(small_run, tmp_path):
     run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
     run.override((*RANKING, "ranking.model=esmm", "ranking.loss=binary"))
     notes = rank(run)
-    areas = notes["labels"]
-    assert areas["both"] == pytest.approx(notes["metrics"]["auc"], abs=1e-4)
-    assert 0.5 < areas["first"] < 1 and 0 < areas["second given first"] < 1
+    labels = notes["labels"]
+    assert labels["both"]["auc"] == notes["metrics"]["auc"]
+    assert labels["both"]["positives"] == labels["second given first"]["positives"]
+    assert labels["first"]["positives"] == labels["second given first"]["rows"]
+    assert 0.5 < labels["first"]["auc"] < 1 and 0 < labels["second given first"]["auc"] < 1
 
 
 @pytest.mark.slow
@@ -180,6 +182,19 @@ def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
         (
             ("ranking.model=ple", "ranking.loss=binary", "positives={}"),
             "ple learns which interactions are positives, but without positives.column all of them",
+        ),
+        (("ranking.conversion={column: rating}",), "set ranking.rows to interactions, or remove"),
+        (
+            ("ranking.model=mmoe", "ranking.loss=binary", "ranking.rows=interactions"),
+            "conversion: mmoe learns two labels of each interaction, positive and conversion",
+        ),
+        (
+            ("ranking.rows=interactions", "positives={}"),
+            "ranking.rows: interactions needs some that are no positives",
+        ),
+        (
+            ("ranking.rows=interactions", "split={method: leave_last_out, repeats: keep}"),
+            "but split.repeats is keep",
         ),
     ],
 )
