@@ -96,6 +96,13 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
     expert_layers: int = Field(
         2, ge=1, le=10, description="number of layers of experts of the network ple"
     )
+    heads: int = Field(
+        4,
+        ge=1,
+        le=100,
+        description="number of vectors of an item, and of each layer of the user tower, in the "
+        "network inttower; each has the size `feature_dim`",
+    )
     feature_dim: Width = Field(16, description="size of the embeddings")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate after each hidden layer")
     loss: LossName = Field("pairwise", description=f"training loss. {_choices(LOSSES)}")

@@ -10,8 +10,9 @@ import tensorflow as tf
 from twotower.models.errors import ModelError
 from twotower.models.ranking.base import Columns, RankingNetwork, hidden_layers
 from twotower.models.ranking.config import RankingConfig
+from twotower.models.ranking.inttower import IntTower
 from twotower.models.ranking.multitask import ESMM, PLE, MMoE
-from twotower.models.ranking.options import NEED_EMBEDDINGS
+from twotower.models.ranking.options import lacks_embeddings
 from twotower.models.towers.blocks import CrossLayers, apply_layers
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ NETWORK_CLASSES: dict[str, type[RankingNetwork]] = {
     "esmm": ESMM,
     "mmoe": MMoE,
     "ple": PLE,
+    "inttower": IntTower,
 }
 """The class of each name of `options.NETWORKS`."""
 
@@ -140,14 +142,11 @@ def build_network(
     Raises
     ------
     ModelError
-        If the network needs embeddings and there are none.
+        If the network needs embeddings that there are not, see `lacks_embeddings`.
     """
     assert config.model is not None
-    if config.model in NEED_EMBEDDINGS and not len(users) + len(items):
-        raise ModelError(
-            f"ranking.model {config.model} multiplies embeddings, but there are none: name "
-            "features or ids in ranking.embedded, or choose mlp or dcn"
-        )
+    if wrong := lacks_embeddings(config.model, len(users), len(items)):
+        raise ModelError(wrong)
     tf.keras.utils.set_random_seed(seed)
     kind = NETWORK_CLASSES[config.model]
     return kind(users, items, means.astype(np.float32), deviations.astype(np.float32), config)

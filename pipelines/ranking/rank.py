@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from twotower.models.ranking.options import NEED_EMBEDDINGS, TWO_LABELS
+from twotower.models.ranking.options import TWO_LABELS, lacks_embeddings
 from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.evaluation.evaluator import Evaluator
@@ -91,11 +91,8 @@ def check_ranking(config: Config) -> None:
             "ranking.model is not set, so there is no ranking model to train; set it, such as "
             "--set ranking.model=mlp"
         )
-    if config.ranking.model in NEED_EMBEDDINGS and not any(embedded_columns(config)):
-        raise ConfigError(
-            f"ranking.model {config.ranking.model} multiplies embeddings, but there are none: name "
-            "features or ids in ranking.embedded, or choose mlp or dcn"
-        )
+    if wrong := lacks_embeddings(config.ranking.model, *map(len, embedded_columns(config))):
+        raise ConfigError(wrong)
 
 
 def embedded_columns(config: Config) -> tuple[list[str], list[str]]:

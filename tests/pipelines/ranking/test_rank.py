@@ -93,8 +93,8 @@ def test_two_labels_are_learned_and_measured(small_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["esmm", "mmoe", "ple"])
-def test_two_labels_are_served(name, small_run, tmp_path):
+@pytest.mark.parametrize("name", ["esmm", "mmoe", "ple", "inttower"])
+def test_the_server_answers_as_brute_force_with_every_network(name, small_run, tmp_path):
     run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
     run.override((*RANKING, f"ranking.model={name}", "ranking.loss=binary"))
     rank(run)
@@ -168,6 +168,9 @@ def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
     alone = small_config("ranking.model=dlrm", "features.user=[]", "ranking.embedded=[]")
     with pytest.raises(ConfigError, match=r"ranking\.model dlrm multiplies embeddings, but there"):
         main_job(alone, tmp_path / "dlrm")
+    items_only = small_config("ranking.model=inttower", "ranking.embedded=[genres]")
+    with pytest.raises(ConfigError, match=r"ranking\.model inttower .* no embedding of users"):
+        main_job(items_only, tmp_path / "dlrm")
     assert not (tmp_path / "dlrm" / "data").exists()
 
 
