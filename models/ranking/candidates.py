@@ -31,6 +31,8 @@ class Candidates:
     clicks : ndarray of bool, shape (n, c), or None
         Whether the user interacted with a candidate, which every positive implies: the first label
         of networks with two labels.
+    positions : ndarray of int, shape (n, c), or None
+        The number of the position at which each row of a log was shown, below that of positions.
     """
 
     users: np.ndarray
@@ -39,6 +41,7 @@ class Candidates:
     labels: np.ndarray
     relevant: np.ndarray
     clicks: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
     @classmethod
     def without_labels(
@@ -58,6 +61,7 @@ class Candidates:
             labels=self.labels[rows],
             relevant=self.relevant[rows],
             clicks=None if self.clicks is None else self.clicks[rows],
+            positions=None if self.positions is None else self.positions[rows],
         )
 
     @property

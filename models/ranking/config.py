@@ -80,6 +80,12 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
         description="features of users and items, and ids, that the model has embeddings of. By "
         "default all of features.user, item and item_multi_hot, but no ids",
     )
+    position: str | None = Field(
+        None,
+        description="column of the interactions with the place at which an item was shown, with "
+        "`rows: interactions`. Training adds a number per place to the logit of the first label, "
+        "which answers leave out: they are those of an average place",
+    )
     hidden: list[Width] = Field(
         [128, 64], min_items=1, max_items=100, description="sizes of the hidden layers"
     )
@@ -158,6 +164,11 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
                 "conversion: candidates are labelled by the positives alone; set ranking.rows to "
                 "interactions, or remove ranking.conversion"
             )
+        if values["position"] and not is_log:
+            raise ValueError(
+                "position: candidates have not been shown at a position; set ranking.rows to "
+                "interactions, or remove ranking.position"
+            )
         if is_log and values["model"] in TWO_LABELS and not conversion:
             raise ValueError(
                 f"conversion: {values['model']} learns two labels of each interaction, positive "
@@ -168,7 +179,8 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
     @property
     def columns(self) -> list[str]:
         """The columns of the interactions that the settings name."""
-        return [] if self.conversion is None else [self.conversion.column]
+        conversion = None if self.conversion is None else self.conversion.column
+        return [name for name in (conversion, self.position) if name is not None]
 
 
 def unmet_rows(config: RankingConfig, has_column: bool, repeats: str) -> str | None:

@@ -11,11 +11,12 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from twotower.models.errors import ModelError
-from twotower.models.ranking.base import Network, RankingNetwork
+from twotower.models.ranking.base import Network, RankingNetwork, served_logit
 from twotower.models.ranking.candidates import Candidates, Table, ndcg
 from twotower.models.ranking.config import RankingConfig
 from twotower.models.ranking.losses import LOSS_FUNCTIONS, two_labels
 from twotower.models.ranking.options import TWO_LABELS
+from twotower.models.ranking.position import PositionBias
 from twotower.models.training.optimizers import LazyAdam
 
 ROWS_AT_ONCE = 1 << 16
@@ -39,6 +40,8 @@ class RankingModel:
         sigmoid(slope * x + intercept) (Platt, 1999).
     history : dict of str to list of float
         The training loss, and the metric of the users held out, of each epoch.
+    bias : PositionBias or None
+        What has been learned of positions. It is not saved, because it is not served.
     """
 
     network: Network
@@ -47,6 +50,7 @@ class RankingModel:
     slope: float = 1.0
     intercept: float = 0.0
     history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "held_out": []})
+    bias: PositionBias | None = None
 
     def logits(self, candidates: Candidates) -> np.ndarray:
         """Return the logits of candidates, float32 [n, c]; those of padding mean nothing."""
@@ -54,8 +58,22 @@ class RankingModel:
 
     def probabilities(self, candidates: Candidates) -> np.ndarray:
         """Return the probabilities that candidates are positives, float32 [n, c]."""
-        scaled = self.slope * self.logits(candidates) + self.intercept
-        return expit(scaled).astype(np.float32)
+        return self._scaled(self.logits(candidates))
+
+    def probabilities_as_shown(self, candidates: Candidates) -> np.ndarray:
+        """Return the probabilities of rows at their positions, see `logits_as_shown`."""
+        return self._scaled(self.logits_as_shown(candidates))
+
+    def _scaled(self, logits: np.ndarray) -> np.ndarray:
+        return expit(self.slope * logits + self.intercept).astype(np.float32)
+
+    def logits_as_shown(self, candidates: Candidates) -> np.ndarray:
+        """Return the logits of rows at their positions, or else `logits` if there are none."""
+        if self.bias is None:
+            return self.logits(candidates)
+        assert isinstance(self.network, RankingNetwork)
+        logits = self._in_parts(candidates, self.network.label_logits)
+        return served_logit(self.bias.added(logits, candidates.positions)).numpy()
 
     def label_probabilities(self, candidates: Candidates) -> np.ndarray:
         """Return the unscaled probabilities of each label, float32 [n, c, labels].
@@ -122,25 +140,28 @@ def fit_ranking(
     tf.keras.utils.set_random_seed(seed)
     # Creates the weights.
     _logits(model, network.head, *_tensors(model, train.take(np.arange(1))), training=False)
+    if train.positions is not None:
+        model.bias = _position_bias(train, held_out)
     step = _training_step(model, network, config)
+    variables = [*network.variables, *(model.bias.variables if model.bias else ())]
     order, best, chosen = np.random.default_rng(seed), -1, -np.inf
     weights: list[np.ndarray] = []
     for epoch in range(config.epochs):
         loss = _train_epoch(model, train, config, step, order)
-        reached = measure(held_out, model.logits(held_out))
+        reached = measure(held_out, model.logits_as_shown(held_out))
         model.history["loss"].append(loss)
         model.history["held_out"].append(reached)
         if not np.isfinite(loss):
             raise ModelError("ranking: the loss is not finite; lower ranking.learning_rate")
         if reached > chosen:
             best, chosen = epoch, reached
-            weights = [variable.numpy() for variable in network.variables]
+            weights = [variable.numpy() for variable in variables]
         if progress is not None:
             text = f"loss {loss:.4f}, held out {reached:.4f}"
             progress(epoch + 1, config.epochs, text)
         if epoch - best >= config.patience:
             break
-    for variable, value in zip(network.variables, weights, strict=True):
+    for variable, value in zip(variables, weights, strict=True):
         variable.assign(value)
     _fit_scale(model, held_out)
     return model
@@ -159,7 +180,8 @@ def _train_epoch(
         batch = train.take(users[start : start + config.batch_users])
         labels = tf.constant(_labels(batch, config), tf.float32)
         mask = tf.constant(batch.mask, tf.float32)
-        total += float(step(*_tensors(model, batch), labels, mask)) * len(batch.users)
+        value = step(*_tensors(model, batch), labels, mask, batch.positions)
+        total += float(value) * len(batch.users)
     return total / len(users)
 
 
@@ -167,20 +189,29 @@ def _training_step(
     model: RankingModel, network: RankingNetwork, config: RankingConfig
 ) -> Callable[..., tf.Tensor]:
     """Return the function that trains on a batch, as `_tensors` returns it, and its labels."""
-    weights, optimizer = network.trainable_variables, LazyAdam(config.learning_rate)
+    bias, optimizer = model.bias, LazyAdam(config.learning_rate)
+    weights = [*network.trainable_variables, *(bias.trainable_variables if bias else ())]
     optimizer.build(weights)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def step(users, items, features, labels, mask):
+    def step(users, items, features, labels, mask, positions):
         with tf.GradientTape() as tape:
             head = network.label_logits
             logits = _logits(model, head, users, items, features, training=True)
+            if bias is not None:
+                logits = bias.added(logits, positions)
             value = _loss(logits, labels, mask, config)
         gradients = tape.gradient(value, weights)
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return value
 
     return step
+
+
+def _position_bias(*parts: Candidates) -> PositionBias:
+    """Return the term of the positions of rows, with a number for each position."""
+    found = [part.positions[part.mask] for part in parts if part.positions is not None]
+    return PositionBias(np.concatenate(found))
 
 
 def _loss(
@@ -279,7 +310,7 @@ def _logits(
 
 def _fit_scale(model: RankingModel, candidates: Candidates) -> None:
     """Set slope and intercept so that the log loss of the probabilities is least."""
-    x = model.logits(candidates)[candidates.mask].astype(np.float64)
+    x = model.logits_as_shown(candidates)[candidates.mask].astype(np.float64)
     y = candidates.labels[candidates.mask].astype(np.float64)
 
     def log_loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:

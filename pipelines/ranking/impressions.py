@@ -8,6 +8,7 @@ import pandas as pd
 from twotower.models.ranking.candidates import NO_ITEM, Candidates
 from twotower.models.ranking.config import RankingConfig
 from twotower.models.ranking.options import TWO_LABELS
+from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.ranking.candidates import USERS_AT_ONCE, CandidateSource, history_of
 from twotower.pipelines.ranking.interactions import POSITIVE, load_interactions
 from twotower.pipelines.run import Run
@@ -15,6 +16,9 @@ from twotower.workflows.order import positions
 
 FIRST, BOTH = "first", "both"
 """Columns with the labels: that a row is a positive, and that it is a conversion as well."""
+PLACE = "place"
+"""Column with the number of each row's position."""
+MAX_PLACES = 1000
 
 
 def load_log(run: Run) -> pd.DataFrame:
@@ -23,8 +27,13 @@ def load_log(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        user_row, item_row, part, `FIRST` and `BOTH`. Without `ranking.conversion`, both are whether
-        a row is a positive.
+        user_row, item_row, part, `FIRST` and `BOTH`, and `PLACE` with `ranking.position`. Without
+        `ranking.conversion`, both labels are whether a row is a positive.
+
+    Raises
+    ------
+    ConfigError
+        If the interactions lack a column, or the position has too many values.
     """
     config = run.config.ranking
     rows = load_interactions(run, config.columns)
@@ -32,6 +41,14 @@ def load_log(run: Run) -> pd.DataFrame:
     if config.conversion is not None:
         converted = rows[config.conversion.column] >= config.conversion.at_least
         rows[BOTH] = rows[FIRST] & converted.fillna(False).to_numpy(bool)
+    if config.position is not None:
+        # A missing position is a position of its own.
+        rows[PLACE], values = pd.factorize(rows[config.position], use_na_sentinel=False)
+        if len(values) > MAX_PLACES:
+            raise ConfigError(
+                f"ranking.position: column {config.position!r} has {len(values):,} values, but at "
+                f"most {MAX_PLACES:,} can be places in a list; name another column"
+            )
     return rows
 
 
@@ -92,4 +109,5 @@ def impressions(
         labels=both,
         relevant=both.sum(axis=1),
         clicks=first if config.model in TWO_LABELS else None,
+        positions=log[PLACE].to_numpy()[rows] if PLACE in log else None,
     )

@@ -72,6 +72,9 @@ def measure(
         "share of positives": float(train.labels[train.mask].mean()),
         "metrics": metrics.to_dict(),
     }
+    if model.bias is not None:
+        shown = model.probabilities_as_shown(held_out)[mask]
+        notes["metrics at the positions"] = ranking_metrics(labels, shown, groups).to_dict()
     if held_out.clicks is not None:
         first, second = np.moveaxis(model.label_probabilities(held_out), -1, 0)
         of_labels = {FIRST: first, SECOND: second, BOTH: probabilities}

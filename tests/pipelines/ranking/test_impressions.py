@@ -17,8 +17,9 @@ from twotower.models.ranking.candidates import NO_ITEM, Candidates
 from twotower.models.ranking.config import RankingConfig
 from twotower.models.ranking.saving import load_ranking
 from twotower.pipelines.config import CONFIGS, load_config
+from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.evaluation.evaluator import Evaluator
-from twotower.pipelines.ranking.impressions import BOTH, FIRST, impressions
+from twotower.pipelines.ranking.impressions import BOTH, FIRST, PLACE, impressions, load_log
 from twotower.pipelines.ranking.measure import SECOND, bias_scores, label_metrics
 from twotower.pipelines.ranking.rank import rank
 from twotower.pipelines.run import Run
@@ -72,6 +73,15 @@ def test_rows_of_a_user_are_in_the_order_of_the_towers(source):
     assert found.features[1].tolist() == [[3, 4, 1], [2, 2, 1], [0, 0, 0]]
     single = impressions(LOGGED, np.array([2, 1]), source, config.copy(update={"model": "mlp"}), 0)
     assert single.clicks is None and np.array_equal(single.labels, found.labels)
+
+
+def test_rows_know_the_position_at_which_they_were_shown(source):
+    config = RankingConfig(**LOG, position="position")
+    log = LOGGED.assign(**{PLACE: [4, 0, 1, 2, 3, 5]})
+    found = impressions(log, np.array([2, 1]), source, config, seed=0)
+    assert found.positions[found.mask].tolist() == [1, 5, 4, 0, 3]
+    assert found.positions.min() >= 0  # padding has any
+    assert impressions(LOGGED, np.array([2, 1]), source, config, seed=0).positions is None
 
 
 def test_a_user_has_at_most_the_candidates_rows_drawn_at_random(source):
@@ -155,12 +165,20 @@ def test_the_column_of_conversions_is_read_from_the_data():
     assert "bought" in config.wanted.interactions
 
 
-@pytest.fixture(scope="module")
-def log_run(tmp_path_factory) -> Run:
-    """Towers of a planted log, with which each test trains its ranking model."""
-    folder = tmp_path_factory.mktemp("impressions")
+@pytest.mark.parametrize("column, message", [("user_id", "has 400 values"), ("rank", "no column")])
+def test_a_column_that_is_no_position_is_refused(column, message, small_run, monkeypatch):
+    monkeypatch.setattr("twotower.pipelines.ranking.impressions.MAX_PLACES", 300)
+    run = Run(small_run.path)
+    run.override((f"ranking={{model: mlp, rows: interactions, position: {column}}}",), keep=False)
+    with pytest.raises(ConfigError, match=rf"^ranking.*{column}'.*{message}|no column '{column}'"):
+        load_log(run)
+
+
+def trained(folder, bias: float) -> Run:
+    """Towers of a planted log, with which a test trains its ranking model."""
     (folder / "log").mkdir()
-    planted_log(users=200, items=48, per_user=40).to_parquet(folder / "log" / "log.parquet")
+    log = planted_log(users=200, items=48, per_user=40, bias=bias)
+    log.to_parquet(folder / "log" / "log.parquet")
     config = load_config(
         CONFIGS / "ali-ccp.yaml",
         (
@@ -174,6 +192,7 @@ def log_run(tmp_path_factory) -> Run:
             "ranking.conversion={column: conversion}",
             "ranking.learning_rate=0.02",
             "ranking.hidden=[8]",
+            "ranking.position=position",
         ),
     )
     run = Run.create(config, folder / "run")
@@ -183,8 +202,9 @@ def log_run(tmp_path_factory) -> Run:
 
 
 @pytest.mark.slow
-def test_clicks_and_conversions_are_learned_better_than_by_biases(log_run):
-    notes = rank(log_run)
+def test_clicks_and_conversions_are_learned_better_than_by_biases(tmp_path):
+    run = trained(tmp_path, bias=0.0)
+    notes = rank(run)
     labels, biases = notes["labels"], notes["baselines"]["biases of user and item"]
     assert notes["users"] + notes["held_out"] == 200
     # The rows are those of the valid part: 0.4 of the 40 rows of each user.
@@ -195,4 +215,12 @@ def test_clicks_and_conversions_are_learned_better_than_by_biases(log_run):
         assert labels[name]["auc"] > biases[name]["auc"] > 0.7
         assert labels[name]["log_loss"] < biases[name]["log_loss"]
     assert biases[BOTH]["log_loss"] < notes["baselines"]["constant"][BOTH]["log_loss"]
-    export(log_run)  # compares the ONNX graph with TensorFlow
+    export(run)  # compares the ONNX graph with TensorFlow
+
+
+@pytest.mark.slow
+def test_the_position_explains_clicks_but_is_not_served(tmp_path):
+    notes = rank(trained(tmp_path, bias=2.0))
+    served, shown = notes["metrics"], notes["metrics at the positions"]
+    assert shown["auc"] > served["auc"] + 0.05
+    assert shown["log_loss"] < served["log_loss"]

@@ -187,6 +187,7 @@ def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
             "ple learns which interactions are positives, but without positives.column all of them",
         ),
         (("ranking.conversion={column: rating}",), "set ranking.rows to interactions, or remove"),
+        (("ranking.position=rank",), "position: candidates have not been shown at a position"),
         (
             ("ranking.model=mmoe", "ranking.loss=binary", "ranking.rows=interactions"),
             "conversion: mmoe learns two labels of each interaction, positive and conversion",
