@@ -233,33 +233,35 @@ def _labels(candidates: Candidates, config: RankingConfig) -> np.ndarray:
 
 def _check(train: Candidates, held_out: Candidates, config: RankingConfig) -> None:
     """Raise ModelError if there is nothing to learn."""
-    _check_labels(train, "training users")
-    _check_labels(held_out, "users held out")
+    _check_labels(train, "training users", config)
+    _check_labels(held_out, "users held out", config)
     if config.model in TWO_LABELS:
         _check_clicks(train, config)
     _check_loss(train, config)
 
 
-def _check_labels(part: Candidates, name: str) -> None:
-    """Raise ModelError if no candidate of a part is a positive, or all are."""
+def _check_labels(part: Candidates, name: str, config: RankingConfig) -> None:
+    """Raise ModelError if no row of a part has the label, or all have."""
     positives, count = int((part.labels & part.mask).sum()), int(part.mask.sum())
     if not positives or positives == count:
+        is_log = config.rows == "interactions"
+        label = "conversions" if config.conversion else "positives"
+        more = "Give split.ratios a larger valid part" if is_log else "Raise ranking.candidates"
         raise ModelError(
-            f"ranking: {positives:,} of the {count:,} candidates of the {name} are positives in "
-            "valid; the ranking model learns from both kinds. Raise ranking.candidates, or remove "
-            "ranking.model"
+            f"ranking: {positives:,} of the {count:,} {config.rows} of the {name} are {label} in "
+            f"valid; the ranking model learns from both kinds. {more}, or remove ranking.model"
         )
 
 
 def _check_clicks(part: Candidates, config: RankingConfig) -> None:
     """Raise ModelError if the two labels are the same, so that there is no second one to learn."""
     assert part.clicks is not None
-    clicks = int((part.clicks & part.mask).sum())
-    if clicks == int((part.labels & part.mask).sum()):
+    clicks, both = (int((each & part.mask).sum()) for each in (part.clicks, part.labels))
+    if clicks == both:
+        same = "positives are conversions" if config.conversion else "interactions are positives"
         raise ModelError(
-            f"ranking.model {config.model} learns two labels, but all {clicks:,} interactions "
-            "among the candidates of the training users are positives; choose a network with one "
-            "label, such as mlp, or raise ranking.candidates"
+            f"ranking.model {config.model} learns two labels, but all {clicks:,} {same} among the "
+            f"{config.rows} of the training users; choose a network with one label, such as mlp"
         )
 
 

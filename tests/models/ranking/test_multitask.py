@@ -163,7 +163,9 @@ def test_esmm_learns_conversion_on_all_impressions_and_clicks_alone_mislead(log)
     assert auc(clicked.ravel(), first.ravel()) > 0.7
 
 
-@pytest.mark.parametrize("name", ["esmm", pytest.param("mmoe", marks=pytest.mark.slow), "ple"])
+@pytest.mark.parametrize(
+    "name", ["esmm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mmoe", "ple"))]
+)
 def test_the_onnx_graph_gives_the_served_probability(name, log, tmp_path):
     model, config = made(log, name, experts=1)
     model.slope, model.intercept = 1.5, -0.5
@@ -190,6 +192,14 @@ def test_two_labels_that_are_the_same_are_refused(name, log):
     same = replace(found, clicks=found.labels)
     with pytest.raises(ModelError, match=rf"ranking\.model {name} learns two labels, but all"):
         fitted(log, name, same)
+
+
+def test_a_log_without_conversions_says_how_to_get_some(log):
+    none = replace(log.found, labels=np.zeros_like(log.found.labels))
+    settings = {"rows": "interactions", "conversion": {"column": "bought"}}
+    message = r"0 of the 5,760 interactions of the training users are conversions in valid; .* Give"
+    with pytest.raises(ModelError, match=message):
+        fitted(log, "esmm", none, **settings)
 
 
 @pytest.mark.parametrize("loss", ["pairwise", "listwise"])

@@ -76,7 +76,7 @@ def logit_of_each_category(model, items):
     return model.logits(asked)[0]
 
 
-@pytest.mark.parametrize("loss", ["binary", "pairwise"])
+@pytest.mark.parametrize("loss", ["binary", pytest.param("pairwise", marks=pytest.mark.slow)])
 def test_with_the_position_the_order_is_that_of_relevance(loss, log):
     found, items = log
     model = fitted(found, items, loss)
