@@ -58,6 +58,8 @@ class Network(Protocol):
 class RankingNetwork(tf.Module):
     """Base class: embeddings of the columns of users and items, and scaled features of candidates.
 
+    A network has a logit per label; the head combines them, see `served_logit`.
+
     Parameters
     ----------
     users, items : Schema

@@ -122,13 +122,13 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
         gt=0,
         le=1_000_000,
         description="training stops after this many epochs without a better NDCG@10 of the users "
-        "that are held out; the best epoch is kept",
+        "that are held out, or AUC of their rows with `rows: interactions`; the best epoch is kept",
     )
     held_out: float = Field(
         0.2,
         gt=0,
         lt=1,
-        description="share of the users with valid positives that is held out: they choose the "
+        description="share of the users with rows in valid that is held out: they choose the "
         "epoch, and the model is measured on them",
     )
     max_users: int = Field(

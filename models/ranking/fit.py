@@ -71,19 +71,23 @@ class RankingModel:
         """Return the logits of rows at their positions, or else `logits` if there are none."""
         if self.bias is None:
             return self.logits(candidates)
-        assert isinstance(self.network, RankingNetwork)
-        logits = self._in_parts(candidates, self.network.label_logits)
-        return served_logit(self.bias.added(logits, candidates.positions)).numpy()
+        return served_logit(tf.constant(self._label_logits(candidates))).numpy()
 
     def label_probabilities(self, candidates: Candidates) -> np.ndarray:
         """Return the unscaled probabilities of each label, float32 [n, c, labels].
 
-        The second one is that of a positive given an interaction. A network that was saved has
-        only the product of both.
+        The second one is that of a positive given an interaction. Those of rows with positions are
+        at their positions. A network that was saved has only the product of both.
         """
-        network = self.network
-        assert isinstance(network, RankingNetwork)
-        return expit(self._in_parts(candidates, network.label_logits)).astype(np.float32)
+        return expit(self._label_logits(candidates)).astype(np.float32)
+
+    def _label_logits(self, candidates: Candidates) -> np.ndarray:
+        """Return the logits of each label, at the positions of rows, float32 [n, c, labels]."""
+        assert isinstance(self.network, RankingNetwork)
+        logits = self._in_parts(candidates, self.network.label_logits)
+        if self.bias is None:
+            return logits
+        return self.bias.added(logits, candidates.positions).numpy()
 
     def _in_parts(self, candidates: Candidates, head: Callable[..., tf.Tensor]) -> np.ndarray:
         """Return what `head` or `label_logits` gives, [n, c, ...], for some users at a time."""

@@ -109,5 +109,5 @@ def impressions(
         labels=both,
         relevant=both.sum(axis=1),
         clicks=first if config.model in TWO_LABELS else None,
-        positions=log[PLACE].to_numpy()[rows] if PLACE in log else None,
+        positions=np.where(given, log[PLACE].to_numpy()[rows], 0) if PLACE in log else None,
     )

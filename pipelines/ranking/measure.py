@@ -54,8 +54,9 @@ def measure(
     Returns
     -------
     dict
-        The notes of the step. "labels" has the metrics of each label if there are two; of a log of
-        impressions "baselines" has those of a constant and of the biases of users and items.
+        The notes of the step. "metrics" are of what is served. "labels" has those of each label if
+        there are two, at the positions if there are any; of a log of impressions "baselines" has
+        those of a constant and of the biases of users and items.
     """
     mask = held_out.mask
     labels = held_out.labels[mask]
@@ -77,7 +78,8 @@ def measure(
         notes["metrics at the positions"] = ranking_metrics(labels, shown, groups).to_dict()
     if held_out.clicks is not None:
         first, second = np.moveaxis(model.label_probabilities(held_out), -1, 0)
-        of_labels = {FIRST: first, SECOND: second, BOTH: probabilities}
+        both = model.probabilities_as_shown(held_out)
+        of_labels = {FIRST: first, SECOND: second, BOTH: both}
         notes["labels"] = label_metrics(held_out, of_labels)
     if earlier is not None:
         notes["baselines"] = {
