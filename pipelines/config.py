@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConstrainedStr, Extra, Field, ValidationError, r
 from twotower.models.config import TwoTowerConfig
 from twotower.models.evaluation.config import EvaluationConfig
 from twotower.models.evaluation.metrics import METRICS
-from twotower.models.ranking.config import RankingConfig
+from twotower.models.ranking.config import RankingConfig, unmet_rows
 from twotower.models.sequence.config import unmet_features
 from twotower.models.training.config import (
     TrainingConfig,
@@ -90,7 +90,8 @@ class Config(BaseModel, extra=Extra.forbid):
     def wanted(self) -> Wanted:
         """The columns that the settings name."""
         of_items = [*self.show, *self.serving.filters, *self.ranking.profile]
-        return Wanted.of(self.positives, self.split, self.features, of_items)
+        of_log = self.ranking.columns
+        return Wanted.of(self.positives, self.split, self.features, of_items, of_log)
 
     @root_validator(skip_on_failure=True)
     def _name_is_not_reserved(cls, values: dict) -> dict:
@@ -181,6 +182,9 @@ class Config(BaseModel, extra=Extra.forbid):
                 "ranking.model cannot be used with features of the context (features.context, "
                 "context_numeric, time) yet; remove them, or ranking.model"
             )
+        has_column, repeats = values["positives"].column is not None, values["split"].repeats
+        if wrong := unmet_rows(values["ranking"], has_column, repeats):
+            raise ValueError(wrong)
         return values
 
     @root_validator(skip_on_failure=True)

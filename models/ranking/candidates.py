@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from twotower.models.ranking.metrics import auc
+
 NO_ITEM = -1
 
 
@@ -26,6 +28,11 @@ class Candidates:
         Whether a candidate is a positive.
     relevant : ndarray of int, shape (n,)
         Number of positives of each user, with those that retrieval has not found.
+    clicks : ndarray of bool, shape (n, c), or None
+        Whether the user interacted with a candidate, which every positive implies: the first label
+        of networks with two labels.
+    positions : ndarray of int, shape (n, c), or None
+        The number of the position at which each row of a log was shown, below that of positions.
     """
 
     users: np.ndarray
@@ -33,6 +40,8 @@ class Candidates:
     features: np.ndarray
     labels: np.ndarray
     relevant: np.ndarray
+    clicks: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
     @classmethod
     def without_labels(
@@ -51,6 +60,8 @@ class Candidates:
             features=self.features[rows],
             labels=self.labels[rows],
             relevant=self.relevant[rows],
+            clicks=None if self.clicks is None else self.clicks[rows],
+            positions=None if self.positions is None else self.positions[rows],
         )
 
     @property
@@ -90,6 +101,11 @@ def ndcg(candidates: Candidates, scores: np.ndarray, k: int = 10) -> float:
     ideal = discount.cumsum()[np.minimum(candidates.relevant, k) - 1]
     gains = (hits * discount[: hits.shape[1]]).sum(axis=1) / ideal
     return float(gains[candidates.relevant > 0].mean())
+
+
+def row_auc(candidates: Candidates, scores: np.ndarray) -> float:
+    """AUC of the scores [n, c] of all candidates together, see `metrics.auc`."""
+    return auc(candidates.labels[candidates.mask], scores[candidates.mask])
 
 
 Table = Mapping[str, np.ndarray]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,10 +11,12 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from twotower.models.errors import ModelError
+from twotower.models.ranking.base import Network, RankingNetwork, served_logit
 from twotower.models.ranking.candidates import Candidates, Table, ndcg
 from twotower.models.ranking.config import RankingConfig
-from twotower.models.ranking.losses import LOSS_FUNCTIONS
-from twotower.models.ranking.networks import Network, RankingNetwork
+from twotower.models.ranking.losses import LOSS_FUNCTIONS, two_labels
+from twotower.models.ranking.options import TWO_LABELS
+from twotower.models.ranking.position import PositionBias
 from twotower.models.training.optimizers import LazyAdam
 
 ROWS_AT_ONCE = 1 << 16
@@ -38,6 +40,8 @@ class RankingModel:
         sigmoid(slope * x + intercept) (Platt, 1999).
     history : dict of str to list of float
         The training loss, and the metric of the users held out, of each epoch.
+    bias : PositionBias or None
+        What has been learned of positions. It is not saved, because it is not served.
     """
 
     network: Network
@@ -46,21 +50,54 @@ class RankingModel:
     slope: float = 1.0
     intercept: float = 0.0
     history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "held_out": []})
+    bias: PositionBias | None = None
 
     def logits(self, candidates: Candidates) -> np.ndarray:
         """Return the logits of candidates, float32 [n, c]; those of padding mean nothing."""
-        count, width = candidates.items.shape
-        found, size = np.zeros((count, width), np.float32), max(1, ROWS_AT_ONCE // max(width, 1))
-        for start in range(0, count, size):
-            part = candidates.take(np.arange(start, min(start + size, count)))
-            logits = _logits(self, *_tensors(self, part), training=False)
-            found[start : start + size] = logits.numpy()
-        return found
+        return self._in_parts(candidates, self.network.head)
 
     def probabilities(self, candidates: Candidates) -> np.ndarray:
         """Return the probabilities that candidates are positives, float32 [n, c]."""
-        scaled = self.slope * self.logits(candidates) + self.intercept
-        return expit(scaled).astype(np.float32)
+        return self._scaled(self.logits(candidates))
+
+    def probabilities_as_shown(self, candidates: Candidates) -> np.ndarray:
+        """Return the probabilities of rows at their positions, see `logits_as_shown`."""
+        return self._scaled(self.logits_as_shown(candidates))
+
+    def _scaled(self, logits: np.ndarray) -> np.ndarray:
+        return expit(self.slope * logits + self.intercept).astype(np.float32)
+
+    def logits_as_shown(self, candidates: Candidates) -> np.ndarray:
+        """Return the logits of rows at their positions, or else `logits` if there are none."""
+        if self.bias is None:
+            return self.logits(candidates)
+        return served_logit(tf.constant(self._label_logits(candidates))).numpy()
+
+    def label_probabilities(self, candidates: Candidates) -> np.ndarray:
+        """Return the unscaled probabilities of each label, float32 [n, c, labels].
+
+        The second one is that of a positive given an interaction. Those of rows with positions are
+        at their positions. A network that was saved has only the product of both.
+        """
+        return expit(self._label_logits(candidates)).astype(np.float32)
+
+    def _label_logits(self, candidates: Candidates) -> np.ndarray:
+        """Return the logits of each label, at the positions of rows, float32 [n, c, labels]."""
+        assert isinstance(self.network, RankingNetwork)
+        logits = self._in_parts(candidates, self.network.label_logits)
+        if self.bias is None:
+            return logits
+        return self.bias.added(logits, candidates.positions).numpy()
+
+    def _in_parts(self, candidates: Candidates, head: Callable[..., tf.Tensor]) -> np.ndarray:
+        """Return what `head` or `label_logits` gives, [n, c, ...], for some users at a time."""
+        count, width = candidates.items.shape
+        size = max(1, ROWS_AT_ONCE // max(width, 1))
+        found = []
+        for start in range(0, max(count, 1), size):
+            part = candidates.take(np.arange(start, min(start + size, count)))
+            found.append(_logits(self, head, *_tensors(self, part), training=False).numpy())
+        return np.concatenate(found)
 
 
 def fit_ranking(
@@ -105,46 +142,69 @@ def fit_ranking(
     assert isinstance(network, RankingNetwork)  # one that was saved cannot be trained
     _check(train, held_out, config)
     tf.keras.utils.set_random_seed(seed)
-    _logits(model, *_tensors(model, train.take(np.arange(1))), training=False)  # creates weights
-    step = _training_step(model, network.trainable_variables, config)
+    # Creates the weights.
+    _logits(model, network.head, *_tensors(model, train.take(np.arange(1))), training=False)
+    if train.positions is not None:
+        model.bias = _position_bias(train, held_out)
+    step = _training_step(model, network, config)
+    variables = [*network.variables, *(model.bias.variables if model.bias else ())]
     order, best, chosen = np.random.default_rng(seed), -1, -np.inf
     weights: list[np.ndarray] = []
     for epoch in range(config.epochs):
-        total, users = 0.0, order.permutation(len(train.users))
-        for start in range(0, len(users), config.batch_users):
-            batch = train.take(users[start : start + config.batch_users])
-            labels, mask = (tf.constant(x, tf.float32) for x in (batch.labels, batch.mask))
-            total += float(step(*_tensors(model, batch), labels, mask)) * len(batch.users)
-        reached = measure(held_out, model.logits(held_out))
-        model.history["loss"].append(total / len(users))
+        loss = _train_epoch(model, train, config, step, order)
+        reached = measure(held_out, model.logits_as_shown(held_out))
+        model.history["loss"].append(loss)
         model.history["held_out"].append(reached)
-        if not np.isfinite(total):
+        if not np.isfinite(loss):
             raise ModelError("ranking: the loss is not finite; lower ranking.learning_rate")
         if reached > chosen:
             best, chosen = epoch, reached
-            weights = [variable.numpy() for variable in network.variables]
+            weights = [variable.numpy() for variable in variables]
         if progress is not None:
-            text = f"loss {total / len(users):.4f}, held out {reached:.4f}"
+            text = f"loss {loss:.4f}, held out {reached:.4f}"
             progress(epoch + 1, config.epochs, text)
         if epoch - best >= config.patience:
             break
-    for variable, value in zip(network.variables, weights, strict=True):
+    for variable, value in zip(variables, weights, strict=True):
         variable.assign(value)
     _fit_scale(model, held_out)
     return model
 
 
+def _train_epoch(
+    model: RankingModel,
+    train: Candidates,
+    config: RankingConfig,
+    step: Callable[..., tf.Tensor],
+    order: np.random.Generator,
+) -> float:
+    """Train on all users once, in a random order, and return the mean loss."""
+    total, users = 0.0, order.permutation(len(train.users))
+    for start in range(0, len(users), config.batch_users):
+        batch = train.take(users[start : start + config.batch_users])
+        labels = tf.constant(_labels(batch, config), tf.float32)
+        mask = tf.constant(batch.mask, tf.float32)
+        value = step(*_tensors(model, batch), labels, mask, batch.positions)
+        total += float(value) * len(batch.users)
+    return total / len(users)
+
+
 def _training_step(
-    model: RankingModel, weights: Sequence[tf.Variable], config: RankingConfig
+    model: RankingModel, network: RankingNetwork, config: RankingConfig
 ) -> Callable[..., tf.Tensor]:
     """Return the function that trains on a batch, as `_tensors` returns it, and its labels."""
-    loss, optimizer = LOSS_FUNCTIONS[config.loss], LazyAdam(config.learning_rate)
+    bias, optimizer = model.bias, LazyAdam(config.learning_rate)
+    weights = [*network.trainable_variables, *(bias.trainable_variables if bias else ())]
     optimizer.build(weights)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def step(users, items, features, labels, mask):
+    def step(users, items, features, labels, mask, positions):
         with tf.GradientTape() as tape:
-            value = loss(_logits(model, users, items, features, training=True), labels, mask)
+            head = network.label_logits
+            logits = _logits(model, head, users, items, features, training=True)
+            if bias is not None:
+                logits = bias.added(logits, positions)
+            value = _loss(logits, labels, mask, config)
         gradients = tape.gradient(value, weights)
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return value
@@ -152,21 +212,60 @@ def _training_step(
     return step
 
 
+def _position_bias(*parts: Candidates) -> PositionBias:
+    """Return the term of the positions of rows, with a number for each position."""
+    found = [part.positions[part.mask] for part in parts if part.positions is not None]
+    return PositionBias(np.concatenate(found))
+
+
+def _loss(
+    logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor, config: RankingConfig
+) -> tf.Tensor:
+    """Return the training loss; logits and labels have the shape [n, c, labels]."""
+    if config.model in TWO_LABELS:
+        return two_labels(logits, labels, mask)
+    return LOSS_FUNCTIONS[config.loss](logits[..., 0], labels[..., 0], mask)
+
+
+def _labels(candidates: Candidates, config: RankingConfig) -> np.ndarray:
+    """Return the labels that the network learns, bool [n, c, labels]."""
+    if config.model not in TWO_LABELS:
+        return candidates.labels[..., None]
+    assert candidates.clicks is not None
+    return np.stack([candidates.clicks, candidates.labels], axis=-1)
+
+
 def _check(train: Candidates, held_out: Candidates, config: RankingConfig) -> None:
     """Raise ModelError if there is nothing to learn."""
-    _check_labels(train, "training users")
-    _check_labels(held_out, "users held out")
+    _check_labels(train, "training users", config)
+    _check_labels(held_out, "users held out", config)
+    if config.model in TWO_LABELS:
+        _check_clicks(train, config)
     _check_loss(train, config)
 
 
-def _check_labels(part: Candidates, name: str) -> None:
-    """Raise ModelError if no candidate of a part is a positive, or all are."""
+def _check_labels(part: Candidates, name: str, config: RankingConfig) -> None:
+    """Raise ModelError if no row of a part has the label, or all have."""
     positives, count = int((part.labels & part.mask).sum()), int(part.mask.sum())
     if not positives or positives == count:
+        is_log = config.rows == "interactions"
+        label = "conversions" if config.conversion else "positives"
+        more = "Give split.ratios a larger valid part" if is_log else "Raise ranking.candidates"
         raise ModelError(
-            f"ranking: {positives:,} of the {count:,} candidates of the {name} are positives in "
-            "valid; the ranking model learns from both kinds. Raise ranking.candidates, or remove "
-            "ranking.model"
+            f"ranking: {positives:,} of the {count:,} {config.rows} of the {name} are {label} in "
+            f"valid; the ranking model learns from both kinds. {more}, or remove ranking.model"
+        )
+
+
+def _check_clicks(part: Candidates, config: RankingConfig) -> None:
+    """Raise ModelError if the two labels are the same, so that there is no second one to learn."""
+    assert part.clicks is not None
+    clicks, both = (int((each & part.mask).sum()) for each in (part.clicks, part.labels))
+    if clicks == both:
+        same = "positives are conversions" if config.conversion else "interactions are positives"
+        raise ModelError(
+            f"ranking.model {config.model} learns two labels, but all {clicks:,} {same} among the "
+            f"{config.rows} of the training users; choose a network with one label, such as mlp"
         )
 
 
@@ -198,20 +297,26 @@ def _tensors(model: RankingModel, candidates: Candidates) -> tuple[dict, dict, t
 
 
 def _logits(
-    model: RankingModel, users: dict, items: dict, features: tf.Tensor, training: bool
+    model: RankingModel,
+    head: Callable[..., tf.Tensor],
+    users: dict,
+    items: dict,
+    features: tf.Tensor,
+    training: bool,
 ) -> tf.Tensor:
-    """Return the logits [n, c] of what `_tensors` returns."""
+    """Return the logits [n, c, ...] of what `_tensors` returns, by one of the network's heads."""
     n, c = tf.shape(features)[0], tf.shape(features)[1]
     empty = {"": tf.zeros([n, 1], tf.int32)}
     user = tf.repeat(model.network.user_part(users or empty), c, axis=0)
     item = model.network.item_part(items or {"": tf.zeros([n * c, 1], tf.int32)})
     flat = tf.reshape(features, [n * c, features.shape[2]])
-    return tf.reshape(model.network.head(user, item, flat, training=training), [n, c])
+    logits = head(user, item, flat, training=training)
+    return tf.reshape(logits, tf.concat([[n, c], tf.shape(logits)[1:]], axis=0))
 
 
 def _fit_scale(model: RankingModel, candidates: Candidates) -> None:
     """Set slope and intercept so that the log loss of the probabilities is least."""
-    x = model.logits(candidates)[candidates.mask].astype(np.float64)
+    x = model.logits_as_shown(candidates)[candidates.mask].astype(np.float64)
     y = candidates.labels[candidates.mask].astype(np.float64)
 
     def log_loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from twotower.models.ranking.base import served_logit
+
 
 def binary(logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Mean cross-entropy of all candidates.
@@ -46,6 +48,30 @@ def listwise(logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor
     chosen = tf.reduce_sum(tf.where(positive > 0, logs, 0.0), axis=1)
     per_user = tf.math.divide_no_nan(-chosen, count)
     return tf.reduce_sum(per_user) / tf.maximum(tf.reduce_sum(tf.sign(count)), 1.0)
+
+
+def two_labels(logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Sum of the mean cross-entropies of the first label and of both, over all candidates.
+
+    Parameters
+    ----------
+    logits : tf.Tensor of float32, shape (users, candidates, 2)
+        Of the first label, and of the second one given the first.
+    labels : tf.Tensor of float32, shape (users, candidates, 2)
+        Whether the first label is true, and whether both are.
+    mask : tf.Tensor of float32, shape (users, candidates)
+
+    Returns
+    -------
+    tf.Tensor of float32, shape ()
+
+    Notes
+    -----
+    The probability of both is a product, so the second factor is learned on all rows without a
+    label of its own (equation 3 of Ma et al., SIGIR 2018).
+    """
+    first = binary(logits[..., 0], labels[..., 0], mask)
+    return first + binary(served_logit(logits), labels[..., 1], mask)
 
 
 LOSS_FUNCTIONS = {"binary": binary, "pairwise": pairwise, "listwise": listwise}

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from twotower.models.ranking.base import RankingNetwork
 from twotower.models.ranking.candidates import Table
 from twotower.models.ranking.config import RankingConfig
 from twotower.models.ranking.fit import RankingModel
-from twotower.models.ranking.networks import RankingNetwork
 
 NETWORK, MODEL = "network", "ranking.json"
 

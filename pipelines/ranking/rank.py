@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from twotower.models.ranking.options import NEED_EMBEDDINGS
+from twotower.models.ranking.options import TWO_LABELS, lacks_embeddings
 from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.evaluation.evaluator import Evaluator
@@ -17,21 +16,23 @@ from twotower.pipelines.run import Run, writes
 from twotower.pipelines.steps.preprocess import load_tables
 from twotower.pipelines.steps.processed import ITEMS, SCHEMA
 from twotower.serving.item_columns import check_columns
+from twotower.serving.runtime.ranking.features import OF_LIST, OF_RETRIEVAL
 
 if TYPE_CHECKING:
+    import pandas as pd
     from merlin.schema import Schema
 
     from twotower.models.ranking.candidates import Candidates
     from twotower.models.ranking.fit import RankingModel
     from twotower.pipelines.config import Config
 
-FOLDER, METRICS, PLOT = "ranking", "metrics.json", "reliability.png"
+FOLDER = "ranking"
 MIN_USERS = 10
 
 
 @writes
 def rank(run: Run) -> dict[str, Any]:
-    """Train the ranking model on candidates of the towers, with the valid positives as labels.
+    """Train the ranking model on candidates of the towers, or on interactions, of the valid part.
 
     Writes ranking/: the model, its metrics on users held out, and a plot of its probabilities.
 
@@ -58,6 +59,7 @@ def rank(run: Run) -> dict[str, Any]:
         report(0, 1, "import")
         load_libraries()
         from twotower.models.ranking.saving import save_ranking
+        from twotower.pipelines.ranking.measure import measure
 
         report(0, 1, "candidates")
 
@@ -67,11 +69,11 @@ def rank(run: Run) -> dict[str, Any]:
         def finding(done: int, total: int) -> None:
             report(done, total, "candidates", f"{done:,} of {total:,} users")
 
-        train, held_out = _candidates(run, finding)
+        train, held_out, earlier = _rows(run, finding)
         model = _fit(run, train, held_out, progress)
         report(phase="save the ranking model")
         save_ranking(model, run.config.ranking, out / FOLDER)
-        notes |= _measure(model, train, held_out, out)
+        notes |= measure(model, train, held_out, out / FOLDER, earlier)
         result(
             f"{run.config.ranking.model}, {notes['epochs']} epochs; of {notes['held_out']:,} users "
             f"held out, NDCG@10 on valid {notes['ndcg@10 before']:.4f} before and "
@@ -89,11 +91,8 @@ def check_ranking(config: Config) -> None:
             "ranking.model is not set, so there is no ranking model to train; set it, such as "
             "--set ranking.model=mlp"
         )
-    if config.ranking.model in NEED_EMBEDDINGS and not any(embedded_columns(config)):
-        raise ConfigError(
-            f"ranking.model {config.ranking.model} multiplies embeddings, but there are none: name "
-            "features or ids in ranking.embedded, or choose mlp or dcn"
-        )
+    if wrong := lacks_embeddings(config.ranking.model, *map(len, embedded_columns(config))):
+        raise ConfigError(wrong)
 
 
 def embedded_columns(config: Config) -> tuple[list[str], list[str]]:
@@ -116,40 +115,62 @@ def embedded_columns(config: Config) -> tuple[list[str], list[str]]:
     return [n for n in wanted if n in known[0]], [n for n in wanted if n in known[1]]
 
 
-def _candidates(run: Run, progress: Any) -> tuple[Candidates, Candidates]:
-    """Return the candidates of the training users and of those held out."""
+def _rows(run: Run, progress: Any) -> tuple[Candidates, Candidates, pd.DataFrame | None]:
+    """Return the rows of the training users and of those held out.
+
+    And, of a log of impressions, the rows of the train part, for the baselines.
+    """
     from twotower.models.training.saving import load
     from twotower.pipelines.ranking.candidates import CandidateSource, candidate_features
+    from twotower.pipelines.ranking.impressions import impressions, load_log
+    from twotower.pipelines.ranking.interactions import with_clicks
 
     config, evaluator = run.config.ranking, Evaluator(run, "valid")
-    users = np.flatnonzero(np.diff(evaluator.relevant.indptr))
+    log = load_log(run) if config.rows == "interactions" else None
+    with_positives = np.flatnonzero(np.diff(evaluator.relevant.indptr))
+    valid = None if log is None else log[log["part"] == "valid"]
+    users = with_positives if valid is None else np.unique(valid["user_row"])
     if len(users) < MIN_USERS:
+        rows = "positives" if valid is None else "interactions"
         raise ConfigError(
-            f"ranking.model: only {len(users)} users have positives in valid, from which the "
+            f"ranking.model: only {len(users)} users have {rows} in valid, from which the "
             "ranking model learns; give split.ratios a larger valid part, or remove ranking.model"
         )
-    random = np.random.default_rng(run.config.training.seed)
-    users = random.permutation(users)[: config.max_users]
+    seed = run.config.training.seed
+    users = np.random.default_rng(seed).permutation(users)[: config.max_users]
     scorer = evaluator.tower_scorer(load(run.path / "model").model, *load_tables(run))
     features = candidate_features(run, scorer.items)
     source = CandidateSource(evaluator, scorer, features, config.candidates)
-    found = source.candidates(users, progress)
+    if valid is not None:
+        found = impressions(valid, users, source, config, seed)
+    else:
+        found = source.candidates(users, progress)
+        if config.model in TWO_LABELS:
+            found = with_clicks(found, run, evaluator.relevant.shape)
     count = min(max(1, round(len(users) * config.held_out)), len(users) - 1)
-    return found.take(np.arange(count, len(users))), found.take(np.arange(count))
+    train, held_out = found.take(np.arange(count, len(users))), found.take(np.arange(count))
+    return train, held_out, None if log is None else log[log["part"] == "train"]
 
 
 def _fit(run: Run, train: Candidates, held_out: Candidates, progress: Any) -> RankingModel:
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
-    from twotower.models.ranking.fit import RankingModel, fit_ranking
+    from twotower.models.ranking.candidates import ndcg, row_auc
+    from twotower.models.ranking.fit import Measure, RankingModel, fit_ranking
     from twotower.models.ranking.networks import build_network
 
     text = TensorflowMetadata.from_proto_text_file(str(run.path / "processed"), SCHEMA)
     schemas = embedded_schemas(run.config, text.to_merlin_schema())
     config, seed = run.config.ranking, run.config.training.seed
-    network = build_network(*schemas, *train.moments(), config, seed=seed)
+    means, deviations = train.moments()
+    chosen_by: Measure = ndcg
+    if config.rows == "interactions":
+        chosen_by = row_auc
+        # An impression is not one of a list of candidates, so the network must not read these.
+        deviations[[OF_RETRIEVAL.index(name) for name in OF_LIST]] = np.inf
+    network = build_network(*schemas, means, deviations, config, seed=seed)
     model = RankingModel(network, *load_tables(run))
-    return fit_ranking(model, train, held_out, config, seed, progress)
+    return fit_ranking(model, train, held_out, config, seed, progress, chosen_by)
 
 
 def embedded_schemas(config: Config, schema: Schema) -> tuple[Schema, Schema]:
@@ -161,31 +182,3 @@ def embedded_schemas(config: Config, schema: Schema) -> tuple[Schema, Schema]:
         for names in embedded_columns(config)
     )
     return users, items
-
-
-def _measure(
-    model: RankingModel, train: Candidates, held_out: Candidates, out: Any
-) -> dict[str, Any]:
-    """Measure the model and a constant on the users held out; write the metrics and the plot."""
-    from twotower.models.ranking.candidates import ndcg
-    from twotower.models.ranking.metrics import calibration, ranking_metrics, reliability_plot
-
-    mask = held_out.mask
-    labels = held_out.labels[mask]
-    groups = np.broadcast_to(np.arange(len(mask))[:, None], mask.shape)[mask]
-    probabilities = model.probabilities(held_out)
-    metrics = ranking_metrics(labels, probabilities[mask], groups)
-    order = -np.arange(mask.shape[1]) * np.ones(mask.shape)
-    notes = {
-        "epochs": len(model.history["held_out"]),
-        "users": len(train.users),
-        "held_out": len(held_out.users),
-        "ndcg@10 before": ndcg(held_out, order),
-        "ndcg@10 after": ndcg(held_out, probabilities),
-        "share of positives": float(train.labels[train.mask].mean()),
-        "metrics": metrics.to_dict(),
-    }
-    (out / FOLDER / METRICS).write_text(json.dumps(notes, indent=1) + "\n")
-    plot = out / FOLDER / PLOT
-    reliability_plot({"users held out": calibration(labels, probabilities[mask])}, plot)
-    return notes

@@ -47,11 +47,12 @@ class Wanted(NamedTuple):
         split: SplitConfig,
         features: FeaturesConfig,
         of_items: Sequence[str],
+        of_interactions: Sequence[str] = (),
     ) -> Wanted:
-        """The columns that the settings name; `of_items` are further ones of the items."""
+        """The columns that the settings name, and further ones of the items and interactions."""
         user, item = features.sides
         part = ["part"] if split.method == "column" else []
-        interactions = [*positives.columns, *features.stored_context, *part]
+        interactions = [*positives.columns, *features.stored_context, *part, *of_interactions]
         items = [name for name in [*item.columns, *item.vectors, *of_items] if name != item.id]
         users = [name for name in user.columns if name not in (user.id, user.history)]
         return cls(

@@ -17,6 +17,8 @@ from .profiles import PROFILES, NumberProfile, ValueProfile, profile_of
 NEAREST = 5
 """Number of the most similar items of a history whose mean similarity is a feature."""
 OF_RETRIEVAL = ("score", "log of the rank", "score below the best", "standardised score")
+OF_LIST = OF_RETRIEVAL[1:]
+"""Features that compare a candidate with the others of its list."""
 OF_POPULARITY = (
     "log popularity",
     "log length of the history",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from merlin.schema import ColumnSchema, Schema, Tags
+from merlin.schema import Schema
 
+from tests.models.ranking.worlds import column
 from twotower.models.errors import ModelError
 from twotower.models.ranking.candidates import NO_ITEM, Candidates, ndcg
 from twotower.models.ranking.config import RankingConfig
@@ -22,21 +23,8 @@ SMALL = {
     "dropout": 0.0,
     "batch_users": 20,
     "epochs": 12,
+    "experts": 2,
 }
-
-
-def column(name, size, width=1):
-    properties = {"domain": {"min": 0, "max": size - 1, "name": name}}
-    if width > 1:
-        properties["value_count"] = {"min": width, "max": width}
-    return ColumnSchema(
-        name,
-        dtype=np.int32,
-        tags=[Tags.CATEGORICAL],
-        properties=properties,
-        is_list=width > 1,
-        is_ragged=False,
-    )
 
 
 TASTE, KIND, TOPICS = column("taste", 5), column("kind", 6), column("topics", 7, width=3)
@@ -55,7 +43,8 @@ def planted():
     rows[::7, -2:] = NO_ITEM
     labels = (items["kind"][rows, 0] == users["taste"]) & (rows != NO_ITEM)
     features = draw.normal(5, 3, (USERS, WIDTH, 2)).astype(np.float32)
-    found = Candidates(np.arange(USERS), rows, features, labels, labels.sum(axis=1))
+    clicks = labels | (draw.random(labels.shape) < 0.3) & (rows != NO_ITEM)
+    found = Candidates(np.arange(USERS), rows, features, labels, labels.sum(axis=1), clicks)
     return users, items, found
 
 
@@ -73,7 +62,11 @@ def fitted(planted, **settings):
     return fit_ranking(model, train, held_out, config), config
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    # Merlin's layers of experts take seconds to trace.
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("mmoe", "ple"))) for name in NETWORKS],
+)
 def test_a_network_learns_a_planted_taste_and_predicts_the_same_when_loaded(
     name, planted, tmp_path
 ):

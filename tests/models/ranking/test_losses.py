@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from twotower.models.ranking.losses import LOSS_FUNCTIONS
+from twotower.models.ranking.losses import LOSS_FUNCTIONS, two_labels
 from twotower.models.ranking.options import LOSSES
 
 LOGITS = [[0.0, 1.0, 2.0], [3.0, -1.0, 0.0]]
@@ -52,6 +52,21 @@ def test_listwise_is_the_cross_entropy_of_the_softmax():
     assert loss("listwise", mask=WITHOUT_LAST) == pytest.approx((first + short) / 2, rel=1e-6)
     # A user without a positive does not count.
     assert loss("listwise", labels=[[0, 1, 0], [0, 0, 0]]) == pytest.approx(first, rel=1e-6)
+
+
+def test_two_labels_are_learned_on_all_rows():
+    # Candidates: nothing, a click, a click and a positive; the last one of user 1 is padding.
+    first, second = LOGITS, [[0.5, -1.0, 2.0], [0.0, 1.0, -2.0]]
+    clicks, both = [[0, 1, 1], [1, 1, 0]], [[0, 0, 1], [1, 0, 0]]
+    tensors = [np.stack(pair, axis=-1) for pair in ((first, second), (clicks, both))]
+    found = two_labels(*(tf.constant(each, tf.float32) for each in (*tensors, WITHOUT_LAST)))
+    total = 0.0
+    for user, place in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1)):
+        click = 1 / (1 + exp(-first[user][place]))
+        product = click / (1 + exp(-second[user][place]))
+        for label, probability in ((clicks, click), (both, product)):
+            total -= log(probability if label[user][place] else 1 - probability)
+    assert float(found) == pytest.approx(total / 5, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)

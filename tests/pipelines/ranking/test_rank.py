@@ -81,6 +81,29 @@ def test_the_server_answers_as_brute_force(two_stage_run):
     assert 0 < found.largest_probability_difference < 1e-5
 
 
+def test_two_labels_are_learned_and_measured(small_run, tmp_path):
+    run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    run.override((*RANKING, "ranking.model=esmm", "ranking.loss=binary"))
+    notes = rank(run)
+    labels = notes["labels"]
+    assert labels["both"]["auc"] == notes["metrics"]["auc"]
+    assert labels["both"]["positives"] == labels["second given first"]["positives"]
+    assert labels["first"]["positives"] == labels["second given first"]["rows"]
+    assert 0.5 < labels["first"]["auc"] < 1 and 0 < labels["second given first"]["auc"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["esmm", "mmoe", "ple", "inttower"])
+def test_the_server_answers_as_brute_force_with_every_network(name, small_run, tmp_path):
+    run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    run.override((*RANKING, f"ranking.model={name}", "ranking.loss=binary"))
+    rank(run)
+    export(run)
+    publish(run, anyway=True)
+    found = verify(run, count=50, k=10)
+    assert found.holds and found.wrong_ranked == 0
+
+
 def test_a_file_of_ranked_answers_and_the_command_line(two_stage_run, tmp_path, monkeypatch):
     out = tmp_path / "ranked.parquet"
     recommend(two_stage_run, "all", out, k=5, rank=True)
@@ -145,6 +168,9 @@ def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
     alone = small_config("ranking.model=dlrm", "features.user=[]", "ranking.embedded=[]")
     with pytest.raises(ConfigError, match=r"ranking\.model dlrm multiplies embeddings, but there"):
         main_job(alone, tmp_path / "dlrm")
+    items_only = small_config("ranking.model=inttower", "ranking.embedded=[genres]")
+    with pytest.raises(ConfigError, match=r"ranking\.model inttower .* no embedding of users"):
+        main_job(items_only, tmp_path / "dlrm")
     assert not (tmp_path / "dlrm" / "data").exists()
 
 
@@ -155,6 +181,25 @@ def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
         (("features.context=[rating]",), "cannot be used with features of the context"),
         (("ranking.max_rows=9",), "9 is less than the candidates of one user, 100"),
         (("ranking.model=tree",), "unexpected value; permitted: 'mlp', 'dcn'"),
+        (("ranking.model=esmm",), "loss: pairwise has one label, but esmm learns two"),
+        (
+            ("ranking.model=ple", "ranking.loss=binary", "positives={}"),
+            "ple learns which interactions are positives, but without positives.column all of them",
+        ),
+        (("ranking.conversion={column: rating}",), "set ranking.rows to interactions, or remove"),
+        (("ranking.position=rank",), "position: candidates have not been shown at a position"),
+        (
+            ("ranking.model=mmoe", "ranking.loss=binary", "ranking.rows=interactions"),
+            "conversion: mmoe learns two labels of each interaction, positive and conversion",
+        ),
+        (
+            ("ranking.rows=interactions", "positives={}"),
+            "ranking.rows: interactions needs some that are no positives",
+        ),
+        (
+            ("ranking.rows=interactions", "split={method: leave_last_out, repeats: keep}"),
+            "but split.repeats is keep",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, message):
