@@ -111,7 +111,11 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
     )
     feature_dim: Width = Field(16, description="size of the embeddings")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate after each hidden layer")
-    loss: LossName = Field("pairwise", description=f"training loss. {_choices(LOSSES)}")
+    loss: LossName | None = Field(
+        None,
+        description=f"training loss. {_choices(LOSSES)}. By default pairwise; binary for a network "
+        "with two labels",
+    )
     learning_rate: float = Field(0.003, gt=0, le=100, description="learning rate of Adam")
     batch_users: int = Field(
         128, gt=0, le=1_000_000, description="users per step, each with all their candidates"
@@ -138,6 +142,11 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
         description="largest number of users, drawn at random, whose candidates are used",
     )
 
+    @property
+    def training_loss(self) -> str:
+        """The value of `loss`, or its default."""
+        return self.loss or ("binary" if self.model in TWO_LABELS else "pairwise")
+
     @validator("max_rows")
     def _holds_one_user(cls, value: int, values: dict[str, Any]) -> int:
         if "candidates" in values and value < values["candidates"]:
@@ -149,10 +158,10 @@ class RankingConfig(BaseModel, extra=Extra.forbid):
     @root_validator(skip_on_failure=True)
     def _loss_suits_the_labels(cls, values: dict[str, Any]) -> dict[str, Any]:
         model, loss = values["model"], values["loss"]
-        if model in TWO_LABELS and loss != "binary":
+        if model in TWO_LABELS and loss not in (None, "binary"):
             raise ValueError(
                 f"loss: {loss} has one label, but {model} learns two, each by its cross-entropy; "
-                "set ranking.loss to binary"
+                "set ranking.loss to binary, or leave it out"
             )
         return values
 

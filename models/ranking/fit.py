@@ -224,7 +224,7 @@ def _loss(
     """Return the training loss; logits and labels have the shape [n, c, labels]."""
     if config.model in TWO_LABELS:
         return two_labels(logits, labels, mask)
-    return LOSS_FUNCTIONS[config.loss](logits[..., 0], labels[..., 0], mask)
+    return LOSS_FUNCTIONS[config.training_loss](logits[..., 0], labels[..., 0], mask)
 
 
 def _labels(candidates: Candidates, config: RankingConfig) -> np.ndarray:
@@ -273,11 +273,11 @@ def _check_loss(part: Candidates, config: RankingConfig) -> None:
     """Raise ModelError if a loss compares the candidates of a user, and nobody has both kinds."""
     positives = (part.labels & part.mask).sum(axis=1)
     if (
-        config.loss != "binary"
+        config.training_loss != "binary"
         and not ((positives > 0) & (positives < part.mask.sum(axis=1))).any()
     ):
         raise ModelError(
-            f"ranking.loss {config.loss} compares the positives of a user with their other "
+            f"ranking.loss {config.training_loss} compares the positives of a user with other "
             "candidates, but no user has both; set it to binary"
         )
 

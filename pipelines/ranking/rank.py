@@ -91,7 +91,8 @@ def check_ranking(config: Config) -> None:
             "ranking.model is not set, so there is no ranking model to train; set it, such as "
             "--set ranking.model=mlp"
         )
-    if wrong := lacks_embeddings(config.ranking.model, *map(len, embedded_columns(config))):
+    users, items = embedded_columns(config)
+    if wrong := lacks_embeddings(config.ranking.model, users=len(users), items=len(items)):
         raise ConfigError(wrong)
 
 
@@ -160,7 +161,7 @@ def _fit(run: Run, train: Candidates, held_out: Candidates, progress: Any) -> Ra
     from twotower.models.ranking.networks import build_network
 
     text = TensorflowMetadata.from_proto_text_file(str(run.path / "processed"), SCHEMA)
-    schemas = embedded_schemas(run.config, text.to_merlin_schema())
+    users, items = embedded_schemas(run.config, text.to_merlin_schema())
     config, seed = run.config.ranking, run.config.training.seed
     means, deviations = train.moments()
     chosen_by: Measure = ndcg
@@ -168,7 +169,7 @@ def _fit(run: Run, train: Candidates, held_out: Candidates, progress: Any) -> Ra
         chosen_by = row_auc
         # An impression is not one of a list of candidates, so the network must not read these.
         deviations[[OF_RETRIEVAL.index(name) for name in OF_LIST]] = np.inf
-    network = build_network(*schemas, means, deviations, config, seed=seed)
+    network = build_network(users, items, means, deviations, config, seed=seed)
     model = RankingModel(network, *load_tables(run))
     return fit_ranking(model, train, held_out, config, seed, progress, chosen_by)
 

@@ -83,7 +83,7 @@ def test_the_server_answers_as_brute_force(two_stage_run):
 
 def test_two_labels_are_learned_and_measured(small_run, tmp_path):
     run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
-    run.override((*RANKING, "ranking.model=esmm", "ranking.loss=binary"))
+    run.override((*RANKING, "ranking.model=esmm"))
     notes = rank(run)
     labels = notes["labels"]
     assert labels["both"]["auc"] == notes["metrics"]["auc"]
@@ -96,7 +96,7 @@ def test_two_labels_are_learned_and_measured(small_run, tmp_path):
 @pytest.mark.parametrize("name", ["esmm", "mmoe", "ple", "inttower"])
 def test_the_server_answers_as_brute_force_with_every_network(name, small_run, tmp_path):
     run = Run(shutil.copytree(small_run.path, tmp_path / "run"))
-    run.override((*RANKING, f"ranking.model={name}", "ranking.loss=binary"))
+    run.override((*RANKING, f"ranking.model={name}"))
     rank(run)
     export(run)
     publish(run, anyway=True)
@@ -181,15 +181,18 @@ def test_what_cannot_be_trained_is_refused_at_once(small_run, tmp_path):
         (("features.context=[rating]",), "cannot be used with features of the context"),
         (("ranking.max_rows=9",), "9 is less than the candidates of one user, 100"),
         (("ranking.model=tree",), "unexpected value; permitted: 'mlp', 'dcn'"),
-        (("ranking.model=esmm",), "loss: pairwise has one label, but esmm learns two"),
         (
-            ("ranking.model=ple", "ranking.loss=binary", "positives={}"),
+            ("ranking.model=esmm", "ranking.loss=pairwise"),
+            "loss: pairwise has one label, but esmm learns two",
+        ),
+        (
+            ("ranking.model=ple", "positives={}"),
             "ple learns which interactions are positives, but without positives.column all of them",
         ),
         (("ranking.conversion={column: rating}",), "set ranking.rows to interactions, or remove"),
         (("ranking.position=rank",), "position: candidates have not been shown at a position"),
         (
-            ("ranking.model=mmoe", "ranking.loss=binary", "ranking.rows=interactions"),
+            ("ranking.model=mmoe", "ranking.rows=interactions"),
             "conversion: mmoe learns two labels of each interaction, positive and conversion",
         ),
         (
