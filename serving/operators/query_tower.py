@@ -17,7 +17,7 @@ from twotower.serving.operators.base import ONNX_OPSET, ServedOperator
 from twotower.serving.runtime.contract import count_of
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.operators import query_tower as runtime
-from twotower.serving.runtime.operators.query_tower import padded_blocks
+from twotower.serving.runtime.operators.query_tower import in_blocks
 
 TOLERANCE = 1e-5
 """Largest difference between a component of TensorFlow's vector and of ONNX Runtime's, relative to
@@ -118,8 +118,7 @@ class QueryTower(ServedOperator):
     def _all_vectors(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Compute vectors [n, D] from columns [n], with lists as their values and their counts."""
         widths = {name: (*self._shape(name), 1)[1] for name in self.inputs}
-        blocks = padded_blocks(columns, widths)
-        return np.concatenate([self._vectors(block).numpy() for block in blocks])
+        return in_blocks(columns, widths, lambda block: self._vectors(block).numpy())
 
     def _is_integer(self, name: str) -> bool:
         return self._specs[name].dtype.is_integer

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from twotower.serving.operators.base import ONNX_OPSET
-from twotower.serving.runtime.operators.query_tower import padded_blocks
+from twotower.serving.runtime.operators.query_tower import in_blocks
 from twotower.serving.runtime.ranking.rank_candidates import (
     FEATURES,
     HEAD,
@@ -45,8 +45,7 @@ class SavedRanking:
         if not self.user_columns:
             return np.zeros((rows, 0), np.float32)
         widths = {name: self._width(name) for name in self.user_columns}
-        parts = [self._user_part(block).numpy() for block in padded_blocks(columns, widths)]
-        return np.concatenate(parts)
+        return in_blocks(columns, widths, lambda block: self._user_part(block).numpy())
 
     def probabilities(
         self, users: np.ndarray, items: np.ndarray, features: np.ndarray

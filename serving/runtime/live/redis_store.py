@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .rules import Event
 from .store import MANY, Stored, StoreError, as_event, as_position, as_text
@@ -43,6 +45,8 @@ class RedisStore:
                 decode_responses=True,
                 socket_timeout=LIMIT_SECONDS,
                 socket_connect_timeout=LIMIT_SECONDS,
+                # Once and at once, for a connection that Redis has closed: requests are waiting.
+                retry=Retry(NoBackoff(), 1),
             )
         except ValueError as error:
             raise StoreError(f"serving.events.redis: {error}") from error

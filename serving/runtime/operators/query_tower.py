@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from ..arrays import expand
+from ..arrays import expand, ranges
 from ..contract import Table, count_of
 
 PADDING = 0
@@ -33,9 +33,8 @@ class QueryTower:
         self.vector = entry["vector"]
 
     def run(self, columns: Table) -> Table:
-        blocks = padded_blocks(columns, self.widths)
-        answers = [self.session.run(None, feed)[0] for feed in blocks]
-        return {self.vector: answers[0] if len(answers) == 1 else np.concatenate(answers)}
+        vectors = in_blocks(columns, self.widths, lambda block: self.session.run(None, block)[0])
+        return {self.vector: vectors}
 
 
 def single_threaded(path: Path) -> onnxruntime.InferenceSession:
@@ -47,10 +46,14 @@ def single_threaded(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def padded_blocks(
-    columns: Mapping[str, np.ndarray], widths: Mapping[str, int | None]
-) -> Iterator[Table]:
-    """Yield a tower's columns in blocks of rows, with lists padded to [n, w].
+def in_blocks(
+    columns: Mapping[str, np.ndarray],
+    widths: Mapping[str, int | None],
+    compute: Callable[[Table], np.ndarray],
+) -> np.ndarray:
+    """Compute a tower's vectors from its columns, in blocks of rows with lists padded to [n, w].
+
+    Rows with lists of similar lengths are in the same block, so that little of it is padding.
 
     Parameters
     ----------
@@ -59,19 +62,34 @@ def padded_blocks(
     widths : mapping of str to int or None
         Column of the tower -> width w of its lists; None pads them to the longest list in the
         block. The width of other columns has no effect.
+    compute : callable
+        Returns the vectors [m, D] of a block.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, D)
     """
     counts = {name: columns[count_of(name)] for name in widths if count_of(name) in columns}
-    ends = {name: np.cumsum(each) for name, each in counts.items()}
-    longest = max((widths[name] or int(each.max()) for name, each in counts.items()), default=1)
-    size = max(1, VALUES_AT_ONCE // max(1, longest))
+    starts = {name: np.cumsum(each) - each for name, each in counts.items()}
     rows = min(len(counts[name] if name in counts else columns[name]) for name in widths)
-    for first in range(0, rows, size):
-        block = {}
+    longest = np.ones(rows, np.int64)
+    for name, each in counts.items():
+        np.maximum(longest, widths[name] or each, out=longest)
+    order, first, answers = np.argsort(-longest, kind="stable"), 0, []
+    while first < rows:
+        size = max(1, VALUES_AT_ONCE // int(longest[order[first]]))
+        block, own = {}, order[first : first + size]
         for name, width in widths.items():
             if name not in counts:
-                block[name] = columns[name][first : first + size]
+                block[name] = columns[name][own]
                 continue
-            count, end = (each[name][first : first + size] for each in (counts, ends))
-            values = columns[name][end[0] - count[0] : end[-1]]
+            count = counts[name][own]
+            values = columns[name][ranges(starts[name][own], count)]
             block[name] = expand(values, count, width or max(1, int(count.max())), PADDING)
-        yield block
+        answers.append(compute(block))
+        first += size
+    if rows == 1:
+        return answers[0]
+    vectors = np.empty((rows, answers[0].shape[1]), answers[0].dtype)
+    vectors[order] = np.concatenate(answers)
+    return vectors

@@ -129,9 +129,11 @@ def test_a_redis_that_is_away_is_named_and_comes_back(has_redis, tmp_path, monke
         store.append(EVENTS[:2])
         assert len(store.read_new()) == 2
         server.stop()
+        started = time.monotonic()
         for call in (store.read_new, lambda: store.append(EVENTS)):
             with pytest.raises(StoreError, match=rf"Redis at 127.0.0.1:{server.port} cannot be"):
                 call()
+        assert time.monotonic() < started + 1  # a request is waiting
         server.start()
         store.append(EVENTS[2:])
         assert [each.event for each in store.read_new()] == EVENTS[2:]

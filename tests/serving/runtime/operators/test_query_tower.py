@@ -27,13 +27,24 @@ def test_a_tower_reads_lists_as_wide_as_a_block_of_rows_needs(monkeypatch):
     from twotower.serving.runtime.operators import query_tower
 
     columns = {
-        "id": np.array([7, 8, 9]),
-        **{"tags": np.array([1, 2, 3, 4, 5, 6]), count_of("tags"): np.array([1, 5, 0])},
+        "id": np.array([7, 8, 9, 10]),
+        **{"tags": np.arange(1, 9), count_of("tags"): np.array([1, 5, 0, 2])},
     }
+    blocks = []
+
+    def compute(block):
+        blocks.append(block)
+        return np.stack([block["id"] * 2.0, block["tags"].sum(axis=1)], axis=1)
+
     monkeypatch.setattr(query_tower, "VALUES_AT_ONCE", 10)
-    first, second = query_tower.padded_blocks(columns, {"id": None, "tags": None})
-    assert (first["id"].tolist(), second["id"].tolist()) == ([7, 8], [9])
-    assert first["tags"].tolist() == [[1, 0, 0, 0, 0], [2, 3, 4, 5, 6]]
-    assert second["tags"].tolist() == [[0]]
-    blocks = query_tower.padded_blocks(columns, {"tags": 6})
-    assert [block["tags"].shape for block in blocks] == [(1, 6)] * 3
+    vectors = query_tower.in_blocks(columns, {"id": None, "tags": None}, compute)
+    # The rows with the longest lists come first, so the second block is not as wide as the first.
+    assert [block["id"].tolist() for block in blocks] == [[8, 10], [7, 9]]
+    assert blocks[0]["tags"].tolist() == [[2, 3, 4, 5, 6], [7, 8, 0, 0, 0]]
+    assert blocks[1]["tags"].tolist() == [[1], [0]]
+    # The vectors are in the order of the rows.
+    assert vectors.tolist() == [[14, 1], [16, 20], [18, 0], [20, 15]]
+    blocks.clear()
+    fixed = query_tower.in_blocks(columns, {"id": None, "tags": 6}, compute)
+    assert [block["tags"].shape for block in blocks] == [(1, 6)] * 4
+    assert fixed.tolist() == vectors.tolist()
