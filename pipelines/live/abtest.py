@@ -101,7 +101,7 @@ def abtest(run: Run, days: float | None = None) -> Comparison:
     if len(versions) < 2 or not any(answer[VERSION] in versions for answer in answers):
         raise RunError(
             "no two versions have answered beside each other yet; serve two with twotower serve "
-            "--set serving.experiment.control=1 serving.experiment.treatment=2"
+            '--set "serving.experiment.control=1 serving.experiment.treatment=2"'
         )
     limit = None if days is None else days * DAY
     control, treatment = (judge(version, answers, events, rules, limit) for version in versions[:2])
