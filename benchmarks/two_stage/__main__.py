@@ -69,7 +69,7 @@ def main(data: Path | None, run: Path | None, parts: tuple[str, ...]) -> None:
             ours = served_run(data, run, Path(folder))
             measures = {"filters": lambda: filters(ours), "diversity": lambda: diversity(ours.run)}
         for name, part in of_data.items():
-            measures[name] = partial(part, data)
+            measures[name] = partial(part, data and data.resolve())
         measure_parts(RESULT, {name: measures[name] for name in chosen})
 
 

@@ -35,7 +35,7 @@ from twotower.pipelines.steps.quality_gate import Comparison, objection
 from twotower.pipelines.steps.query import ask
 from twotower.pipelines.steps.serve import running_server, serving
 from twotower.pipelines.steps.train import train
-from twotower.pipelines.steps.update import _learn, update
+from twotower.pipelines.steps.update import NewData, _learn, update
 from twotower.pipelines.steps.verify import brute_force
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
@@ -519,7 +519,7 @@ def test_a_days_values_are_checked_before_the_slow_imports(tmp_path, monkeypatch
         "twotower.pipelines.steps.update.load_libraries", lambda: pytest.fail("too late")
     )
     with pytest.raises(DataError, match=r"column tags has lists with '\\uffff'"):
-        _learn(run, write(tmp_path / "day", 2, ["\uffff"]), anyway=True, published=None)
+        _learn(run, NewData(write(tmp_path / "day", 2, ["\uffff"])), anyway=True, published=None)
 
 
 def test_an_update_without_a_model_says_what_to_do(base_run, folders, tmp_path, monkeypatch):
@@ -628,7 +628,7 @@ def test_training_after_a_closed_form_is_kept(folders, tmp_path):
     run.override(("update.epochs=1",))
     solved, learnt = json.loads((run.path / "model" / "history.json").read_text())["val_ndcg@10"]
     assert learnt > 1.2 * solved
-    _learn(run, folders[1], anyway=False, published=None)
+    _learn(run, NewData(folders[1]), anyway=False, published=None)
     notes = run.notes("train")
     assert notes["replayed_rows"] < 18418 and notes["item_cosine"] > 0.95
     # Valid has other users now; solved again it would be 0.27, as at the start.
