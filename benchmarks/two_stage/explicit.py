@@ -331,7 +331,7 @@ def trees(task: Task) -> Predict:
     second = lightgbm.Dataset(x[valid], task.labels[valid], reference=first)
     stop = lightgbm.early_stopping(40, verbose=False)
     model = lightgbm.train(TREES, first, 1000, [second], callbacks=[stop])
-    return lambda part: model.predict(x[task.where(part)])
+    return lambda part: np.asarray(model.predict(x[task.where(part)]))
 
 
 def calibrated(task: Task, predict: Predict) -> Predict:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +23,11 @@ from twotower.models.training.optimizers import LazyAdam
 ROWS_AT_ONCE = 1 << 16
 """Number of candidates that are scored at a time."""
 
+BENDS = (0.5, 0.9, 0.97, 0.75)
+"""Shares of the logits below each bend of the scale, in the order in which they are added."""
+POSITIVES_PER_BEND = 100
+"""Number of positives of users held out for each bend."""
+
 Progress = Callable[[int, int, str], None]
 Measure = Callable[[Candidates, np.ndarray], float]
 
@@ -36,8 +42,10 @@ class RankingModel:
     users, items : mapping of str to ndarray of int32, shape (rows, width)
         The encoded tables.
     slope, intercept : float
-        A candidate with the logit x is a positive with the probability
-        sigmoid(slope * x + intercept) (Platt, 1999).
+    bends : sequence of (float, float)
+        A candidate with the logit x is a positive with the probability sigmoid(slope * x +
+        intercept + the sum of change * max(x - knot, 0) over the bends (knot, change)). Without
+        bends this is the scale of Platt, 1999.
     history : dict of str to list of float
         The training loss, and the metric of the users held out, of each epoch.
     bias : PositionBias or None
@@ -49,6 +57,7 @@ class RankingModel:
     items: Table
     slope: float = 1.0
     intercept: float = 0.0
+    bends: Sequence[tuple[float, float]] = ()
     history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "held_out": []})
     bias: PositionBias | None = None
 
@@ -65,7 +74,10 @@ class RankingModel:
         return self._scaled(self.logits_as_shown(candidates))
 
     def _scaled(self, logits: np.ndarray) -> np.ndarray:
-        return expit(self.slope * logits + self.intercept).astype(np.float32)
+        scaled = self.slope * logits + self.intercept
+        for knot, change in self.bends:
+            scaled += change * np.maximum(logits - knot, 0)
+        return expit(scaled).astype(np.float32)
 
     def logits_as_shown(self, candidates: Candidates) -> np.ndarray:
         """Return the logits of rows at their positions, or else `logits` if there are none."""
@@ -315,19 +327,35 @@ def _logits(
 
 
 def _fit_scale(model: RankingModel, candidates: Candidates) -> None:
-    """Set slope and intercept so that the log loss of the probabilities is least."""
+    """Set the scale so that the log loss of the probabilities is least.
+
+    The logit of the probability is a line with a few bends, because the logits of a loss that
+    compares the candidates of a user are not those of a probability, up to a factor.
+    """
     x = model.logits_as_shown(candidates)[candidates.mask].astype(np.float64)
     y = candidates.labels[candidates.mask].astype(np.float64)
+    count = min(len(BENDS), int(y.sum()) // POSITIVES_PER_BEND)
+    knots = np.unique(np.quantile(x, BENDS[:count]))
+    # The length of x in each segment between knots, whose slopes are fitted.
+    ends = np.concatenate([[min(x.min(), 0.0)], knots, [np.inf]])
+    lengths = np.stack([np.clip(x, low, high) - low for low, high in pairwise(ends)], axis=1)
+    lengths[:, 0] += ends[0]
 
     def log_loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        z = parameters[0] * x + parameters[1]
+        z = lengths @ parameters[1:] + parameters[0]
         difference = expit(z) - y
         value = np.logaddexp(0, z) - y * z
-        return float(value.mean()), np.array([(difference * x).mean(), difference.mean()])
+        gradient = np.append(difference.mean(), lengths.T @ difference / len(y))
+        return float(value.mean()), gradient
 
-    start = np.array([1.0, 0.0])
-    # Not below 0: the order of the probabilities is that of the logits.
-    found = minimize(
-        log_loss, start, jac=True, method="L-BFGS-B", bounds=[(1e-3, 1e3), (-1e3, 1e3)]
-    )
-    model.slope, model.intercept = (float(value) for value in found.x)
+    segments = lengths.shape[1]
+    start = np.append(0.0, np.ones(segments))
+    # No slope below 0: the order of the probabilities is that of the logits.
+    bounds = [(-1e3, 1e3), *[(1e-3, 1e3)] * segments]
+    found = minimize(log_loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    intercept, slope, *others = (float(value) for value in found.x)
+    model.intercept, model.slope = intercept, slope
+    changes = np.diff([slope, *others])
+    model.bends = [
+        (float(knot), float(change)) for knot, change in zip(knots, changes, strict=True)
+    ]

@@ -56,6 +56,7 @@ def save_ranking(model: RankingModel, config: RankingConfig, folder: Path) -> No
         "item_columns": network.item_columns,
         "slope": model.slope,
         "intercept": model.intercept,
+        "bends": list(model.bends),
         "history": model.history,
     }
     (folder / MODEL).write_text(json.dumps(record, indent=2) + "\n")
@@ -77,6 +78,7 @@ def load_ranking(folder: Path, users: Table, items: Table) -> RankingModel:
         items,
         slope=record["slope"],
         intercept=record["intercept"],
+        bends=record.get("bends", []),  # earlier releases had none
         history=record["history"],
     )
 

@@ -47,6 +47,7 @@ def served_ranking(
             network.user_columns,
             slope=model.slope,
             intercept=model.intercept,
+            bends=model.bends,
         ),
         item_part=network.item_part(columns or {"": np.zeros((kept.sum(), 1), np.int32)}).numpy(),
         features=candidate_features(run, vectors).take(kept),

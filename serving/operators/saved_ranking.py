@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,21 @@ class SavedRanking:
     user_columns : list of str
         What `user_part` reads.
     slope, intercept : float
-        A candidate with the logit x is a positive with the probability
-        sigmoid(slope * x + intercept).
+    bends : sequence of (float, float), optional
+        A candidate with the logit x is a positive with the probability sigmoid(slope * x +
+        intercept + the sum of change * max(x - knot, 0) over the bends (knot, change)).
     """
 
     def __init__(
-        self, folder: Path, user_columns: list[str], slope: float, intercept: float
+        self,
+        folder: Path,
+        user_columns: list[str],
+        slope: float,
+        intercept: float,
+        bends: Sequence[tuple[float, float]] = (),
     ) -> None:
         self.folder, self.user_columns = folder, user_columns
-        self.slope, self.intercept = slope, intercept
+        self.slope, self.intercept, self.bends = slope, intercept, tuple(bends)
 
     def user_parts(self, columns: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
         """Return the user parts float32 [rows, d] of encoded columns, with lists as in a table."""
@@ -92,7 +98,10 @@ class SavedRanking:
         import tensorflow as tf
 
         logits = self._module.head(*map(tf.convert_to_tensor, (users, items, features)))
-        return tf.sigmoid(self.slope * logits + self.intercept)
+        scaled = self.slope * logits + self.intercept
+        for knot, change in self.bends:
+            scaled += change * tf.nn.relu(logits - knot)
+        return tf.sigmoid(scaled)
 
     def _user_part(self, columns: Mapping[str, Any]) -> Any:
         """Compute user parts from columns [n] or [n, width]."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from merlin.schema import Schema
+from scipy.special import expit
 
 from tests.models.ranking.worlds import column
 from twotower.models.errors import ModelError
 from twotower.models.ranking.candidates import NO_ITEM, Candidates, ndcg
 from twotower.models.ranking.config import RankingConfig
-from twotower.models.ranking.fit import RankingModel, fit_ranking
+from twotower.models.ranking.fit import RankingModel, _fit_scale, fit_ranking
+from twotower.models.ranking.metrics import calibration
 from twotower.models.ranking.networks import NETWORK_CLASSES, build_network
 from twotower.models.ranking.options import NETWORKS
 from twotower.models.ranking.saving import load_ranking, save_ranking
@@ -186,3 +188,55 @@ def test_ndcg_by_hand():
     # User 0: the positive is second, a second one is no candidate. User 1: padding is no hit.
     first = (1 / np.log2(3)) / (1 + 1 / np.log2(3))
     assert ndcg(found, scores) == pytest.approx((first + 1 / np.log2(3)) / 2)
+
+
+class Given(RankingModel):
+    """A model whose logits are the first feature."""
+
+    def logits(self, candidates: Candidates) -> np.ndarray:
+        return candidates.features[..., 0]
+
+
+def drawn(users: int) -> tuple[Candidates, np.ndarray]:
+    """Candidates whose logits are a bent line in those of their labels, and the probabilities."""
+    draw = np.random.default_rng(4)
+    logits = draw.normal(size=(users, 50)).astype(np.float32)
+    probabilities = expit(np.where(logits < 1, 0.3 * logits, 0.3 + 2.5 * (logits - 1)) - 2)
+    labels = draw.random(logits.shape) < probabilities
+    items = np.zeros(logits.shape, np.int64)
+    found = Candidates(np.arange(users), items, logits[..., None], labels, labels.sum(axis=1))
+    return found, probabilities
+
+
+def test_the_scale_is_a_bent_line_that_keeps_the_order():
+    found, probabilities = drawn(users=2000)
+    model = Given(network=None, users={}, items={})
+    _fit_scale(model, found)
+    assert len(model.bends) == 4
+    fitted = model.probabilities(found)
+    assert np.abs(fitted - probabilities).mean() < 0.01
+    errors = []
+    for bends in (model.bends, ()):
+        model.bends = bends
+        if not bends:  # the scale of Platt: fitted without enough positives for a bend
+            few = found.take(np.arange(2))
+            _fit_scale(model, few)
+            assert model.bends == []
+        errors.append(calibration(found.labels.ravel(), model.probabilities(found).ravel()).error)
+    assert errors[0] < 0.005 < errors[1]
+    _fit_scale(model, found)
+    x = np.linspace(-8, 8, 4001, dtype=np.float32)
+    line = model.probabilities(Candidates.without_labels(np.zeros(1), x[None], x[None, :, None]))
+    assert (np.diff(line[0].astype(np.float64)) >= 0).all()
+
+
+def test_a_scale_is_saved_and_read_with_its_bends(planted, tmp_path):
+    model, config = made(planted)
+    model.slope, model.intercept, model.bends = 0.5, -1.0, [(0.1, 2.0), (0.3, -0.4)]
+    found = planted[2]
+    logits = model.logits(found)
+    scaled = 0.5 * logits - 1 + 2 * np.maximum(logits - 0.1, 0) - 0.4 * np.maximum(logits - 0.3, 0)
+    np.testing.assert_allclose(model.probabilities(found), expit(scaled), atol=1e-6)
+    save_ranking(model, config, tmp_path)
+    loaded = load_ranking(tmp_path, *planted[:2])
+    np.testing.assert_allclose(loaded.probabilities(found), model.probabilities(found), atol=1e-6)

@@ -34,6 +34,9 @@ def test_each_head_of_the_user_picks_the_most_similar_head_of_the_item():
     assert float(interaction(twice, items, 2, 2)[0]) == pytest.approx(3 * (3 + 2) / np.sqrt(2))
 
 
+BENDS = [(0.2, 0.7), (0.6, -0.9)]
+
+
 @pytest.fixture(scope="module")
 def world():
     """A network with random weights, and candidates that it judges."""
@@ -44,7 +47,7 @@ def world():
     features = draw.normal(size=(8, 5, 2)).astype(np.float32)
     found = Candidates.without_labels(np.arange(8), rows, features)
     network = build_network(Schema([TASTE]), Schema([KIND]), *found.moments(), CONFIG)
-    model = RankingModel(network, users, items, slope=1.5, intercept=-0.5)
+    model = RankingModel(network, users, items, slope=1.5, intercept=-0.5, bends=BENDS)
     model.logits(found)  # creates the weights
     return model, found
 
@@ -88,7 +91,7 @@ def test_the_logit_is_that_of_numpy(world):
 def test_the_onnx_graphs_give_the_same(world, tmp_path):
     model, found = world
     save_ranking(model, CONFIG, tmp_path)
-    saved = SavedRanking(tmp_path / NETWORK, ["taste"], slope=1.5, intercept=-0.5)
+    saved = SavedRanking(tmp_path / NETWORK, ["taste"], slope=1.5, intercept=-0.5, bends=BENDS)
     saved.convert(tmp_path)
     users, head = (
         InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"])
