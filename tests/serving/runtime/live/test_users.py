@@ -9,7 +9,7 @@ from twotower.serving.runtime.contract import ABSENT, VALUE, Contract
 from twotower.serving.runtime.live.rules import EventRules
 from twotower.serving.runtime.live.store import Stored
 from twotower.serving.runtime.live.users import LIVE, LiveUsers
-from twotower.serving.runtime.operators.ids import ServedIds
+from twotower.serving.runtime.operators.ids import IDS_FOLDER, ServedIds, save_texts
 
 RULES = EventRules(
     user="user", item="item", time="at", columns={"stars": "FP64"}, column="stars", at_least=3
@@ -87,3 +87,30 @@ def test_events_of_another_kind_are_ignored(live):
     wrong = [{"user": "a", "item": 10, "at": 1}, {"user": 1}, {}, {"colour": 1}]
     live.apply([Stored((number,), event) for number, event in enumerate(wrong, 3)])
     assert live.ignored == 4 and not live.slots
+
+
+def test_ids_may_be_texts(tmp_path):
+    """A user is known by the bytes of a request, an item by its code; unknown texts have none."""
+    rules = EventRules(user="user", item="item", time="at", user_type="BYTES", item_type="BYTES")
+    save_texts(tmp_path / IDS_FOLDER, "users", ["anna", "bob"])
+    save_texts(tmp_path / IDS_FOLDER, "items", ["x", "ä", "y"])
+    contract = Contract(
+        user_id="user",
+        item_id="item",
+        features={},
+        default_k=1,
+        max_k=1,
+        user_id_type="BYTES",
+        item_id_type="BYTES",
+    )
+    live = LiveUsers(rules, ServedIds(contract, tmp_path), np.arange(3), (), lambda slot: None)
+    done = [("bob", "ä"), ("nobody yet", "y"), ("bob", "no such item"), ("bob", "x")]
+    live.apply(
+        Stored((number,), {"user": user, "item": item, "at": number})
+        for number, (user, item) in enumerate(done)
+    )
+    asked = np.array([b"anna", b"nobody yet", b"bob"], object)
+    assert live.mark(asked, {})[LIVE].tolist() == [-1, 1, 0]
+    assert live.hidden(0, np.zeros(0, np.int32)).tolist() == [0, 1]
+    assert live.history(0, np.zeros(0, np.int64)).tolist() == [0, 1]
+    assert live.hidden(1, np.zeros(0, np.int32)).tolist() == [2]
