@@ -6,8 +6,9 @@ A script that uses only the standard library, so that it starts in milliseconds:
 
 It writes the command's process id to its standard output. When the command has ended and everything
 is cleaned up, it writes the exit status. A line on its standard input stops the command, which then
-has <stop seconds> to end before it is killed. End of file on its standard input, which also occurs
-if the caller is killed, kills the command at once.
+has <stop seconds> to end before it is killed. It is also killed when its models have ended, because
+Triton looks only once per second whether they have. End of file on its standard input, which also
+occurs if the caller is killed, kills the command at once.
 
 The guard is the parent of the command and adopts its orphaned descendants, for example the process
 of Triton's Python backend, which would otherwise never end.
@@ -33,6 +34,10 @@ STACK_BYTES = 1 << 29
 """Stack size of Triton's threads, because its JSON reader recurses at each bracket. The memory is
 only used when it does."""
 REAP_SECONDS = 5.0
+LOOK_SECONDS = 0.02
+"""Interval between looks at the models of a command that stops."""
+LAST_SECONDS = 0.1
+"""Time for the last answers after the models have ended; a model ends once it has given its own."""
 SHARED_MEMORY = Path("/dev/shm")
 LIBC = ctypes.CDLL(None)  # loaded before the fork, after which a child should load nothing
 
@@ -78,9 +83,13 @@ def _await_end(process: subprocess.Popen, woken: int, stop_seconds: float) -> No
     """Wait until the command has ended or must be killed."""
     deadline: float | None = None
     while not _ended(process.pid):
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            return
+        left = None
+        if deadline is not None:
+            if not _has_children(process.pid):
+                deadline = min(deadline, time.monotonic() + LAST_SECONDS)
+            left = min(deadline - time.monotonic(), LOOK_SECONDS)
+            if left <= 0:
+                return
         ready, _, _ = select.select([sys.stdin, woken], [], [], left)
         if woken in ready:
             os.read(woken, 512)
@@ -95,6 +104,24 @@ def _ended(pid: int) -> bool:
     """Whether a child has ended. It is not reaped, so its process id is not reused."""
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, pid, options) is not None
+
+
+def _has_children(pid: int) -> bool:
+    """Whether a process has a child that has not ended; True if the system does not say."""
+    children: list[str] = []
+    files = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    for file in files:
+        with suppress(OSError):  # the thread has ended
+            children += file.read_text().split()
+    return not files or any(_runs(child) for child in children)
+
+
+def _runs(pid: str) -> bool:
+    try:
+        # The state follows the name, which is in parentheses and may contain some.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _wake_on_signals() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from twotower import serving
 from twotower.serving.runtime.errors import ServingError
+from twotower.serving.triton import guard
 from twotower.serving.triton.scratch import places, sweep
 from twotower.serving.triton.server import TritonServer
 
@@ -130,3 +133,24 @@ def test_a_start_that_is_given_up_is_over_at_once(copy, tmp_path):
     assert time.monotonic() - started < 5  # it used to wait 15 s for a graceful end
     links = [link for each in places() for link in Path(each).glob("twotower-triton-*/repository")]
     assert copy not in [link.resolve() for link in links]
+
+
+def test_a_process_is_seen_to_have_children_until_they_end():
+    """By it the guard of a stopping Triton knows that the models have given their answers."""
+    script = (
+        "import subprocess, sys; c = subprocess.Popen(['sleep', '60']); print(c.pid, flush=True)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{script}; print(c.pid, flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    child = int(parent.stdout.readline())
+    assert guard._has_children(parent.pid)
+    os.kill(child, signal.SIGKILL)
+    limit = time.monotonic() + 10
+    while guard._has_children(parent.pid):  # it is a zombie, since its parent does not wait
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    parent.communicate()
+    assert guard._has_children(2**22 + 1)  # the system does not say
