@@ -72,7 +72,7 @@ def assert_next_start_is_whole(run, allowed, users, expected):
     return published
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(200, marks=SLOW)])
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=SLOW), pytest.param(200, marks=SLOW)])
 def test_a_kill_at_a_random_moment_leaves_the_old_version_or_the_new(
     kills, small_run, tmp_path, monkeypatch
 ):

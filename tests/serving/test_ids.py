@@ -119,7 +119,12 @@ WORLDS = {"text": text_world, "unsigned": unsigned_world, "negative": negative_w
 
 
 @pytest.fixture(
-    scope="module", params=["text", pytest.param("unsigned", marks=pytest.mark.slow), "negative"]
+    scope="module",
+    params=[
+        "text",
+        pytest.param("unsigned", marks=pytest.mark.slow),
+        pytest.param("negative", marks=pytest.mark.slow),
+    ],
 )
 def named(request: pytest.FixtureRequest, world: World, tmp_path_factory) -> Named:
     return WORLDS[request.param](world, tmp_path_factory.mktemp("named") / "index")

@@ -1,4 +1,4 @@
-"""A few kills and pairs of commands on a small run; the slow tests do as many as the benchmark."""
+"""Kills and pairs of commands on a small run: a few, and as many as the benchmark does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from benchmarks.faults.pairs import run_pairs
 from benchmarks.faults.prepare import PreparedRun, prepare_run
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not can_create_namespaces(), reason="needs the right to create a pid namespace"
     ),
@@ -23,14 +24,14 @@ def prepared(tmp_path_factory) -> PreparedRun:
     return prepare_run(tmp_path_factory.mktemp("prepared"), seed=1, days=50)
 
 
-@pytest.mark.parametrize("pairs", [2, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", [2, 200])
 def test_two_commands_at_once_end_in_the_state_of_a_serial_order(pairs, prepared):
     rows, checks = run_pairs(prepared, pairs=pairs, seed=1332)
     assert len(rows) == pairs
     assert [check for check in checks if not check.holds] == [], rows
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, 100])
 def test_a_kill_loses_nothing_that_was_reported_done(kills, prepared):
     rows, checks = kill_commands(prepared, kills=kills, seed=1)
     assert len(rows) >= kills

@@ -21,6 +21,7 @@ def measure_random(users: int, seconds: float = 300, **training) -> TrainingResu
     return measure(task, memory_gb=4, limit_s=seconds)
 
 
+@pytest.mark.slow
 def test_a_process_measures_its_time_and_memory():
     measured = measure_random(users=100)
     assert measured.rows == 4_096

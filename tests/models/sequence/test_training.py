@@ -114,7 +114,11 @@ def test_a_batch_may_be_larger_than_the_data(schema, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"stride": 3, "blocks": 1}, {"kind": "decay", "negatives": 8}]
+    "settings",
+    [
+        {"stride": 3, "blocks": 1},
+        pytest.param({"kind": "decay", "negatives": 8}, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(schema, data, tmp_path, settings):
     config = TRAINING.copy(update={"epochs": 2, "checkpoint_seconds": 1e-9})

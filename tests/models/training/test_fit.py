@@ -65,11 +65,12 @@ STEPS = 9  # per epoch
             {"learn_temperature": True, "logq_estimate": "streaming"},
             marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "rowwise_adagrad",
             None,
             [STEPS + 1],
             {"objective": {"loss": "bpr", "negatives": "mined"}},
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -260,7 +260,7 @@ def test_nobody_there_is_reported():
 def test_publishing_under_load_loses_no_request_and_mixes_no_versions(
     repository, server, control, world, other_world, assert_same
 ):
-    """16 clients ask while the two versions take turns 20 times; each answer names its own."""
+    """16 clients ask while the two versions take turns 8 times; each answer names its own."""
     users = [*world.users["user_id"].iloc[:40], world.unknown_user]
     expected = {n: each.brute_force(users, 10) for n, each in ((1, world), (2, other_world))}
     seen, failures, over = Counter(), [], threading.Event()
@@ -288,14 +288,14 @@ def test_publishing_under_load_loses_no_request_and_mixes_no_versions(
     for client in clients:
         client.start()
     try:
-        for number in (2, 1) * 10:
+        for number in (2, 1) * 4:
             repository.publish(number, control)
     finally:
         over.set()
         for client in clients:
             client.join()
     assert not failures, failures[0]
-    assert seen["changes"] >= 16, seen  # in the clients' own eyes
-    assert seen["answers"] > 200
+    assert seen["changes"] >= 16, seen  # in the clients' own eyes, of whom there are 16
+    assert seen["answers"] > 100
     assert version(server) == repository.published == 1
-    print(f"20 publishes, {seen['answers']} answers, {len(failures)} failed or mixed")
+    print(f"8 publishes, {seen['answers']} answers, {len(failures)} failed or mixed")
