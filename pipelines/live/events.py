@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -93,7 +94,7 @@ def record_stream(run: Run, source: int) -> Recorded:
     """Record the lines of JSON of a stream as they come.
 
     After each time that some were written, a line with the number of all events recorded so far is
-    printed: those are kept, whatever happens to this process.
+    printed: those are kept, whatever happens to this process. Ctrl-C ends the stream.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def record_stream(run: Run, source: int) -> Recorded:
         As `record_file`. The events of the lines before a wrong one are recorded.
     """
     rules, lines, recorded = event_rules(run), 0, 0
-    with opened_store(run) as store:
+    with opened_store(run) as store, suppress(KeyboardInterrupt):  # so do people end a stream
         for block in _blocks_of_lines(source):
             events, wrong = [], None
             for line in block:

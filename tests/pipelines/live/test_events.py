@@ -98,7 +98,8 @@ def test_a_wrong_line_of_a_stream_keeps_those_before(run):
     assert list_events(run).events == 1
 
 
-def test_a_killed_stream_keeps_what_it_acknowledged(run):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stream_that_is_ended_keeps_what_it_acknowledged(number, run):
     command = [sys.executable, "-m", "twotower.pipelines.cli", "events", "-", "--run", run.path]
     command += ["--set", "serving.events.store=sqlite"]
     pipe = subprocess.PIPE
@@ -106,7 +107,8 @@ def test_a_killed_stream_keeps_what_it_acknowledged(run):
         process.stdin.write(lines(*(event(user, 7) for user in range(500))))
         process.stdin.flush()
         acknowledged = int(process.stdout.readline().split()[0])
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(number)
+        assert process.wait() == (-number if number == signal.SIGKILL else 0)
     assert 0 < acknowledged <= list_events(run).events <= 500
 
 
