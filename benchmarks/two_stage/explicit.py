@@ -265,7 +265,7 @@ def network(task: Task, name: str) -> Predict:
     config = RankingConfig(model=name, **SETTINGS)
     train = task.candidates(TRAIN)
     users, items = (
-        Schema([_column(n, t) for n, t in each.items()])
+        Schema([column(n, int(t.max()) + 1, t.shape[1]) for n, t in each.items()])
         for each in (task.ratings.users, task.ratings.items)
     )
     made = build_network(users, items, *train.moments(), config, SEED)
@@ -282,9 +282,9 @@ def network(task: Task, name: str) -> Predict:
     return lambda part: model.probabilities(task.candidates(part))[:, 0]
 
 
-def _column(name: str, table: np.ndarray) -> ColumnSchema:
-    width = table.shape[1]
-    properties: dict[str, Any] = {"domain": {"min": 0, "max": int(table.max()), "name": name}}
+def column(name: str, size: int, width: int = 1) -> ColumnSchema:
+    """Return a categorical column with codes below `size`, or lists of `width` codes."""
+    properties: dict[str, Any] = {"domain": {"min": 0, "max": size - 1, "name": name}}
     if width > 1:
         properties["value_count"] = {"min": width, "max": width}
     return ColumnSchema(

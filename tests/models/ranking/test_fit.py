@@ -7,7 +7,7 @@ import pytest
 from merlin.schema import Schema
 from scipy.special import expit
 
-from tests.models.ranking.worlds import column
+from benchmarks.two_stage.explicit import column
 from twotower.models.errors import ModelError
 from twotower.models.ranking.candidates import NO_ITEM, Candidates, ndcg
 from twotower.models.ranking.config import RankingConfig

@@ -8,7 +8,7 @@ import tensorflow as tf
 from merlin.schema import Schema
 from onnxruntime import InferenceSession
 
-from tests.models.ranking.worlds import column
+from benchmarks.two_stage.explicit import column
 from twotower.models.errors import ModelError
 from twotower.models.ranking.candidates import Candidates
 from twotower.models.ranking.config import RankingConfig

@@ -58,8 +58,11 @@ def test_two_labels_are_learned_on_all_rows():
     # Candidates: nothing, a click, a click and a positive; the last one of user 1 is padding.
     first, second = LOGITS, [[0.5, -1.0, 2.0], [0.0, 1.0, -2.0]]
     clicks, both = [[0, 1, 1], [1, 1, 0]], [[0, 0, 1], [1, 0, 0]]
-    tensors = [np.stack(pair, axis=-1) for pair in ((first, second), (clicks, both))]
-    found = two_labels(*(tf.constant(each, tf.float32) for each in (*tensors, WITHOUT_LAST)))
+    found = two_labels(
+        logits=tf.constant(np.stack([first, second], axis=-1), tf.float32),
+        labels=tf.constant(np.stack([clicks, both], axis=-1), tf.float32),
+        mask=tf.constant(WITHOUT_LAST, tf.float32),
+    )
     total = 0.0
     for user, place in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1)):
         click = 1 / (1 + exp(-first[user][place]))

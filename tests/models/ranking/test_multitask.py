@@ -11,8 +11,8 @@ import tensorflow as tf
 from merlin.schema import Schema
 from onnxruntime import InferenceSession
 
+from benchmarks.two_stage.explicit import column
 from tests.impressions import catalogue, click_logits, conversion_logits, impressions, sigmoid
-from tests.models.ranking.worlds import column
 from twotower.models.errors import ModelError
 from twotower.models.ranking.base import served_logit
 from twotower.models.ranking.candidates import NO_ITEM, Candidates

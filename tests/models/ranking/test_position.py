@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from merlin.schema import Schema
 
+from benchmarks.two_stage.explicit import column
 from tests.impressions import CLICK, catalogue, impressions
-from tests.models.ranking.worlds import column
 from twotower.models.ranking.candidates import Candidates, row_auc
 from twotower.models.ranking.config import RankingConfig
 from twotower.models.ranking.fit import RankingModel, fit_ranking
