@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from twotower.workflows.sources.wanted import Wanted
+from twotower.workflows.stored import StoredTables
 from twotower.workflows.tables import Tables
 
 IdTypes = Mapping[str, pa.DataType]
@@ -50,6 +51,8 @@ class Source(ABC):
     names_files : bool
         Whether the source's settings name files relative to `ingest.path`, or to the working
         directory if there is no such path.
+    work : Path or None
+        A folder for files that an interrupted `read` finds again, set by `ingest`.
     """
 
     name: ClassVar[str]
@@ -61,6 +64,7 @@ class Source(ABC):
         self.path = path
         self.settings = settings
         self.wanted = wanted or Wanted()
+        self.work: Path | None = None
 
     @property
     def keeps_repeats(self) -> bool:
@@ -116,8 +120,12 @@ class Source(ABC):
         """List the files that `read` reads, in a fixed order. Empty if there are none."""
 
     @abstractmethod
-    def read(self, progress: Progress | None = None, on_message: OnMessage = ignore) -> Tables:
+    def read(
+        self, progress: Progress | None = None, on_message: OnMessage = ignore
+    ) -> Tables | StoredTables:
         """Read and check the data; ids are as given.
+
+        StoredTables are for data that may not fit in memory; their files are in `work`.
 
         Raises
         ------
