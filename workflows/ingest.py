@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, Field, root_validator, validator
 
-from twotower.workflows.availability import (
-    is_available,
-    note_changes,
-    settled,
-    withdraw_unlisted,
-)
-from twotower.workflows.day import Day
+from twotower.workflows.availability import is_available, note_changes, settled
 from twotower.workflows.errors import DataError
-from twotower.workflows.ids import Ids, RunIds
-from twotower.workflows.order import ORDER
-from twotower.workflows.profile import Profile, profile
-from twotower.workflows.rows import wanted_again, with_all_rows, with_known_values
-from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
+from twotower.workflows.ids import INTEGERS, Ids, RunIds
+from twotower.workflows.profile import Profile, profile, stored_profile
+from twotower.workflows.rows import distinct, with_all_rows
+from twotower.workflows.sources.base import OnMessage, Progress, ProgressCounter, Source, ignore
 from twotower.workflows.sources.data_path import DataPath, is_remote
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.files.source import FilesSource
@@ -32,10 +26,10 @@ from twotower.workflows.sources.layouts.lightgcn import LightGCN
 from twotower.workflows.sources.layouts.movielens import MovieLens10M, MovieLensCSV
 from twotower.workflows.sources.movielens.source import MovieLens1M, MovieLens100K
 from twotower.workflows.sources.synthetic import SyntheticConfig, SyntheticSource
-from twotower.workflows.sources.times import check_order, check_scale
 from twotower.workflows.sources.vector_files import VectorFiles, ids_file, note_missing, place_of
 from twotower.workflows.sources.wanted import Wanted
-from twotower.workflows.tables import Tables, merge, sorted_by_id
+from twotower.workflows.stored import StoredTables
+from twotower.workflows.tables import Tables, sorted_by_id
 
 _CLASSES: tuple[type[Source], ...] = (
     MovieLens1M,
@@ -105,7 +99,7 @@ class IngestConfig(BaseModel, extra="forbid"):
 
     @root_validator(skip_on_failure=True)
     def _is_read_from_there(cls, values: dict[str, Any]) -> dict[str, Any]:
-        _check_place(values["source"], values["path"])
+        check_place(values["source"], values["path"])
         return values
 
     @property
@@ -125,7 +119,7 @@ class IngestReport(BaseModel):
     withdrawn: int = 0
 
     @classmethod
-    def of(cls, source: str, tables: Tables) -> IngestReport:
+    def of(cls, source: str, tables: Tables | StoredTables) -> IngestReport:
         """Make the report on `tables` of a source."""
         return cls(
             source=source,
@@ -151,6 +145,7 @@ def ingest(
     progress: Progress | None = None,
     on_message: OnMessage = ignore,
     wanted: Wanted | None = None,
+    work: Path | None = None,
 ) -> IngestReport:
     """Read and check the source, then write the tidy tables.
 
@@ -168,27 +163,63 @@ def ingest(
         rows, with its count.
     wanted : Wanted, optional
         The columns that the settings of the run name.
+    work : Path, optional
+        A folder for what a large source has read so far, from which an interrupted `ingest` goes
+        on. Such a source removes it at the end.
 
     Raises
     ------
     DataError
     """
     findings = Findings(on_message, config.strict)
-    source = _source(config, wanted)
+    source = source_of(config, wanted)
+    source.work = work
     raw = source.read(progress, findings)
+    if isinstance(raw, StoredTables):
+        return _ingest_stored(config, source, raw, out, findings=findings, progress=progress)
     files = VectorFiles(config.vectors, config.path, wanted)
     raw = raw._replace(**files.add_to(raw._asdict()))
     ids = RunIds(
         Ids.of(raw.users["user_id"], raw.interactions["user_id"]),
         Ids.of(raw.items["item_id"], raw.interactions["item_id"]),
     )
-    tables = with_all_rows(Tables(**_encoded(raw._asdict(), ids)), ids, findings)
+    tables = Tables(**encoded(raw._asdict(), ids))
+    tables = with_all_rows(tables, ids, findings, distinct(tables.interactions))
     tables = tables._replace(items=settled(tables.items, source.lists_all_items))
     note_changes(tables.items.slice(0, 0), tables.items, ids.items, findings)
     note_missing(tables, wanted, findings)
     tables.write(out)
     ids.write(out)
     write_report(out, findings.entries, _profile(tables).dict())
+    return IngestReport.of(config.source, tables)
+
+
+def _ingest_stored(
+    config: IngestConfig,
+    source: Source,
+    raw: StoredTables,
+    out: Path,
+    *,
+    findings: Findings,
+    progress: Progress | None,
+) -> IngestReport:
+    """Write the tidy tables of a source whose interactions may not fit in memory."""
+    log, ids = raw.interactions, INTEGERS
+    present = {key: log.distinct(key) for key in ("user_id", "item_id")}
+    sides = Tables(log.schema.empty_table(), sorted_by_id(raw.users), sorted_by_id(raw.items))
+    sides = with_all_rows(sides, ids, findings, present)
+    tables = StoredTables(log, sides.users, settled(sides.items, source.lists_all_items))
+    note_changes(tables.items.slice(0, 0), tables.items, ids.items, findings)
+
+    counter = ProgressCounter(progress, len(log))
+    tables.write(out, counter.advance)
+    ids.write(out)
+    for file in raw.more:
+        shutil.move(file, out / file.name)
+    found = stored_profile(log, users=present["user_id"], items=present["item_id"])
+    write_report(out, findings.entries, found.dict())
+    if source.work is not None:
+        shutil.rmtree(source.work, ignore_errors=True)
     return IngestReport.of(config.source, tables)
 
 
@@ -202,104 +233,7 @@ def _profile(tables: Tables) -> Profile:
     )
 
 
-def ingest_more(
-    config: IngestConfig,
-    data: Path,
-    more: Path | pa.Table,
-    progress: Progress | None = None,
-    on_message: OnMessage = ignore,
-    wanted: Wanted | None = None,
-    items_only: bool = False,
-) -> Day | None:
-    """Read new data and merge it with the tidy tables.
-
-    Parameters
-    ----------
-    config : IngestConfig
-    data : Path
-        The folder with the tidy tables.
-    more : Path or Table
-        A folder or zip in the format of the source: new interactions, or only users or items. Or
-        new interactions, with the columns of the tidy table and ids as given. A new user or item
-        without a row has unknown features; a known one keeps its row.
-    progress, on_message : callable, optional
-        As for `ingest`.
-    wanted : Wanted, optional
-        As for `ingest`. The columns that are read are those of the tidy tables.
-    items_only : bool
-        `more` is a file with one row per item in a format of source `files`, whatever the source
-        of the run. Items that it does not list stay as they are.
-
-    Returns
-    -------
-    Day or None
-        The merged tables (see `tables.merge`); None if there is nothing new.
-
-    Raises
-    ------
-    DataError
-    """
-    findings, before, old = (
-        Findings(on_message, config.strict),
-        RunIds.read(data),
-        Tables.read(data),
-    )
-    again = wanted_again(wanted or Wanted(), old, before)
-    source = _source(config, again)
-    sides: Collection[str] = ()
-    if isinstance(more, pa.Table):
-        raw: Mapping[str, pa.Table] = {"interactions": more}
-    else:
-        raw = _read_more(config, source, more, items_only, again, before, progress, findings)
-        files = VectorFiles(config.vectors, more, wanted)
-        raw, sides = {**raw, **files.add_to_update(raw, old, before.types)}, files.sides
-    ids = RunIds(
-        before.users.extend(*(raw[name]["user_id"] for name in raw if name != "items")),
-        before.items.extend(*(raw[name]["item_id"] for name in raw if name != "users")),
-    )
-    empty = Tables(*(table.slice(0, 0) for table in old))
-    new = with_all_rows(empty._replace(**_encoded(raw, ids)), ids, findings, old)
-    if "timestamp" in old.interactions.column_names:
-        check_scale(old.interactions["timestamp"], new.interactions["timestamp"])
-    new = new._replace(items=settled(new.items, source.lists_all_items))
-    merged, appended = merge(old, new, source.keeps_repeats)
-    _check_new_order(merged.interactions, appended)
-    for name in {*source.mixed, *sides}:
-        table = with_known_values(getattr(merged, name), getattr(old, name))
-        merged = merged._replace(**{name: table})
-    if source.lists_all_items and "items" in raw and not items_only:
-        merged = merged._replace(items=withdraw_unlisted(merged.items, new.items))
-    note_changes(old.items, merged.items, ids.items, findings)
-    note_missing(new, wanted, findings)
-    return None if merged.same(old) else Day(old, new, merged, appended, ids, findings.entries)
-
-
-def _read_more(
-    config: IngestConfig,
-    source: Source,
-    more: Path,
-    items_only: bool,
-    wanted: Wanted,
-    before: RunIds,
-    progress: Progress | None,
-    findings: Findings,
-) -> Mapping[str, pa.Table]:
-    """Read new data from files; the arguments are those of `ingest_more`."""
-    _check_place("files" if items_only else config.source, more)
-    if items_only:
-        items = FilesSource(None, config.files or FilesConfig(interactions=more), wanted)
-        return items.read_items(more, before.types, progress, findings)
-    return source.read_update(more, before.types, progress, findings)
-
-
-def _check_new_order(interactions: pa.Table, appended: int) -> None:
-    """Check the numbers that order the last rows, if there are any, against those before."""
-    if ORDER in interactions.column_names:
-        known = len(interactions) - appended
-        check_order(interactions[:known], interactions[known:])
-
-
-def _encoded(raw: Mapping[str, pa.Table], ids: RunIds) -> dict[str, pa.Table]:
+def encoded(raw: Mapping[str, pa.Table], ids: RunIds) -> dict[str, pa.Table]:
     """Replace the ids of a source's tables by codes; users and items are sorted by them."""
     tables = {name: ids.encode(table) for name, table in raw.items()}
     return {
@@ -316,14 +250,14 @@ def source_files(config: IngestConfig) -> list[Path]:
     DataError
         If a file that the settings name does not exist.
     """
-    files = _source(config).files()
+    files = source_of(config).files()
     for path in config.vectors.values():
         file = place_of(config.path, path)
         files += [file, ids_file(file)]
     return list(dict.fromkeys(files))
 
 
-def _source(config: IngestConfig, wanted: Wanted | None = None) -> Source:
+def source_of(config: IngestConfig, wanted: Wanted | None = None) -> Source:
     if wanted is not None:  # what .npy files have is not in the source
         users, items = (
             tuple(name for name in names if name not in config.vectors)
@@ -334,7 +268,7 @@ def _source(config: IngestConfig, wanted: Wanted | None = None) -> Source:
     return SOURCES[config.source](config.path, settings, wanted)
 
 
-def _check_place(source: str, path: Path | None) -> None:
+def check_place(source: str, path: Path | None) -> None:
     """Raise DataError if `path` is remote and only source `files` could read it."""
     if path is not None and is_remote(path) and not SOURCES[source].names_files:
         raise DataError(

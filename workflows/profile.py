@@ -8,11 +8,15 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field
 
+from twotower.workflows.stored import Rows
+
 DAY = 86_400
 FIRST_TIME = 10**8
 """Smaller times, in seconds since 1970, are places in an order: no log is from before 1973."""
 LATE_SHARE = 0.1
 """The part at the end of the log in which `Profile.new_users` and `new_items` are counted."""
+MAX_PAIRS = 1 << 24
+"""Interactions whose pairs `stored_profile` compares at a time: some 400 MB."""
 
 
 class Profile(BaseModel):
@@ -68,12 +72,8 @@ def profile(users: np.ndarray, items: np.ndarray, seconds: np.ndarray | None = N
     (2, 2, 1, 0.75)
     """
     user_codes, item_codes = pd.factorize(users)[0], pd.factorize(items)[0]
-    pairs = user_codes * (item_codes.max() + 1) + item_codes
-    pairs.sort()
-    pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])]
-    per_user = np.bincount(pairs // (item_codes.max() + 1))
-    per_item = np.bincount(pairs % (item_codes.max() + 1))
-    rows_per_item = np.sort(np.bincount(item_codes))[::-1]
+    counts = _Counts(int(user_codes.max()) + 1, int(item_codes.max()) + 1)
+    counts.add(user_codes, item_codes)
     late: dict[str, Any] = {}
     if seconds is not None:
         first = len(seconds) - max(round(len(seconds) * LATE_SHARE), 1)
@@ -84,19 +84,82 @@ def profile(users: np.ndarray, items: np.ndarray, seconds: np.ndarray | None = N
             "new_users": _new_share(user_codes, is_late),
             "new_items": _new_share(item_codes, is_late),
         }
-    return Profile(
-        rows=len(users),
-        users=len(per_user),
-        items=len(per_item),
-        repeats=len(users) - len(pairs),
-        density=len(pairs) / (len(per_user) * len(per_item)),
-        per_user=float(np.median(per_user)),
-        per_item=float(np.median(per_item)),
-        single_users=float((per_user == 1).mean()),
-        single_items=float((per_item == 1).mean()),
-        top_items=float(rows_per_item[: max(len(per_item) // 10, 1)].sum() / len(users)),
-        **late,
-    )
+    return counts.profile(**late)
+
+
+def stored_profile(rows: Rows, users: np.ndarray, items: np.ndarray) -> Profile:
+    """Describe interactions that may not fit in memory, without their times.
+
+    Parameters
+    ----------
+    rows : Rows
+        With the columns user_id and item_id, int64.
+    users, items : ndarray of int64
+        The different ids of each column, ascending.
+
+    Returns
+    -------
+    Profile
+
+    Notes
+    -----
+    Pairs are counted for some of the users at a time, because repeated ones can be anywhere.
+    """
+    counts = _Counts(len(users), len(items))
+    parts = -(-len(rows) // MAX_PAIRS)
+    for part in range(parts):
+        blocks = []
+        for batch in rows.batches(["user_id", "item_id"]):
+            pairs = np.stack([batch[name].to_numpy() for name in ("user_id", "item_id")])
+            blocks.append(pairs[:, pairs[0] % parts == part])
+        user_ids, item_ids = np.concatenate(blocks, axis=1)
+        counts.add(np.searchsorted(users, user_ids), np.searchsorted(items, item_ids))
+    return counts.profile()
+
+
+class _Counts:
+    """How often users, items and pairs of them occur.
+
+    Parameters
+    ----------
+    n_users, n_items : int
+    """
+
+    def __init__(self, n_users: int, n_items: int):
+        self.rows, self.pairs = 0, 0
+        self.items_of_user = np.zeros(n_users, np.int64)
+        self.users_of_item = np.zeros(n_items, np.int64)
+        self.rows_of_item = np.zeros(n_items, np.int64)
+
+    def add(self, users: np.ndarray, items: np.ndarray) -> None:
+        """Count interactions: numbers from 0, int64 [n]. A user's rows must be added at once."""
+        n_users, n_items = len(self.items_of_user), len(self.users_of_item)
+        pairs = users * n_items + items
+        pairs.sort()
+        pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])] if len(pairs) else pairs
+        self.rows += len(users)
+        self.pairs += len(pairs)
+        self.items_of_user += np.bincount(pairs // n_items, minlength=n_users)
+        self.users_of_item += np.bincount(pairs % n_items, minlength=n_items)
+        self.rows_of_item += np.bincount(items, minlength=n_items)
+
+    def profile(self, **times: Any) -> Profile:
+        """Return the profile; `times` are its fields on the time."""
+        per_user, per_item = self.items_of_user, self.users_of_item
+        most = np.sort(self.rows_of_item)[::-1][: max(len(per_item) // 10, 1)]
+        return Profile(
+            rows=self.rows,
+            users=len(per_user),
+            items=len(per_item),
+            repeats=self.rows - self.pairs,
+            density=self.pairs / (len(per_user) * len(per_item)),
+            per_user=float(np.median(per_user)),
+            per_item=float(np.median(per_item)),
+            single_users=float((per_user == 1).mean()),
+            single_items=float((per_item == 1).mean()),
+            top_items=float(most.sum() / self.rows),
+            **times,
+        )
 
 
 def _new_share(codes: np.ndarray, is_late: np.ndarray) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,11 +12,21 @@ from twotower.workflows.availability import AVAILABLE
 from twotower.workflows.ids import RunIds
 from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.wanted import Wanted
+from twotower.workflows.stored import StoredTables
 from twotower.workflows.tables import Tables, sorted_by_id
 
 
+def distinct(interactions: pa.Table) -> dict[str, np.ndarray]:
+    """Return the different values of user_id and item_id, ascending."""
+    return {key: np.unique(interactions[key].to_numpy()) for key in ("user_id", "item_id")}
+
+
 def with_all_rows(
-    tables: Tables, ids: RunIds, findings: Findings, before: Tables | None = None
+    tables: Tables,
+    ids: RunIds,
+    findings: Findings,
+    present: Mapping[str, np.ndarray],
+    before: StoredTables | None = None,
 ) -> Tables:
     """Add a row of unknown features for each user and item of the interactions that has none.
 
@@ -25,7 +37,9 @@ def with_all_rows(
     ids : RunIds
     findings : Findings
         Gets the number of added rows, if the table has features.
-    before : Tables, optional
+    present : mapping of str to ndarray of int64
+        The different user_id and item_id of the interactions, see `distinct`.
+    before : StoredTables, optional
         The tables before an update, whose users and items need no new row.
 
     Returns
@@ -36,7 +50,7 @@ def with_all_rows(
     found = {}
     for name, key, known in (("users", "user_id", ids.users), ("items", "item_id", ids.items)):
         table = getattr(tables, name)
-        codes = np.unique(tables.interactions[key].to_numpy())
+        codes = present[key]
         there = [
             table[key].to_numpy(),
             *([getattr(before, name)[key].to_numpy()] if before else []),
@@ -81,13 +95,14 @@ def with_known_values(merged: pa.Table, before: pa.Table) -> pa.Table:
     return merged
 
 
-def wanted_again(wanted: Wanted, before: Tables, ids: RunIds) -> Wanted:
+def wanted_again(wanted: Wanted, before: StoredTables, ids: RunIds) -> Wanted:
     """The columns of the tidy tables, with their types, for an update."""
     others = ("user_id", "item_id", AVAILABLE)
+    schemas = (before.interactions.schema, before.users.schema, before.items.schema)
     interactions, users, items = (
-        tuple(name for name in table.column_names if name not in others) for table in before
+        tuple(name for name in schema.names if name not in others) for schema in schemas
     )
-    types = {field.name: field.type for table in before for field in table.schema}
+    types = {field.name: field.type for schema in schemas for field in schema}
     return wanted._replace(
         interactions=interactions, users=users, items=items, types={**types, **ids.types}
     )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.order import keys
+from twotower.workflows.stored import MergedRows, Rows, StoredTables
 
 EXACT = 2**53
 """Whole numbers below this are exact in a float64."""
@@ -54,11 +55,6 @@ class Tables(NamedTuple):
         """Read what `write` wrote into `folder`."""
         return cls(*(pq.read_table(folder / f"{name}.parquet") for name in cls._fields))
 
-    def same(self, other: Tables) -> bool:
-        """Whether all rows are equal and in the same order. Nulls equal each other."""
-        pairs = zip(self, other, strict=True)
-        return all(frame(mine).equals(frame(theirs)) for mine, theirs in pairs)
-
 
 def frame(table: pa.Table) -> pd.DataFrame:
     """Convert `table` to pandas, where whole numbers beside nulls stay whole numbers (Int64).
@@ -86,7 +82,7 @@ def _lists_of_integers(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) and pa.types.is_int64(kind.value_type)
 
 
-def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables, int]:
+def merge(old: StoredTables, new: Tables, keep_repeats: bool = False) -> tuple[StoredTables, int]:
     """Merge new rows into the tables. Merging the same rows again changes nothing.
 
     A row of a user or an item replaces the old one with the same id. An interaction that is known
@@ -95,7 +91,7 @@ def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables,
 
     Returns
     -------
-    (Tables, int)
+    (StoredTables, int)
         The merged tables, and the number of appended interactions, which are the last rows.
 
     Raises
@@ -103,22 +99,48 @@ def merge(old: Tables, new: Tables, keep_repeats: bool = False) -> tuple[Tables,
     DataError
         If a new column cannot have the type it has in `old`; the message names the column.
     """
-    interactions, appended = _merge_interactions(old.interactions, new.interactions, keep_repeats)
+    log = _merge_interactions(old.interactions, new.interactions, keep_repeats)
     users = _merge_by_id(old.users, new.users, "users")
-    return Tables(interactions, users, _merge_by_id(old.items, new.items, "items")), appended
+    merged = StoredTables(log, users, _merge_by_id(old.items, new.items, "items"))
+    return merged, len(log.appended)
 
 
-def _merge_interactions(old: pa.Table, new: pa.Table, keep_repeats: bool) -> tuple[pa.Table, int]:
-    both = _concatenate(old, new, "interactions")
+def same(merged: StoredTables, old: StoredTables) -> bool:
+    """Whether `merge` has changed nothing of `old`. Nulls equal each other."""
+    log = merged.interactions
+    assert isinstance(log, MergedRows)
+    if len(log.removed) or len(log.appended):
+        return False
+    pairs = ((merged.users, old.users), (merged.items, old.items))
+    return all(frame(mine).equals(frame(theirs)) for mine, theirs in pairs)
+
+
+def _merge_interactions(old: Rows, new: pa.Table, keep_repeats: bool) -> MergedRows:
+    numbers = _rows_of_pairs(old, new)
+    known = old.take(numbers)
+    both = _concatenate(known, new, "interactions")
     comparable = [field.name for field in both.schema if not pa.types.is_nested(field.type)]
     rows = frame(both.select(comparable))
-    is_new = np.arange(len(rows)) >= len(old)
+    is_new = np.arange(len(rows)) >= len(known)
     appended = is_new & ~rows.duplicated().to_numpy()
-    kept = ~is_new
+    replaced = np.zeros(len(known), bool)
     if not keep_repeats:
         pairs = pair_codes(both[0].to_numpy(), both[1].to_numpy())
-        kept &= ~np.isin(pairs, pairs[appended])
-    return both.take(np.flatnonzero(kept | appended)), int(appended.sum())
+        replaced = np.isin(pairs[: len(known)], pairs[appended])
+    return MergedRows(old, numbers[replaced], both.take(np.flatnonzero(appended)))
+
+
+def _rows_of_pairs(old: Rows, new: pa.Table) -> np.ndarray:
+    """The numbers int64 [n], ascending, of the rows whose user and item are a new row's pair."""
+    wanted = new.select(["user_id", "item_id"]).to_pandas()
+    users = pa.array(wanted["user_id"].unique(), pa.int64())
+    start, numbers = 0, [np.zeros(0, np.int64)]
+    for batch in old.batches(["user_id", "item_id"]) if len(wanted) else ():
+        rows = np.flatnonzero(pc.is_in(batch["user_id"], value_set=users).to_numpy())
+        pairs = batch.take(rows).to_pandas()
+        numbers.append(start + rows[pairs_among(pairs, wanted)])
+        start += len(batch)
+    return np.concatenate(numbers)
 
 
 def _merge_by_id(old: pa.Table, new: pa.Table, name: str) -> pa.Table:

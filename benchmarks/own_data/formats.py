@@ -53,7 +53,7 @@ def formats(data: Path | None = None, n: int = 1_000_000) -> tuple[Rows, list[Ch
                 "interactions": n,
             }
             tables.append(Tables.read(out))
-        equal = sum(each.same(tables[0]) for each in tables)
+        equal = sum(each == tables[0] for each in tables)
     return rows, [Check("formats that give the same tables", equal, ">=", len(tables))]
 
 

@@ -13,6 +13,9 @@ from twotower.pipelines.run import CONFIG, Run, writes
 from twotower.pipelines.steps.processed import ITEMS
 from twotower.serving.item_columns import check_columns
 
+CONVERTED = ".twotower-converted"
+"""The folder below a run for what a large source has read before it was interrupted."""
+
 
 @writes
 def ingest(run: Run, remember: bool = True) -> dict[str, Any]:
@@ -44,7 +47,14 @@ def ingest(run: Run, remember: bool = True) -> dict[str, Any]:
     config = run.config
     remarks: list[str] = []
     with stage("ingest") as (progress, result), run.step("ingest") as (out, notes):
-        summary = read(config.ingest, out / "data", progress, remarks.append, config.wanted)
+        summary = read(
+            config.ingest,
+            out / "data",
+            progress,
+            remarks.append,
+            config.wanted,
+            work=run.path / CONVERTED,
+        )
         for remark in remarks:
             say(remark)
         check_data(out / "data", config.positives, config.features)

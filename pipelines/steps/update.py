@@ -29,7 +29,7 @@ from twotower.workflows.sources.data_path import is_remote
 if TYPE_CHECKING:
     from twotower.models.training.data import TrainingData
     from twotower.models.training.model import TwoTower
-    from twotower.workflows.day import Day
+    from twotower.workflows.update.day import Day
 
 
 class NewData(NamedTuple):
@@ -74,8 +74,8 @@ def update(run: Run, folder: Path | None, anyway: bool = False) -> int:
     run : Run
         A trained run.
     folder : Path or None
-        The new data in the format of the run's source, see `workflows.ingest.ingest_more`; None
-        for the recorded events that the run has not learned from.
+        The new data in the format of the run's source, see `workflows.update.more`; None for the
+        recorded events that the run has not learned from.
     anyway : bool
         Whether to skip the checks of the data and of the model's quality.
 
@@ -87,8 +87,8 @@ def update(run: Run, folder: Path | None, anyway: bool = False) -> int:
     Raises
     ------
     RunError
-        If the data look like a mistake (see `workflows.day`), or the model gets worse than the
-        published version (see `pipelines.steps.quality_gate`); nothing has changed then.
+        If the data look like a mistake (see `workflows.update.day`), or the model gets worse than
+        the published version (see `pipelines.steps.quality_gate`); nothing has changed then.
     """
     if folder is not None and not is_remote(folder) and not folder.exists():
         raise ConfigError(f"--data {folder}: no such file or folder")
@@ -199,9 +199,10 @@ def _learn(run: Run, data: NewData, anyway: bool, published: int | None) -> None
     Unless `anyway`, the model is compared with version `published`, if there is one.
     """
     from twotower.workflows.features.checks import check_sides
-    from twotower.workflows.ingest import IngestReport, ingest_more
+    from twotower.workflows.ingest import IngestReport
     from twotower.workflows.sources.findings import add_update
     from twotower.workflows.tables import frame
+    from twotower.workflows.update.more import ingest_more
 
     with stage("ingest") as (progress, result):
         day = ingest_more(
@@ -255,7 +256,7 @@ def _learn(run: Run, data: NewData, anyway: bool, published: int | None) -> None
 
 def _refuse_suspicious(run: Run, data: NewData, day: Day) -> None:
     """Raise RunError if the data of the day look like a mistake."""
-    from twotower.workflows.day import suspicions
+    from twotower.workflows.update.day import suspicions
 
     config = run.config
     found = suspicions(

@@ -15,7 +15,6 @@ import pytest
 from pydantic import ValidationError
 
 from tests.workflows.conftest import write_files
-from twotower.workflows.day import suspicions
 from twotower.workflows.errors import DataError
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ingest import (
@@ -24,7 +23,6 @@ from twotower.workflows.ingest import (
     detect_source,
     detectable,
     ingest,
-    ingest_more,
     source_files,
 )
 from twotower.workflows.order import ORDER
@@ -32,6 +30,8 @@ from twotower.workflows.sources.base import Source, ignore
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables
+from twotower.workflows.update.day import suspicions
+from twotower.workflows.update.more import ingest_more
 
 
 def test_ingest_writes_three_tables_and_reports_counts(ml_1m, tmp_path):
@@ -105,7 +105,9 @@ def test_a_day_may_have_only_users_or_items(files, ages, items, ml_1m, tmp_path)
     config, data = IngestConfig(source="ml-1m", path=ml_1m), tmp_path / "data"
     ingest(config, data)
     day = ingest_more(config, data, write_files(tmp_path / "day", files))
-    assert day.appended == 0 and day.merged.interactions.equals(day.before.interactions)
+    assert day.appended == 0 and day.merged.interactions.read().equals(
+        day.before.interactions.read()
+    )
     assert day.merged.users["age"].to_pylist() == ages
     assert day.merged.items["item_id"].to_pylist() == items
     day.merged.write(data)

@@ -178,8 +178,8 @@ class ProgressCounter:
     def __init__(self, progress: Progress | None, total: int):
         self._progress, self._total, self._done = progress, total, 0
 
-    def advance(self) -> None:
-        """Count one more unit as done."""
-        self._done += 1
+    def advance(self, units: int = 1) -> None:
+        """Count units as done."""
+        self._done += units
         if self._progress:
             self._progress(self._done, self._total)

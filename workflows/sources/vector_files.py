@@ -12,6 +12,7 @@ from twotower.workflows.errors import DataError
 from twotower.workflows.ids import WORDS, Ids, plain_type
 from twotower.workflows.sources.findings import Findings
 from twotower.workflows.sources.wanted import Wanted
+from twotower.workflows.stored import StoredTables
 from twotower.workflows.tables import Tables
 from twotower.workflows.vectors import VECTOR, as_column, checked
 
@@ -68,7 +69,7 @@ class VectorFiles:
         return found
 
     def add_to_update(
-        self, raw: Mapping[str, pa.Table], before: Tables, types: Mapping[str, pa.DataType]
+        self, raw: Mapping[str, pa.Table], before: StoredTables, types: Mapping[str, pa.DataType]
     ) -> dict[str, pa.Table]:
         """Add the vectors of an update, which may have only some of the files and tables.
 
@@ -76,7 +77,7 @@ class VectorFiles:
         ----------
         raw : mapping of str to Table
             The tables that the update has.
-        before : Tables
+        before : StoredTables
             The tidy tables before.
         types : mapping of str to DataType
             The types of the ids as given.

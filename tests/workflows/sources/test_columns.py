@@ -9,8 +9,9 @@ import pytest
 from tests.workflows.sources.conftest import PAIRS, read
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import RunIds
-from twotower.workflows.ingest import IngestConfig, ingest, ingest_more
+from twotower.workflows.ingest import IngestConfig, ingest
 from twotower.workflows.sources.files.config import FilesConfig
+from twotower.workflows.update.more import ingest_more
 
 UUIDS = ["9f1c2d3e-0a1b-4c5d-8e9f-00112233aabb", "00000000-0000-4000-8000-000000000000"]
 

@@ -10,9 +10,10 @@ import pytest
 from twotower.workflows.availability import AVAILABLE, read_available
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import RunIds
-from twotower.workflows.ingest import IngestConfig, ingest, ingest_more
+from twotower.workflows.ingest import IngestConfig, ingest
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables
+from twotower.workflows.update.more import ingest_more
 
 WANTED = Wanted(items=("brand",), categories=frozenset(["brand"]))
 ORDERS = "user_id,item_id\n1,SKU-1\n1,SKU-2\n2,SKU-1\n2,SKU-3\n"

@@ -7,10 +7,11 @@ import pytest
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import RunIds
-from twotower.workflows.ingest import IngestConfig, ingest, ingest_more
+from twotower.workflows.ingest import IngestConfig, ingest
 from twotower.workflows.sources.files.config import FilesConfig
 from twotower.workflows.sources.wanted import Wanted
 from twotower.workflows.tables import Tables
+from twotower.workflows.update.more import ingest_more
 
 BASE = {
     "orders.csv": "customer,sku,zip\n00042,A,00501\n7,B,10115\n",
@@ -64,7 +65,7 @@ def test_a_day_has_the_types_of_before(base, tmp_path):
 def test_a_day_may_be_in_another_format(name, content, base, tmp_path):
     day = ingest_more(*base, write(tmp_path / "day", {name: content}), wanted=WANTED)
     assert day.merged.users["zip"].to_pylist() == ["00501", "10115", "20095"]
-    assert day.merged.interactions.num_rows == 3
+    assert len(day.merged.interactions) == 3
 
 
 def test_a_known_item_keeps_its_row_where_a_day_lacks_it(base, tmp_path):

@@ -16,8 +16,9 @@ from tests.workflows.sources.layouts.conftest import (
 )
 from twotower.workflows.errors import DataError
 from twotower.workflows.ids import RunIds
-from twotower.workflows.ingest import IngestConfig, detect_source, ingest, ingest_more
+from twotower.workflows.ingest import IngestConfig, detect_source, ingest
 from twotower.workflows.sources.layouts.amazon import Amazon
+from twotower.workflows.update.more import ingest_more
 
 HEADER = "user_id,parent_asin,rating,timestamp"
 FORMS = {

@@ -10,9 +10,10 @@ import pytest
 
 from tests.workflows.conftest import write_files
 from twotower.workflows.errors import DataError
-from twotower.workflows.ingest import IngestConfig, detect_source, ingest, ingest_more, source_files
+from twotower.workflows.ingest import IngestConfig, detect_source, ingest, source_files
 from twotower.workflows.sources.layouts.lightgcn import LightGCN
 from twotower.workflows.split import SplitConfig, split
+from twotower.workflows.update.more import ingest_more
 
 FILES = {"train.txt": ["0 5 7", "1 5", "2"], "test.txt": ["0 9", "1 ", "2 7 5"]}
 
@@ -64,7 +65,7 @@ def test_the_official_test_part_is_kept(folder, tmp_path):
     day = write_files(tmp_path / "day", {"train.txt": ["1 30", "3 5"]})
     config = IngestConfig(source="lightgcn", path=path)
     merged = ingest_more(config, tmp_path / "data", day).merged
-    assert merged.interactions.slice(43).to_pydict() == {
+    assert merged.interactions.read().slice(43).to_pydict() == {
         "user_id": [1, 3],
         "item_id": [30, 5],
         "part": ["train", "train"],

@@ -8,9 +8,10 @@ import pytest
 
 from tests.workflows.sources.layouts.conftest import CSV, ITEMS, ML_10M, plain, write_lines
 from twotower.workflows.errors import DataError
-from twotower.workflows.ingest import IngestConfig, ingest, ingest_more
+from twotower.workflows.ingest import IngestConfig, ingest
 from twotower.workflows.sources.layouts.movielens import MovieLens10M, MovieLensCSV
 from twotower.workflows.tables import Tables
+from twotower.workflows.update.more import ingest_more
 
 
 def test_the_csv_editions(tmp_path):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from twotower.workflows.availability import with_available
-from twotower.workflows.day import Day, suspicions
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ids import Ids, RunIds
+from twotower.workflows.stored import StoredTables
 from twotower.workflows.tables import Tables, merge
+from twotower.workflows.update.day import Day, suspicions
 
 FEATURES = FeaturesConfig(user=["city"], item=["brand"], item_numeric=["price"])
 N = 200
@@ -44,12 +49,29 @@ BEFORE = tables(rating=5.0)
 PRICES = np.array(BEFORE.items["price"])
 
 
-def found(new: Tables, max_changed: float = 0.5, max_shift: float = 3.0) -> list[str]:
-    day = Day(BEFORE, new, *merge(BEFORE, new), RunIds(Ids(), Ids()))
+def stored(tables: Tables, folder: Path) -> StoredTables:
+    tables.write(folder)
+    return StoredTables.read(folder)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory) -> StoredTables:
+    return stored(BEFORE, tmp_path_factory.mktemp("before"))
+
+
+@pytest.fixture
+def found(before):
+    return partial(suspicions_of, before)
+
+
+def suspicions_of(
+    before: StoredTables, new: Tables, max_changed: float = 0.5, max_shift: float = 3.0
+) -> list[str]:
+    day = Day(before, new, *merge(before, new), RunIds(Ids(), Ids()))
     return suspicions(day, FEATURES, PositivesConfig(column="rating"), max_changed, max_shift)
 
 
-def test_numbers_in_another_unit_are_reported_with_the_figures():
+def test_numbers_in_another_unit_are_reported_with_the_figures(found):
     low, high = np.quantile(PRICES, [0.01, 0.99])
     middle = np.median(PRICES) * 100
     (text,) = found(tables(price=PRICES * 100))
@@ -65,12 +87,12 @@ def test_numbers_in_another_unit_are_reported_with_the_figures():
     assert "the 1 new values have the median 2,500" in text
 
 
-def test_ratings_on_another_scale_are_reported():
+def test_ratings_on_another_scale_are_reported(found):
     (text,) = found(tables(rating=80.0))
     assert text.startswith("interactions: column rating: the 200 new values have the median 80, ")
 
 
-def test_ids_that_were_renumbered_are_reported_with_an_example():
+def test_ids_that_were_renumbered_are_reported_with_an_example(found):
     renumbered = tables(described=[*range(1, N), 0])
     (text,) = found(renumbered)
     assert text.startswith("items: 200 of 200 known ones have other values than before in half")
@@ -83,7 +105,7 @@ def test_ids_that_were_renumbered_are_reported_with_an_example():
     assert "200 of 200 known ones" in found(tables(described=[*range(1, N), 0], named=[]))[0]
 
 
-def test_a_normal_day_is_like_the_days_before():
+def test_a_normal_day_is_like_the_days_before(found):
     everything = list(range(N))
     dearer = PRICES * np.where(np.arange(N) % 25 == 0, 1.3, 1)  # 4 % of the prices
     list_of_changed = everything[:30]
@@ -104,12 +126,11 @@ def test_a_normal_day_is_like_the_days_before():
         assert found(day) == []
 
 
-def test_what_is_null_or_a_list_is_compared_as_a_value():
+def test_what_is_null_or_a_list_is_compared_as_a_value(found, tmp_path):
     nulls = tables(brand=[None] * N, tags=[None] * N, title=[None] * N)
     (text,) = found(nulls)
     assert "such as item_id 0: brand was 'brand 0', is None" in text
-    before = nulls.items
-    earlier = BEFORE._replace(items=before)
+    earlier = stored(BEFORE._replace(items=nulls.items), tmp_path)
     day = Day(earlier, nulls, *merge(earlier, nulls), RunIds(Ids(), Ids()))
     assert suspicions(day, FEATURES, PositivesConfig(), 0.5, 3.0) == []
 
@@ -127,12 +148,13 @@ def test_a_catalogue_that_withdraws_most_items_is_reported():
     assert text.startswith("items: 101 of 200 are withdrawn (50%; update.max_changed is 50%)")
 
 
-def test_a_withdrawn_item_is_not_another_item():
+def test_a_withdrawn_item_is_not_another_item(tmp_path):
     """The column is not one of those that show that ids were renumbered."""
     ids = pa.table({"item_id": list(range(N))})
     before = BEFORE._replace(items=with_available(ids, np.ones(N, bool)))
     new = before._replace(items=with_available(ids, np.arange(N) >= 90))
-    day = Day(before, new, *merge(before, new), RunIds(Ids(), Ids()))
+    earlier = stored(before, tmp_path)
+    day = Day(earlier, new, *merge(earlier, new), RunIds(Ids(), Ids()))
     assert suspicions(day, FeaturesConfig(user=["city"]), PositivesConfig(), 0.1, 3.0) == [
         "items: 90 of 200 are withdrawn (45%; update.max_changed is 10%). "
         "Is the catalogue complete?"

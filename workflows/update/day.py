@@ -14,6 +14,7 @@ from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.sides import Side
 from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.sources.findings import Finding
+from twotower.workflows.stored import StoredTables
 from twotower.workflows.tables import Tables, frame
 
 MIN_ROWS = 20
@@ -29,8 +30,10 @@ class Day(NamedTuple):
 
     Attributes
     ----------
-    before, new, merged : Tables
-        The tables before, the new rows, and both merged.
+    before, merged : StoredTables
+        The tables before, and with the new rows.
+    new : Tables
+        The new rows.
     appended : int
         The number of new interactions, which are the last rows of the merged ones.
     ids : RunIds
@@ -39,9 +42,9 @@ class Day(NamedTuple):
         What was found in the new data.
     """
 
-    before: Tables
+    before: StoredTables
     new: Tables
-    merged: Tables
+    merged: StoredTables
     appended: int
     ids: RunIds
     findings: Sequence[Finding] = ()
