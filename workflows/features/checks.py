@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -194,25 +195,30 @@ def _check_texts(values: pd.Series, side: Side) -> None:
         )
 
 
-def check_training(wide: pd.DataFrame, side: Side) -> None:
+def check_training(distinct: Mapping[str, int], side: Side) -> None:
     """Check that the training part has something to learn from in each column.
 
-    A category or a list needs one value, a numeric column two different ones. `wide` has the side's
-    columns by internal names.
+    Parameters
+    ----------
+    distinct : mapping of str to int
+        The number of different values of each column, by internal names. Nulls count in lists only.
+    side : Side
+        With the names in the data.
 
     Raises
     ------
     DataError
-        The message names the column.
+        If a category or a list has no value, or a numeric column no two different ones. The message
+        names the column.
     """
     for column in side.categorical:
-        if wide[internal_name(column)].isna().all():
+        if not distinct[internal_name(column)]:
             raise DataError(
                 f"features.{side.name}: column {column} has no value in the training part; leave "
                 "it out"
             )
     for column in side.multi_hot:
-        if not any(len(row) for row in wide[internal_name(column)]):
+        if not distinct[internal_name(column)]:
             kind, found = "multi_hot", "only empty lists"
             if column in side.text:
                 kind, found = "text", "no word"
@@ -222,7 +228,7 @@ def check_training(wide: pd.DataFrame, side: Side) -> None:
             )
     for column in side.numeric:
         # Rounding can give Normalize a tiny deviation, by which it would divide other values.
-        if wide[internal_name(column)].nunique() < 2:
+        if distinct[internal_name(column)] < 2:
             raise DataError(
                 f"features.{side.name}_numeric: column {column} has no two different values in "
                 "the training part; leave it out"
