@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.table import (
     Part,
-    RunTasks,
     in_one_piece,
     is_list,
     list_lengths,

@@ -132,7 +132,9 @@ class Encoder:
         from nvtabular import ops
 
         graph = workflow.get_subworkflow(side)
-        vocabularies, moments, lengths = {}, {}, {}
+        vocabularies: dict[str, str] = {}
+        moments: dict[str, tuple[float, float]] = {}
+        lengths: dict[str, int] = {}
         for node in iter_nodes([graph.output_node], flatten_subgraphs=True):
             names = [name for name in node.output_schema.column_names if name not in without]
             if isinstance(node.op, ops.Categorify):

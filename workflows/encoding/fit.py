@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.counts import Counts, count_table, occurrences
 from twotower.workflows.encoding.table import (
-    Part,
-    RunTasks,
     in_one_piece,
+    in_parts,
     is_list,
     list_lengths,
-    parts_in_memory,
-    parts_on_disk,
     side_table,
     with_words,
 )
@@ -114,10 +112,8 @@ def count_side(
         name for name in [inner.id, *inner.categorical, *inner.multi_hot] if name != side.history
     ]
     row_counts = occurrences(in_one_piece(table[inner.id]).to_numpy(), of_pairs)
-    parts: list[Part] = parts_in_memory(table)
-    if run is not map:
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = parts_on_disk(table, folder / f"rows.{side.name}.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = in_parts(table, folder / f"rows.{side.name}.parquet", run)
     counts = count_table(parts, row_counts, names, list(inner.multi_hot), run)
     places = None
     numbers = {}
@@ -166,3 +162,15 @@ def _sample(
         else:
             columns[name] = column.to_pandas()
     return pd.DataFrame(columns)
+
+
+def joint_sample(counted: list[CountedSide]) -> pd.DataFrame:
+    """Return a few rows, with a value in each column, in which NVTabular finds the types.
+
+    NVTabular transforms them about a dozen times, and fails if a list column or a column of whole
+    numbers beside nulls has no value.
+    """
+    samples = [each.sample for each in counted]
+    size = max(len(each) for each in samples)
+    rows = [each.iloc[np.arange(size) % len(each)].reset_index(drop=True) for each in samples]
+    return pd.concat(rows, axis=1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.features.checks import check_table
 from twotower.workflows.features.rows import typed
 from twotower.workflows.features.sides import Side
@@ -19,9 +19,6 @@ from twotower.workflows.features.text import words
 
 PART_ROWS = 1 << 14
 """Rows of a part. It does not depend on the number of processes, nor does any result."""
-
-RunTasks = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
-"""Calls a function with each of many arguments and yields the results in order, as `map` does."""
 
 
 class StoredPart(NamedTuple):
@@ -37,7 +34,7 @@ class StoredPart(NamedTuple):
     group: int
 
 
-Part = pa.Table | StoredPart
+Part: TypeAlias = "pa.Table | StoredPart"
 
 
 def side_table(table: pd.DataFrame | pa.Table, side: Side) -> pa.Table:
@@ -80,13 +77,24 @@ def to_arrow(rows: pd.DataFrame) -> pa.Table:
     return table
 
 
-def parts_in_memory(table: pa.Table) -> list[Part]:
-    """Divide a table into parts, without copying it."""
-    return [table.slice(start, PART_ROWS) for start in range(0, max(len(table), 1), PART_ROWS)]
+def in_parts(table: pa.Table, path: Path, run: RunTasks) -> list[Part]:
+    """Divide a table into parts.
 
+    Parameters
+    ----------
+    table : Table
+    path : Path
+        The table is written to this file if the tasks run in other processes.
+    run : callable
+        What will run the tasks.
 
-def parts_on_disk(table: pa.Table, path: Path) -> list[Part]:
-    """Write a table to a file, and return its parts, which other processes can read."""
+    Returns
+    -------
+    list of Part
+        One or more.
+    """
+    if run is map:
+        return [table.slice(start, PART_ROWS) for start in range(0, max(len(table), 1), PART_ROWS)]
     pq.write_table(table, path, row_group_size=PART_ROWS)
     return [StoredPart(path, group) for group in range(pq.read_metadata(path).num_row_groups)]
 

@@ -17,13 +17,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.counts import write_vocabulary
-from twotower.workflows.encoding.fit import CountedSide, count_sides
-from twotower.workflows.encoding.table import RunTasks
+from twotower.workflows.encoding.fit import CountedSide, count_sides, joint_sample
 from twotower.workflows.features.checks import check_training
 from twotower.workflows.features.config import FeaturesConfig
 from twotower.workflows.features.encode import load_workflow
@@ -138,25 +137,13 @@ def fit_features(
     for each in counted:
         check_training(each.informative, each.side)
     workflow = feature_workflow(config, fitted)
-    sample = _sample(counted)
+    sample = joint_sample(counted)
     workflow.fit(nvt.Dataset(sample))
     _set_statistics(workflow, counted)
     _set_schema(workflow, sample)
     workflow.save(str(out))
     shutil.rmtree(fitted, ignore_errors=True)
     return load_workflow(out)
-
-
-def _sample(counted: list[CountedSide]) -> pd.DataFrame:
-    """Return a few rows with a value in each column, from which NVTabular finds the types.
-
-    NVTabular transforms them about a dozen times, and fails if a list column or a column of whole
-    numbers beside nulls has no value.
-    """
-    samples = [each.sample for each in counted]
-    size = max(len(each) for each in samples)
-    rows = [each.iloc[np.arange(size) % len(each)].reset_index(drop=True) for each in samples]
-    return pd.concat(rows, axis=1)
 
 
 def _set_statistics(workflow: nvt.Workflow, counted: list[CountedSide]) -> None:
