@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_SECONDS = 10
+START_SECONDS = 120
 WAIT_SECONDS = 60
 """How long to wait while a cluster has no worker."""
 ALLOWED_FAILURES = 3
@@ -212,7 +213,7 @@ def _about(folder: str) -> dict[str, Any]:
 def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
     """Start workers on this machine; yield a client and the words on the dashboard."""
     import dask
-    from distributed import Client
+    from distributed import Client, TimeoutError
 
     scratch = folder / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
@@ -224,7 +225,7 @@ def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
         stack.enter_context(dask.config.set(options))
         cluster = stack.enter_context(
             _cluster_class()(
-                n_workers=config.workers,
+                n_workers=0,
                 threads_per_worker=1,
                 host="127.0.0.1",
                 memory_limit=config.worker_memory,
@@ -235,6 +236,15 @@ def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
             )
         )
         client = stack.enter_context(Client(cluster, set_as_default=False))
+        cluster.scale(config.workers)
+        try:
+            client.wait_for_workers(config.workers, timeout=START_SECONDS)
+        except TimeoutError:
+            raise ClusterError(
+                f"dask.workers: {config.workers} workers have not started within {START_SECONDS} "
+                "seconds. Use fewer; and in a script of your own, put what it does below "
+                "`if __name__ == '__main__':`, because each worker imports the script"
+            ) from None
         client.run(_import_libraries)
         yield client, f", {cluster.dashboard_link}" if has_dashboard else ""
 

@@ -84,6 +84,12 @@ def pairs_of(users: pd.DataFrame, items: pd.DataFrame, n: int, seed: int = 7) ->
     )
 
 
+def histories(users: pd.DataFrame, train: pd.DataFrame) -> list[list[int]]:
+    """The last items of each user, the latest first, in the order of the rows."""
+    items = train.groupby("user_id")["item_id"].agg(list)
+    return [items.get(user, [])[: -EVERY_KIND.history - 1 : -1] for user in users["user_id"]]
+
+
 def side_rows(table: pd.DataFrame, side) -> pd.DataFrame:
     """The columns of a side in the types that NVTabular needs."""
     rows = typed(table[side.columns], lists=list(side.multi_hot), numbers=side.numeric)
@@ -112,11 +118,9 @@ def fit_joined(train, users, items, config: FeaturesConfig, out: Path):
 @pytest.fixture(scope="session")
 def every_kind(tmp_path_factory):
     """The reference on tables with every kind of column, and these tables."""
-    from twotower.workflows.features.positives import add_history
-
     users, items = users_of(400), items_of(120)
     train = pairs_of(users, items, 3000)
-    users = add_history(users, train, train, EVERY_KIND)
+    users = users.assign(history=histories(users, train))
     out = tmp_path_factory.mktemp("joined")
     workflow, wide = fit_joined(train, users, items, EVERY_KIND, out)
     return {"train": train, "users": users, "items": items, "workflow": workflow, "wide": wide}
