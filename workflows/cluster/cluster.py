@@ -34,8 +34,16 @@ SCRATCH = ".dask"
 """The folder for what workers on this machine put on the disk."""
 PACKAGES = ("dask", "distributed", "numpy", "nvtabular", "pandas", "pyarrow", "two-tower-on-merlin")
 """The versions that the results depend on."""
-IGNORE_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""After Ctrl-C, which a terminal sends to all, the command ends its workers."""
+PRELOAD = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.modules.setdefault("tensorflow", None)
+"""
+"""What a worker on this machine does first.
+
+After Ctrl-C, which a terminal sends to all, the command ends its workers. TensorFlow, which Merlin
+imports if it can, would take half of a worker's memory and most of the time that it needs to start.
+"""
 
 
 @dataclass
@@ -181,7 +189,7 @@ def _checked(client: Client, address: str, folder: Path) -> Cluster:
             f"dask.scheduler: the workers of {address} cannot run this project "
             f"({type(error).__name__}: {reason}); install it on them, in the same version"
         ) from None
-    ours = _about(str(folder))
+    ours = _about_here(str(folder))
     for worker, theirs in sorted(about.items()):
         for name, known in ours["versions"].items():
             if theirs["versions"].get(name) != known:
@@ -209,6 +217,9 @@ def _about(folder: str) -> dict[str, Any]:
     return {"versions": versions, "sees_folder": Path(folder).is_dir()}
 
 
+_about_here = _about
+
+
 @contextmanager
 def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
     """Start workers on this machine; yield a client and the words on the dashboard."""
@@ -232,7 +243,7 @@ def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
                 dashboard_address="127.0.0.1:0" if has_dashboard else None,
                 local_directory=str(scratch),
                 silence_logs=logging.CRITICAL,
-                preload=[IGNORE_INTERRUPT],
+                preload=[PRELOAD],
             )
         )
         client = stack.enter_context(Client(cluster, set_as_default=False))
