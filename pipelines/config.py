@@ -27,6 +27,7 @@ from twotower.pipelines.config_problems import converted, explained, keys_not_te
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.yaml_file import read_yaml
 from twotower.serving.config import ServingConfig
+from twotower.workflows.cluster.config import DaskConfig
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.ingest import IngestConfig
 from twotower.workflows.sources.wanted import Wanted
@@ -67,6 +68,9 @@ class Config(BaseModel, extra=Extra.forbid):
     )
     features: FeaturesConfig = Field(
         FeaturesConfig(), description="Which columns the towers use, and how they are encoded."
+    )
+    dask: DaskConfig = Field(
+        DaskConfig(), description="The processes that preprocess the data, if it is large."
     )
     model: TwoTowerConfig = Field(TwoTowerConfig(), description="The towers and the loss.")
     training: TrainingConfig = Field(TrainingConfig(), description="How the towers are trained.")

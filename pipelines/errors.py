@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twotower.models.errors import ModelError
 from twotower.serving.runtime.errors import ServingError
-from twotower.workflows.errors import DataError
+from twotower.workflows.errors import ClusterError, DataError
 
 
 class PipelineError(Exception):
@@ -37,8 +37,8 @@ class ChildError(PipelineError, RuntimeError):
         self.reason, self.log = reason, log
 
 
-OURS = (DataError, ModelError, ServingError, PipelineError)
-"""The base error of each package, for `except OURS`: their messages say what to do."""
+OURS = (DataError, ClusterError, ModelError, ServingError, PipelineError)
+"""The base errors of each package, for `except OURS`: their messages say what to do."""
 
 
 def is_ours(error: BaseException) -> bool:

@@ -192,9 +192,11 @@ def fit_and_publish(run: Run, auto: Auto | None = None, refit: bool = False) -> 
     from twotower.pipelines.steps.query import shown_items
     from twotower.pipelines.steps.train import check_training, train
     from twotower.pipelines.verdict.auto import choose_recipe
+    from twotower.workflows.cluster.cluster import check_cluster
 
     if run.config.ranking.model is not None:
         check_ranking(run.config)
+    check_cluster(run.config.dask, run.path)
     ingest(run)
     shown_items(run)
     ahead = split_ahead(run)

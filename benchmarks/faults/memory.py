@@ -14,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from benchmarks.report import Check, Rows
 from benchmarks.serving.subjects import resident_memory
@@ -115,7 +116,7 @@ def write_version(repository: Path, size: Size, config: ServingConfig) -> pd.Dat
 
     names = FeaturesConfig(user=["age", "city"], user_numeric=["income"], history=size.history)
     pairs, users, items = _tables(size, names)
-    users = add_history(users, pairs, pairs, names)
+    users = add_history(pa.Table.from_pandas(users), pairs, pairs, names).to_pandas()
     # The vocabularies are fitted on a sample of the users, as fitting takes the most time.
     known = users.sample(min(len(users), 20_000), random_state=0)
     rows = pairs[pairs[names.user_id].isin(known[names.user_id])]

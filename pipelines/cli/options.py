@@ -53,6 +53,17 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Override a setting. Repeatable; one option may hold several, separated by spaces.",
 )
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="NUMBER",
+    help="Processes that preprocess the data (dask.workers). Default: none but this one.",
+)
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Running Dask scheduler whose workers preprocess the data, such as tcp://10.0.0.5:8786.",
+)
 config_option = click.option(
     "--config",
     type=FILE,
@@ -126,3 +137,12 @@ def open_run(folder: Path | None, overrides: tuple[str, ...] = (), keep: bool = 
     if folder:
         run.remember()
     return run
+
+
+def dask_settings(workers: int | None, scheduler: str | None) -> tuple[str, ...]:
+    """Return the overrides that the options --workers and --scheduler stand for."""
+    if workers and scheduler is not None:
+        raise click.UsageError("--workers and --scheduler both name processes to use; give one")
+    if scheduler is not None:
+        return ("dask.workers=0", f"dask.scheduler={scheduler}")
+    return () if workers is None else (f"dask.workers={workers}", "dask.scheduler=null")

@@ -11,13 +11,16 @@ from twotower.pipelines.cli.options import (
     FILE,
     START,
     config_option,
+    dask_settings,
     data_option,
     json_option,
     main,
     new_run_option,
     open_run,
     run_option,
+    scheduler_option,
     set_option,
+    workers_option,
 )
 from twotower.pipelines.cli.output import output, plain_checks, plain_run
 
@@ -48,8 +51,12 @@ from twotower.pipelines.cli.output import output, plain_checks, plain_run
     is_flag=True,
     help="After training, train again on the valid part, too, for the epochs chosen on it.",
 )
+@workers_option
+@scheduler_option
 @json_option
-def run(config, data, folder, overrides, recipe, budget, refit, as_json) -> None:
+def run(
+    config, data, folder, overrides, recipe, budget, refit, workers, scheduler, as_json
+) -> None:
     """Run all steps, then print recommendations from Triton.
 
     Without --data and --config it uses twotower.yaml in this folder, see `twotower init`. Without
@@ -61,6 +68,7 @@ def run(config, data, folder, overrides, recipe, budget, refit, as_json) -> None
 
     auto = None
     settings: tuple[str, ...] = ()
+    overrides += dask_settings(workers, scheduler)
     if recipe == AUTO:
         from twotower.pipelines.verdict.auto import BUDGET, Auto
 

@@ -8,13 +8,16 @@ from twotower.pipelines.cli.options import (
     FILE,
     STEPS,
     config_option,
+    dask_settings,
     data_option,
     json_option,
     main,
     new_run_option,
     open_run,
     run_option,
+    scheduler_option,
     set_option,
+    workers_option,
 )
 from twotower.pipelines.cli.output import output, plain_version
 
@@ -49,15 +52,21 @@ def ingest(config, data, folder, overrides, as_json) -> None:
     output(as_json, work, lambda run: run.notes("ingest"))
 
 
-@main.verb(STEPS, "twotower preprocess --set split.method=temporal")
+@main.verb(
+    STEPS,
+    "twotower preprocess --set split.method=temporal\ntwotower preprocess --workers 2",
+)
 @run_option
 @set_option
+@workers_option
+@scheduler_option
 @json_option
-def preprocess(folder, overrides, as_json) -> None:
+def preprocess(folder, overrides, workers, scheduler, as_json) -> None:
     """Select positives, split them, and encode the features."""
     from twotower.pipelines.steps.preprocess import preprocess as step
 
-    output(as_json, lambda: step(open_run(folder, overrides)), dict)
+    settings = (*overrides, *dask_settings(workers, scheduler))
+    output(as_json, lambda: step(open_run(folder, settings)), dict)
 
 
 @main.verb(

@@ -16,6 +16,7 @@ from twotower.pipelines.steps.preprocess import read_ids
 from twotower.pipelines.steps.processed import INTERACTIONS
 from twotower.serving.runtime.live.state import learned_position
 from twotower.serving.runtime.live.store import position_text
+from twotower.workflows.interactions.reading import batches
 from twotower.workflows.order import ORDER
 
 LEARNED = "events"
@@ -66,6 +67,7 @@ def read_recorded(run: Run) -> RecordedEvents:
     types |= {names.user_id: ids.users.type, names.item_id: ids.items.type}
     columns = columns_of([each.event for each in new], types)
     if ORDER in columns:
-        first = (pc.max(pq.read_table(path, columns=[ORDER])[ORDER]).as_py() or 0) + 1
+        latest = (pc.max(batch[ORDER]).as_py() or 0 for batch in batches(path, [ORDER]))
+        first = max(latest, default=0) + 1
         columns[ORDER] = pa.array(np.arange(first, first + len(new)))
     return RecordedEvents(pa.table(columns), {"store": identity, "until": position_text(until)})

@@ -63,7 +63,7 @@ def load_interactions(run: Run, columns: Sequence[str] = ()) -> pd.DataFrame:
     rows[POSITIVE] = is_positive(rows, positives).to_numpy()
     rows["part"] = _parts(rows, run)
     for name, ids in zip(("user_row", "item_row"), load_ids(run), strict=True):
-        rows[name] = rows_of(rows[name.replace("row", "id")], pd.Series(ids))
+        rows[name] = rows_of(rows[name.replace("row", "id")], ids)
     return rows[["user_row", "item_row", POSITIVE, "part", *columns]]
 
 

@@ -193,10 +193,12 @@ def seen_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """
     names, seen = run.config.features, run.config.serving.seen
     if seen == "interactions":
-        columns = [names.user_id, names.item_id]
-        pairs = pd.read_parquet(run.path / "data" / INTERACTIONS, columns=columns)
-    else:
-        parts = load_split(run.path / "processed")
-        kept = [part for part in PARTS if part != "test" or seen != "train_valid"]
-        pairs = pd.concat([parts[part] for part in kept])
+        from twotower.workflows.interactions.reading import read_numbers
+
+        path = run.path / "data" / INTERACTIONS
+        user_ids, item_ids = read_numbers(path, [names.user_id, names.item_id])
+        return user_ids, item_ids
+    parts = load_split(run.path / "processed")
+    kept = [part for part in PARTS if part != "test" or seen != "train_valid"]
+    pairs = pd.concat([parts[part] for part in kept])
     return pairs[names.user_id].to_numpy(np.int64), pairs[names.item_id].to_numpy(np.int64)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twotower.pipelines.console import stage
+from twotower.pipelines.console import say, stage
 from twotower.pipelines.errors import ConfigError
 from twotower.pipelines.libraries import are_loaded
 from twotower.pipelines.run import Run, writes
@@ -27,17 +29,21 @@ from twotower.pipelines.steps.processed import (
     TRAIN_WEIGHTS,
     USERS,
     WEIGHT,
+    Tables,
     with_history,
     write_tables,
     write_vectors,
 )
 from twotower.serving.runtime.operators.times import TimeFeatures
 from twotower.workflows import order
+from twotower.workflows.cluster.cluster import check_cluster, opened_cluster
 
 if TYPE_CHECKING:
     from twotower.models.training.data import TrainingData
-    from twotower.workflows.features.config import FeaturesConfig
+    from twotower.workflows.cluster.tasks import RunTasks
+    from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
     from twotower.workflows.ids import RunIds
+    from twotower.workflows.interactions.positives import Positives
     from twotower.workflows.split import SplitConfig
 
 
@@ -68,10 +74,11 @@ def preprocess(run: Run) -> dict[str, Any]:
         If the data does not fit the settings, or a part of the split is empty.
     """
     run.verified("ingest")
+    check_cluster(run.config.dask, run.path)
     from twotower.workflows.features.checks import check_data
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.graph import fit_features
-    from twotower.workflows.features.positives import filter_positives, pair_weights, remarks
+    from twotower.workflows.features.positives import remarks
     from twotower.workflows.split import split
 
     names = run.config.features
@@ -79,37 +86,37 @@ def preprocess(run: Run) -> dict[str, Any]:
     check_data(run.path / "data", run.config.positives, names)
     if not are_loaded():
         split_ahead(run)
-    with stage("preprocess") as (progress, result), run.step("preprocess") as (out, notes):
-        progress(0, 5, "positives")
-        interactions, users, items = _read_data(run)
-        positives = filter_positives(interactions, run.config.positives)
-        positives = order.number_repeats(positives, run.config.split.repeats)
+    with (
+        opened_cluster(run.config.dask, run.path, say) as run_tasks,
+        stage("preprocess") as (progress, result),
+        run.step("preprocess") as (out, notes),
+    ):
+        positives = _read_positives(run, run_tasks, progress, of=5)
+        users, items = _read_tables(run)
+        found = order.number_repeats(positives.rows, run.config.split.repeats)
         progress(1, 5, "split")
-        parts = split(positives, run.config.split, read_ids(run))
+        parts = split(found, run.config.split, read_ids(run))
         _check_parts(parts, run.config.split)
         progress(2, 5, "fit the feature graph")
-        pairs = add_context(parts, positives, names)
+        pairs = add_context(parts, found, names)
         times = _fit_times(pairs[parts["part"] == "train"], names)
         pairs = _add_times(pairs, parts, times, run.config.split)
         train = pairs[parts["part"] == "train"]
         processed, method = out / "processed", run.config.split.method
-        users = with_history(users, parts, positives, names, method, processed)
-        workflow = fit_features(train, users, items, names, out / "workflow")
+        users = with_history(users, parts, found, names, method, processed)
+        workflow = fit_features(train, users, items, names, out / "workflow", run_tasks)
         if times is not None:
             (out / "workflow" / TIMES).write_text(json.dumps(times))
-        progress(4, 5, "encode users and items")
-        notes |= {"positives": len(positives)}
-        if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
-            parts[WEIGHT] = weights
-        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        progress(3, 5, "encode users and items")
+        _add_weights(parts, found, run.config.positives)
+        tables = Tables(parts, pairs, users, items)
+        counts = write_tables(workflow, tables, names, processed, run_tasks, progress)
+        notes |= {"positives": len(found), "split": counts}
         write_vectors(run.path / "data", names, processed)
-        counts = notes["split"]
-        result(
-            f"{len(positives):,} positives; {counts['protocol']}: "
-            + ", ".join(f"{part} {counts[part]['rows']:,}" for part in PARTS)
-        )
-        ordered = bool(names.history) or run.config.split.method == "leave_last_out"
-        for remark in remarks(interactions, run.config.positives, ordered, counts):
+        sizes = ", ".join(f"{part} {counts[part]['rows']:,}" for part in PARTS)
+        result(f"{len(found):,} positives; {counts['protocol']}: {sizes}")
+        assumed = not order.has_order(found) and (bool(names.history) or method == "leave_last_out")
+        for remark in remarks(positives.without_value, run.config.positives, assumed, counts):
             result(remark)
     return notes
 
@@ -127,17 +134,16 @@ def split_ahead(run: Run) -> pd.DataFrame:
     DataError or ConfigError
         If a part of the split is empty.
     """
-    from twotower.workflows.features.positives import check_any_positive, is_positive
+    from twotower.workflows.interactions.positives import check_stored, read_positives
     from twotower.workflows.split import split
 
     names, positives = run.config.features, run.config.positives
     path = run.path / "data" / INTERACTIONS
-    wanted = [names.user_id, names.item_id, "timestamp", order.ORDER, "part", positives.column]
-    columns = [name for name in pq.read_schema(path).names if name in wanted]
-    rows = pd.read_parquet(path, columns=columns)
     if positives.column is not None:
-        check_any_positive(rows, positives)
-        rows = rows[is_positive(rows, positives)]
+        check_stored(path, positives.copy(update={"weight": None}), names)
+    wanted = [names.user_id, names.item_id, "timestamp", order.ORDER, "part"]
+    columns = [name for name in pq.read_schema(path).names if name in wanted]
+    rows = read_positives(path, positives, columns, with_nvtabular=False).rows
     rows = order.number_repeats(rows, run.config.split.repeats)
     parts = split(rows, run.config.split, read_ids(run))
     _check_parts(parts, run.config.split)
@@ -186,17 +192,21 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     """
     from twotower.workflows.features.context import add_context
     from twotower.workflows.features.growth import grow_features
-    from twotower.workflows.features.positives import filter_positives, pair_weights
+    from twotower.workflows.interactions.reading import read_last
     from twotower.workflows.split import extend_split
 
     names = run.config.features
-    with stage("preprocess") as (progress, result):
-        progress(0, 4, "positives, split")
-        interactions, users, items = _read_data(run.within(out))
-        positives = filter_positives(interactions, run.config.positives)
+    with (
+        opened_cluster(run.config.dask, run.path, say) as run_tasks,
+        stage("preprocess") as (progress, result),
+    ):
+        merged = run.within(out)
+        positives = _read_positives(merged, run_tasks, progress, of=4).rows
         positives = order.number_repeats(positives, run.config.split.repeats)
+        users, items = _read_tables(merged)
         old = pd.read_parquet(run.path / "processed" / SPLIT)
-        fresh = interactions.iloc[len(interactions) - appended :]
+        path = merged.path / "data" / INTERACTIONS
+        fresh = read_last(path, [names.user_id, names.item_id], appended)
         parts = extend_split(old, positives, fresh, run.config.split)
         progress(1, 4, "grow the vocabularies")
         pairs = add_context(parts, positives, names)
@@ -206,13 +216,13 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         processed, method = out / "processed", run.config.split.method
         users = with_history(users, parts, positives, names, method, processed)
         workflow = grow_features(
-            run.path / "workflow", train, users, items, names, out / "workflow"
+            run.path / "workflow", train, users, items, names, out / "workflow", run_tasks
         )
-        progress(3, 4, "encode users and items")
-        notes |= {"positives": len(positives)}
-        if (weights := pair_weights(parts, positives, run.config.positives)) is not None:
-            parts[WEIGHT] = weights
-        notes |= {"split": write_tables(workflow, parts, pairs, users, items, names, processed)}
+        progress(2, 4, "encode users and items")
+        _add_weights(parts, positives, run.config.positives)
+        tables = Tables(parts, pairs, users, items)
+        counts = write_tables(workflow, tables, names, processed, run_tasks, progress)
+        notes |= {"positives": len(positives), "split": counts}
         write_vectors(out / "data", names, processed)
         new = parts["part"].iloc[len(parts) - parts.attrs["updated"] :].value_counts()
         result(
@@ -221,19 +231,49 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
     return int(new["train"])
 
 
-def _read_data(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The tidy tables. Whole numbers beside nulls stay whole where they are features."""
-    from twotower.workflows.tables import frame, read_frame
+def _read_positives(
+    run: Run, run_tasks: RunTasks, progress: Callable[..., None], of: int
+) -> Positives:
+    """Read the positives with NVTabular's Filter, and show how far it is: the first of `of` parts.
 
-    data = run.path / "data"
-    interactions = pd.read_parquet(data / INTERACTIONS)
-    if context := run.config.features.stored_context:
-        interactions[context] = frame(pq.read_table(data / INTERACTIONS, columns=context))
+    Whole numbers beside nulls stay whole where they are features.
+    """
+    from twotower.workflows.interactions.positives import columns_for, read_positives
+
+    path, config = run.path / "data" / INTERACTIONS, run.config
+
+    def on_rows(done: int, total: int) -> None:
+        progress(done / max(total, 1), of, "positives", f"{done:,} of {total:,} interactions read")
+
+    progress(0, of, "positives")
+    return read_positives(
+        path,
+        config.positives,
+        columns_for(path, config.positives, config.features),
+        whole_numbers=config.features.stored_context,
+        run=run_tasks,
+        on_rows=on_rows,
+    )
+
+
+def _read_tables(run: Run) -> tuple[pa.Table, pa.Table]:
+    """The columns of the tidy users and items that are features, without vectors and history."""
     users, items = (
-        read_frame(data / file, without=side.vectors)
+        pq.read_table(
+            run.path / "data" / file,
+            columns=[name for name in side.columns if name != side.history],
+        ).replace_schema_metadata()
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
-    return interactions, users, items
+    return users, items
+
+
+def _add_weights(parts: pd.DataFrame, positives: pd.DataFrame, config: PositivesConfig) -> None:
+    """Add the column `WEIGHT` to the split, if positives have weights."""
+    from twotower.workflows.features.positives import pair_weights
+
+    if (weights := pair_weights(parts, positives, config)) is not None:
+        parts[WEIGHT] = weights
 
 
 def _fit_times(train: pd.DataFrame, names: FeaturesConfig) -> dict[str, Any] | None:
@@ -290,7 +330,7 @@ def load_tables(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
     processed = run.path / "processed"
     users, items = (
-        as_arrays(pd.read_parquet(processed / file), side.internal.multi_hot)
+        as_arrays(pq.read_table(processed / file), side.internal.multi_hot)
         | load_vectors(processed, side)
         for file, side in zip((USERS, ITEMS), run.config.features.sides, strict=True)
     )
@@ -303,7 +343,7 @@ def load_contexts(run: Run) -> dict[str, np.ndarray]:
 
     if not run.config.features.context_columns:
         return {}
-    return as_arrays(pd.read_parquet(run.path / "processed" / CONTEXTS), {})
+    return as_arrays(pq.read_table(run.path / "processed" / CONTEXTS), {})
 
 
 def load_times(run: Run) -> dict[str, Any] | None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from twotower.workflows.order import add_positions, is_next_item
 
 if TYPE_CHECKING:
     import nvtabular as nvt
 
+    from twotower.workflows.cluster.tasks import RunTasks
     from twotower.workflows.features.config import FeaturesConfig
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
@@ -29,19 +33,36 @@ TRAIN_POSITIONS = "train_positions.bin"  # int32 [n], only if there is a history
 TRAIN_WEIGHTS = "train_weights.bin"  # float32 [n], only if positives have weights
 
 
+class Tables(NamedTuple):
+    """What is encoded.
+
+    Attributes
+    ----------
+    parts : DataFrame
+        The split.
+    pairs : DataFrame
+        The context of each row of `parts`.
+    users, items : Table
+        The features of the tidy tables, `users` with the history in training.
+    """
+
+    parts: pd.DataFrame
+    pairs: pd.DataFrame
+    users: pa.Table
+    items: pa.Table
+
+
 def write_tables(
     workflow: nvt.Workflow,
-    parts: pd.DataFrame,
-    pairs: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
+    tables: Tables,
     names: FeaturesConfig,
     processed: Path,
+    run: RunTasks,
+    progress: Callable[..., None],
 ) -> dict[str, Any]:
-    """Encode the tables, add their row numbers to the split `parts`, and write everything.
+    """Encode the tables, add their row numbers to the split, and write everything.
 
-    `pairs` has the context of each row of `parts`. The weights of the training part are written
-    with a mean of 1.
+    The weights of the training part are written with a mean of 1.
 
     Returns
     -------
@@ -51,17 +72,16 @@ def write_tables(
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
     from twotower.workflows.features import context
-    from twotower.workflows.features.encode import encode
     from twotower.workflows.split import split_report
     from twotower.workflows.vectors import vector_schema
 
-    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id])
-    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id])
-    encoded_users = encode(workflow, "user", users, without=names.context_columns)
-    context.add_unknown_context(encoded_users, names).to_parquet(processed / USERS)
-    encode(workflow, "item", items).to_parquet(processed / ITEMS)
+    parts, users, items = tables.parts, tables.users, tables.items
+    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id].to_numpy())
+    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id].to_numpy())
+    encode_side(workflow, users, names, processed / USERS, run, progress)
+    encode_side(workflow, items, names, processed / ITEMS, run, progress)
     if names.context_columns:
-        parts["context_row"], contexts = context.distinct_contexts(pairs, names)
+        parts["context_row"], contexts = context.distinct_contexts(tables.pairs, names)
         context.encode_context(workflow, contexts, names).to_parquet(processed / CONTEXTS)
     parts.to_parquet(processed / SPLIT, index=False)
     train = parts[parts["part"] == "train"]
@@ -78,6 +98,38 @@ def write_tables(
     return counts
 
 
+def encode_side(
+    workflow: nvt.Workflow,
+    table: pa.Table,
+    names: FeaturesConfig,
+    out: Path,
+    run: RunTasks,
+    progress: Callable[..., None],
+) -> None:
+    """Encode the users or the items, and write them to `out` part by part."""
+    from twotower.workflows.encoding.encoder import Encoder
+    from twotower.workflows.encoding.table import in_parts, side_table
+    from twotower.workflows.features.context import add_unknown_context
+    from twotower.workflows.features.names import internal_name
+
+    side = names.sides[names.user_id not in table.column_names]
+    without = [internal_name(name) for name in names.context_columns]
+    encoder = Encoder.of(workflow, side.name, without)
+    copy, done, writer = out.with_suffix(".tmp"), 0, None
+    try:
+        for part in run(encoder.encode, in_parts(side_table(table, side), copy, run)):
+            if side.name == "user":
+                part = add_unknown_context(part, names)
+            writer = writer or pq.ParquetWriter(out, part.schema)
+            writer.write_table(part)
+            done += len(part)
+            progress(detail=f"{done:,} of {len(table):,} {side.name}s encoded")
+    finally:
+        if writer is not None:
+            writer.close()
+        copy.unlink(missing_ok=True)
+
+
 def write_vectors(data: Path, names: FeaturesConfig, processed: Path) -> None:
     """Write the pretrained vectors of the tidy tables in the folder `data` as arrays."""
     from twotower.workflows.vectors import save_vectors
@@ -87,19 +139,19 @@ def write_vectors(data: Path, names: FeaturesConfig, processed: Path) -> None:
 
 
 def with_history(
-    users: pd.DataFrame,
+    users: pa.Table,
     parts: pd.DataFrame,
     positives: pd.DataFrame,
     names: FeaturesConfig,
     method: str,
     processed: Path,
-) -> pd.DataFrame:
+) -> pa.Table:
     """Add the history in training to the users; write the one that the server reads, and the order.
 
     Parameters
     ----------
-    users : DataFrame
-        The user table.
+    users : Table
+        The features of the user table.
     parts : DataFrame
         The split, to which the column `POSITION` is added.
     positives : DataFrame
@@ -113,18 +165,18 @@ def with_history(
 
     Returns
     -------
-    DataFrame
+    Table
     """
     from twotower.workflows.features.positives import add_history
 
     train, is_next = parts[parts["part"] == "train"], is_next_item(method, names.history)
     served = add_history(users, parts if is_next else train, positives, names)
-    served[names.sides[0].columns].to_parquet(processed / RAW_USERS, index=False)
+    pq.write_table(served.select(names.sides[0].columns), processed / RAW_USERS)
     if names.history:
         add_positions(parts, positives).tofile(processed / TRAIN_POSITIONS)
     return add_history(users, train, positives, names) if is_next else served
 
 
-def rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
+def rows_of(ids: pd.Series, table_ids: np.ndarray) -> np.ndarray:
     """The row numbers (int32) of `ids` in a table sorted by id that has all of them."""
-    return np.searchsorted(table_ids.to_numpy(), ids.to_numpy()).astype(np.int32)
+    return np.searchsorted(table_ids, ids.to_numpy()).astype(np.int32)

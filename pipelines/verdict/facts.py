@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.processed import INTERACTIONS
@@ -153,15 +152,13 @@ def overlap_of(run: Run) -> float | None:
     """
     import pyarrow.parquet as pq
 
-    from twotower.workflows.features.positives import is_positive
+    from twotower.workflows.interactions.positives import read_positives
 
     path, positives = run.path / "data" / INTERACTIONS, run.config.positives
-    wanted = [run.config.features.item_id, "timestamp", positives.column]
+    wanted = [run.config.features.item_id, "timestamp"]
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     if "timestamp" not in columns:
         return None
-    rows = pd.read_parquet(path, columns=columns)
-    if positives.column is not None:
-        rows = rows[is_positive(rows, positives)]
+    rows = read_positives(path, positives, columns, with_nvtabular=False).rows
     items = rows[run.config.features.item_id]
     return overlap_in_time(items.to_numpy(), rows["timestamp"].to_numpy())

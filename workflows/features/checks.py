@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.names import internal_name
-from twotower.workflows.features.positives import check_positives, check_positives_columns
 from twotower.workflows.features.sides import Side
-from twotower.workflows.tables import frame, read_frame
+from twotower.workflows.interactions.positives import check_stored
+from twotower.workflows.interactions.reading import batches
+from twotower.workflows.tables import read_frame
 from twotower.workflows.vectors import check_vectors
 
 MAX_NUMBER = 1e150
@@ -33,10 +38,7 @@ def check_data(data: Path, positives: PositivesConfig, features: FeaturesConfig)
         The message names the setting and the column.
     """
     path = data / "interactions.parquet"
-    there = pq.read_schema(path).names
-    check_positives_columns(there, positives)
-    wanted = [features.user_id, features.item_id, *positives.columns]
-    check_positives(pd.read_parquet(path, columns=[n for n in there if n in wanted]), positives)
+    check_stored(path, positives, features)
     check_context(path, features)
     tables = []
     for side in features.sides:
@@ -71,7 +73,29 @@ def check_context(path: Path, features: FeaturesConfig) -> None:
         side = features.of_interaction._replace(
             categorical=features.context, numeric=features.context_numeric
         )
-        check_table(frame(pq.read_table(path, columns=side.columns)), side)
+        check_table(_extremes(path, side), side)
+
+
+def _extremes(path: Path, side: Side) -> pd.DataFrame:
+    """Return a few values of each column of stored interactions that decide whether it is right.
+
+    These are a known value, and of a number the one farthest from 0, of each batch of rows.
+    """
+    found: dict[str, list[Any]] = {column: [] for column in side.columns}
+    for batch in batches(path, side.columns):
+        for column, values in found.items():
+            known = batch[column].drop_null()
+            if len(known) and column in side.numeric and not pa.types.is_nested(known.type):
+                values.extend({pc.min(known).as_py(), pc.max(known).as_py()})
+            elif len(known):
+                values.append(known[0].as_py())
+    schema = pq.read_schema(path)
+    return pd.DataFrame(
+        {
+            column: pa.array(values, schema.field(column).type).to_pandas()
+            for column, values in found.items()
+        }
+    )
 
 
 def check_sides(users: pd.DataFrame, items: pd.DataFrame, features: FeaturesConfig) -> None:
@@ -194,25 +218,30 @@ def _check_texts(values: pd.Series, side: Side) -> None:
         )
 
 
-def check_training(wide: pd.DataFrame, side: Side) -> None:
+def check_training(distinct: Mapping[str, int], side: Side) -> None:
     """Check that the training part has something to learn from in each column.
 
-    A category or a list needs one value, a numeric column two different ones. `wide` has the side's
-    columns by internal names.
+    Parameters
+    ----------
+    distinct : mapping of str to int
+        The number of different values of each column, by internal names. Nulls count in lists only.
+    side : Side
+        With the names in the data.
 
     Raises
     ------
     DataError
-        The message names the column.
+        If a category or a list has no value, or a numeric column no two different ones. The message
+        names the column.
     """
     for column in side.categorical:
-        if wide[internal_name(column)].isna().all():
+        if not distinct[internal_name(column)]:
             raise DataError(
                 f"features.{side.name}: column {column} has no value in the training part; leave "
                 "it out"
             )
     for column in side.multi_hot:
-        if not any(len(row) for row in wide[internal_name(column)]):
+        if not distinct[internal_name(column)]:
             kind, found = "multi_hot", "only empty lists"
             if column in side.text:
                 kind, found = "text", "no word"
@@ -222,7 +251,7 @@ def check_training(wide: pd.DataFrame, side: Side) -> None:
             )
     for column in side.numeric:
         # Rounding can give Normalize a tiny deviation, by which it would divide other values.
-        if wide[internal_name(column)].nunique() < 2:
+        if distinct[internal_name(column)] < 2:
             raise DataError(
                 f"features.{side.name}_numeric: column {column} has no two different values in "
                 "the training part; leave it out"

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from twotower.workflows.encoding.encoder import UNKNOWN
 from twotower.workflows.features.config import FeaturesConfig
 from twotower.workflows.features.encode import encode
 from twotower.workflows.order import keys
 
 if TYPE_CHECKING:
     import nvtabular as nvt
-
-UNKNOWN = 2
-"""Categorify's code of a value that is not in the vocabulary, and of a context not given."""
 
 
 def add_context(
@@ -73,12 +72,14 @@ def encode_context(
     return encode(workflow, "user", contexts, without=config.sides[0].columns)
 
 
-def add_unknown_context(encoded: pd.DataFrame, config: FeaturesConfig) -> pd.DataFrame:
-    """Add to the encoded user table the columns of a context that is not given.
+def add_unknown_context(encoded: pa.Table, config: FeaturesConfig) -> pa.Table:
+    """Add to encoded users the columns of a context that is not given.
 
     A category is out of vocabulary, as an unknown value is; a number is the mean.
     """
-    side = config.of_interaction.internal
-    unknown = {name: np.full(len(encoded), UNKNOWN, np.int32) for name in side.categorical}
-    mean = {name: np.zeros(len(encoded), np.float32) for name in side.numeric}
-    return encoded.assign(**unknown, **mean)
+    side, size = config.of_interaction.internal, len(encoded)
+    for name in side.categorical:
+        encoded = encoded.append_column(name, pa.array(np.full(size, UNKNOWN, np.int32)))
+    for name in side.numeric:
+        encoded = encoded.append_column(name, pa.array(np.zeros(size, np.float32)))
+    return encoded

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from twotower.workflows.encoding.encoder import Encoder, first_values
+from twotower.workflows.encoding.table import in_one_piece, to_arrow
 from twotower.workflows.features.names import internal_name
 from twotower.workflows.features.rows import typed
 
@@ -51,31 +53,21 @@ def encode(
     DataFrame
         The encoded columns, by internal names (see `internal_name`).
     """
-    import nvtabular as nvt
-    from merlin.schema import Tags
-
-    graph = workflow.get_subworkflow(side)
-    if left_out := [internal_name(column) for column in without]:
-        # On a copy, because the nodes are those of `workflow`.
-        graph = deepcopy(graph).remove_inputs(left_out)
-    table = table.rename(columns=internal_name)
-    rows = typed(
-        table[graph.input_schema.column_names].reset_index(drop=True),
-        lists=[column.name for column in graph.output_schema if column.is_list],
-        numbers=graph.output_schema.select_by_tag(Tags.CONTINUOUS).column_names,
-    )
-    encoded = graph.transform(nvt.Dataset(rows)).compute()
-    encoded = encoded.to_pandas() if hasattr(encoded, "to_pandas") else encoded
-    return encoded.reset_index(drop=True)
+    encoder = Encoder.of(workflow, side, [internal_name(column) for column in without])
+    table = table.rename(columns=internal_name)[list(encoder.columns)]
+    rows = typed(table, lists=list(encoder.lengths), numbers=list(encoder.moments))
+    return encoder.encode(to_arrow(rows)).to_pandas()
 
 
-def as_arrays(encoded: pd.DataFrame, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+def as_arrays(
+    encoded: pa.Table | pd.DataFrame, lengths: Mapping[str, int]
+) -> dict[str, np.ndarray]:
     """Convert an encoded table to one array per column.
 
     Parameters
     ----------
-    encoded : DataFrame
-        A result of `encode`.
+    encoded : Table or DataFrame
+        An encoded table, see `Encoder.encode` and `encode`.
     lengths : mapping of str to int
         The width of each list column.
 
@@ -89,20 +81,21 @@ def as_arrays(encoded: pd.DataFrame, lengths: Mapping[str, int]) -> dict[str, np
     Lists are padded with 0 to a fixed length because ragged lists in a batch make Merlin's loader
     60 times slower, and because the mean over a padded row is a dense operation.
     """
+    if isinstance(encoded, pd.DataFrame):
+        encoded = pa.Table.from_pandas(encoded, preserve_index=False)
     arrays = {}
-    for column in encoded:
-        if column in lengths:
-            arrays[column] = _pad(encoded[column].tolist(), lengths[column])
+    for name in encoded.column_names:
+        column = in_one_piece(encoded[name])
+        if name in lengths:
+            arrays[name] = _pad(column, lengths[name])
         else:
-            dtype = np.float32 if encoded[column].dtype.kind == "f" else np.int32
-            arrays[column] = encoded[column].to_numpy(dtype=dtype)[:, None]
+            dtype = np.float32 if pa.types.is_floating(column.type) else np.int32
+            arrays[name] = column.to_numpy(zero_copy_only=False).astype(dtype)[:, None]
     return arrays
 
 
-def _pad(rows: list, length: int) -> np.ndarray:
-    counts = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-    padded = np.zeros((len(rows), length), dtype=np.int32)
-    padded[np.arange(length) < np.minimum(counts, length)[:, None]] = np.concatenate(
-        [np.asarray(row[:length], dtype=np.int32) for row in rows] or [np.zeros(0, np.int32)]
-    )
+def _pad(lists: pa.Array, length: int) -> np.ndarray:
+    values, offsets = first_values(lists, length)
+    padded = np.zeros((len(lists), length), dtype=np.int32)
+    padded[np.arange(length) < np.diff(offsets)[:, None]] = values.to_numpy(zero_copy_only=False)
     return padded

@@ -17,18 +17,19 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from twotower.workflows.cluster.tasks import RunTasks
+from twotower.workflows.encoding.counts import write_vocabulary
+from twotower.workflows.encoding.fit import CountedSide, count_sides, joint_sample
 from twotower.workflows.features.checks import check_training
 from twotower.workflows.features.config import FeaturesConfig
 from twotower.workflows.features.encode import load_workflow
-from twotower.workflows.features.rows import side_rows
 from twotower.workflows.features.sides import Side
 
 if TYPE_CHECKING:
     import nvtabular as nvt
-    from dask.dataframe.core import DataFrame
 
 
 def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
@@ -89,10 +90,11 @@ def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
 
 def fit_features(
     train: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
+    users: pd.DataFrame | pa.Table,
+    items: pd.DataFrame | pa.Table,
     config: FeaturesConfig,
     out: Path,
+    run: RunTasks = map,
 ) -> nvt.Workflow:
     """Fit the feature graph on the training part and save it.
 
@@ -100,12 +102,14 @@ def fit_features(
     ----------
     train : DataFrame
         The pairs of the training part, with the columns user_id, item_id and the context.
-    users, items : DataFrame
-        The tidy tables, `users` with its history (see `add_history`). They are joined to `train`,
-        so a value is counted once per pair.
+    users, items : DataFrame or Table
+        The tidy tables, `users` with its history (see `add_history`). A value of a row is counted
+        once per pair of the row. A Table has been checked, see `side_table`.
     config : FeaturesConfig
     out : Path
         The folder to save to.
+    run : callable
+        Runs the tasks that count values, see `RunTasks`.
 
     Returns
     -------
@@ -119,56 +123,31 @@ def fit_features(
 
     Notes
     -----
-    The vocabulary of the history is counted from the item ids of `train`, so that an item has the
-    same code in both.
+    The pairs are not joined to the tables, because lists of users would be repeated for each pair.
+    NVTabular is fitted on a few rows, which tell it the types; then it writes the vocabularies of
+    the values counted in all rows. The vocabulary of the history is counted from the item ids of
+    `train`, so that an item has the same code in both.
     """
     import nvtabular as nvt
 
-    wide = train[[config.user_id, config.item_id]]
-    if config.context_columns:
-        of_rows = side_rows(train, config.of_interaction).drop(columns=config.user_id)
-        wide = wide.join(of_rows)
-    for side, table in zip(config.sides, (users, items), strict=True):
-        rows = side_rows(table, side).drop(columns=side.history or [])
-        wide = wide.merge(rows, on=side.id)
-    if config.history:
-        wide[config.history_column] = wide[[config.item_id]].to_numpy().tolist()
-    for side in (*config.sides, config.of_interaction):
-        check_training(wide, side)
-    lists = [column for side in config.sides for column in side.internal.multi_hot]
     # This name must not be a substring of any file name: NVTabular replaces the path inside the
     # saved graph.
     fitted = out / "fit.tmp"
+    counted = count_sides(train, users, items, config, fitted, run)
+    for each in counted:
+        check_training(each.informative, each.side)
     workflow = feature_workflow(config, fitted)
-    workflow.fit(nvt.Dataset(_with_small_first_partition(wide, lists)))
-    _set_moments(workflow, wide)
+    sample = joint_sample(counted)
+    workflow.fit(nvt.Dataset(sample))
+    _set_statistics(workflow, counted)
+    _set_schema(workflow, sample)
     workflow.save(str(out))
     shutil.rmtree(fitted, ignore_errors=True)
     return load_workflow(out)
 
 
-def _with_small_first_partition(wide: pd.DataFrame, lists: list[str]) -> DataFrame:
-    """Split `wide` into two Dask partitions, the first one as small as possible.
-
-    NVTabular transforms the first partition about a dozen times to find the output types, and
-    needs a value in every list column of a partition, and in every column of whole numbers beside
-    nulls. If two partitions cannot both have one, there is one partition.
-    """
-    from dask.dataframe.io.io import from_pandas
-    from dask.dataframe.multi import concat
-
-    filled = [np.flatnonzero(wide[column].str.len()) for column in lists]
-    nullable = [column for column in wide if wide[column].dtype == "Int64"]
-    filled += [np.flatnonzero(wide[column].notna()) for column in nullable]
-    start = max((rows[0] + 1 for rows in filled), default=1)
-    parts = [wide.iloc[:start], wide.iloc[start:]]
-    if start == len(wide) or any(rows[-1] < start for rows in filled):
-        parts = [wide]
-    return concat([from_pandas(part, npartitions=1) for part in parts])
-
-
-def _set_moments(workflow: nvt.Workflow, wide: pd.DataFrame) -> None:
-    """Replace the means and deviations of Normalize by exact ones.
+def _set_statistics(workflow: nvt.Workflow, counted: list[CountedSide]) -> None:
+    """Replace the vocabularies of the sample by those of all rows, and the moments.
 
     NVTabular computes the variance as the difference of two sums of squares, which loses all
     digits if the deviation is below 1e-8 of the mean. Here the mean is subtracted first.
@@ -177,10 +156,28 @@ def _set_moments(workflow: nvt.Workflow, wide: pd.DataFrame) -> None:
     from nvtabular import ops
 
     for node in iter_nodes([workflow.output_node], flatten_subgraphs=True):
-        if isinstance(node.op, ops.Normalize):
-            for column in node.op.means:
-                values = wide[column].dropna().to_numpy(np.float64)
-                mean = values.mean()
-                mean += (values - mean).mean()  # corrects the rounding of the first mean
-                node.op.means[column] = float(mean)
-                node.op.stds[column] = float((values - mean).std(ddof=1))
+        for each in counted:
+            if isinstance(node.op, ops.Categorify):
+                for column in each.counts.keys() & node.op.categories.keys():
+                    nullable = column in each.nullable
+                    write_vocabulary(node.op, column, each.counts[column], nullable)
+            elif isinstance(node.op, ops.Normalize):
+                for column in each.numbers.keys() & node.op.means.keys():
+                    values = each.numbers[column]
+                    mean = values.mean()
+                    mean += (values - mean).mean()  # corrects the rounding of the first mean
+                    node.op.means[column] = float(mean)
+                    node.op.stds[column] = float((values - mean).std(ddof=1))
+
+
+def _set_schema(workflow: nvt.Workflow, sample: pd.DataFrame) -> None:
+    """Have the schema describe the vocabularies of all rows."""
+    import nvtabular as nvt
+    from merlin.dag import Graph
+    from merlin.dag.ops.subgraph import Subgraph
+
+    schema = nvt.Dataset(sample).schema
+    for node in Graph.get_nodes_by_op_type([workflow.output_node], Subgraph):
+        # Otherwise the outer graph copies the domains of the sample from its subgraphs.
+        node.op.graph.construct_schema(schema)
+    workflow.fit_schema(schema)

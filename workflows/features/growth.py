@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from twotower.workflows.cluster.tasks import RunTasks
+from twotower.workflows.encoding.counts import as_series
+from twotower.workflows.encoding.fit import count_sides, joint_sample
 from twotower.workflows.features.config import FeaturesConfig
 from twotower.workflows.features.encode import load_workflow
-from twotower.workflows.features.rows import side_rows
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
 def grow_features(
     fitted: Path,
     train: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
+    users: pd.DataFrame | pa.Table,
+    items: pd.DataFrame | pa.Table,
     config: FeaturesConfig,
     out: Path,
+    run: RunTasks = map,
 ) -> nvt.Workflow:
     """Copy the feature graph saved in `fitted` to `out` with larger vocabularies.
 
@@ -36,26 +40,15 @@ def grow_features(
     import nvtabular as nvt
     from merlin.dag import Graph
     from merlin.dag.ops.subgraph import Subgraph
-    from merlin.schema import Schema
 
     shutil.copytree(fitted, out, dirs_exist_ok=True)
-    schema = Schema()
-    for side, table in zip(config.sides, (users, items), strict=True):
-        rows, side = side_rows(table, side), side.internal
-        occurrences = rows[side.id].map(train[side.id].value_counts()).fillna(0).astype(np.int64)
-        for column in [side.id, *side.categorical, *side.multi_hot]:
-            if column == side.history:
-                counts = train[config.item_id].value_counts().rename_axis("value")
-            else:
-                counts = _count(rows[column], occurrences)
-            _grow_file(out, column, counts, config)
-        schema += nvt.Dataset(rows).schema
-    if config.context_columns:
-        context = config.of_interaction
-        rows = side_rows(train, context).drop(columns=context.id)
-        for column in context.internal.categorical:
-            _grow_file(out, column, _count(rows[column], pd.Series(1, rows.index)), config)
-        schema += nvt.Dataset(rows).schema
+    counted = count_sides(train, users, items, config, out / "fit.tmp", run)
+    for each in counted:
+        for column, counts in each.counts.items():
+            sizes = as_series(counts, column in each.nullable)
+            _grow_file(out, column, sizes[sizes.index.notna()], config)
+    shutil.rmtree(out / "fit.tmp", ignore_errors=True)
+    schema = nvt.Dataset(joint_sample(counted)).schema
     workflow = load_workflow(out)
     for node in Graph.get_nodes_by_op_type([workflow.output_node], Subgraph):
         # Otherwise the outer graph copies the old, smaller domains from its subgraphs.
@@ -68,13 +61,6 @@ def _grow_file(out: Path, column: str, counts: pd.Series, config: FeaturesConfig
     """Append the new frequent values of `counts` to the vocabulary of a column of the graph."""
     path = out / "categories" / f"unique.{column}.parquet"
     _grow_vocabulary(pd.read_parquet(path), counts, config.min_frequency).to_parquet(path)
-
-
-def _count(values: pd.Series, occurrences: pd.Series) -> pd.Series:
-    """Count each value, or each value in a list, when row i occurs `occurrences[i]` times."""
-    counted = pd.DataFrame({"value": values, "count": occurrences})
-    counted = counted[counted["count"] > 0].explode("value").dropna().infer_objects()
-    return counted.groupby("value")["count"].sum()
 
 
 def _grow_vocabulary(old: pd.DataFrame, counts: pd.Series, min_frequency: int) -> pd.DataFrame:

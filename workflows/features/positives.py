@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from twotower.workflows.errors import DataError
 from twotower.workflows.features.config import WEIGHTS, FeaturesConfig, PositivesConfig
-from twotower.workflows.order import has_order, keys, time_order
+from twotower.workflows.order import keys, positions, time_order
 
 if TYPE_CHECKING:
     import nvtabular as nvt
@@ -45,8 +46,18 @@ def is_positive(interactions: pd.DataFrame, config: PositivesConfig) -> pd.Serie
     return values >= config.threshold
 
 
-def values_like(column: pd.Series, values: Iterable[str | int | float]) -> dict[Any, Any]:
+def values_like(
+    column: pd.Series, values: Iterable[str | int | float], counts: pd.Series | None = None
+) -> dict[Any, Any]:
     """Convert each of `values` to the kind of the column, numbers or texts.
+
+    Parameters
+    ----------
+    column : Series
+    values : iterable of str, int or float
+    counts : Series of int64, optional
+        The number of rows by value, the most frequent first, for the message of an error. By
+        default the rows of `column` are counted.
 
     Returns
     -------
@@ -73,7 +84,7 @@ def values_like(column: pd.Series, values: Iterable[str | int | float]) -> dict[
         except ValueError:
             raise DataError(
                 f"positives.values: column {column.name!r} has numbers, but {value!r} is none"
-                f"{_found(column)}"
+                f"{_found(column.value_counts() if counts is None else counts)}"
             ) from None
     return converted
 
@@ -90,37 +101,15 @@ def positives_workflow(config: PositivesConfig, columns: list[str]) -> nvt.Workf
 
 
 def filter_positives(interactions: pd.DataFrame, config: PositivesConfig) -> pd.DataFrame:
-    """Keep the positive rows, in their order, with NVTabular's Filter.
-
-    Raises
-    ------
-    DataError
-        See `check_positives`.
-    """
-    check_positives(interactions, config)
+    """Keep the positive rows, in their order, with NVTabular's Filter."""
     if config.column is None:
         return interactions
-    import nvtabular as nvt
+    from merlin.dag.executors import LocalExecutor
+    from merlin.schema import Schema
 
-    workflow = positives_workflow(config, list(interactions.columns))
-    kept = workflow.transform(nvt.Dataset(interactions)).compute().reset_index(drop=True)
-    return kept.to_pandas() if hasattr(kept, "to_pandas") else kept
-
-
-def check_positives(interactions: pd.DataFrame, config: PositivesConfig) -> None:
-    """Check the columns that the settings name.
-
-    Raises
-    ------
-    DataError
-        If a column is missing or has values of another kind, no row is a positive, a value of
-        `positives.values` does not occur, or a positive has no weight above 0.
-    """
-    check_positives_columns(interactions.columns, config)
-    if config.column is not None:
-        check_any_positive(interactions, config)
-        interactions = interactions[is_positive(interactions, config)]
-    check_weights(interactions, config)
+    columns = list(interactions.columns)
+    workflow = positives_workflow(config, columns).fit_schema(Schema(columns))
+    return LocalExecutor().transform(interactions, workflow.graph)
 
 
 def check_positives_columns(names: Collection[str], config: PositivesConfig) -> None:
@@ -133,35 +122,44 @@ def check_positives_columns(names: Collection[str], config: PositivesConfig) -> 
             )
 
 
-def check_any_positive(interactions: pd.DataFrame, config: PositivesConfig) -> None:
-    """Raise DataError if the column has the wrong kind of values, or no row is a positive."""
-    if config.column is None:
-        return
-    column = interactions[config.column]
+def check_any_positive(counts: pd.Series, config: PositivesConfig) -> None:
+    """Check the values of `positives.column`.
+
+    Parameters
+    ----------
+    counts : Series of int64
+        The number of rows by value, nulls excluded, the most frequent first; the column's name.
+    config : PositivesConfig
+
+    Raises
+    ------
+    DataError
+        If the column has the wrong kind of values, or no row is a positive.
+    """
+    column = pd.Series(counts.index, name=counts.name)
     if config.values:
-        there = set(column.unique())
-        for value, given in values_like(column, config.values).items():
+        there = set(column)
+        for value, given in values_like(column, config.values, counts).items():
             if value not in there:
                 raise DataError(
                     f"positives.values: no row has {given!r} in column {config.column!r}"
-                    f"{_found(column)}; correct it or remove it"
+                    f"{_found(counts)}; correct it or remove it"
                 )
         return
     if not pd.api.types.is_numeric_dtype(column):
         raise DataError(
             f"positives.column: column {config.column!r} has no numbers, but positives.at_least "
-            f"needs them{_found(column)}; name the values that are positives in positives.values"
+            f"needs them{_found(counts)}; name the values that are positives in positives.values"
         )
-    if not is_positive(interactions, config).any():
+    if not (column >= config.threshold).any():
         raise DataError(
             f"positives: no row has {config.column} >= {config.threshold:g} "
             f"(its largest value is {column.max():g}); lower positives.at_least"
         )
 
 
-def _found(column: pd.Series) -> str:
+def _found(counts: pd.Series) -> str:
     """Name the most frequent values of a column, for messages."""
-    counts = column.value_counts()
     names = [repr(value) for value in counts.index[:SHOWN].tolist()]
     if not names:
         return ""
@@ -241,13 +239,13 @@ def _weights_of_values(column: pd.Series, config: PositivesConfig) -> pd.Series:
 
 
 def add_history(
-    users: pd.DataFrame, train: pd.DataFrame, positives: pd.DataFrame, config: FeaturesConfig
-) -> pd.DataFrame:
+    users: pa.Table, train: pd.DataFrame, positives: pd.DataFrame, config: FeaturesConfig
+) -> pa.Table:
     """Add the column of each user's latest positives in the training part.
 
     Parameters
     ----------
-    users : DataFrame
+    users : Table
         The user table.
     train : DataFrame
         The pairs of the training part, with the columns `keys`.
@@ -258,31 +256,37 @@ def add_history(
 
     Returns
     -------
-    DataFrame
+    Table
         `users` with a column of lists of item ids, the latest first, at most `config.history`
         long, and empty for a user without positives. `users` itself if there is no history.
     """
     if not config.history:
         return users
-    rows = train[keys(train)].iloc[time_order(train, positives)[::-1]]
-    latest = rows.groupby(config.user_id, sort=False)[config.item_id]
-    lists = latest.agg(lambda items: items.to_numpy()[: config.history].tolist())
-    column = users[config.user_id].map(lists)
-    column = column.where(column.notna(), pd.Series([[]] * len(users), users.index))
-    return users.assign(**{config.history_column: column})
+    order = time_order(train, positives)[::-1]
+    age, _ = positions(train[config.user_id].to_numpy(), order)
+    kept = np.flatnonzero(age < config.history)
+    ids = pd.Index(users[config.user_id].to_numpy())
+    rows = ids.get_indexer(train[config.user_id].to_numpy()[kept])
+    by_row = np.lexsort((age[kept], rows))
+    by_row = by_row[rows[by_row] >= 0]
+    offsets = np.append(0, np.cumsum(np.bincount(rows[by_row], minlength=len(ids))))
+    items = train[config.item_id].to_numpy(np.int64)[kept[by_row]]
+    lists = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(items))
+    return users.append_column(config.history_column, lists)
 
 
 def remarks(
-    interactions: pd.DataFrame, config: PositivesConfig, ordered: bool, counts: dict[str, Any]
+    without_value: int, config: PositivesConfig, assumed_order: bool, counts: dict[str, Any]
 ) -> Iterator[str]:
     """Say what was assumed about the rows, and which were left out.
 
     Parameters
     ----------
-    interactions : DataFrame
+    without_value : int
+        The number of interactions without a value in `positives.column`.
     config : PositivesConfig
-    ordered : bool
-        Whether the order of the rows in time matters.
+    assumed_order : bool
+        Whether the order of the rows in time matters, but the interactions have none.
     counts : dict
         The report on the split, see `split_report`.
 
@@ -291,10 +295,10 @@ def remarks(
     str
         A line.
     """
-    if ordered and not has_order(interactions):
+    if assumed_order:
         yield "the interactions have no timestamp: their order in the file is used as time"
-    if config.column and (unknown := int(interactions[config.column].isna().sum())):
-        yield f"{unknown:,} rows without a value in {config.column} are not positives"
+    if without_value:
+        yield f"{without_value:,} rows without a value in {config.column} are not positives"
     for name, reason in LEFT_OUT.items():
         if counts[name]:
             yield f"{counts[name]:,} {reason}"

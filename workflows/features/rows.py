@@ -1,24 +1,11 @@
-"""Prepare the rows of a table for NVTabular: the columns of one side, in the types it needs."""
+"""Convert the rows of a table to the types that NVTabular needs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from twotower.workflows.features.checks import check_table
-from twotower.workflows.features.names import internal_name
-from twotower.workflows.features.sides import Side
 from twotower.workflows.features.text import words
-
-
-def side_rows(table: pd.DataFrame, side: Side) -> pd.DataFrame:
-    """Check a table, and return the columns of its side by internal names, converted by `typed`.
-
-    Raises DataError (see `check_table`).
-    """
-    check_table(table, side)
-    rows = typed(table[side.columns], lists=list(side.multi_hot), numbers=side.numeric)
-    return rows.rename(columns=internal_name)
 
 
 def typed(table: pd.DataFrame, lists: list[str], numbers: list[str]) -> pd.DataFrame:

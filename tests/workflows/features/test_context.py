@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.workflows.features.conftest import CONFIG, ITEMS, USERS
@@ -100,7 +101,7 @@ def test_a_category_that_the_training_part_does_not_have_is_named(tmp_path):
 def test_users_have_the_codes_of_an_unknown_context(fitted):
     _, workflow = fitted
     encoded = encode(workflow, "user", USERS, without=WITH_CONTEXT.context_columns)
-    users = add_unknown_context(encoded, WITH_CONTEXT)
+    users = add_unknown_context(pa.Table.from_pandas(encoded), WITH_CONTEXT).to_pandas()
     assert set(users) == set(workflow.get_subworkflow("user").output_schema.column_names)
     assert (users["place"] == 2).all() and (users["size"] == 0).all()
     # The graph itself is as before.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.workflows.features.conftest import ITEMS, USERS
@@ -14,11 +17,11 @@ from twotower.workflows.features.graph import fit_features
 from twotower.workflows.features.growth import grow_features
 from twotower.workflows.features.positives import (
     add_history,
-    check_positives,
     filter_positives,
     is_positive,
     pair_weights,
 )
+from twotower.workflows.interactions.positives import check_stored
 
 
 def test_positives_are_the_rows_at_or_above_the_threshold():
@@ -39,17 +42,22 @@ def test_without_a_column_every_row_is_positive():
     assert len(filter_positives(rows, PositivesConfig())) == 2
 
 
-def test_no_positive_at_all_says_what_the_largest_value_is():
+def check(rows: pd.DataFrame, config: PositivesConfig, folder: Path) -> None:
+    """Check interactions as they are stored."""
+    rows.to_parquet(folder / "interactions.parquet")
+    check_stored(folder / "interactions.parquet", config, FeaturesConfig())
+
+
+def test_no_positive_at_all_says_what_the_largest_value_is(tmp_path):
     rows = pd.DataFrame({"rating": [1.0, 2.0]})
     with pytest.raises(DataError, match=r"no row has rating >= 6 \(its largest value is 2\)"):
-        filter_positives(rows, PositivesConfig(column="rating", at_least=6))
+        check(rows, PositivesConfig(column="rating", at_least=6), tmp_path)
 
 
-def test_a_missing_column_is_named_with_those_there_are():
+def test_a_missing_column_is_named_with_those_there_are(tmp_path):
+    rows = pd.DataFrame({"user_id": [1], "rating": [5.0]})
     with pytest.raises(DataError, match="no column 'stars'; they have user_id, rating"):
-        filter_positives(
-            pd.DataFrame({"user_id": [1], "rating": [5.0]}), PositivesConfig(column="stars")
-        )
+        check(rows, PositivesConfig(column="stars"), tmp_path)
 
 
 HISTORY = FeaturesConfig(history=2)
@@ -62,18 +70,19 @@ def test_a_history_is_the_latest_positives_of_train_the_latest_first():
     times = [30, 10, 20, 7, 7]
     # Of a pair that is a positive twice the split takes the last row, whose time is 20.
     positives = pd.concat([SEEN[2:3].assign(timestamp=99), SEEN.assign(timestamp=times)])
-    users = add_history(USERS, SEEN, positives, HISTORY)
-    assert users["history"].tolist() == [[10, 30], [10, 20], []]
-    assert users["city"].tolist() == USERS["city"].tolist()
-    without_time = add_history(USERS, SEEN, SEEN, HISTORY)
-    assert without_time["history"].tolist() == [[30, 20], [10, 20], []]
-    assert add_history(USERS, SEEN, SEEN, FeaturesConfig()) is USERS
+    known = pa.Table.from_pandas(USERS)
+    users = add_history(known, SEEN, positives, HISTORY)
+    assert users["history"].to_pylist() == [[10, 30], [10, 20], []]
+    assert users["city"].to_pylist() == USERS["city"].tolist()
+    without_time = add_history(known, SEEN, SEEN, HISTORY)
+    assert without_time["history"].to_pylist() == [[30, 20], [10, 20], []]
+    assert add_history(known, SEEN, SEEN, FeaturesConfig()) is known
 
 
 def test_a_history_has_the_codes_of_the_item_ids(tmp_path):
     from merlin.schema import Tags
 
-    users = add_history(USERS, SEEN, SEEN, HISTORY)
+    users = add_history(pa.Table.from_pandas(USERS), SEEN, SEEN, HISTORY).to_pandas()
     workflow = fit_features(SEEN, users, ITEMS, HISTORY, tmp_path)
     codes = dict(zip(ITEMS["item_id"], encode(workflow, "item", ITEMS)["item_id"], strict=True))
     lists = as_arrays(encode(workflow, "user", users), {"history": 2})["history"]
@@ -81,7 +90,7 @@ def test_a_history_has_the_codes_of_the_item_ids(tmp_path):
     assert workflow.output_schema.select_by_tag(Tags.SEQUENCE).column_names == ["history"]
     more_items = pd.DataFrame({"item_id": [10, 20, 30, 40], "year": 1999, "genres": [[]] * 4})
     later = pd.concat([SEEN, pd.DataFrame({"user_id": [9, 9, 9], "item_id": [40, 40, 40]})])
-    grown = add_history(USERS, later, later, HISTORY)
+    grown = add_history(pa.Table.from_pandas(USERS), later, later, HISTORY).to_pandas()
     workflow = grow_features(tmp_path, later, grown, more_items, HISTORY, tmp_path / "grown")
     after = encode(workflow, "item", more_items)["item_id"].tolist()
     assert after[:3] == list(codes.values()) and after[3] == max(after)
@@ -136,20 +145,20 @@ def test_values_select_the_positives(config, rows):
         ({"weight": "price"}, r"positives\.weight: the interactions have no column 'price'; they"),
     ],
 )
-def test_what_does_not_fit_the_column_is_named_with_what_is_there(config, message):
+def test_what_does_not_fit_the_column_is_named_with_what_is_there(config, message, tmp_path):
     with pytest.raises(DataError, match=message):
-        filter_positives(EVENTS, PositivesConfig(**config))
+        check(EVENTS, PositivesConfig(**config), tmp_path)
 
 
 @pytest.mark.parametrize(
     "wrong, shown", [(0.0, "0"), (-1.0, "-1"), (np.inf, "inf"), (None, "no v")]
 )
-def test_a_weight_that_is_not_above_0_is_refused_with_its_row(wrong, shown):
+def test_a_weight_that_is_not_above_0_is_refused_with_its_row(wrong, shown, tmp_path):
     rows = EVENTS.assign(count=pd.Series([2.0, 1.0, wrong, wrong, 5.0], dtype=float))
     with pytest.raises(DataError, match=rf"has {shown}.* for user_id 2 and item_id 7 \(2 such pos"):
-        check_positives(rows, PositivesConfig(weight="count"))
+        check(rows, PositivesConfig(weight="count"), tmp_path)
     # Other rows need no weight.
-    check_positives(rows, PositivesConfig(column="event", values=["view"], weight="count"))
+    check(rows, PositivesConfig(column="event", values=["view"], weight="count"), tmp_path)
 
 
 def test_the_weights_of_repeated_pairs_are_added_up():

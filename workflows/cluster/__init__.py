@@ -1,0 +1,1 @@
+"""Run parts of the work in several processes, on this machine or on a Dask cluster."""

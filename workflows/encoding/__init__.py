@@ -1,0 +1,1 @@
+"""Vocabularies counted, and tables encoded, in parts that processes can share."""

@@ -1,0 +1,1 @@
+"""Read stored interactions of which only the positives fit in memory."""
