@@ -21,6 +21,8 @@ from twotower.workflows.ids import Ids, RunIds
 from twotower.workflows.order import ORDER
 from twotower.workflows.profile import Profile, profile
 from twotower.workflows.rows import wanted_again, with_all_rows, with_known_values
+from twotower.workflows.sources.ali_ccp.config import AliCCPConfig
+from twotower.workflows.sources.ali_ccp.source import AliCCPRaw
 from twotower.workflows.sources.base import OnMessage, Progress, Source, ignore
 from twotower.workflows.sources.data_path import DataPath, is_remote
 from twotower.workflows.sources.files.config import FilesConfig
@@ -45,6 +47,7 @@ _CLASSES: tuple[type[Source], ...] = (
     Amazon,
     Atomic,
     LightGCN,
+    AliCCPRaw,
     SyntheticSource,
     FilesSource,
 )
@@ -71,6 +74,9 @@ class IngestConfig(BaseModel, extra="forbid"):
     )
     synthetic: SyntheticConfig = Field(
         SyntheticConfig(), description="Size and seed of the generated data set."
+    )
+    ali_ccp_raw: AliCCPConfig = Field(
+        AliCCPConfig(), description="How Ali-CCP's official text files are read."
     )
 
     vectors: dict[str, Path] = Field(
@@ -125,14 +131,14 @@ class IngestReport(BaseModel):
     withdrawn: int = 0
 
     @classmethod
-    def of(cls, source: str, tables: Tables) -> IngestReport:
-        """Make the report on `tables` of a source."""
+    def of(cls, source: str, tables: Tables, synthetic: bool) -> IngestReport:
+        """Make the report on `tables` of a source; `synthetic` as in `Source`."""
         return cls(
             source=source,
             users=len(tables.users),
             items=len(tables.items),
             interactions=len(tables.interactions),
-            synthetic=SOURCES[source].synthetic,
+            synthetic=synthetic,
             withdrawn=int((~is_available(tables.items)).sum()),
         )
 
@@ -189,7 +195,7 @@ def ingest(
     tables.write(out)
     ids.write(out)
     write_report(out, findings.entries, _profile(tables).dict())
-    return IngestReport.of(config.source, tables)
+    return IngestReport.of(config.source, tables, source.synthetic)
 
 
 def _profile(tables: Tables) -> Profile:
