@@ -48,14 +48,14 @@ class Features(NamedTuple):
     field : ndarray of int8
         The place of the field in `FIELDS`.
     feature : ndarray of int64
-    count : ndarray of uint8
+    counts : ndarray of uint8
         0 for the value 1, otherwise the value is log(1 + count).
     """
 
     ends: np.ndarray
     field: np.ndarray
     feature: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
 
 
 class Impressions(NamedTuple):

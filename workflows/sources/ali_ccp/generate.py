@@ -231,8 +231,8 @@ def generate(
             temporary = [path.with_name(f"{path.name}.tmp") for path in final]
             skeleton, common = (stack.enter_context(path.open("wb")) for path in temporary)
             for impressions, lines, count in _written(generator, part):
-                skeleton.write(impressions)
-                common.write(lines)
+                skeleton.write(impressions.data)
+                common.write(lines.data)
                 done += count
                 if progress:
                     progress(done, rows + test_rows)

@@ -168,7 +168,7 @@ def test_the_tables_have_what_was_drawn(generated, drawn, tmp_path):
                 found = here[field.name].drop_null().to_numpy()
                 assert (found == block.features.feature[drawn_here]).all()
             if field in COMBINED:
-                expected = [value_of(count) for count in block.features.count[drawn_here]]
+                expected = [value_of(count) for count in block.features.counts[drawn_here]]
                 found = here[f"{field.name}_value"].drop_null().to_numpy()
                 assert (found == np.array(expected, dtype=np.float32)).all()
         lines = contexts.slice(first, len(part.ends))

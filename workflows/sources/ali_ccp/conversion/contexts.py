@@ -199,11 +199,11 @@ def user_table(
             start += len(table)
             table = table.take(pa.array(here)).combine_chunks()
             for name in wanted:
-                pair = (_one(table[each]) for each in (name, weights_of(name)))
-                for each, column in zip(
-                    (name, weights_of(name)), cut_lists(*pair, length), strict=True
-                ):
-                    cut[each].append(column)
+                features, weights = cut_lists(
+                    _one(table[name]), _one(table[weights_of(name)]), length
+                )
+                cut[name].append(features)
+                cut[weights_of(name)].append(weights)
     return pa.table({**found, **{name: pa.chunked_array(chunks) for name, chunks in cut.items()}})
 
 
