@@ -15,6 +15,8 @@ from twotower.workflows.errors import DataError
 from twotower.workflows.ids import INTEGERS, Ids, RunIds
 from twotower.workflows.profile import Profile, profile, stored_profile
 from twotower.workflows.rows import distinct, with_all_rows
+from twotower.workflows.sources.ali_ccp.config import AliCCPConfig
+from twotower.workflows.sources.ali_ccp.source import AliCCPRaw
 from twotower.workflows.sources.base import OnMessage, Progress, ProgressCounter, Source, ignore
 from twotower.workflows.sources.data_path import DataPath, is_remote
 from twotower.workflows.sources.files.config import FilesConfig
@@ -39,6 +41,7 @@ _CLASSES: tuple[type[Source], ...] = (
     Amazon,
     Atomic,
     LightGCN,
+    AliCCPRaw,
     SyntheticSource,
     FilesSource,
 )
@@ -65,6 +68,9 @@ class IngestConfig(BaseModel, extra="forbid"):
     )
     synthetic: SyntheticConfig = Field(
         SyntheticConfig(), description="Size and seed of the generated data set."
+    )
+    ali_ccp_raw: AliCCPConfig = Field(
+        AliCCPConfig(), description="How Ali-CCP's official text files are read."
     )
 
     vectors: dict[str, Path] = Field(
@@ -119,14 +125,14 @@ class IngestReport(BaseModel):
     withdrawn: int = 0
 
     @classmethod
-    def of(cls, source: str, tables: Tables | StoredTables) -> IngestReport:
-        """Make the report on `tables` of a source."""
+    def of(cls, source: str, tables: Tables | StoredTables, synthetic: bool) -> IngestReport:
+        """Make the report on `tables` of a source; `synthetic` as in `Source`."""
         return cls(
             source=source,
             users=len(tables.users),
             items=len(tables.items),
             interactions=len(tables.interactions),
-            synthetic=SOURCES[source].synthetic,
+            synthetic=synthetic,
             withdrawn=int((~is_available(tables.items)).sum()),
         )
 
@@ -191,7 +197,7 @@ def ingest(
     tables.write(out)
     ids.write(out)
     write_report(out, findings.entries, _profile(tables).dict())
-    return IngestReport.of(config.source, tables)
+    return IngestReport.of(config.source, tables, source.synthetic)
 
 
 def _ingest_stored(
@@ -220,7 +226,7 @@ def _ingest_stored(
     write_report(out, findings.entries, found.dict())
     if source.work is not None:
         shutil.rmtree(source.work, ignore_errors=True)
-    return IngestReport.of(config.source, tables)
+    return IngestReport.of(config.source, tables, source.synthetic)
 
 
 def _profile(tables: Tables) -> Profile:

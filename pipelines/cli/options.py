@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 START, STEPS, SERVE = "Start", "Steps", "Serve"
+ON_ERROR = "ingest.ali_ccp_raw.on_error"
+"""The setting that the option --on-error sets."""
 ANSWERS, EXPERIMENT = "Answers", "Experiment"
 EPILOG = """\
 `twotower VERB --help` lists the options of a verb and shows an example.
@@ -71,12 +73,30 @@ config_option = click.option(
     help="YAML file, or the name of one in configs/, such as ml-1m.",
 )
 data_option = click.option("--data", type=DATA, help="Folder or zip with the data.")
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    help="What to do with a malformed line of source ali-ccp-raw: stop, or leave it out.",
+)
 json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
     help="Print the result as JSON on stdout, and all other output on stderr.",
 )
+
+
+def with_on_error(overrides: tuple[str, ...], on_error: str | None) -> tuple[str, ...]:
+    """Add the setting that --on-error stands for to those of --set."""
+    return overrides if on_error is None else (*overrides, f"{ON_ERROR}={on_error}")
+
+
+def check_on_error(source: str, on_error: str | None) -> None:
+    """Raise UsageError if --on-error is given and the source has no such setting."""
+    if on_error is not None and source != "ali-ccp-raw":
+        raise click.UsageError(f"--on-error is for source ali-ccp-raw; this is source {source}")
+
+
 k_option = partial(click.option, "-k", type=click.IntRange(min=1))
 
 

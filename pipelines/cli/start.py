@@ -10,17 +10,20 @@ from twotower.pipelines.cli.options import (
     DATA,
     FILE,
     START,
+    check_on_error,
     config_option,
     dask_settings,
     data_option,
     json_option,
     main,
     new_run_option,
+    on_error_option,
     open_run,
     run_option,
     scheduler_option,
     set_option,
     workers_option,
+    with_on_error,
 )
 from twotower.pipelines.cli.output import output, plain_checks, plain_run
 
@@ -53,9 +56,10 @@ from twotower.pipelines.cli.output import output, plain_checks, plain_run
 )
 @workers_option
 @scheduler_option
+@on_error_option
 @json_option
 def run(
-    config, data, folder, overrides, recipe, budget, refit, workers, scheduler, as_json
+    config, data, folder, overrides, recipe, budget, refit, workers, scheduler, on_error, as_json
 ) -> None:
     """Run all steps, then print recommendations from Triton.
 
@@ -79,7 +83,8 @@ def run(
         settings = recipe_settings(recipe)
 
     def work():
-        chosen, line = choose(config, data, settings + overrides)
+        chosen, line = choose(config, data, with_on_error(settings + overrides, on_error))
+        check_on_error(chosen.ingest.source, on_error)
         click.echo(line)
         return main_job(chosen, folder, auto, refit)
 
@@ -132,6 +137,52 @@ def init(interactions, items, users, out, force, as_json, **known) -> None:
         lambda: init(files=files, named=named, reading=reading, out=out, force=force),
         lambda made: {"config": str(made.path), **plain(made.guess)},
     )
+
+
+@main.verb(START, "twotower generate made-up --rows 1000000")
+@click.argument("folder", type=FILE)
+@click.option(
+    "--rows",
+    type=int,
+    default=100_000,
+    show_default=True,
+    help="Impressions in train; the real set has 42,300,135. Users and items fall with it.",
+)
+@click.option("--test-rows", type=int, help="Impressions in test. Default: as many as in train.")
+@click.option(
+    "--tokens",
+    type=int,
+    default=629,
+    show_default=True,
+    help="Mean number of features of an impression, with those that it shares with others.",
+)
+@click.option("--seed", type=int, default=42, show_default=True, help="Random seed.")
+@json_option
+def generate(folder, rows, test_rows, tokens, seed, as_json) -> None:
+    """Make up a data set in the format of Ali-CCP, of any size.
+
+    FOLDER gets the four files, and a file SYNTHETIC by which their metrics are labelled. The same
+    options give the same bytes.
+    """
+    from twotower.pipelines.console import stage
+
+    def work():
+        with stage("generate") as (progress, result):
+            from twotower.workflows.sources.ali_ccp.generate import generate
+
+            generate(
+                out=folder,
+                rows=rows,
+                test_rows=test_rows,
+                tokens=tokens,
+                seed=seed,
+                progress=progress,
+            )
+            made = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+            result(f"{sum(made.values()) / 1e6:,.0f} MB in {folder}")
+        return made
+
+    output(as_json, work, dict)
 
 
 @main.verb(START, "twotower doctor\ntwotower doctor --server")

@@ -7,17 +7,20 @@ import click
 from twotower.pipelines.cli.options import (
     FILE,
     STEPS,
+    check_on_error,
     config_option,
     dask_settings,
     data_option,
     json_option,
     main,
     new_run_option,
+    on_error_option,
     open_run,
     run_option,
     scheduler_option,
     set_option,
     workers_option,
+    with_on_error,
 )
 from twotower.pipelines.cli.output import output, plain_version
 
@@ -27,14 +30,17 @@ from twotower.pipelines.cli.output import output, plain_version
 @data_option
 @new_run_option
 @set_option
+@on_error_option
 @json_option
-def ingest(config, data, folder, overrides, as_json) -> None:
+def ingest(config, data, folder, overrides, on_error, as_json) -> None:
     """Read and check the data.
 
     With --config or --data a new run folder is made; otherwise the data of --run, or of the last
     run, is read again.
     """
     from twotower.pipelines.steps.ingest import ingest as step
+
+    overrides = with_on_error(overrides, on_error)
 
     def work():
         if config is None and data is None:
@@ -45,6 +51,7 @@ def ingest(config, data, folder, overrides, as_json) -> None:
 
             chosen, line = choose(config, data, overrides)
             click.echo(line)
+            check_on_error(chosen.ingest.source, on_error)
             run = Run.create(chosen, folder)
         step(run)
         return run

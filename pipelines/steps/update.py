@@ -225,7 +225,8 @@ def _learn(run: Run, data: NewData, anyway: bool, published: int | None) -> None
         )
         if not anyway:
             _refuse_suspicious(run, data, day)
-        before, total = run.notes("ingest"), IngestReport.of(run.config.ingest.source, day.merged)
+        before = run.notes("ingest")
+        total = IngestReport.of(run.config.ingest.source, day.merged, before["synthetic"])
         new = {
             "path": str(data),
             "interactions": day.appended,

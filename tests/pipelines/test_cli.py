@@ -202,7 +202,7 @@ def test_help_lists_all_verbs_by_section_with_whole_summaries():
             sections[line] = []
         elif line.strip():
             sections[list(sections)[-1]].append(line.split()[0])
-    assert sections["Start:"] == ["run", "init", "doctor"]
+    assert sections["Start:"] == ["run", "init", "generate", "doctor"]
     assert sections["Steps:"][:3] == ["ingest", "preprocess", "train"]
     assert {"serve", "query", "versions", "rollback", "update"} <= {*sections["Serve:"]}
     assert sections["Answers:"] == ["recommend", "vectors", "similar"]

@@ -134,7 +134,7 @@ SYNTHETIC = {"name": "made-up", "ingest": {"source": "synthetic"}}
             {"ingest": "ml-1m"},
             r"ingest: expected a section with keys, found 'ml-1m'; known here",
         ),
-        ({"ingest": ["ml-1m"]}, r"ingest: expected a section .* found \['ml-1m'\]; known here: fi"),
+        ({"ingest": ["ml-1m"]}, r"ingest: expected a section .* found \['ml-1m'\]; known here: al"),
         ({"training": None}, r"training: no value; give it one, or leave it out"),
         ({"training": {"start": 3}}, r"training\.start: expected a section .*: l2, max_memory"),
         ({1: 2}, r"\n  YAML does not read the key 1 as text; put it in quotes: '1'"),

@@ -46,8 +46,6 @@ class Source(ABC):
         The value of the setting `ingest.source` for this format.
     contents : str
         The name of the data set and its files, for messages, if `recognise` can find it.
-    synthetic : bool
-        Whether the data is made up, so that metrics say nothing about real users.
     names_files : bool
         Whether the source's settings name files relative to `ingest.path`, or to the working
         directory if there is no such path.
@@ -57,7 +55,6 @@ class Source(ABC):
 
     name: ClassVar[str]
     contents: ClassVar[str] = ""
-    synthetic: ClassVar[bool] = False
     names_files: ClassVar[bool] = False
 
     def __init__(self, path: Path | None, settings: Any = None, wanted: Wanted | None = None):
@@ -65,6 +62,11 @@ class Source(ABC):
         self.settings = settings
         self.wanted = wanted or Wanted()
         self.work: Path | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data is made up, so that metrics say nothing about real users."""
+        return False
 
     @property
     def keeps_repeats(self) -> bool:

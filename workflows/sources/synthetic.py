@@ -87,10 +87,14 @@ class SyntheticSource(Source):
     """Generated data, which needs no files."""
 
     name = "synthetic"
-    synthetic = True
 
     def __init__(self, path: Path | None, settings: SyntheticConfig, wanted: Wanted | None = None):
         super().__init__(path, settings, wanted)
+
+    @property
+    def synthetic(self) -> bool:
+        """Always."""
+        return True
 
     def files(self) -> list[Path]:
         """No files."""

@@ -1,0 +1,1 @@
+"""Ali-CCP in its official text files: reading them, and making some of the same format."""
