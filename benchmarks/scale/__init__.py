@@ -1,0 +1,1 @@
+"""Cost against size: the steps of a run on data as large as Ali-CCP."""
