@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import merlin.models.tf as mm
     import tensorflow as tf
     from merlin.schema import ColumnSchema, Schema
+    from scipy.sparse import csr_matrix
 
+    from twotower.models.evaluation.products import ItemVectors
     from twotower.models.objective.outputs import InBatchSoftmax
     from twotower.models.towers.embeddings import MultiHotEmbedding
 
@@ -307,7 +309,7 @@ def embed(
 
 
 class TowerScorer:
-    """Scores of users for all items: the inner product of the two towers' vectors.
+    """Ranks the items for users by the inner product of the two towers' vectors.
 
     Parameters
     ----------
@@ -319,6 +321,7 @@ class TowerScorer:
 
     def __init__(self, users: np.ndarray, items: np.ndarray):
         self.users, self.items = users, items
+        self._candidates: ItemVectors | None = None
 
     @classmethod
     def of(
@@ -343,3 +346,22 @@ class TowerScorer:
         ndarray of float32, shape (n, n_items)
         """
         return self.users[users] @ self.items.T
+
+    def rank(
+        self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
+    ) -> np.ndarray:
+        """Return the k best candidates of each of the users, see `Ranker.rank`.
+
+        Scores are computed block by block, so that memory does not grow with the catalogue.
+
+        Raises
+        ------
+        ModelError
+            If a vector is not finite.
+        """
+        from twotower.models.evaluation.products import ItemVectors
+
+        found = self._candidates
+        if found is None or not np.array_equal(found.candidates, candidates):
+            found = self._candidates = ItemVectors(self.items, candidates)
+        return found.best(users, self.users[users], seen, k)

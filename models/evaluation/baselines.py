@@ -80,7 +80,7 @@ class Popularity:
 
 
 class Random:
-    """Uniform random scores that depend only on the seed and the user.
+    """Rank items in a random order that depends only on the seed and the user.
 
     Parameters
     ----------
@@ -91,16 +91,38 @@ class Random:
         self.seed = seed
 
     def fit(self, train: csr_matrix) -> Random:
-        """Store the number of items."""
-        self.n_items = train.shape[1]
+        """Return the model, which learns nothing."""
         return self
 
-    def score(self, users: np.ndarray) -> np.ndarray:
-        """Return random scores in [0, 1), float32; see `Scorer.score`."""
-        scores = np.empty((len(users), self.n_items), dtype=np.float32)
-        for row, user in zip(scores, users, strict=True):
-            np.random.default_rng((self.seed, user)).random(dtype=np.float32, out=row)
-        return scores
+    def rank(
+        self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
+    ) -> np.ndarray:
+        """Return k random candidates of each user; see `Ranker.rank`.
+
+        The time does not depend on the number of candidates, unless k is a large part of them.
+        """
+        items = np.flatnonzero(candidates)
+        ranked = np.full((len(users), k), -1)
+        for row, user in enumerate(users):
+            draws = np.random.default_rng((self.seed, user))
+            own = seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
+            left_out = own[candidates[own]]
+            drawn = _distinct(draws, len(items), min(len(items), k + len(left_out)))
+            unseen = items[drawn][~np.isin(items[drawn], left_out)][:k]
+            ranked[row, : len(unseen)] = unseen
+        return ranked
+
+
+def _distinct(draws: np.random.Generator, n: int, count: int) -> np.ndarray:
+    """Draw `count` different numbers below n in a random order."""
+    if 2 * count >= n:
+        return draws.permutation(n)[:count]
+    numbers = draws.integers(0, n, 2 * count)
+    while True:
+        _, first = np.unique(numbers, return_index=True)
+        if len(first) >= count:
+            return numbers[np.sort(first)[:count]]
+        numbers = np.append(numbers, draws.integers(0, n, count))
 
 
 class ItemKNN:

@@ -63,7 +63,7 @@ class Queries:
         if isinstance(scorer, QueryScorer):
             return scorer
         if isinstance(scorer, Ranker):
-            return _RankerOfUsers(scorer, self.users)
+            return RankerOfUsers(scorer, self.users)
         return _ScorerOfUsers(scorer, self.users)
 
 
@@ -81,8 +81,15 @@ class _ScorerOfUsers:
         return self.scorer.score(self.users[users])
 
 
-class _RankerOfUsers:
-    """The ranking of each query's user, whatever the context."""
+class RankerOfUsers:
+    """The rankings of some users, whose rows are 0, 1, ...: those of queries, or a part of all.
+
+    Parameters
+    ----------
+    ranker : Ranker
+    users : ndarray of int, shape (n,)
+        The user that `ranker` ranks for, of each row.
+    """
 
     def __init__(self, ranker: Ranker, users: np.ndarray):
         self.ranker, self.users = ranker, users
@@ -90,4 +97,5 @@ class _RankerOfUsers:
     def rank(
         self, users: np.ndarray, seen: csr_matrix, k: int, candidates: np.ndarray
     ) -> np.ndarray:
+        """Return the k best candidates of each of the users, see `Ranker.rank`."""
         return self.ranker.rank(self.users[users], seen, k, candidates)

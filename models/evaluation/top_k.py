@@ -30,7 +30,7 @@ def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """
     k = int(k)  # SWIG does not accept NumPy integers
     if scores.dtype == np.float32:
-        return _select(np.ascontiguousarray(scores), k)
+        return _select(scores, k)
     bounds = np.finfo(np.float32)
     rounded = np.clip(scores, bounds.min, bounds.max).astype(np.float32)
     lowest = _select(rounded, k)[1][:, -1]
@@ -43,20 +43,54 @@ def topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _select(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """`topk` of C-contiguous float32 scores.
+    """`topk` of float32 scores."""
+    best = BestColumns(rows=len(scores), columns=scores.shape[1], k=k)
+    best.add(np.ascontiguousarray(scores))
+    return best.result()
 
+
+class BestColumns:
+    """The k best columns of each row, of scores that come in blocks of columns.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Shape of all scores together.
+    k : int
+        At least 1.
+
+    Notes
+    -----
     FAISS fills a row's heap from left to right, replaces the worst entry only by a higher score,
     and treats the lowest id as the worst of equal scores. Ids that fall from left to right
     therefore make it drop the rightmost of equal columns first.
     """
-    n, m = scores.shape
-    values, ids = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)
-    falling = np.arange(m - 1, -1, -1, dtype=np.int64)
-    heaps = faiss.float_minheap_array_t()
-    heaps.nh, heaps.k = n, k
-    heaps.val, heaps.ids = faiss.swig_ptr(values), faiss.swig_ptr(ids)
-    heaps.addn_with_ids(m, faiss.swig_ptr(scores), faiss.swig_ptr(falling), 0)
-    heaps.reorder()
-    missing = ids < 0
-    values[missing] = -np.inf  # FAISS writes the lowest finite number there
-    return np.where(missing, -1, m - 1 - ids), values
+
+    def __init__(self, rows: int, columns: int, k: int):
+        self.columns, self.added = columns, 0
+        self.values = np.full((rows, k), -np.inf, np.float32)
+        self.ids = np.full((rows, k), -1, np.int64)
+        self.heaps = faiss.float_minheap_array_t()
+        self.heaps.nh, self.heaps.k = rows, int(k)
+        self.heaps.val, self.heaps.ids = faiss.swig_ptr(self.values), faiss.swig_ptr(self.ids)
+
+    def add(self, scores: np.ndarray) -> None:
+        """Take in the next columns.
+
+        Parameters
+        ----------
+        scores : ndarray of float32, shape (rows, m), C-contiguous
+            Without NaN; see `topk` for -inf.
+        """
+        width = scores.shape[1]
+        last = self.columns - 1 - self.added
+        falling = np.arange(last, last - width, -1)
+        self.heaps.addn_with_ids(width, faiss.swig_ptr(scores), faiss.swig_ptr(falling), 0)
+        self.added += width
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return columns and values as `topk` does, when all columns are added; call it once."""
+        self.heaps.reorder()
+        missing = self.ids < 0
+        self.values[missing] = -np.inf  # FAISS writes the lowest finite number there
+        return np.where(missing, -1, self.columns - 1 - self.ids), self.values

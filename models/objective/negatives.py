@@ -117,18 +117,18 @@ class Popularity(Sampler):
     """`drawn` items from the catalogue, in proportion to their number of positives ** `power`."""
 
     def __init__(self, config: SamplerSettings, positives: np.ndarray):
-        import tensorflow as tf
+        from twotower.models.objective.sampling import cumulative_popularity
 
         super().__init__(config, positives)
         self.power = config.power
-        self.counts = tf.constant(positives, tf.float64)
+        self.upper = cumulative_popularity(positives, self.power)
 
     def draw(self, seed: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
 
-        from twotower.models.objective.sampling import sample_popularity
+        from twotower.models.objective.sampling import sample_cumulative
 
-        return tf.cast(sample_popularity(self.drawn, self.counts, self.power, seed), tf.int32)
+        return tf.cast(sample_cumulative(self.drawn, self.upper, seed), tf.int32)
 
 
 class Mixed(Sampler):

@@ -56,7 +56,7 @@ def sample_popularity(
     ----------
     n : int or scalar Tensor of int32
     counts : Tensor of int or float, shape (rows,)
-        0 or more, at least one above 0. A constant is summed once per graph, not at every step.
+        0 or more, at least one above 0.
     power : float
         0 or more. Above 0, rows with a count of 0 are never drawn.
     seed : Tensor of int32, shape (2,)
@@ -69,9 +69,41 @@ def sample_popularity(
     -----
     The log probabilities are `log_q(counts, power)`. The cumulative distribution is inverted, which
     takes O(rows + n log rows) and no noise of shape (n, rows). It is float64, which is precise
-    enough for ten million rows.
+    enough for ten million rows. `cumulative_popularity` and `sample_cumulative` are its two halves:
+    counts that stay the same are summed once, not in every step.
     """
-    upper = tf.cumsum(tf.pow(tf.cast(counts, tf.float64), power))
+    return sample_cumulative(n, cumulative_popularity(counts, power), seed)
+
+
+def cumulative_popularity(counts: tf.Tensor, power: float) -> tf.Tensor:
+    """Sum counts ** power over the rows up to each one, for `sample_cumulative`.
+
+    Parameters
+    ----------
+    counts : Tensor of int or float, shape (rows,)
+    power : float
+
+    Returns
+    -------
+    Tensor of float64, shape (rows,)
+    """
+    return tf.cumsum(tf.pow(tf.cast(counts, tf.float64), power))
+
+
+def sample_cumulative(n: int | tf.Tensor, upper: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draw rows with a probability proportional to the steps of a cumulative distribution.
+
+    Parameters
+    ----------
+    n : int or scalar Tensor of int32
+    upper : Tensor of float64, shape (rows,)
+        Ascending; see `cumulative_popularity`.
+    seed : Tensor of int32, shape (2,)
+
+    Returns
+    -------
+    Tensor of int64, shape (n,)
+    """
     place = tf.random.stateless_uniform([n], seed, dtype=tf.float64) * upper[-1]
     # side="right" finds the first row whose upper end is above the place, so never an empty row.
     return tf.searchsorted(upper, place, side="right")

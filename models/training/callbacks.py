@@ -16,6 +16,9 @@ from twotower.models.training.config import TrainingConfig
 from twotower.models.training.model import best_epoch
 
 REPORT_SECONDS = 0.25  # between two calls of `progress`
+# A checkpoint that takes longer than this to write is written less often, so that writing takes at
+# most a thirtieth of the time.
+LONG_SAVE, TIMES_OF_SAVE = 1.0, 30
 
 
 class WeightAverages(tf.Module):
@@ -95,7 +98,7 @@ class Validation(tf.keras.callbacks.Callback):
         super().__init__()
         self.state, self.validate, self.config = state, validate, config
         self.averages, self.finish_epoch = averages, finish_epoch
-        self.last_save = time.perf_counter()
+        self.last_save, self.pause = time.perf_counter(), config.checkpoint_seconds
 
     def on_epoch_begin(self, epoch, logs=None):
         progress = self.state.progress
@@ -105,11 +108,12 @@ class Validation(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs):
         if self.averages:
             self.averages.update()
-        is_due = time.perf_counter() - self.last_save > self.config.checkpoint_seconds
+        is_due = time.perf_counter() - self.last_save > self.pause
         if is_due and batch + 1 < self.params["steps"]:
             self._update_progress(batch + 1, logs["loss"])
+            began = time.perf_counter()
             self.state.save()
-            self.last_save = time.perf_counter()
+            self._saved(time.perf_counter() - began)
 
     def on_epoch_end(self, epoch, logs):
         progress = self.state.progress
@@ -170,8 +174,15 @@ class Validation(tf.keras.callbacks.Callback):
 
     def _save_if_best(self) -> None:
         if self._is_best():
+            began = time.perf_counter()
             self.state.save_with_best(self.state.progress.epochs - 1)
-            self.last_save = time.perf_counter()
+            self._saved(time.perf_counter() - began)
+
+    def _saved(self, seconds: float) -> None:
+        """Choose when to save next, after a checkpoint that took so many seconds to write."""
+        self.last_save, self.pause = time.perf_counter(), self.config.checkpoint_seconds
+        if seconds > LONG_SAVE:
+            self.pause = max(self.pause, TIMES_OF_SAVE * seconds)
 
     def _update_progress(self, steps: int, mean_loss: float) -> None:
         """Add the steps of this fit to what was done of the epoch before the interruption."""

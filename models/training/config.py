@@ -179,14 +179,16 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
         le=1_000_000,
         description="epochs over which the weights are averaged, with weights that fall "
         "exponentially into the past. The averages are validated, kept and served, and vary less "
-        "from epoch to epoch. An update on a sample does not use them. none: the weights of the "
-        "last step",
+        "from epoch to epoch. They take as much memory as the weights, and every step reads all "
+        "of both, so that its cost grows with the vocabulary. An update on a sample does not use "
+        "them. none: the weights of the last step",
     )
     checkpoint_seconds: float = Field(
         30,
         gt=0,
         le=1e9,
-        description="seconds between checkpoints; an interrupted training resumes from the last",
+        description="seconds between checkpoints; an interrupted training resumes from the last. "
+        "If writing one takes more than a second, at least 30 times as long passes between two",
     )
     start: ClosedFormConfig | None = Field(
         None,

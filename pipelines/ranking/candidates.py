@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
+from twotower.models.evaluation.queries import RankerOfUsers
 from twotower.models.evaluation.ranking import binary, is_relevant, rank_in_batches
 from twotower.models.ranking.candidates import NO_ITEM, Candidates
 from twotower.pipelines.evaluation.evaluator import Evaluator, load_histories
@@ -127,7 +128,7 @@ class CandidateSource:
         size = max(k, self.count)
         items = np.full((len(users), size), NO_ITEM, np.int64)
         done = 0
-        part = _Rows(self.scorer, users)
+        part = RankerOfUsers(self.scorer, users)
         for batch, ranked in rank_in_batches(
             part, np.arange(len(users)), seen, size, allowed, USERS_AT_ONCE
         ):
@@ -165,16 +166,6 @@ class CandidateSource:
             labels=is_relevant(relevant, rows),
             relevant=np.diff(relevant.indptr),
         )
-
-
-class _Rows:
-    """A scorer whose user 0, 1, ... are some users of another one."""
-
-    def __init__(self, scorer: TowerScorer, users: np.ndarray) -> None:
-        self.scorer, self.users = scorer, users
-
-    def score(self, users: np.ndarray) -> np.ndarray:
-        return self.scorer.score(self.users[users])
 
 
 def _as_matrix(histories: np.ndarray, shape: tuple[int, int]) -> csr_matrix:

@@ -100,16 +100,35 @@ def test_popularity_covers_k_items_without_masking(noise):
     assert [values[f"coverage@{k}"] for k in (1, 3, 10)] == pytest.approx([1 / 30, 0.1, 1 / 3])
 
 
-def test_random_depends_on_seed_and_user_only(noise):
-    users = np.arange(50)
-    whole = Random(7).fit(noise).score(users)
-    assert (Random(7).fit(noise).score(users[::-1])[::-1] == whole).all()
-    assert (Random(8).fit(noise).score(users) != whole).all()
-    assert len(np.unique(whole)) > 1490  # 1,500 numbers, no row repeated
-    assert whole.mean() == pytest.approx(0.5, abs=0.03)  # standard error .0075
+def test_random_depends_on_seed_and_user_only():
+    users, some = np.arange(400), np.arange(30) != 4
+    # A few users have seen nearly everything.
+    seen = csr_matrix(
+        np.random.default_rng(0).random((400, 30)) < 0.1 + 0.85 * (users < 9)[:, None]
+    )
+    for k in (3, 25):
+        ranked = Random(7).rank(users, seen, k, some)
+        assert (Random(7).rank(users[::-1], seen[::-1], k, some)[::-1] == ranked).all()
+        assert (Random(8).rank(users, seen, k, some) != ranked).any(axis=1).mean() > 0.9
+        for own, known in zip(ranked, seen.toarray(), strict=True):
+            allowed = set(np.flatnonzero(some & ~known))
+            found = own[own >= 0]
+            assert len(set(found)) == len(found) == min(k, len(allowed))
+            assert set(found) <= allowed
 
 
-@pytest.mark.parametrize("name", ["random", "itemknn", "ease"])
+@pytest.mark.parametrize("k", [3, 25])
+def test_random_places_each_item_equally_often(k):
+    """Each of 30 items has the first place, and the third one, of 6,000 users 200 times."""
+    nothing = csr_matrix((6000, 30), dtype=bool)
+    ranked = Random(1).rank(np.arange(6000), nothing, k, np.ones(30, bool))
+    for place in (0, 2):
+        counts = np.bincount(ranked[:, place], minlength=30)
+        # The sum of the squared deviations over their expectation is chi-squared: 29 on average.
+        assert ((counts - 200) ** 2 / 200).sum() == pytest.approx(29, abs=25)
+
+
+@pytest.mark.parametrize("name", ["itemknn", "ease"])
 def test_a_batch_scores_like_its_rows(noise, name):
     model = fit_baseline(name, noise, seed=1)
     users = np.array([3, 41, 3, 0])

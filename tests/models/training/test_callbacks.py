@@ -43,3 +43,41 @@ def test_averages_follow_the_weights_and_give_them_back():
     averages.start()
     with averages.applied():
         assert weight.numpy().tolist() == [3.0, 0.0]
+
+
+class SlowState:
+    """A state whose checkpoint takes `seconds` of a clock that only it moves."""
+
+    def __init__(self, seconds):
+        from twotower.models.training.checkpoint import Progress
+
+        self.progress, self.seconds, self.now, self.saved = Progress(), seconds, 0.0, []
+
+    def save(self):
+        self.saved.append(self.now)
+        self.now += self.seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.5, [31, 62.5, 94]),  # of the 30 seconds that are set
+        (2, [31, 94]),  # then 60 seconds after the end of the first one, at 33
+    ],
+)
+def test_checkpoints_that_take_long_are_written_less_often(monkeypatch, seconds, expected):
+    """Steps take 1 second; a step that ends more than the pause after the last save saves."""
+    from twotower.models.training import callbacks
+    from twotower.models.training.config import TrainingConfig
+
+    state = SlowState(seconds)
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: state.now)
+    validation = callbacks.Validation(state, lambda model: {}, TrainingConfig())
+    validation.params = {"steps": 10_000}
+    validation.on_epoch_begin(0)
+    step = 0
+    while state.now < 100:
+        state.now += 1
+        validation.on_train_batch_end(step, {"loss": 1.0})
+        step += 1
+    assert state.saved == expected
