@@ -27,14 +27,17 @@ class StoredVectors:
 
     Parameters
     ----------
+    id_map : faiss.IndexIDMap
+        Owns the index.
     index : faiss.Index
         With a way from positions to vectors.
     lengths : tuple of float
         The smallest and the largest length of the items' own vectors.
     """
 
-    def __init__(self, index: Any, lengths: tuple[float, float]) -> None:
-        self.index, self.shape = index, (int(index.ntotal), int(index.d))
+    def __init__(self, id_map: Any, index: Any, lengths: tuple[float, float]) -> None:
+        self.id_map, self.index = id_map, index
+        self.shape = (int(index.ntotal), int(index.d))
         self.have_equal_lengths = lengths[1] - lengths[0] <= EQUAL_LENGTHS * lengths[1]
         self.length = lengths[1]
 
@@ -76,31 +79,44 @@ class StoredVectors:
         return np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
 
 
+class _Ids:
+    """The ids of an IndexIDMap as an array, which keeps the index alive."""
+
+    def __init__(self, id_map: Any) -> None:
+        self.id_map = id_map
+        view = faiss.rev_swig_ptr(id_map.id_map.data(), id_map.ntotal)
+        self.__array_interface__ = view.__array_interface__
+
+
 class ApproximateIndex:
     """A loaded approximate index.
 
     Parameters
     ----------
-    item_ids : ndarray of int64, shape (n,)
-        Code of the item at each position, ascending.
+    id_map : faiss.IndexIDMap
+        An index whose ids are codes of items, ascending.
     metadata : dict of str to Any
         What `write_index` wrote.
-    index : faiss.Index
-        Answers with positions.
 
     Attributes
     ----------
+    item_ids : ndarray of int64, shape (n,)
+        Code of the item at each position, a view of FAISS's memory.
+    index : faiss.Index
+        Answers with positions.
     vectors : StoredVectors
     """
 
     is_exact: ClassVar[bool] = False
 
-    def __init__(self, item_ids: np.ndarray, metadata: dict[str, Any], index: Any) -> None:
-        self.item_ids, self.metadata, self.index = item_ids, metadata, index
+    def __init__(self, id_map: Any, metadata: dict[str, Any]) -> None:
+        self.id_map, self.metadata = id_map, metadata
+        self.item_ids = np.asarray(_Ids(id_map))
+        self.index = index = faiss.downcast_index(id_map.index)
         self.effort, self.measured_k = metadata["effort"], metadata["recall"]["k"]
         if isinstance(index, faiss.IndexIVF):
             index.make_direct_map()  # from a position to its place in the lists
-        self.vectors = StoredVectors(index, tuple(metadata["lengths"]))
+        self.vectors = StoredVectors(id_map, index, tuple(metadata["lengths"]))
 
     def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find about the k items with the highest inner products.

@@ -146,10 +146,10 @@ def load_index(folder: Path, towers_sha256: str | None = None) -> ItemIndex | Ap
             f"{folder}: {INDEX_FILE} holds {index.ntotal} x {index.d}, "
             f"{METADATA_FILE} says {metadata['count']} x {metadata['dim']}"
         )
-    item_ids = faiss.vector_to_array(index.id_map)
-    if "kind" not in metadata:
-        return ItemIndex(item_ids, metadata, index)
-    return ApproximateIndex(item_ids, metadata, _without_ids(folder, metadata, index))
+    if "kind" in metadata:
+        _check_kind(folder, metadata, faiss.downcast_index(index.index))
+        return ApproximateIndex(index, metadata)
+    return ItemIndex(faiss.vector_to_array(index.id_map), metadata, index)
 
 
 def read_in_blocks(vectors: np.ndarray, order: np.ndarray) -> Any:
@@ -185,9 +185,8 @@ def _with_ids(index: Any, item_ids: np.ndarray) -> Any:
     return with_ids
 
 
-def _without_ids(folder: Path, metadata: Mapping[str, Any], with_ids: Any) -> Any:
-    """Return the index in an IndexIDMap, whose ids take memory that is not needed."""
-    index = faiss.downcast_index(with_ids.index)
+def _check_kind(folder: Path, metadata: Mapping[str, Any], index: Any) -> None:
+    """Raise ServingError if an index is of another kind than its metadata say."""
     lists = index.nlist if isinstance(index, faiss.IndexIVF) else None
     classes = {
         "hnsw": faiss.IndexHNSWFlat,
@@ -201,9 +200,6 @@ def _without_ids(folder: Path, metadata: Mapping[str, Any], with_ids: Any) -> An
             f"{METADATA_FILE} says {metadata['kind']} of {metadata['lists']}; export the version "
             "again"
         )
-    with_ids.own_fields = False
-    index.this.own(True)
-    return index
 
 
 def _check_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
