@@ -1,0 +1,1 @@
+"""Cost against size, from ingest to serving."""
