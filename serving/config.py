@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -12,6 +13,11 @@ from twotower.serving.runtime.live.opening import PASSWORD, REDIS, STORE, STREAM
 MAX_VERSION = 2**31 - 1
 MAX_NUMBER = 1_000_000
 """Upper limit of counts: more than anyone needs, and within the limits of Triton and FAISS."""
+
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MG]B)", re.IGNORECASE)
+UNITS = {"MB": 10**6, "GB": 10**9}
+"""Bytes of the units of `SIZE`."""
 
 
 class BatchSize(ConstrainedInt):
@@ -84,6 +90,43 @@ class ExperimentConfig(BaseModel, extra=Extra.forbid):
         return values
 
 
+class IndexConfig(BaseModel, extra=Extra.forbid):
+    """Which index finds the items of a query vector."""
+
+    kind: Literal["auto", "flat", "hnsw", "ivf_flat", "ivf_sq8", "ivf_pq"] = Field(
+        "flat",
+        description="flat: exact. The others are approximate: hnsw is a graph over all vectors; "
+        "ivf_flat compares only the vectors in the lists nearest to the query; ivf_sq8 does so "
+        "with a byte per dimension, ivf_pq with half a byte. auto chooses: flat for up to 100,000 "
+        "items of 64 dimensions, otherwise the fastest that has the recall and fits in the memory",
+    )
+    recall: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="smallest recall at 100 items that an approximate index must have: the "
+        "fraction of the exact answers that it finds, measured at the export with query vectors of "
+        "users",
+    )
+    memory: str | None = Field(
+        None,
+        description="largest memory of the index, such as 300MB or 1.5GB; by default there is no "
+        "limit",
+    )
+
+    @validator("memory")
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None and not SIZE.fullmatch(value.strip()):
+            raise ValueError(f"{value!r} is no size; expected a number and MB or GB, such as 300MB")
+        return value
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The largest memory in bytes; None without a limit."""
+        found = SIZE.fullmatch((self.memory or "").strip())
+        return found and int(float(found[1]) * UNITS[found[2].upper()])
+
+
 class ServingConfig(BaseModel):
     """How the query tower, the index and the user table become a Triton model."""
 
@@ -152,6 +195,8 @@ class ServingConfig(BaseModel):
         description="time limit in seconds for the server to start and for a version to load",
     )
 
+    index: IndexConfig = Field(IndexConfig(), description="Which index finds the items.")
+
     events: EventsConfig = Field(EventsConfig(), description="What users do while the server runs.")
 
     experiment: ExperimentConfig | None = Field(
@@ -178,6 +223,15 @@ class ServingConfig(BaseModel):
             raise ValueError(
                 f"events.store is {values['events'].store}, but runtime merlin answers from what "
                 "its version holds; set runtime to compiled, or events.store to none"
+            )
+        return values
+
+    @root_validator(skip_on_failure=True)
+    def _merlin_searches_exactly(cls, values: dict) -> dict:
+        if values["runtime"] == "merlin" and values["index"].kind not in ("auto", "flat"):
+            raise ValueError(
+                f"index.kind is {values['index'].kind}, but runtime merlin sorts all items; set "
+                "index.kind to flat, or runtime to compiled"
             )
         return values
 

@@ -55,8 +55,8 @@ class LocalVersion:
     ----------
     item_ids : ndarray of int64, uint64 or str, shape (n,)
         The items that the version knows.
-    item_vectors : ndarray of float32, shape (n, D)
-        The vectors of `item_ids`.
+    item_vectors : ndarray of float32, shape (n, D), or StoredVectors
+        The vectors of `item_ids`; those of an approximate index are decoded where they are read.
     folder : Path
         The version's folder.
     denied : ndarray of bool, shape (n,)

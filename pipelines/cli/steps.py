@@ -127,6 +127,29 @@ def evaluate(folder, overrides, per_user, as_json) -> None:
     output(as_json, lambda: step(opened, per_user), lambda _: opened.notes("evaluate"))
 
 
+@main.verb(STEPS, "twotower index --recall 0.95 --memory 300MB")
+@run_option
+@click.option(
+    "--recall", type=float, help="Smallest recall at 100 items. Default: serving.index.recall."
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Largest memory, such as 300MB. Default: serving.index.memory.",
+)
+@click.option("--kind", help="Kind to try, such as ivf_sq8. Default: all that may fit.")
+@set_option
+@json_option
+def index(folder, recall, memory, kind, overrides, as_json) -> None:
+    """Compare the kinds of item indexes, and choose one for the export."""
+    from twotower.pipelines.index.choose import index as choose
+    from twotower.pipelines.index.choose import plain_choice
+
+    given = {"kind": kind or "auto", "recall": recall, "memory": memory}
+    options = [f"serving.index.{key}={value}" for key, value in given.items() if value is not None]
+    output(as_json, lambda: choose(open_run(folder, (*overrides, *options))), plain_choice)
+
+
 @main.verb(STEPS, "twotower export --set serving.max_k=500")
 @run_option
 @set_option

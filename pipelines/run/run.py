@@ -144,6 +144,13 @@ class Run:
             self._stored_overrides, self._unstored_overrides = before
             raise
 
+    def store_overrides(self) -> None:
+        """Write the overrides that are to be stored into config.yaml, without a step."""
+        with self.writing("index"):
+            if (text := self._new_config()) is not None:
+                write_atomically(self.path / CONFIG, text)
+            self._created, self._stored_overrides = None, ()
+
     def _configured(self) -> Config:
         return self._with_overrides(self._stored_overrides + self._unstored_overrides)
 

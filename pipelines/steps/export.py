@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twotower.pipelines.console import stage
+from twotower.pipelines.console import ShowProgress, stage
+from twotower.pipelines.index.choose import described, write_run_index
 from twotower.pipelines.libraries import load_libraries
 from twotower.pipelines.live.learn import LEARNED
 from twotower.pipelines.live.store import ID_TYPES, event_rules
@@ -63,7 +64,7 @@ def export(run: Run) -> dict[str, Any]:
         users, items = load_tables(run)
         raw_users = read_frame(run.path / "processed" / RAW_USERS)
         context, towers = _context(run), run.identity("train")
-        available, vectors = _index_items(run, items, towers, out / "index")
+        available, vectors, index = _index_items(run, items, out / "index", progress)
         progress(2, 4, "build the ensemble")
         seen_users, seen_items = seen_pairs(run)
         ensemble = build_ensemble(
@@ -100,7 +101,7 @@ def export(run: Run) -> dict[str, Any]:
         result(
             f"version {notes['version']}: {run.config.serving.runtime} runtime, "
             f"{indexed:,} items indexed{f' ({withdrawn:,} withdrawn)' if withdrawn else ''}, "
-            f"{size / 1e6:.1f} MB"
+            f"{size / 1e6:.1f} MB{described(index)}"
         )
     return notes
 
@@ -121,8 +122,8 @@ def _write(run: Run, ensemble: Ensemble, out: Path) -> None:
 
 
 def _index_items(
-    run: Run, items: dict[str, np.ndarray], towers: str, out: Path
-) -> tuple[np.ndarray, np.ndarray]:
+    run: Run, items: dict[str, np.ndarray], out: Path, progress: ShowProgress
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Write the index of the items that may be recommended.
 
     Returns
@@ -131,16 +132,18 @@ def _index_items(
         Which items these are.
     vectors : ndarray of float32, shape (n_items, D)
         The vectors of all items.
+    index : dict of str to Any
+        The metadata of the index.
     """
     from twotower.models.training.saving import CANDIDATE_TOWER, load_tower
     from twotower.models.two_tower import embed
-    from twotower.serving.runtime.index import build_index
     from twotower.workflows.availability import read_available
 
     available, item_ids = read_available(run.path / "data"), load_ids(run)[1]
     vectors = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), items)
-    build_index(item_ids[available], vectors[available], out, towers)
-    return available, vectors
+    kept = vectors if available.all() else vectors[available]  # without a copy
+    index = write_run_index(run, item_ids[available], kept, out, progress)
+    return available, vectors, index
 
 
 def _ranking(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError, RunError
-from twotower.pipelines.evaluation.evaluator import encoded, load_histories
+from twotower.pipelines.index.queries import query_vectors
 from twotower.pipelines.run import TRITON, Run, ranking_step
 from twotower.pipelines.steps.export import seen_pairs
 from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
@@ -239,20 +239,13 @@ def score_unseen(run: Run, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores : ndarray of float32, shape (n, items)
         The dot products; -inf for a seen item.
     """
-    from twotower.models.training.saving import CANDIDATE_TOWER, QUERY_TOWER, load_tower
+    from twotower.models.training.saving import CANDIDATE_TOWER, load_tower
     from twotower.models.two_tower import embed
     from twotower.workflows.availability import read_available
 
-    user_ids, item_ids = load_ids(run)
-    user_table, item_table = load_tables(run)
-    histories = load_histories(run)
-    if histories is not None:  # the tables have those of the training part
-        side = run.config.features.sides[1].internal
-        user_table[run.config.features.history_column] = encoded(histories, item_table[side.id])
-    rows = np.searchsorted(user_ids, users)
-    towers = run.path / "model"
-    queries = embed(load_tower(towers / QUERY_TOWER), {c: v[rows] for c, v in user_table.items()})
-    scores = queries @ embed(load_tower(towers / CANDIDATE_TOWER), item_table).T
+    item_ids, item_table = load_ids(run)[1], load_tables(run)[1]
+    items = embed(load_tower(run.path / "model" / CANDIDATE_TOWER), item_table)
+    scores = query_vectors(run, users) @ items.T
     seen = pd.DataFrame(dict(zip(("user", "item"), seen_pairs(run), strict=True)))
     seen = seen.merge(pd.DataFrame({"user": users, "row": np.arange(len(users))}), on="user")
     scores[seen["row"], np.searchsorted(item_ids, seen["item"])] = -np.inf

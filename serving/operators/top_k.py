@@ -23,6 +23,7 @@ from twotower.serving.runtime.contract import (
     count_of,
     state_of,
 )
+from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.filters.caps import MAX_PER
 from twotower.serving.runtime.filters.columns import ItemColumns
 from twotower.serving.runtime.filters.parameters import (
@@ -33,7 +34,13 @@ from twotower.serving.runtime.filters.parameters import (
     K,
 )
 from twotower.serving.runtime.filters.predicate import WHERE, parse
-from twotower.serving.runtime.index import INDEX_FILE, METADATA_FILE, ItemIndex, load_index
+from twotower.serving.runtime.index import (
+    INDEX_FILE,
+    METADATA_FILE,
+    ApproximateIndex,
+    ItemIndex,
+    load_index,
+)
 from twotower.serving.runtime.operators.diversify import Wishes, pool_size
 from twotower.serving.runtime.operators.top_k import (
     BIAS,
@@ -232,13 +239,19 @@ class FaissTopK(ServedOperator):
         np.save(out / "seen.npy", positions)
         np.save(out / "starts.npy", starts)
         self.columns.save(out / FILTERS)
-        count, dim = self.index.vectors.shape
-        _save_scoring(out / SCORING, count, dim, masked=False)
-        _save_scoring(out / MASKED_SCORING, count, dim, masked=True)
+        if self.index.is_exact:
+            count, dim = self.index.vectors.shape
+            _save_scoring(out / SCORING, count, dim, masked=False)
+            _save_scoring(out / MASKED_SCORING, count, dim, masked=True)
         names = ("row", "vector", "history", "item_id", "towers_sha256")
         return {**{name: getattr(self, name) for name in names}, FILTERS: self.columns.kinds}
 
     def save_artifacts(self, artifact_path: Any = None) -> None:
+        if not self.index.is_exact:
+            raise ServingError(
+                f"{self.index_dir}: serving.runtime merlin sorts all items and needs an exact "
+                "index; set serving.index.kind to flat, or serving.runtime to compiled"
+            )
         folder = Path(artifact_path) / "index"
         folder.mkdir()
         self._copy_index(folder)
@@ -250,7 +263,7 @@ class FaissTopK(ServedOperator):
         return {k: v for k, v in self.__dict__.items() if k not in ("index", "units")}
 
     @cached_property
-    def index(self) -> ItemIndex:
+    def index(self) -> ItemIndex | ApproximateIndex:
         """The index, read at its first use."""
         return load_index(self.index_dir, self.towers_sha256)
 

@@ -1,4 +1,4 @@
-"""Selects the k best items that a user has not seen, by an exact search with ONNX Runtime."""
+"""Selects the k best items that a user has not seen: exactly with ONNX Runtime, or by an index."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from ..filters.caps import MAX_PER
 from ..filters.columns import ItemColumns
 from ..filters.masks import Allowed, Masks
 from ..filters.parameters import DIVERSITY, FILTER_SEEN, K
-from ..index import ItemIndex, load_index
+from ..index import ApproximateIndex, ItemIndex, inverse_lengths, load_index
 from ..live.users import LIVE, NO_SLOT, LiveUsers
+from .approximate import ApproximateSelection
 from .base import share
 from .diversify import Wishes, pool_size, wishes_of
 
@@ -99,6 +100,8 @@ class _Rows(NamedTuple):
 class FaissTopK:
     """Scores all items of the index, hides the seen ones and selects the best.
 
+    An approximate index is searched by `ApproximateSelection` instead.
+
     Equal scores are ordered by item id. Hiding takes one pass over the seen items. Selecting k plus
     the number of seen items and then filtering gives the same answer, but takes eight times as long
     for 256 users of MovieLens-1M, because the selection grows with the longest history.
@@ -113,11 +116,15 @@ class FaissTopK:
 
     def __init__(self, folder: Path, entry: dict[str, Any], threads: int) -> None:
         self.index, self.folder = load_index(folder, entry["towers_sha256"]), folder
-        self.session = _session(folder / SCORING, self.index)
+        self.threads, self.pool = threads, ThreadPoolExecutor(threads)
+        self.approximate: ApproximateSelection | None = None
+        if isinstance(self.index, ApproximateIndex):
+            self.approximate = ApproximateSelection(self.index, threads, self.pool)
+        else:
+            self.session = _session(folder / SCORING, self.index)
         items = self.index.item_ids
         self.columns = ItemColumns.load(folder / FILTERS, entry[FILTERS], len(items))
         self.masks = Masks(self.columns, items)
-        self.threads, self.pool = threads, ThreadPoolExecutor(threads)
         self.at_once = max(MIN_ROWS, MAX_SCORES // len(self.index.item_ids))
         self.seen = np.load(folder / "seen.npy")
         # Reading a single number from a memoryview is several times faster than from an array.
@@ -234,8 +241,7 @@ class FaissTopK:
     @cached_property
     def scale(self) -> np.ndarray:
         """The inverse of the length of each item's vector; 0 for one of length 0."""
-        lengths = np.linalg.norm(self.index.vectors, axis=1)
-        return np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        return inverse_lengths(self.index.vectors)
 
     def _answer(self, table: Table, asked: _Rows) -> tuple[np.ndarray, np.ndarray]:
         """Return codes and scores as `best` does."""
@@ -321,6 +327,9 @@ class FaissTopK:
         Equal scores are ordered by position.
         """
         size, rows = min(k, len(self.index.item_ids)), len(asked.vectors)
+        if self.approximate is not None:
+            vectors, hidden, allowed, _, scale = asked
+            return self.approximate.select(vectors, hidden, allowed, scale, k)
         shares = max(1, min(self.threads, rows // MIN_SHARE))
         if k == size and rows <= self.at_once and shares == 1:
             return self._block(asked, size)
@@ -340,13 +349,14 @@ class FaissTopK:
     def deny(self, codes: np.ndarray) -> None:
         """Leave items, given by their codes, out of all answers from now on."""
         masks = Masks(self.columns, self.index.item_ids, codes)
-        if masks.denied.any():
+        if masks.denied.any() and self.approximate is None:
             _ = self.masked_session  # made before a request waits for it
         self.masks = masks
 
     @cached_property
     def masked_session(self) -> onnxruntime.InferenceSession:
         """The session with a mask, made at its first use: it prepares the item matrix again."""
+        assert isinstance(self.index, ItemIndex)  # an approximate one has no session
         return _session(self.folder / MASKED_SCORING, self.index)
 
     def _block(self, asked: _Rows, size: int) -> Sequence[np.ndarray]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..filters.columns import ItemColumns
+from ..index import StoredVectors, inverse_lengths
 from .profiles import PROFILES, NumberProfile, ValueProfile, profile_of
 
 NEAREST = 5
@@ -54,7 +55,7 @@ class CandidateFeatures:
 
     Parameters
     ----------
-    vectors : ndarray of float32, shape (n_items, D)
+    vectors : ndarray of float32, shape (n_items, D), or StoredVectors
         The items' vectors. Similarity is their cosine.
     popularity : ndarray of float32, shape (n_items,)
         log(1 + number of training positives) of each item.
@@ -69,12 +70,11 @@ class CandidateFeatures:
 
     def __init__(
         self,
-        vectors: np.ndarray,
+        vectors: np.ndarray | StoredVectors,
         popularity: np.ndarray,
         profiles: Mapping[str, NumberProfile | ValueProfile],
     ) -> None:
-        lengths = np.linalg.norm(vectors, axis=1)
-        self.scale = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        self.scale = inverse_lengths(vectors)
         self.vectors, self.popularity, self.profiles = vectors, popularity, dict(profiles)
         self.names = [
             *OF_RETRIEVAL,
@@ -178,7 +178,9 @@ class CandidateFeatures:
         return {column: kinds[type(profile)] for column, profile in self.profiles.items()}
 
     @classmethod
-    def load(cls, folder: Path, kinds: Mapping[str, str], vectors: np.ndarray) -> CandidateFeatures:
+    def load(
+        cls, folder: Path, kinds: Mapping[str, str], vectors: np.ndarray | StoredVectors
+    ) -> CandidateFeatures:
         """Read what `save` wrote, for the items of these vectors."""
         with np.load(folder / FILE, allow_pickle=False) as file:
             arrays = dict(file)

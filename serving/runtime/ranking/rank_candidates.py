@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import find, ranges
 from ..contract import ABSENT, Table, count_of, state_of
-from ..index import ItemIndex
+from ..index import ApproximateIndex, ItemIndex
 from ..live.users import LIVE, NO_SLOT, LiveUsers
 from ..operators.base import share
 from ..operators.query_tower import QueryTower, single_threaded
@@ -37,7 +37,7 @@ class RankCandidates:
     folder : Path
     entry : dict of str to Any
         The operator's entry in plan.json.
-    index : ItemIndex
+    index : ItemIndex or ApproximateIndex
         The items. Its vectors are shared, not copied.
     threads : int
     pool : Executor
@@ -48,7 +48,7 @@ class RankCandidates:
         self,
         folder: Path,
         entry: Mapping[str, Any],
-        index: ItemIndex,
+        index: ItemIndex | ApproximateIndex,
         threads: int,
         pool: Executor,
     ) -> None:

@@ -1,0 +1,1 @@
+"""Choosing the kind of the item index by size, memory and recall."""
