@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.errors import ServingError
 
 K, TIMEOUT = 100, 30.0
+ADAPTER = Path(__file__).resolve().parents[2] / "docker/helm/two-tower/prometheus-adapter.yaml"
 
 
 @dataclass
@@ -226,7 +228,9 @@ def test_a_killed_server_fails_no_request_and_comes_back(what, servers, gateway,
     assert load.failures == []
     assert len(load.answers) > killed > 0
     assert_right(load, right)
-    assert "nv_inference" in metrics(first)
+    named = set(re.findall(r"nv_\w+", ADAPTER.read_text()))
+    assert named == {"nv_inference_queue_duration_us", "nv_inference_request_success"}
+    assert all(f'{name}{{model="retrieval",version="' in metrics(first) for name in named)
     assert answered(first) > 0, "nginx sends requests to the server that is back"
 
 
