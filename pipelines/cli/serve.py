@@ -28,15 +28,28 @@ from twotower.pipelines.cli.output import (
 )
 
 
-@main.verb(SERVE, "twotower serve --set serving.http_port=8000")
+@main.verb(SERVE, "twotower serve --set serving.http_port=8000\ntwotower serve --replica")
 @run_option
 @set_option
-def serve(folder, overrides) -> None:
+@click.option(
+    "--replica",
+    is_flag=True,
+    help="Run one of several servers of the run. It copies what is published, follows later "
+    "publications, and writes nothing in the run folder.",
+)
+@click.option(
+    "--version",
+    type=click.IntRange(min=1),
+    help="Version that a replica serves, whatever is published.",
+)
+def serve(folder, overrides, replica, version) -> None:
     """Serve the published version with Triton until Ctrl-C."""
     from twotower.pipelines.steps.serve import serve as step
 
+    if version and not replica:
+        raise click.UsageError("--version is for --replica; `twotower publish --version` publishes")
     # Not kept: the address is a setting of this server, not of the run.
-    step(open_run(folder, overrides, keep=False))
+    step(open_run(folder, overrides, keep=False), replica=replica, version=version)
 
 
 @main.verb(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +87,16 @@ def serving(run: Run, events: bool = False) -> Iterator[Addresses]:
     config = run.config.serving.copy(update=free)
     if not events:
         config.events, config.experiment = EventsConfig(), None
-    with _triton(run, ModelRepository(run.path / TRITON), config, "triton.log") as server:
+    log = run.path / "logs" / "triton.log"
+    with _triton(ModelRepository(run.path / TRITON), config, log) as server:
         yield Addresses(server.http, server.grpc, server.metrics)
 
 
 @contextlib.contextmanager
 def _triton(
-    run: Run, repository: ModelRepository, config: ServingConfig, log: str
+    repository: ModelRepository, config: ServingConfig, log: Path
 ) -> Iterator[TritonServer]:
-    """Run Triton with the settings `config` while the block runs; it writes logs/`log`."""
+    """Run Triton with the settings `config` while the block runs; it writes `log`."""
     from twotower.serving.triton.server import TritonServer
 
     server = TritonServer(
@@ -100,7 +104,7 @@ def _triton(
         http_port=config.http_port,
         grpc_port=config.grpc_port,
         metrics_port=config.metrics_port,
-        log=run.path / "logs" / log,
+        log=log,
         host=config.host,
         timeout=config.startup_seconds,
         events=config.events.settings,
@@ -141,8 +145,18 @@ def _check_experiment(experiment: ExperimentConfig, repository: ModelRepository)
         )
 
 
-def serve(run: Run) -> None:
+def serve(run: Run, *, replica: bool = False, version: int | None = None) -> None:
     """Serve until Ctrl-C or SIGTERM; `query` finds the addresses in the run folder.
+
+    Parameters
+    ----------
+    run : Run
+        What to serve.
+    replica : bool
+        Whether this is one of several servers of the run. It writes nothing in the run folder, so
+        commands do not find it there; it loads what is published by itself.
+    version : int, optional
+        The version that a replica serves, whatever is published.
 
     Raises
     ------
@@ -156,23 +170,33 @@ def serve(run: Run) -> None:
     # Also needed if a shell started this in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
-    path, repository = run.path / SERVER, ModelRepository(run.path / TRITON)
     answers = False
     try:
         with contextlib.ExitStack() as stack:
-            server = _start(run, repository, stack)
+            started = _start_replica(run, version, stack) if replica else _start(run, stack)
             answers = True
-            console.print(f"metrics http://{server.metrics}/metrics; Ctrl-C stops the server")
-            _keep_running(server, repository, path)
+            metrics = started.server.metrics
+            console.print(f"metrics http://{metrics}/metrics; Ctrl-C stops the server")
+            _keep_running(started)
     except (KeyboardInterrupt, _Terminated):
         if not answers:
             raise
     console.print("stopped")
 
 
-def _start(run: Run, repository: ModelRepository, stack: contextlib.ExitStack) -> TritonServer:
+@dataclass(frozen=True)
+class _Started:
+    """A running server, and what to do after a restart and five times per second."""
+
+    server: TritonServer
+    repository: ModelRepository
+    restarted: Callable[[], None]
+    meanwhile: Callable[[], None]
+
+
+def _start(run: Run, stack: contextlib.ExitStack) -> _Started:
     """Start the server of `serve`; `stack` stops it."""
-    path = run.path / SERVER
+    path, repository = run.path / SERVER, ModelRepository(run.path / TRITON)
     # The lock is held until server.json exists: otherwise `publish` could miss this server.
     with stage("serve") as (progress, result), contextlib.ExitStack() as starting:
         progress(0, 1, "wait for other commands that publish")
@@ -186,7 +210,8 @@ def _start(run: Run, repository: ModelRepository, stack: contextlib.ExitStack) -
         path.unlink(missing_ok=True)  # a killed server may have left one
         progress(0, 1, "start Triton")
         # It has its own log, since a server for one query may run at the same time.
-        started = _triton(run, repository, run.config.serving, "serve.log")
+        log = run.path / "logs" / "serve.log"
+        started = _triton(repository, run.config.serving, log)
         server = stack.enter_context(started)
         stack.callback(path.unlink, missing_ok=True)
         _write_addresses(path, server)
@@ -194,7 +219,73 @@ def _start(run: Run, repository: ModelRepository, stack: contextlib.ExitStack) -
             f"model `retrieval`, version {repository.published}: "
             f"http {server.http}, grpc {server.grpc}"
         )
-    return server
+    return _Started(server, repository, partial(_write_addresses, path, server), lambda: None)
+
+
+def _start_replica(run: Run, version: int | None, stack: contextlib.ExitStack) -> _Started:
+    """Start a server that writes nothing in the run folder; `stack` stops it."""
+    from twotower.serving.triton.replica import Replica
+
+    config = run.config.serving
+    if config.events.store == "sqlite":
+        raise ConfigError(
+            "serving.events.store is sqlite, which a replica cannot share with other servers; set "
+            "it to redis or none"
+        )
+    replica = stack.enter_context(Replica(run.path / TRITON, version))
+    log = replica.repository.root / "triton.log"
+    with stage("serve") as (progress, result):
+        progress(0, 2, "copy and check the version")
+        for problem in replica.begin():
+            console.print(f"[bold red]damaged[/] {escape(problem)}")
+        progress(1, 2, "start Triton")
+        server = stack.enter_context(_triton(replica.repository, config, log))
+        result(
+            f"model `retrieval`, version {replica.repository.published}: "
+            f"http {server.http}, grpc {server.grpc}"
+        )
+    printed = stack.enter_context(_PrintedLog(log))
+
+    def meanwhile() -> None:
+        printed.print()
+        key, seconds = server.key, config.startup_seconds
+        control = ModelControl(server.http, key, seconds) if key else None
+        try:
+            if (loaded := replica.follow(control)) is not None:
+                console.print(f"version {loaded} was published and answers now")
+        except ServingError as error:
+            console.print(f"[bold red]not loaded[/] {escape(str(error))}")
+
+    return _Started(server, replica.repository, lambda: None, meanwhile)
+
+
+class _PrintedLog:
+    """Prints what is added to a server's log on stderr, where a cluster collects it.
+
+    Parameters
+    ----------
+    path : Path
+        The log, which may be replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open(errors="replace")
+
+    def __enter__(self) -> _PrintedLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.print()
+        self._file.close()
+
+    def print(self) -> None:
+        """Print what has been added since the last call."""
+        shutil.copyfileobj(self._file, sys.stderr)
+        sys.stderr.flush()
+        if self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
+            self._file.close()
+            self._file = self._path.open(errors="replace")
 
 
 class _Terminated(SystemExit):
@@ -205,20 +296,21 @@ def _terminate(*_: Any) -> None:
     raise _Terminated(128 + signal.SIGTERM)
 
 
-def _keep_running(server: TritonServer, repository: ModelRepository, path: Path) -> None:
+def _keep_running(running: _Started) -> None:
     """Restart Triton on the same ports whenever it ends by itself; never returns.
 
     Some malformed requests crash Triton's front end.
     """
-    pause, started = 0.0, time.monotonic()
+    server, pause, started = running.server, 0.0, time.monotonic()
     while True:
         time.sleep(0.2)
+        running.meanwhile()
         if reason := server.ended():
             pause = next_pause(pause, lived=time.monotonic() - started)
             time.sleep(pause)
-            with repository.lock():
+            with running.repository.lock():
                 _restart(server)
-                _write_addresses(path, server)
+                running.restarted()
             started = time.monotonic()
             console.print(f"[bold red]restarted[/] {escape(reason)}")
 

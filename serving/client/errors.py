@@ -18,6 +18,7 @@ GRPC_CONNECTION_FAILURES = (
     "goaway",
     "broken pipe",
     "endpoint",
+    "status: 502",  # of a gateway, which lost the connection to a server
 )
 """Parts of gRPC's own messages with the status UNAVAILABLE. Triton uses that status, too."""
 

@@ -23,8 +23,8 @@ from twotower.serving.triton.server import DIRECT, resolve_host
 
 PROCESSES = {"Triton": "tritonserver", "model": "triton_python_b"}
 """Names of the processes, which the kernel cuts to 15 characters."""
-FIRST_FIXED = (2, 60)
-"""Version of Triton 25.08, the first that is certainly without CVE-2025-23310, -23311, -23319."""
+FIRST_FIXED = (2, 69)
+"""Version of Triton 26.05, the first without the known vulnerabilities; see docs/security.md."""
 
 
 def check_server(http: str, metrics: str, pid: int) -> list[Check]:
@@ -102,7 +102,7 @@ def _version(http: str) -> Check:
     version = json.loads(_fetch(f"http://{http}/v2")[1])["version"]
     advice = ""
     if tuple(map(int, version.split(".")[:2])) < FIRST_FIXED:
-        advice = "older than 25.07, with known vulnerabilities (CVE-2025-23310): use loopback only"
+        advice = "older than 26.05, with known vulnerabilities (CVE-2025-23310): use loopback only"
     return Check("Triton", True, version, advice)
 
 

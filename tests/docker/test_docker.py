@@ -109,7 +109,27 @@ def test_nothing_git_ignores_reaches_an_image():
 
 def test_compose_publishes_to_loopback_only():
     ports = {name: service.get("ports", []) for name, service in compose("compose.yaml").items()}
-    assert ports == {"train": [], "triton": loopback(*TRITON), "lab": loopback(*LAB)}
+    assert ports == {
+        "train": [],
+        "triton": loopback(*TRITON),
+        "replica-1": [],
+        "replica-2": [],
+        "gateway": loopback("8080", "8081"),
+        "lab": loopback(*LAB),
+    }
+
+
+def test_compose_replicas_are_those_of_nginx_and_cannot_write_the_runs():
+    services = compose("compose.yaml")
+    config = (ROOT / "docker" / "nginx.conf").read_text()
+    named = re.findall(r"server ([\w-]+):(\d+) ", config)
+    replicas = ("replica-1", "replica-2")
+    assert named == [(name, port) for port in ("8000", "8001") for name in replicas]
+    for name in replicas:
+        assert services[name]["volumes"] == ["runs:/twotower/runs:ro"]
+        command = services[name]["command"]
+        assert "twotower serve --replica" in command
+        assert "http_port=8000" in command and "grpc_port=8001" in command
 
 
 def test_compose_refuses_a_lab_without_token():
@@ -120,7 +140,7 @@ def test_compose_refuses_a_lab_without_token():
 
 def test_compose_starts_without_a_gpu_and_gives_all_with_the_override():
     plain, gpu = compose("compose.yaml"), compose("compose.gpu.yaml")
-    assert plain.keys() == gpu.keys() == {"train", "triton", "lab"}
+    assert gpu.keys() == {"train", "triton", "lab"} < plain.keys()
     assert not any("deploy" in service for service in plain.values())
     for service in gpu.values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
@@ -133,7 +153,8 @@ def test_compose_starts_without_a_gpu_and_gives_all_with_the_override():
     [("compose.yaml", "Dockerfile.cpu"), ("compose.gpu.yaml", "Dockerfile")],
 )
 def test_compose_builds_the_same_images_as_make(file, dockerfile):
-    for service in compose(file).values():
+    built = [each for name, each in compose(file).items() if name != "gateway"]
+    for service in built:
         assert service["build"]["dockerfile"] == f"docker/{dockerfile}"
         assert (ROOT / "docker" / service["build"]["context"]).resolve() == ROOT
 
