@@ -20,7 +20,6 @@ LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # horovodrun with Open MPI, and mpirun
 )
 """The variables that launchers set: the number of the worker, and how many workers there are."""
-STALL_SECONDS = "HOROVOD_STALL_CHECK_TIME_SECONDS"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,9 @@ def prepare() -> None:
     If a worker ends, `horovodrun` terminates the others. They then end as after Ctrl-C, with a
     message.
     """
-    # All workers wait while the first one validates. Horovod would warn of that every minute.
-    os.environ.setdefault(STALL_SECONDS, "3600")
+    # Horovod would warn every minute that the first worker keeps the others waiting, as it does
+    # while it validates, and describe a lost connection before this project's own message.
+    os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
 
 

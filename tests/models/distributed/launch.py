@@ -28,6 +28,7 @@ def started(size: int, command: Sequence[str], logs: Path) -> Iterator[list[subp
         try:
             for place in places:
                 own = {**os.environ, **shared, **create_slot_env_vars(place)}
+                own.pop("TF_CPP_MIN_LOG_LEVEL", None)  # as on a console, see `quiet`
                 with (logs / f"worker-{place.rank}.log").open("w") as log:
                     workers.append(
                         subprocess.Popen(
