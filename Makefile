@@ -10,6 +10,7 @@ PARTS ?=
 K ?= 10
 DOCS ?=
 RUN_FOLDER ?=
+WORKERS ?= 2
 # Recipes use "$$DATA" and so on, which the shell takes from the environment, so that spaces, quotes
 # and dollar signs in a value are kept as typed.
 override DATA := $(value DATA)
@@ -20,10 +21,11 @@ override DOCS := $(value DOCS)
 override RUN_FOLDER := $(value RUN_FOLDER)
 override PARTS := $(value PARTS)
 override K := $(value K)
+override WORKERS := $(value WORKERS)
 # The environment defines USER and may define VERSION: use them only if given on the command line.
 override VERSION_ID := $(if $(filter command,$(firstword $(origin VERSION))),$(value VERSION))
 override USER_ID := $(if $(filter command,$(firstword $(origin USER))),$(value USER))
-export DATA CONFIG SET RECIPE DOCS RUN_FOLDER PARTS K VERSION_ID USER_ID
+export DATA CONFIG SET RECIPE DOCS RUN_FOLDER PARTS K WORKERS VERSION_ID USER_ID
 AND_SET = $(if $(SET),--set "$$SET")
 # One option per value; values are separated by spaces, and the shell does not expand them.
 PART_OPTIONS = set -f; set --; for part in $$PARTS; do set -- "$$@" --part "$$part"; done
@@ -32,11 +34,12 @@ USER_OPTIONS = set -f; set --; for user in $$USER_ID; do set -- "$$@" --user "$$
 VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+HOROVOD := $(VENV)/.horovod
 TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env helm run test lint types format test-slow test-replicas serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults bench-two-stage soak checks figures clean compare tune docs docs-reference
+.PHONY: help env helm run test lint types format test-slow test-replicas horovod test-horovod train-horovod serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults bench-two-stage soak checks figures clean compare tune docs docs-reference
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +48,15 @@ help: ## print this list
 $(READY): requirements/*.txt requirements/make_env.sh pyproject.toml
 	@requirements/make_env.sh $(VENV) $(PYTHON)
 	@touch $(READY)
+
+# Without MPI and NCCL, unless the environment asks for them, as HOROVOD_GPU_OPERATIONS=NCCL does.
+$(HOROVOD): $(READY)
+	@$(BIN)/python -c 'import horovod' 2>/dev/null || { \
+	    echo "compiling Horovod, which takes about 10 minutes on 2 cores"; \
+	    HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
+	    HOROVOD_WITHOUT_MPI="$${HOROVOD_WITHOUT_MPI-1}" $(VENV)-tools/bin/uv pip install --quiet \
+	    --python $(BIN)/python --no-deps --no-build-isolation -r requirements/horovod.txt; }
+	@touch $(HOROVOD)
 
 env: $(READY) ## create the virtual environment
 
@@ -80,6 +92,14 @@ test-slow: $(READY) ## the slow tests
 
 test-replicas: $(READY) ## test servers behind nginx under load: a publish, a killed server
 	@$(PYTEST) tests/serving/triton/test_replica.py tests/docker/test_nginx.py tests/pipelines/test_replicas.py
+
+horovod: $(HOROVOD) ## compile and install Horovod, for training by several workers (10 minutes)
+
+test-horovod: $(HOROVOD) ## the tests of training by several workers, with two on this machine
+	@$(PYTEST) tests/models/distributed tests/pipelines/steps/test_train_workers.py
+
+train-horovod: $(HOROVOD) ## train the last run, or RUN_FOLDER, with several workers: [WORKERS=2]
+	@PATH="$$PWD/$(BIN):$$PATH" horovodrun -np "$$WORKERS" twotower train $(if $(RUN_FOLDER),--run "$$RUN_FOLDER") $(AND_SET)
 
 serve: $(READY) ## serve the last run until Ctrl-C
 	@$(TWOTOWER) serve

@@ -81,6 +81,8 @@ class FeatureLookup(tf.keras.layers.Layer):
         All training positives (see `known_pairs`), to find the batch's false negatives.
     positives_per_user : ndarray of float, shape (n_users,), optional
         Number of positives, to find the fraction of each user's positives that is in the batch.
+    worker : int
+        Number of the worker, for random draws of its own.
     views : callable, optional
         Computes additional features from the columns of `items` and a seed (see `item_views`).
     """
@@ -104,11 +106,12 @@ class FeatureLookup(tf.keras.layers.Layer):
         draw_own: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         known: np.ndarray | None = None,
         positives_per_user: np.ndarray | None = None,
+        worker: int = 0,
         views: Callable[[Mapping[str, tf.Tensor], tf.Tensor], Features] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.seed, self.step, self.lists = seed, step, frozenset(lists)
+        self.seed, self.worker, self.step, self.lists = seed, worker, step, frozenset(lists)
         self.history, self.history_dropout = history, history_dropout
         self.whole_histories = whole_histories
         self.tables = {
@@ -132,9 +135,10 @@ class FeatureLookup(tf.keras.layers.Layer):
     def call(self, inputs, training=False):
         positions = {rows: tf.reshape(inputs[rows], [-1]) for rows in self.tables}
         if training:
-            features = self._training_features(positions)
-            if WEIGHT in inputs:
-                features[WEIGHT] = tf.reshape(inputs[WEIGHT], [-1])
+            weight = tf.reshape(inputs[WEIGHT], [-1]) if WEIGHT in inputs else None
+            features = self._training_features(positions, weight)
+            if weight is not None:
+                features[WEIGHT] = weight
             return features
         return {
             name: tf.gather(table, positions[rows])
@@ -142,10 +146,10 @@ class FeatureLookup(tf.keras.layers.Layer):
             for name, table in tables.items()
         }
 
-    def _training_features(self, positions: Features) -> Features:
+    def _training_features(self, positions: Features, weight: tf.Tensor | None) -> Features:
         """Features of the distinct users and items at `positions`, with values hidden at random."""
-        seed = stateless_fold_in([self.seed, 0], self.step())
-        positions, features = self._batch(positions, seed)
+        seed = stateless_fold_in([self.seed, self.worker], self.step())
+        positions, features = self._batch(positions, seed, weight)
         for rows, tables in self.tables.items():
             for name, table in tables.items():
                 values = tf.gather(table, positions[rows])
@@ -169,7 +173,9 @@ class FeatureLookup(tf.keras.layers.Layer):
             features.update(self.views(self.tables[ITEM_ROW], seed))
         return features
 
-    def _batch(self, positions: Features, seed: tf.Tensor) -> tuple[Features, Features]:
+    def _batch(
+        self, positions: Features, seed: tf.Tensor, weight: tf.Tensor | None
+    ) -> tuple[Features, Features]:
         """Rows of the distinct users and items, and the keys that the loss needs."""
         queries, query_of = self._queries(positions)
         users = queries[USER_ROW]
@@ -180,8 +186,9 @@ class FeatureLookup(tf.keras.layers.Layer):
         if self.known is not None:
             features[KNOWN] = false_negatives(users, items, self.known, self.n_items)
         if self.positives_per_user is not None:
-            ones = tf.ones([tf.size(query_of)])
-            here = tf.math.unsorted_segment_sum(ones, query_of, tf.size(users))
+            # A weight of 0 marks what fills up a batch, see `shuffled_batches`.
+            counted = tf.ones([tf.size(query_of)]) if weight is None else tf.sign(weight)
+            here = tf.math.unsorted_segment_sum(counted, query_of, tf.size(users))
             features[SHARE] = here / tf.gather(self.positives_per_user, users)
         return {**queries, ITEM_ROW: items}, features
 

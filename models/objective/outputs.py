@@ -25,6 +25,8 @@ from twotower.models.batch_keys import (
     SHARE,
     WEIGHT,
 )
+from twotower.models.distributed.negatives import gathered_candidates
+from twotower.models.distributed.workers import Workers
 from twotower.models.objective.config import MIN_LEARNED_TEMPERATURE, ObjectiveConfig
 from twotower.models.objective.corrections import (
     StreamingFrequency,
@@ -94,6 +96,7 @@ class InBatchSoftmax(mm.ContrastiveOutput):
             **kwargs,
         )
         self.precision, self.logq, self.frequency = precision, logq, frequency
+        self.workers, self.gather_negatives = Workers(), False
         self.initial_temperature, self.log_temperature, self.added = temperature, None, added
         if learn_temperature:
             self.log_temperature = self.add_weight(
@@ -118,11 +121,14 @@ class InBatchSoftmax(mm.ContrastiveOutput):
         """
         if self.frequency is not None:
             ids = tf.reshape(positive.id, [-1])
-            self.frequency.update(tf.gather(ids, positive.metadata[POSITIVE_OF]))
+            positives = tf.gather(ids, positive.metadata[POSITIVE_OF])
+            self.frequency.update(self.workers.gather(positives, "positives"))
+        if self.gather_negatives:
+            positive = gathered_candidates(positive, self.workers)
         loss = self.loss_of(query_embedding, positive)
         if self.added is not None:
             loss += self.added(positive.metadata)
-        return Prediction(tf.reshape(loss, [1, 1]), tf.ones([1, 1]))
+        return Prediction(tf.reshape(self.workers.mean(loss), [1, 1]), tf.ones([1, 1]))
 
     def loss_of(self, query: tf.Tensor, candidate: Candidate) -> tf.Tensor:
         """Compute the loss of a batch.

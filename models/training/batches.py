@@ -21,18 +21,43 @@ from twotower.models.training.model import TwoTower, item_id_hiding
 from twotower.models.two_tower import history_column
 
 
+def count_steps(n: int, batch_size: int, workers: int = 1) -> int:
+    """Count the steps of an epoch.
+
+    Parameters
+    ----------
+    n : int
+        Number of positives.
+    batch_size : int
+        Positives per step of each worker.
+    workers : int
+
+    Returns
+    -------
+    int
+        One process drops the last `n % batch_size` positives of an epoch. Several workers also
+        train on the rest, see `shuffled_batches`.
+    """
+    return n // batch_size if workers == 1 else -(-n // (workers * batch_size))
+
+
 def shuffled_batches(
     columns: Mapping[str, np.ndarray],
     batch_size: int,
     seed: int,
     first_step: int = 0,
     order: str = "shuffled",
+    worker: int = 0,
+    workers: int = 1,
 ) -> tf.data.Dataset:
     """Create endless batches of shuffled positives, one epoch after another.
 
     Every epoch has its own order of all positives and drops the last `n % batch_size`. A batch
     depends only on the seed and the number of its step, so a resumed training continues with the
     batches that it would have had without the interruption.
+
+    Together, several workers have the batch of one process with `workers * batch_size`. The last
+    batches of an epoch are filled up with its first positives: of weight 0, so only as negatives.
 
     Parameters
     ----------
@@ -45,14 +70,17 @@ def shuffled_batches(
         Number of the first step, counted from 0 over all epochs.
     order : str
         "shuffled", or "by_user": the positives of a user are side by side, and users are shuffled.
+    worker, workers : int
+        Number of this worker, from 0, and number of workers.
 
     Returns
     -------
     tf.data.Dataset
-        Of dicts with the names of `columns`, each of shape (batch_size,).
+        Of dicts of Tensors of shape (batch_size,): `columns`, and WEIGHT if batches are filled up.
     """
     n = len(next(iter(columns.values())))
-    steps_per_epoch = n // batch_size
+    steps_per_epoch = count_steps(n, batch_size, workers)
+    is_filled = workers > 1 and n % (workers * batch_size) > 0
     types = [tf.as_dtype(values.dtype) for values in columns.values()]
     users = UserOrder(columns[USER_ROW], seed) if order == BY_USER else None
 
@@ -63,7 +91,9 @@ def shuffled_batches(
 
     def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         epoch = step // steps_per_epoch
-        positions = step % steps_per_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
+        first = (step % steps_per_epoch * workers + worker) * batch_size
+        place = first + tf.range(batch_size, dtype=tf.int64)
+        positions = place % n if is_filled else place
         if users is None:
             # The permutation is computed for these positions only; it is never stored.
             positions = tf.random.experimental.index_shuffle(
@@ -71,15 +101,16 @@ def shuffled_batches(
             )
         read = tf.numpy_function(rows, [epoch, positions], types, stateful=False)
         # AutoGraph knows no zip(strict=True).
-        return {
-            name: tf.ensure_shape(read[place], [batch_size]) for place, name in enumerate(columns)
-        }
+        found = {name: tf.ensure_shape(read[i], [batch_size]) for i, name in enumerate(columns)}
+        if is_filled:
+            found[WEIGHT] = tf.where(place < n, found.get(WEIGHT, 1.0), 0.0)
+        return found
 
     options = tf.data.Options()
     # The autotune thread wakes up only once a minute, and the end of training waits for it.
     options.autotune.enabled = False
-    endless = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-    return endless.map(batch).prefetch(2).with_options(options)
+    steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+    return steps.map(batch).prefetch(2).with_options(options)
 
 
 class UserOrder:
@@ -124,6 +155,7 @@ def feature_lookup(
     all_data: TrainingData,
     config: TrainingConfig,
     mined: MinedNegatives | None = None,
+    worker: int = 0,
 ) -> FeatureLookup:
     """Create the layer that looks up the features of a training batch.
 
@@ -139,6 +171,8 @@ def feature_lookup(
         For the seed and the order of the interactions.
     mined : MinedNegatives, optional
         For `objective.negatives: mined`.
+    worker : int
+        Number of the worker, from 0.
 
     Returns
     -------
@@ -156,6 +190,7 @@ def feature_lookup(
         hide_item_id=hide_probability,
         dropout=model.feature_dropout,
         seed=config.seed,
+        worker=worker,
         step=lambda: tower.model.optimizer.iterations,
         lists=lists,
         history=history_column(schema),

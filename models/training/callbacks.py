@@ -85,6 +85,9 @@ class Validation(tf.keras.callbacks.Callback):
         Validated and kept as the best epoch instead of the weights of the last step.
     finish_epoch : callable (), optional
         Sets the weights of the model that follow from the trained ones, before the validation.
+    full_batches : float, optional
+        Number of full batches of an epoch, if the last ones are filled up with interactions that
+        have no loss; the loss of an epoch is the mean over these. Default: all batches are full.
     """
 
     def __init__(
@@ -94,10 +97,12 @@ class Validation(tf.keras.callbacks.Callback):
         config: TrainingConfig,
         averages: WeightAverages | None = None,
         finish_epoch: Callable[[], None] | None = None,
+        full_batches: float | None = None,
     ):
         super().__init__()
         self.state, self.validate, self.config = state, validate, config
         self.averages, self.finish_epoch = averages, finish_epoch
+        self.full_batches = full_batches
         self.last_save, self.pause = time.perf_counter(), config.checkpoint_seconds
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -118,7 +123,7 @@ class Validation(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
         progress = self.state.progress
         self._update_progress(self.params["steps"], logs["loss"])
-        mean_loss = progress.loss / progress.steps
+        mean_loss = progress.loss / (self.full_batches or progress.steps)
         with self.averages.applied() if self.averages else nullcontext():
             if self.finish_epoch:
                 self.finish_epoch()

@@ -137,6 +137,12 @@ class TrainingConfig(BaseModel, extra=Extra.forbid):
         "negatives from the whole catalogue an epoch takes a fraction of the time. Histories then "
         "contain the positive to be found, as in LightGCN",
     )
+    gather_negatives: bool = Field(
+        False,
+        description="with several workers (horovodrun): the negatives of a worker are also the "
+        "items in the batches of the others, as if one process had the batches of all. Needs "
+        "model.objective.negatives in_batch. Without effect on one process",
+    )
     epochs: int = Field(
         20, gt=0, le=1_000_000, description="maximum number of passes over the training part"
     )
@@ -341,6 +347,11 @@ def conflict(
         )
     if model.tie_history and not history:
         return "model.tie_history needs a history; set features.history, or tie_history to false"
+    if training.gather_negatives and (objective.negatives != "in_batch" or objective.mask_known):
+        return (
+            "training.gather_negatives needs model.objective.negatives in_batch, and "
+            "model.objective.mask_known false; set them, or gather_negatives to false"
+        )
     if training.order == BY_USER and SAMPLERS[objective.negatives].in_batch:
         return (
             f"training.order: {BY_USER} cannot be used with model.objective.negatives "

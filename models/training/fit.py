@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import tensorflow as tf
 
+from twotower.models.distributed.state import SharedState
+from twotower.models.distributed.workers import Workers, join_workers
 from twotower.models.errors import ModelError
 from twotower.models.feature_lookup import FeatureLookup
 from twotower.models.graph.training import GraphTrainer
 from twotower.models.objective.config import ObjectiveConfig
 from twotower.models.sequence.training import SequenceTrainer
-from twotower.models.training.batches import feature_lookup, shuffled_batches, training_columns
+from twotower.models.training.batches import (
+    count_steps,
+    feature_lookup,
+    shuffled_batches,
+    training_columns,
+)
 from twotower.models.training.callbacks import (
     LearningRate,
     ReportProgress,
     Validation,
     WeightAverages,
 )
-from twotower.models.training.checkpoint import Progress, TrainingState
+from twotower.models.training.checkpoint import Progress
 from twotower.models.training.config import TrainingConfig
 from twotower.models.training.data import TrainingData
 from twotower.models.training.mining import MinedNegatives, MineEveryEpoch
@@ -46,6 +53,7 @@ def fit(
 
     If the training was interrupted, or if `config` now allows more epochs or patience, it resumes
     from the state in `folder` with the next batch. The result is that of an uninterrupted training.
+    Several workers must all call this; they end with the same weights and history.
 
     Parameters
     ----------
@@ -69,43 +77,42 @@ def fit(
     -------
     History
     """
+    workers = join_workers()
     trainer = _trainer(tower, data, config)
     variables = trainer.variables if trainer else tower.model.trainable_variables
-    _set_up(tower.model, config, variables)
-    per_epoch = trainer.steps_per_epoch if trainer else len(data.user_rows) // config.batch_size
+    _set_up(tower.model, config, variables, workers)
+    n, size = len(data.user_rows), workers.size
+    per_epoch = trainer.steps_per_epoch if trainer else count_steps(n, config.batch_size, size)
     averages = WeightAverages(variables, config.average * per_epoch) if config.average else None
     all_data = data if all_data is None else all_data
     mined = _mined_negatives(tower.config.objective, all_data)
-    state = TrainingState(
-        tower.model,
-        folder,
-        mined=mined,
-        vectors=getattr(trainer, "vectors", None),
-        averages=averages,
-    )
-    state.restore()
-    finish = trainer.finish_epoch if trainer else None
-    validation = Validation(state, validate, config, averages, finish)
-    if initialize is not None and not state.progress.epochs:
-        validation.run_initial(tower.model, initialize)
-    callbacks = [validation, *_other_callbacks(config, state, mined, tensorboard)]
-    if progress is not None:
-        steps = per_epoch * (config.epochs - (initialize is not None))
-        callbacks.append(ReportProgress(progress, int(tower.model.optimizer.iterations), steps))
-    if trainer is not None:
-        _train_steps(trainer, tower.model, config, state.progress, callbacks)
-    else:
-        lookup = feature_lookup(tower, data, all_data, config, mined)
-        _train(tower.model, data, config, state.progress, lookup, callbacks)
-    state.save()
-    state.restore_best(best_epoch(state.progress.history, config.monitor))
-    tower.history = state.progress.history
+    saved = {"mined": mined, "vectors": getattr(trainer, "vectors", None), "averages": averages}
+    state = SharedState(workers, tower.model, folder, **saved)
+    with workers.watched():
+        state.restore()
+        finish = trainer.finish_epoch if trainer else None
+        full = n / (size * config.batch_size) if size > 1 else None
+        validation = Validation(state, workers.of_first(validate), config, averages, finish, full)
+        if initialize is not None and not state.progress.epochs:
+            validation.run_initial(tower.model, state.initialized(initialize))
+        callbacks = [validation, *_other_callbacks(config, state, mined, tensorboard)]
+        if progress is not None:
+            steps = per_epoch * (config.epochs - (initialize is not None))
+            callbacks.append(ReportProgress(progress, state.steps, steps))
+        if trainer is not None:
+            _train_steps(trainer, tower.model, config, state.progress, callbacks)
+        else:
+            lookup = feature_lookup(tower, data, all_data, config, mined, workers.rank)
+            _train(tower.model, data, config, state.progress, lookup, callbacks, workers)
+        tower.history = state.progress.history
+        state.save()
+        state.restore_best(best_epoch(tower.history, config.monitor))
     return tower.history
 
 
 def _other_callbacks(
     config: TrainingConfig,
-    state: TrainingState,
+    state: SharedState,
     mined: MinedNegatives | None,
     tensorboard: Path | None,
 ) -> Iterator[tf.keras.callbacks.Callback]:
@@ -113,7 +120,7 @@ def _other_callbacks(
     yield LearningRate(config.learning_rate, config.learning_rate_decay, config.warmup)
     if mined:
         yield MineEveryEpoch(mined, state.progress)
-    if tensorboard is not None:
+    if tensorboard is not None and state.is_written:
         yield tf.keras.callbacks.TensorBoard(str(tensorboard), profile_batch=0)
 
 
@@ -153,7 +160,10 @@ def _trainer(tower: TwoTower, data: TrainingData, config: TrainingConfig) -> Tra
 
 
 def _set_up(
-    model: mm.RetrievalModelV2, config: TrainingConfig, variables: list[tf.Variable]
+    model: mm.RetrievalModelV2,
+    config: TrainingConfig,
+    variables: list[tf.Variable],
+    workers: Workers,
 ) -> None:
     """Seed TensorFlow and compile the model with a new optimizer of `variables`."""
     if config.deterministic:
@@ -161,10 +171,12 @@ def _set_up(
     tf.keras.utils.set_random_seed(config.seed)
     # AutoGraph would spend seconds on Merlin's training step and change nothing in it.
     model.train_step = tf.autograph.experimental.do_not_convert(model.train_step)  # type: ignore[method-assign]  # Keras has no other switch
-    optimizer = OPTIMIZERS[config.optimizer](config.learning_rate)
+    optimizer = workers.optimizer(OPTIMIZERS[config.optimizer](config.learning_rate))
     # Its variables must exist before a checkpoint is restored.
     optimizer.build(variables)
     model.compile(optimizer=optimizer, metrics=[])
+    for output in model.model_outputs:
+        output.workers, output.gather_negatives = workers, config.gather_negatives
 
 
 def _mined_negatives(objective: ObjectiveConfig, all_data: TrainingData) -> MinedNegatives | None:
@@ -180,9 +192,10 @@ def _train(
     progress: Progress,
     lookup: FeatureLookup,
     callbacks: list[tf.keras.callbacks.Callback],
+    workers: Workers,
 ) -> None:
     """Train for all epochs that are left; `callbacks` update `progress`."""
-    steps_per_epoch = len(data.user_rows) // config.batch_size
+    steps_per_epoch = count_steps(len(data.user_rows), config.batch_size, workers.size)
     while not _is_finished(progress, config):
         # First the rest of an interrupted epoch, then all other epochs in one call.
         batches = shuffled_batches(
@@ -191,6 +204,8 @@ def _train(
             seed=config.seed,
             first_step=int(model.optimizer.iterations),
             order=config.order,
+            worker=workers.rank,
+            workers=workers.size,
         )
         model.fit(
             batches,

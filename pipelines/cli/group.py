@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from twotower.models.distributed.launcher import place, prepare
 from twotower.pipelines.errors import is_ours
 
 TRACEBACK = "TWOTOWER_TRACEBACK"
@@ -192,6 +193,32 @@ def _discard_stdout() -> None:
     """Drop output that could not be written: Python would try to write it again at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def start_worker(verb: str | None) -> None:
+    """Set up this process if `horovodrun` has started several; only `twotower train` may be.
+
+    Parameters
+    ----------
+    verb : str, optional
+        What was called.
+
+    Raises
+    ------
+    ClickException
+        If it is another verb.
+    """
+    own = place()
+    if own.size == 1:
+        return
+    if verb != "train":
+        raise click.ClickException(
+            f"several workers can run `twotower train` only; run `twotower {verb}` without "
+            "horovodrun"
+        )
+    prepare()
+    if own.rank:  # errors go to stderr; everything else is what the first worker prints
+        _discard_stdout()
 
 
 def quiet() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from twotower.pipelines.cli.group import Commands, quiet
+from twotower.pipelines.cli.group import Commands, quiet, start_worker
 from twotower.workflows.sources.data_path import DataPath
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ Shell completion, for bash and for zsh:
 def main() -> None:
     """Two-tower retrieval on NVIDIA Merlin: from interactions to answers of a Triton server."""
     quiet()
+    start_worker(click.get_current_context().invoked_subcommand)
 
 
 FILE = click.Path(path_type=Path)

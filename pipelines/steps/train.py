@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twotower.models.distributed.launcher import place, unsupported
 from twotower.pipelines.console import ShowProgress, stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.libraries import load_libraries
-from twotower.pipelines.run import Run, writes
+from twotower.pipelines.run import Run
 from twotower.pipelines.steps.preprocess import load_split, load_training_data
 from twotower.pipelines.steps.processed import SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from twotower.models.distributed.workers import Workers
     from twotower.models.training.config import TrainingConfig
     from twotower.models.training.data import TrainingData
     from twotower.models.training.model import History, TwoTower
@@ -34,11 +36,11 @@ def _no_op(*args: Any, **kwargs: Any) -> None:
     """No-op callback."""
 
 
-@writes
 def train(run: Run, resume: bool = False, chosen: dict[str, Any] | None = None) -> dict:
     """Fit the towers and save those of the best epoch to model/.
 
-    An interrupted training resumes if data and settings are unchanged.
+    An interrupted training resumes if data, settings and the number of workers are unchanged. All
+    workers that `horovodrun` has started call this; only the first one writes the run.
 
     Parameters
     ----------
@@ -52,10 +54,30 @@ def train(run: Run, resume: bool = False, chosen: dict[str, Any] | None = None) 
     Returns
     -------
     dict
-        The notes of the step; see `summary`.
+        The notes of the step, see `summary`; empty for another worker than the first.
     """
+    if place().rank:
+        return _join(run)
+    with run.writing("train"):
+        return _fit_and_save(run, resume, chosen)
+
+
+def _join(run: Run) -> dict:
+    """Train as a worker that writes nothing."""
+    _check(run)
+    load_libraries()
+    # Only the first worker reads and writes the folder of the state.
+    fit_towers(run, run.path / TRAINING / state_name(run))
+    return {}
+
+
+def _check(run: Run) -> None:
     run.verified("ingest", "preprocess")
     check_training(run.config, load_split(run.path / "processed")["train"])
+
+
+def _fit_and_save(run: Run, resume: bool, chosen: dict[str, Any] | None) -> dict:
+    _check(run)
     with stage("train") as (report, result), run.step("train") as (out, notes):
         report(0, 1, "import")
         load_libraries()
@@ -101,6 +123,8 @@ def check_training(config: Config, train: pd.DataFrame) -> None:
         Naming the setting.
     """
     training, rows = config.training, len(train)
+    if place().size > 1 and (wrong := unsupported(config.model)):
+        raise ConfigError(wrong)
     own_batches = config.model.graph or config.model.sequence
     if rows < training.batch_size and not own_batches:
         raise ConfigError(
@@ -145,9 +169,11 @@ def fit_towers(
     report(0, 1, "build the model")
     from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
 
+    from twotower.models.distributed.workers import join_workers
     from twotower.models.training.fit import fit
     from twotower.models.training.model import create
 
+    _check_same(join_workers(), run)
     data = load_training_data(run)
     config = run.config.training
     text = TensorflowMetadata.from_proto_text_file(str(run.path / "processed"), SCHEMA)
@@ -179,6 +205,17 @@ def fit_towers(
         initialize=closed_form_start(tower, data, config, report),
     )
     return tower, data
+
+
+def _check_same(workers: Workers, run: Run) -> None:
+    """Check that this worker has the data and the settings of the first one."""
+    with workers.watched():
+        of_first = workers.of_first(state_name)(run)
+    if of_first != state_name(run):
+        raise RunError(
+            f"{run.path}: worker {workers.rank} has other data or settings than worker 0; all "
+            "workers need the same run folder, and the same options"
+        )
 
 
 def validation(run: Run, data: TrainingData) -> Callable[..., dict[str, float]]:
@@ -343,6 +380,8 @@ def state_folder(run: Run, resume: bool) -> Path:
 def state_name(run: Run) -> str:
     """Return the name of the folder for the state of a training with the run's data and settings.
 
+    It depends on the number of workers, too: with another number, batches are others.
+
     Parameters
     ----------
     run : Run
@@ -356,5 +395,6 @@ def state_name(run: Run) -> str:
     settings = json.loads(run.config.json(include=relevant))
     for key in ("epochs", "patience", "checkpoint_seconds"):
         del settings["training"][key]
+    settings["workers"] = place().size
     identity = json.dumps([run.identity("preprocess"), settings], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:12]

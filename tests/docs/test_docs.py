@@ -25,7 +25,7 @@ FILE = re.compile(rf"(?:{FOLDERS})/[\w./-]*")
 # Options of other programs, which pages name by themselves.
 FOREIGN_OPTIONS = {"--no-deps", "--gpus", "--ipc"}
 FOREIGN_PROGRAMS = re.compile(
-    r"\b(docker|tensorboard|pip|pytest|apt-get|curl|openssl|embed_titles)\b"
+    r"\b(docker|tensorboard|pip|pytest|apt-get|curl|openssl|embed_titles|horovodrun)\b"
 )
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

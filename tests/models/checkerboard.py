@@ -19,6 +19,15 @@ TRAINING = TrainingConfig(
 
 @pytest.fixture(scope="module")
 def schema():
+    return make_schema()
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return make_data()
+
+
+def make_schema():
     from merlin.schema import ColumnSchema, Schema, Tags
 
     def column(name, cardinality, *tags):
@@ -34,8 +43,7 @@ def schema():
     )
 
 
-@pytest.fixture(scope="module")
-def data() -> TrainingData:
+def make_data() -> TrainingData:
     """Even users take even items, odd users odd ones; half of these pairs are positives."""
     random = np.random.default_rng(0)
     users, items = np.meshgrid(np.arange(USERS), np.arange(ITEMS), indexing="ij")

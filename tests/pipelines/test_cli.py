@@ -54,6 +54,16 @@ def started(verb: str, run) -> subprocess.Popen:
     )
 
 
+def test_several_workers_can_train_only(monkeypatch):
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    result = CliRunner().invoke(main, ["evaluate"])
+    assert result.exit_code == 1
+    assert "several workers can run `twotower train` only; run `twotower evaluate` without" in (
+        result.output
+    )
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

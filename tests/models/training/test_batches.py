@@ -49,6 +49,51 @@ def test_a_step_depends_only_on_its_number():
         np.testing.assert_array_equal(ours, known)
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("n", [60, 61, 103])
+@pytest.mark.parametrize("order", ["shuffled", "by_user"])
+def test_workers_train_on_every_positive_once_per_epoch_in_equally_many_steps(workers, n, order):
+    """A step of all workers begins as the batch of one process with as many positives."""
+    from twotower.models.batch_keys import WEIGHT
+    from twotower.models.training.batches import count_steps, shuffled_batches
+
+    columns = {"user_row": ROWS[:n] // 5, "item_row": ROWS[:n]}
+    steps = count_steps(n, 10, workers)
+    assert steps == -(-n // (10 * workers))
+
+    def epoch(batch_size, steps, **place):
+        batches = shuffled_batches(columns, batch_size, 7, steps, order, **place)
+        return list(batches.take(steps).as_numpy_iterator())
+
+    parts = [epoch(10, steps, worker=worker, workers=workers) for worker in range(workers)]
+    together = [
+        {name: np.concatenate([part[step][name] for part in parts]) for name in parts[0][0]}
+        for step in range(steps)
+    ]
+    weight = [batch.get(WEIGHT, np.ones(10 * workers)) for batch in together]
+    trained = [batch["item_row"][own == 1] for batch, own in zip(together, weight, strict=True)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(trained)), ROWS[:n])
+    assert set(np.concatenate(weight)) <= {0, 1}
+    alone = epoch(10 * workers, n // (10 * workers))
+    for ours, expected in zip(trained, alone):  # noqa: B905 - one process drops the last
+        np.testing.assert_array_equal(ours, expected["item_row"])
+
+
+def test_weights_of_positives_are_kept_where_batches_are_filled_up():
+    from twotower.models.batch_keys import WEIGHT
+    from twotower.models.training.batches import shuffled_batches
+
+    weights = np.linspace(0.5, 1.5, 23).astype(np.float32)
+    columns = {"user_row": ROWS[:23], "item_row": ROWS[:23], WEIGHT: weights}
+    for worker in range(2):
+        batches = shuffled_batches(columns, 5, 7, worker=worker, workers=2)
+        for batch in batches.take(2).as_numpy_iterator():
+            np.testing.assert_array_equal(batch[WEIGHT], weights[batch["item_row"]])
+    last = next(shuffled_batches(columns, 5, 7, 2, worker=0, workers=2).as_numpy_iterator())
+    expected = np.where(np.arange(5) < 3, weights[last["item_row"]], 0)
+    np.testing.assert_array_equal(last[WEIGHT], expected)
+
+
 def test_by_user_the_positives_of_a_user_are_side_by_side_and_users_are_shuffled():
     from twotower.models.training.batches import shuffled_batches
 
