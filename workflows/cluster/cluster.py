@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_SECONDS = 10
-START_SECONDS = 120
-WAIT_SECONDS = 60
+START_SECONDS = 180
+WAIT_SECONDS = 180
 """How long to wait while a cluster has no worker."""
 ALLOWED_FAILURES = 3
 """How often the worker of a task may die before the task is given up."""
