@@ -1,0 +1,1 @@
+"""What size costs: the benchmark of large data, by `make bench-scale`."""
