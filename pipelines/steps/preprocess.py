@@ -60,8 +60,7 @@ def preprocess(run: Run) -> dict[str, Any]:
     - users.parquet, items.parquet and contexts.parquet: the encoded tables
     - vectors.<column>.npy: the pretrained vectors of the rows of these tables
     - raw_users.parquet: the user table before encoding, with the history that the server reads
-    - schema.pbtxt: the schema of the encoded tables
-    - split.json: the sizes of the parts
+    - schema.pbtxt and split.json: the schema of the encoded tables, and the sizes of the parts
 
     Returns
     -------

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_SECONDS = 10
-START_SECONDS = 120
-WAIT_SECONDS = 60
+START_SECONDS = 180
+WAIT_SECONDS = 180
 """How long to wait while a cluster has no worker."""
 ALLOWED_FAILURES = 3
 """How often the worker of a task may die before the task is given up."""
@@ -229,7 +229,11 @@ def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
     scratch = folder / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
     has_dashboard = importlib.util.find_spec("bokeh") is not None
-    options = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
+    options = {
+        "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
+        # By default Dask gives up a worker that takes 15 seconds to start again.
+        "distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s",
+    }
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stack.enter_context(_quiet())
@@ -280,11 +284,16 @@ def _import_libraries() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask's own log out of the output; what matters is raised."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep the logs of Dask and its event loop out of the output; what matters is raised."""
+    import distributed  # noqa: F401, so that its loggers are there
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = [logging.getLogger(name) for name in (*names, "asyncio", "tornado")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

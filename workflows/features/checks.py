@@ -85,7 +85,8 @@ def _extremes(path: Path, side: Side) -> pd.DataFrame:
     for batch in batches(path, side.columns):
         for column, values in found.items():
             known = batch[column].drop_null()
-            if len(known) and column in side.numeric and not pa.types.is_nested(known.type):
+            is_number = pa.types.is_integer(known.type) or pa.types.is_floating(known.type)
+            if len(known) and column in side.numeric and is_number:
                 values.extend({pc.min(known).as_py(), pc.max(known).as_py()})
             elif len(known):
                 values.append(known[0].as_py())
