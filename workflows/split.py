@@ -28,7 +28,8 @@ class SplitConfig(BaseModel, extra="forbid"):
         "temporal: two points in time, the same for all users, divide the positives by `ratios`. "
         "file: the parquet file `path` names the part of each pair. column: the column `part` of "
         "the interactions does, as in data sets with an official test part; if it has no valid "
-        "rows, each user's train rows are divided at random by the first two `ratios`. cold_items: "
+        "rows, each user's train rows are divided at random by the first two `ratios`, and rows "
+        "that it names no part for are divided as by random. cold_items: "
         "the items are divided at random by `ratios`, with all their positives, so that valid and "
         "test have items that training has not seen; set evaluation.catalogue to part with it.",
     )
@@ -219,7 +220,8 @@ def describe(config: SplitConfig) -> str:
         "temporal": f"global cut in time {shares}",
         # Only the file's name, because reports should not contain paths of one machine.
         "file": f"read from {config.path.name if config.path else ''}",
-        "column": "the parts that the data set names; without valid, a share of each user's train, "
+        "column": "the parts that the data set names, or at random per user where it names none "
+        f"({shares}); without valid, a share of each user's train, "
         f"seed {config.seed}",
         "cold_items": f"items at random {shares} with all their positives, seed {config.seed}",
     }[config.method]
@@ -310,20 +312,26 @@ def _temporal(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
 
 
 def _from_column(rows: pd.DataFrame, config: SplitConfig) -> np.ndarray:
-    """Read the parts from the column `part`; without valid, take it from train."""
+    """Read the parts from the column `part`; without valid, take it from train.
+
+    Rows without a part are divided at random.
+    """
     if "part" not in rows:
         raise DataError(
             "split.method column needs the column part (train, valid or test) in the interactions; "
             "keep it, or choose another method"
         )
     codes = pd.Categorical(rows["part"], categories=PARTS).codes.copy()
-    if (codes < 0).any():
-        found = rows["part"].to_numpy()[codes < 0][0]
+    unnamed = rows["part"].isna().to_numpy()
+    if (wrong := (codes < 0) & ~unnamed).any():
+        found = rows["part"].to_numpy()[wrong][0]
         raise DataError(
-            f"interactions, column part: {found!r} in {int((codes < 0).sum()):,} rows; expected "
+            f"interactions, column part: {found!r} in {int(wrong.sum()):,} rows; expected "
             f"{', '.join(PARTS)}"
         )
-    if not (codes == 1).any():
+    if unnamed.any():
+        codes[unnamed] = _random(rows[unnamed], config)
+    if not (codes == 1).any() and not unnamed.all():
         train, valid, _ = config.ratios
         ratios = (train / (train + valid), valid / (train + valid), 0)
         is_train = codes == 0

@@ -44,6 +44,8 @@ def ingest(config, data, folder, overrides, on_error, as_json) -> None:
 
     def work():
         if config is None and data is None:
+            if on_error is not None:
+                check_on_error(open_run(folder).config.ingest.source, on_error)
             run = open_run(folder, overrides)
         else:
             from twotower.pipelines.job import choose

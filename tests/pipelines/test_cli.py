@@ -264,6 +264,26 @@ def test_json_is_alone_on_stdout(small_run):
     assert [item["score"] for item in items] == sorted((i["score"] for i in items), reverse=True)
 
 
+def test_generated_files_are_read_with_on_error_as_a_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--rows", "1000", "--test-rows", "0", "--tokens", "40", "--json"]
+    done = CliRunner().invoke(main, ["generate", "made", *options])
+    made = {path.name: path.stat().st_size for path in (tmp_path / "made").iterdir()}
+    assert json.loads(done.stdout) == made
+    assert {*made} == {"SYNTHETIC", "common_features_train.csv", "sample_skeleton_train.csv"}
+    found = []
+    monkeypatch.setattr("twotower.pipelines.steps.ingest.ingest", lambda run: found.append(run))
+    command = ["ingest", "--data", "made", "--run", "r"]
+    assert CliRunner().invoke(main, [*command, "--on-error", "skip"]).exit_code == 0
+    assert found[0].config.ingest.source == "ali-ccp-raw"
+    assert found[0].config.ingest.ali_ccp_raw.on_error == "skip"
+    for verb in ("ingest", "run"):
+        wrong = [verb, "--config", "synthetic", "--data", "made", "--on-error", "skip"]
+        done = CliRunner().invoke(main, wrong)
+        assert done.exit_code == 2
+        assert "--on-error is for source ali-ccp-raw; this is source synthetic" in done.output
+
+
 def test_json_of_evaluate_is_the_report_of_the_run(small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()

@@ -135,6 +135,19 @@ def test_without_valid_a_share_of_each_users_train_rows_is_taken():
     assert not other["part"].equals(result["part"])
 
 
+def test_rows_without_a_part_are_divided_at_random():
+    rows = pairs(*((user, item) for user in (1, 2) for item in range(10)))
+    rows["part"] = None
+    config = {"method": "column", "ratios": (0.6, 0.2, 0.2)}
+    unnamed = split(rows, SplitConfig(**config))
+    random = split(rows, SplitConfig(**{**config, "method": "random"}))
+    assert unnamed["part"].tolist() == random["part"].tolist()
+    rows.loc[:9, "part"] = ["train"] * 8 + ["test"] * 2
+    both = split(rows, SplitConfig(**config))
+    assert both["part"].tolist()[:10] == rows["part"].tolist()[:10]
+    assert both["part"].value_counts().to_dict() == {"train": 14, "test": 4, "valid": 2}
+
+
 def test_a_column_without_parts_is_refused():
     with pytest.raises(DataError, match="needs the column part"):
         parts(pairs((1, 1)), method="column")

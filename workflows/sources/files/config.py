@@ -113,6 +113,12 @@ class FilesConfig(BaseModel, extra="forbid"):
         "each row, so that a later view does not replace a purchase and weights add up; keep_last "
         "otherwise. error: stop.",
     )
+    part_folders: bool = Field(
+        False,
+        description="Whether the interactions get the column `part` from the folder train, valid "
+        "or test that their file is in, for `split.method` column. A file in no such folder has no "
+        "part.",
+    )
     differing: Literal["error", "keep_last"] = Field(
         "error",
         description="What to do when a feature that is read from the interactions has more than "

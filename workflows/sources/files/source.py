@@ -31,6 +31,7 @@ from twotower.workflows.sources.formats.table import FileTable, open_table
 from twotower.workflows.sources.remote import local_copies
 from twotower.workflows.sources.times import as_seconds
 from twotower.workflows.sources.wanted import Wanted
+from twotower.workflows.split_file import PARTS
 from twotower.workflows.tables import Tables
 
 _SIDES: tuple[tuple[TableName, str], ...] = (("users", "user_id"), ("items", "item_id"))
@@ -261,6 +262,9 @@ class FilesSource(Source):
         rows = rows_to_keep(ids["user_id"], ids["item_id"], reader, self.duplicates, findings)
         columns = {key: column.take(rows) for key, column in ids.items()}
         for name in kept:
+            if name == "part" and config.part_folders:
+                columns[name] = reader.table.folders(PARTS).take(rows)
+                continue
             column = reader.column(name)
             values = column.values
             if name == "rating":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +105,19 @@ class FileTable:
                 "they are unknown values",
             )
         return column
+
+    def folders(self, names: Collection[str]) -> pa.ChunkedArray:
+        """Name the folder of each row's file that is one of `names`; null if there is none."""
+        found = [
+            next((name for name in part.file.folders if name in names), None)
+            for part in self._parts
+        ]
+        return pa.chunked_array(
+            [
+                pa.repeat(pa.scalar(name, pa.string()), part.num_rows)
+                for name, part in zip(found, self._parts, strict=True)
+            ]
+        )
 
     def vectors(self, name: str, dim: int, id_of: Callable[[int], object]) -> np.ndarray:
         """Read a column of vectors, part by part: they may take most of the memory.

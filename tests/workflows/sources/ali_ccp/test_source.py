@@ -13,7 +13,7 @@ from tests.workflows.sources.ali_ccp.texts import ALL, convert, parse_slowly
 from twotower.workflows.errors import DataError
 from twotower.workflows.ingest import IngestConfig, detect_source, source_files
 from twotower.workflows.sources.ali_ccp.config import AliCCPConfig
-from twotower.workflows.sources.ali_ccp.conversion.columns import cut_lists
+from twotower.workflows.sources.ali_ccp.conversion.cut import cut_lists
 from twotower.workflows.sources.ali_ccp.draw import FIELDS
 from twotower.workflows.sources.ali_ccp.fields import COMBINED, COMMON, HISTORY, ITEM, USER
 from twotower.workflows.sources.ali_ccp.source import AliCCPRaw
@@ -181,11 +181,13 @@ def test_the_tables_have_what_was_drawn(generated, drawn, tmp_path):
 
 
 def test_lists_are_ordered_by_weight_then_feature_and_cut():
-    features = pa.array([[3, 1, 2, 9], None, [5]], pa.list_(pa.int64()))
-    weights = pa.array([[1.0, 1.0, 4.0, 0.5], None, [2.0]], pa.list_(pa.float32()))
+    features = pa.array([[3, 1, 2, 9], None, [5], [8, 7, 6]], pa.list_(pa.int64()))
+    weights = pa.array([[1, 1, 4, 0.5], None, [2], [-3, -2, 0]], pa.list_(pa.float32()))
     cut = cut_lists(features, weights, 3)
-    assert cut[0].to_pylist() == [[2, 1, 3], None, [5]]
-    assert cut[1].to_pylist() == [[4.0, 1.0, 1.0], None, [2.0]]
+    assert cut[0].to_pylist() == [[2, 1, 3], None, [5], [6, 7, 8]]
+    assert cut[1].to_pylist() == [[4.0, 1.0, 1.0], None, [2.0], [0.0, -2.0, -3.0]]
+    # The cut may fall among features with the same weight.
+    assert cut_lists(features, weights, 2)[0].to_pylist() == [[2, 1], None, [5], [6, 7]]
 
 
 def test_other_fields_may_be_lists_if_the_settings_say_so(hand_made, tmp_path):

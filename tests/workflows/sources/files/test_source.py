@@ -132,6 +132,24 @@ def test_progress_ends_at_its_total(folder):
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
 
+def test_folders_name_the_parts(tmp_path):
+    for name, users in (("train", [1, 2]), ("test", [3]), ("other", [4])):
+        (tmp_path / name).mkdir()
+        log = pd.DataFrame({"user_id": users, "item_id": 1})
+        log.to_parquet(tmp_path / name / "part_0.parquet")
+    settings = {"interactions": "**/*.parquet", "keep": ["part"]}
+    files = FilesSource(tmp_path, FilesConfig(**settings, part_folders=True))
+    rows = files.read().interactions.to_pandas()
+    assert dict(zip(rows["user_id"], rows["part"], strict=True)) == {
+        1: "train",
+        2: "train",
+        3: "test",
+        4: None,
+    }
+    with pytest.raises(DataError, match="no column part"):
+        FilesSource(tmp_path, FilesConfig(**settings)).read()
+
+
 def test_ali_ccp_sample_in_merlin_names(ali_ccp_parquet, tmp_path):
     user = ["user_profile", "user_gender", "user_age", "user_geography", "user_brands"]
     item = ["item_category", "item_shop", "item_brand", "item_intention"]

@@ -36,25 +36,3 @@ def list_columns(parsed: Parsed, name: str) -> dict[str, pa.Array]:
         name: lists(counts, parsed.features[name]),
         weights_of(name): lists(counts, parsed.weights[name]),
     }
-
-
-def cut_lists(features: pa.Array, weights: pa.Array, length: int) -> tuple[pa.Array, pa.Array]:
-    """Order lists by their weights, descending, then by feature; keep the first `length`.
-
-    Parameters
-    ----------
-    features, weights : ListArray, shape (n,)
-    length : int
-
-    Returns
-    -------
-    features, weights : ListArray, shape (n,)
-    """
-    sizes = np.nan_to_num(features.value_lengths().to_numpy(zero_copy_only=False)).astype(np.int64)
-    rows = np.repeat(np.arange(len(sizes)), sizes)
-    flat, heavy = features.flatten().to_numpy(), weights.flatten().to_numpy()
-    order = np.lexsort((flat, -heavy, rows))
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    order = order[place < length]
-    kept = np.minimum(sizes, length)
-    return lists(kept, flat[order]), lists(kept, heavy[order])

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from twotower.workflows.sources.ali_ccp.conversion.columns import cut_lists, weights_of
+from twotower.workflows.sources.ali_ccp.conversion.columns import weights_of
+from twotower.workflows.sources.ali_ccp.conversion.cut import cut_lists
 from twotower.workflows.sources.ali_ccp.conversion.parts import replacing
 from twotower.workflows.sources.ali_ccp.fields import USER
 

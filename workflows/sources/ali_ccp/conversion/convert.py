@@ -118,7 +118,8 @@ class Converter:
         notes.other_values = _other_values(parsed, parsed.right)
         if self._skip or not notes.problems:
             table = _common_table(parsed, self.common)
-            self.parts.write(block.name, table, vars(notes))
+            # It is soon read again, and written to contexts.parquet.
+            self.parts.write(block.name, table, vars(notes), compressed=False)
         return notes
 
     def skeleton_block(self, block: Block, contexts: Contexts) -> Notes:

@@ -56,11 +56,18 @@ class Parts:
             return None
         return json.loads(pq.read_schema(path).metadata[_NOTES])
 
-    def write(self, name: str, table: pa.Table, notes: Mapping[str, Any]) -> None:
+    def write(
+        self, name: str, table: pa.Table, notes: Mapping[str, Any], compressed: bool = True
+    ) -> None:
         """Write a part. It is there completely or not at all."""
         schema = table.schema.with_metadata({_NOTES: json.dumps(notes)})
         with replacing(self.path(name)) as path:
-            pq.write_table(table.cast(schema), path, use_dictionary=dictionary_columns(schema))
+            pq.write_table(
+                table.cast(schema),
+                path,
+                use_dictionary=dictionary_columns(schema),
+                compression="snappy" if compressed else "none",
+            )
 
 
 def dictionary_columns(schema: pa.Schema) -> list[str]:
