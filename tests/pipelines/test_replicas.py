@@ -253,6 +253,9 @@ def test_options_that_do_not_fit_are_refused(run, monkeypatch):
     told = CliRunner().invoke(main, [*call, "--replica", "--set", "serving.events.store=sqlite"])
     assert told.exit_code == 1
     assert "serving.events.store is sqlite, which a replica cannot share" in told.output
+    experiment = 'serving.experiment={"control": 1, "treatment": 2} serving.events.store=redis'
+    told = CliRunner().invoke(main, [*call, "--replica", "--set", experiment])
+    assert told.exit_code == 1 and "--set serving.experiment=null" in told.output
 
 
 def status(address: str, path: str, headers: dict[str, str]) -> int:
