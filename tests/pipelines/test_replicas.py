@@ -30,7 +30,7 @@ from twotower.pipelines.steps.query import example_users
 from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.errors import ServingError
 
-K, TIMEOUT = 100, 30.0
+K, TIMEOUT = 100, 60.0
 ADAPTER = Path(__file__).resolve().parents[2] / "docker/helm/two-tower/prometheus-adapter.yaml"
 
 
