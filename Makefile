@@ -155,6 +155,8 @@ lock: $(READY) ## write the lock files from requirements/*.in
 	    -o container-py310.txt
 	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
 	    --python-version 3.10 docs.in -o docs.txt
+	@cd requirements && ../$(VENV)-tools/bin/uv pip compile --quiet --no-header --no-annotate \
+	    --python-version 3.12 serve.in -o serve.txt
 
 bench-main: $(READY) ## benchmark the main job on fresh clones (an hour): DATA=<folder> [PARTS=run]
 	@test -n "$$DATA" || { echo "usage: make bench-main DATA=<folder> [PARTS=run]"; exit 2; }

@@ -51,6 +51,12 @@ class Gateway:
             ("listen 8080;", f"listen {self.http};"),
             ("listen 8081 http2;", f"listen {self.grpc} http2;"),
             ("worker_processes auto;", "worker_processes 2;"),
+            # A busy machine is not what is tested.
+            ("proxy_read_timeout 5s;", "proxy_read_timeout 30s;"),
+            ("proxy_next_upstream_timeout 8s;", "proxy_next_upstream_timeout 40s;"),
+            ("proxy_connect_timeout 1s;", "proxy_connect_timeout 10s;"),
+            ("grpc_read_timeout 5s;", "grpc_read_timeout 30s;"),
+            ("grpc_connect_timeout 1s;", "grpc_connect_timeout 10s;"),
         ):
             assert text.count(old) == 1, old
             text = text.replace(old, new)

@@ -232,6 +232,11 @@ def _start_replica(run: Run, version: int | None, stack: contextlib.ExitStack) -
             "serving.events.store is sqlite, which a replica cannot share with other servers; set "
             "it to redis or none"
         )
+    if config.experiment:
+        raise ConfigError(
+            "serving.experiment needs two versions, of which a replica copies one; leave it out "
+            "with --set serving.experiment=null"
+        )
     replica = stack.enter_context(Replica(run.path / TRITON, version))
     log = replica.repository.root / "triton.log"
     with stage("serve") as (progress, result):

@@ -106,10 +106,10 @@ class Replica:
         mark = self._mark()
         if self.pinned is not None or mark == self._seen or time.monotonic() < self._pause_until:
             return None
-        self._seen, before = mark, self.repository.published
-        number = self._wanted()[-1]
-        if number == before:
+        self._seen, wanted = mark, self._wanted()
+        if not wanted or wanted[-1] == self.repository.published:
             return None
+        number = wanted[-1]
         if control is None:
             raise ServingError(
                 f"version {number} is published, but the server's Triton cannot load it; restart "

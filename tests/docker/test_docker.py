@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from twotower.serving.triton.health import FIRST_FIXED
+
 ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILES = ("Dockerfile", "Dockerfile.cpu")
+DOCKERFILES = ("Dockerfile", "Dockerfile.cpu", "Dockerfile.serve")
 TRITON, LAB = ("8000", "8001", "8002"), ("8888",)
 
 
@@ -74,7 +77,23 @@ def test_image_runs_as_an_ordinary_user(dockerfile):
     assert last_user.split(":")[0] not in ("root", "0")
     # Nothing is run as root after it, and what it has to write is declared.
     assert [name for name, _ in found][-2:] == ["USER", "CMD"]
-    assert ("VOLUME", '["/twotower/runs", "/twotower/data"]') in found
+    written = ["/twotower/runs"] + (["/twotower/data"] if dockerfile != "Dockerfile.serve" else [])
+    assert ("VOLUME", json.dumps(written)) in found
+
+
+def test_the_image_for_serving_others_has_a_triton_without_known_vulnerabilities():
+    found = dict(reversed(instructions("Dockerfile.serve")))  # the first of each
+    year, month = map(int, found["ARG"].removeprefix("TAG=").split("."))
+    assert found["FROM"] == "nvcr.io/nvidia/tritonserver:${TAG}-py3"
+    # Triton 2.N of month M of the year 2000 + Y: N counts months, and 26.05 is 2.69.
+    assert (2, 69 + 12 * (year - 26) + month - 5) >= FIRST_FIXED
+
+
+def test_the_image_for_serving_others_has_the_versions_that_are_tested():
+    serve, lock = pins("requirements/serve.txt"), pins("requirements/cpu-py311.txt")
+    for name in ("click", "faiss-cpu", "onnxruntime", "psutil", "pydantic", "redis", "rich"):
+        assert serve[name] == lock[name]
+    assert not serve.keys() & {"tensorflow-cpu", "merlin-core", "nvtabular", "nvidia-pytriton"}
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)

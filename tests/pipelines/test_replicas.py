@@ -30,7 +30,7 @@ from twotower.pipelines.steps.query import example_users
 from twotower.serving.local import LocalVersion
 from twotower.serving.runtime.errors import ServingError
 
-K, TIMEOUT = 100, 30.0
+K, TIMEOUT = 100, 60.0
 ADAPTER = Path(__file__).resolve().parents[2] / "docker/helm/two-tower/prometheus-adapter.yaml"
 
 
@@ -253,6 +253,9 @@ def test_options_that_do_not_fit_are_refused(run, monkeypatch):
     told = CliRunner().invoke(main, [*call, "--replica", "--set", "serving.events.store=sqlite"])
     assert told.exit_code == 1
     assert "serving.events.store is sqlite, which a replica cannot share" in told.output
+    experiment = 'serving.experiment={"control": 1, "treatment": 2} serving.events.store=redis'
+    told = CliRunner().invoke(main, [*call, "--replica", "--set", experiment])
+    assert told.exit_code == 1 and "--set serving.experiment=null" in told.output
 
 
 def status(address: str, path: str, headers: dict[str, str]) -> int:
