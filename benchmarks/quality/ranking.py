@@ -2,7 +2,8 @@
 
 Speed is measured on synthetic interactions, as many as Last.fm has and 10 million. Exactness is
 measured on the frozen split of MovieLens-1M: ranking_reference.json has the metrics of an earlier
-commit, which partitioned each user's scores.
+commit, which partitioned each user's scores; those of `random` are newer, because it has since
+drawn its items instead of scoring them.
 """
 
 from __future__ import annotations

@@ -46,8 +46,9 @@ class EvaluationConfig(BaseModel, extra=Extra.forbid):
         1024,
         gt=0,
         le=1_000_000,
-        description="maximum number of users ranked at once; with more than 32,000 items fewer "
-        "are, so that their scores take at most 128 MB",
+        description="maximum number of users ranked at once. The towers' scores are computed in "
+        "blocks of at most 64 MB; for baselines that score every item, fewer users are ranked at "
+        "once, so that their scores take at most 128 MB",
     )
     valid_users: int | None = Field(
         None,
