@@ -180,3 +180,37 @@ def test_a_query_is_a_user_in_one_context():
     assert features["_known"].numpy().tolist() == [[True, False], [False, True], [True, False]]
     plain = lookup(batch, training=False)
     assert plain["month"].numpy()[:, 0].tolist() == [3, 3, 5, 3]
+
+
+def test_a_positive_of_weight_0_is_not_counted_in_its_users_share():
+    """It fills up a worker's last batch; see `shuffled_batches`."""
+    import tensorflow as tf
+
+    from twotower.models.feature_lookup import FeatureLookup
+
+    users, items = ({name: np.arange(3, 8, dtype=np.int32)[:, None]} for name in ("user", "film"))
+    lookup = FeatureLookup(
+        users,
+        items,
+        "film",
+        np.zeros(5, np.float32),
+        0.0,
+        seed=3,
+        step=lambda: tf.constant(0),
+        positives_per_user=np.full(5, 4.0),
+    )
+    rows = {"user_row": tf.constant([2, 0, 2, 2]), "item_row": tf.constant([0, 1, 2, 3])}
+    assert at(lookup, 0, rows)["_share"].tolist() == [0.75, 0.25]
+    weighted = {**rows, "_weight": tf.constant([0.5, 0.0, 2.0, 0.0])}
+    assert at(lookup, 0, weighted)["_share"].tolist() == [0.5, 0.0]
+
+
+def test_workers_hide_other_values_in_the_same_step(lookup):
+    import tensorflow as tf
+
+    rows = {"user_row": tf.range(10) % 10, "item_row": tf.constant([1, 2] * 5)}
+    lookup.dropout = 0.5
+    first = at(lookup, 0, rows)["user"]
+    np.testing.assert_array_equal(at(lookup, 0, rows)["user"], first)
+    lookup.worker = 1
+    assert (at(lookup, 0, rows)["user"] != first).any()
