@@ -23,7 +23,10 @@ def test_the_export_builds_what_was_chosen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tree = {
         "name": "small",
-        "ingest": {"source": "synthetic", "synthetic": {"users": 400, "items": 1500, "interactions": 30000}},
+        "ingest": {
+            "source": "synthetic",
+            "synthetic": {"users": 400, "items": 1500, "interactions": 30000},
+        },
         "model": {"dim": 16},
         "training": {"epochs": 1},
     }
