@@ -106,8 +106,7 @@ def verify(
         k = k or min(100, max_k(run) or 100)
         check_k(run, k)
         progress(0, 3, "start Triton")
-        users = _draw(run, count)
-        ids, batch_size = read_ids(run), run.config.serving.max_batch_size
+        users, ids, batch_size = _draw(run, count), read_ids(run), run.config.serving.max_batch_size
         asked = ids.users.decode(users).tolist()
         first = asked[: min(together, batch_size)]
         # The user table has the codes of an unknown context.
