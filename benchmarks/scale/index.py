@@ -15,7 +15,7 @@ import pandas as pd
 from twotower.serving.client import RetrievalClient
 from twotower.serving.config import ServingConfig
 from twotower.serving.index.choice import Trial, Wanted, choose_index, write_choice
-from twotower.serving.index.recall import exact_search, median_ms
+from twotower.serving.index.recall import Search, exact_search, median_ms
 from twotower.serving.local import LocalVersion
 from twotower.serving.repository import ModelRepository
 from twotower.serving.runtime.index import build_index, load_index
@@ -91,7 +91,10 @@ def measure_index(items: int, dim: int, folder: Path, kind: str = "ivf_sq8") -> 
         metadata = write_choice(choice, np.arange(items), vectors, folder, TOWERS_SHA256)
         whole = time.perf_counter() - started
         index = load_index(folder)
-        timed = {"flat": exact_search(vectors), "index": partial(index.search, k=100)}
+        timed: dict[str, Search] = {
+            "flat": exact_search(vectors),
+            "index": partial(index.search, k=100),
+        }
         found = median_ms(timed, queries[-TIMED:])
         return _figures(items, dim, trial, metadata, found) | {
             "choice and build, s": round(whole, 1)

@@ -26,7 +26,7 @@ from twotower.pipelines.evaluation.evaluator import Evaluator
 from twotower.pipelines.run import TRITON, Run
 from twotower.pipelines.steps.preprocess import load_ids, read_ids
 from twotower.pipelines.steps.serve import serving
-from twotower.pipelines.steps.verify import verify
+from twotower.pipelines.steps.verify import Verification, verify
 from twotower.serving.client import RetrievalClient
 from twotower.serving.repository import ModelRepository
 from twotower.serving.triton.server import TritonServer
@@ -122,7 +122,9 @@ def served(data: Path) -> tuple[Rows, list[Check]]:
         overrides = (*frozen_split(data), f"training.seed={seed}")
         with finished_run("ml-1m-two-stage", data / "ml-1m", overrides) as run:
             rows[f"frozen, seed {seed}"] = measure(run)
-            found = verify(run, count=200, k=20)
+            verified = verify(run, count=200, k=20)
+            assert isinstance(verified, Verification)  # the index is exact
+            found = verified
     gains = [rows[f"frozen, seed {seed}"]["NDCG@10 gained"]["mean"] for seed in SEEDS]
     before = [rows[f"frozen, seed {seed}"][BEFORE]["ndcg@10"] for seed in SEEDS]
     after = [rows[f"frozen, seed {seed}"][AFTER]["ndcg@10"] for seed in SEEDS]

@@ -51,8 +51,7 @@ def index(run: Run) -> Choice:
         progress(0, 1, "item vectors")
         _, vectors = available_vectors(run)
         choice = choose_index(vectors, run_queries(run, vectors, progress), wanted(run), progress)
-        if choice.chosen is not None:
-            result(f"{choice.chosen.kind}, by {choice.queries:,} queries")
+        result(f"{choice.chosen.kind} is chosen" if choice.chosen else "no index is as wanted")
     console.print(comparison(choice, len(vectors), vectors.shape[1]))
     kind = choice.require().kind
     run.override((f"{KIND}={kind}",))

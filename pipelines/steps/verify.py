@@ -13,6 +13,7 @@ import pandas as pd
 from twotower.pipelines.console import stage
 from twotower.pipelines.errors import ConfigError, RunError
 from twotower.pipelines.index.queries import query_vectors
+from twotower.pipelines.index.served import Approximate, check_approximate, index_metadata
 from twotower.pipelines.run import TRITON, Run, ranking_step
 from twotower.pipelines.steps.export import seen_pairs
 from twotower.pipelines.steps.preprocess import load_ids, load_tables, read_ids
@@ -70,10 +71,13 @@ class Verification:
         )
 
 
-def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64) -> Verification:
+def verify(
+    run: Run, count: int = 500, k: int | None = None, together: int = 64
+) -> Verification | Approximate:
     """Compare the published version's answers with NumPy over the reloaded towers.
 
     Item ids must be equal place by place; items whose scores differ by at most 1e-6 may be swapped.
+    The answers of an approximate index must have its recall, and no item that is excluded.
 
     Parameters
     ----------
@@ -102,8 +106,7 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
         k = k or min(100, max_k(run) or 100)
         check_k(run, k)
         progress(0, 3, "start Triton")
-        users = _draw(run, count)
-        ids, batch_size = read_ids(run), run.config.serving.max_batch_size
+        users, ids, batch_size = _draw(run, count), read_ids(run), run.config.serving.max_batch_size
         asked = ids.users.decode(users).tolist()
         first = asked[: min(together, batch_size)]
         # The user table has the codes of an unknown context.
@@ -112,21 +115,22 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
             progress(1, 3, "query")
             answer = _ask_in_batches(asking, addresses, asked, batch_size)
             ranked = _ask_ranked(run, asking, addresses, asked, k)
-            in_one = asking(addresses, first, protocols=["grpc"])["grpc"].item_ids
-            alone = [asking(addresses, [user], protocols=["http"])["http"] for user in first]
+            again = _ask_again(asking, addresses, first)
         progress(2, 3, "brute force")
         item_ids, scores = score_unseen(run, users)
+        answered, *again = (ids.items.codes(each) for each in (answer.item_ids, *again))
+        if metadata := index_metadata(run):
+            good = check_approximate(metadata, [answered, *again], item_ids, scores)
+            result(f"version {answer.version}, {len(users)} users, k = {k}: {good}")
+            return good
         # Both are compared with brute force, not with each other: scores may differ in the last
         # bit between batch sizes, and so the order of ties.
-        wrong = [
-            count_wrong(ids.items.codes(answered), item_ids, scores[: len(first)])
-            for answered in (in_one, np.concatenate([each.item_ids for each in alone]))
-        ]
+        wrong = [count_wrong(each, item_ids, scores[: len(first)]) for each in again]
         of_ranking = ranked and _compare_ranked(run, users, ranked, item_ids, scores)
         found = Verification(
             users=len(users),
             k=k,
-            wrong_ids=count_wrong(ids.items.codes(answer.item_ids), item_ids, scores),
+            wrong_ids=count_wrong(answered, item_ids, scores),
             largest_score_difference=_largest_difference(
                 answer.scores, best_of(item_ids, scores, k)[1]
             ),
@@ -137,6 +141,15 @@ def verify(run: Run, count: int = 500, k: int | None = None, together: int = 64)
             raise RunError(f"{run.path}: the server's answers differ from brute force: {found}")
         result(_summary(found, answer.version, len(first), ranked is not None))
     return found
+
+
+def _ask_again(
+    asking: Callable[..., dict[str, Recommendations]], addresses: Addresses, users: list
+) -> list[np.ndarray]:
+    """The items for users, asked for in one request and one by one."""
+    in_one = asking(addresses, users, protocols=["grpc"])["grpc"].item_ids
+    alone = [asking(addresses, [user], protocols=["http"])["http"].item_ids for user in users]
+    return [in_one, np.concatenate(alone)]
 
 
 def _summary(found: Verification, version: int, together: int, ranked: bool) -> str:

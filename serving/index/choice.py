@@ -280,7 +280,10 @@ def write_choice(
 
 def approximate_kinds(wanted: Wanted, count: int, dim: int) -> list[str]:
     """Return the approximate kinds to try; none if the exact index is chosen at once."""
-    if wanted.kind == FLAT or (wanted.kind == AUTO and count * dim <= MAX_EXACT):
+    is_small = count * dim <= MAX_EXACT and (
+        wanted.memory is None or estimated_bytes(FLAT, count, dim) <= wanted.memory
+    )
+    if wanted.kind == FLAT or (wanted.kind == AUTO and is_small):
         return []
     if wanted.kind != AUTO:
         return [wanted.kind]

@@ -32,6 +32,8 @@ MEASURED_K = 100
 HAS_PARAMETERS = hasattr(faiss, "SearchParametersIVF")
 """Whether FAISS takes the effort of a search as an argument. 1.7.2 has only an attribute of the
 index, which is set and read under a lock there."""
+GRAPH_HAS_PARAMETERS = HAS_PARAMETERS and not faiss.__version__.startswith("1.7.")
+"""The same for HNSW: 1.7.3 takes the argument, but gives other answers than with the attribute."""
 _ATTRIBUTE = threading.Lock()
 
 
@@ -161,7 +163,7 @@ def search(index: Any, vectors: np.ndarray, k: int, effort: int) -> tuple[np.nda
     is_graph = hasattr(index, "hnsw")
     effort = max(effort, k) if is_graph else min(effort, index.nlist)
     with one_thread():
-        if HAS_PARAMETERS:
+        if GRAPH_HAS_PARAMETERS if is_graph else HAS_PARAMETERS:
             if is_graph:
                 parameters = faiss.SearchParametersHNSW(efSearch=effort)
             else:
