@@ -13,10 +13,10 @@ import click
 import psutil
 
 from benchmarks.child import LOGS
+from benchmarks.main_job import TWOTOWER
 from benchmarks.report import Check, Rows
 from benchmarks.scale.fits import growth
 from benchmarks.scale.watch import resident, run
-from benchmarks.training.commands import TWOTOWER
 from twotower.pipelines.run import Run
 from twotower.pipelines.steps.preprocess import load_ids, read_ids
 from twotower.pipelines.steps.serve import serving

@@ -22,8 +22,8 @@ from twotower.pipelines.cli.options import (
     run_option,
     scheduler_option,
     set_option,
-    workers_option,
     with_on_error,
+    workers_option,
 )
 from twotower.pipelines.cli.output import output, plain_checks, plain_run
 

@@ -19,8 +19,8 @@ from twotower.pipelines.cli.options import (
     run_option,
     scheduler_option,
     set_option,
-    workers_option,
     with_on_error,
+    workers_option,
 )
 from twotower.pipelines.cli.output import output, plain_version
 
