@@ -39,7 +39,7 @@ TWOTOWER := $(BIN)/twotower
 PYTEST := $(BIN)/python -m pytest
 BENCH_SERVING = $(BIN)/python -m benchmarks.serving $(if $(DATA),--data "$$DATA") $(if $(RUN_FOLDER),--run "$$RUN_FOLDER")
 
-.PHONY: help env helm run test lint types format test-slow test-replicas horovod test-horovod train-horovod serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults bench-two-stage soak checks figures clean compare tune docs docs-reference
+.PHONY: help env helm run test lint types format test-slow test-replicas horovod test-horovod train-horovod serve query update timeline publish rollback versions lab doctor lock bench-main bench-serving bench-train bench-quality bench-own-data bench-faults bench-two-stage bench-scale soak checks figures clean compare tune docs docs-reference
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -180,6 +180,9 @@ bench-own-data: $(READY) ## measure what people do with their own data (20 minut
 
 bench-faults: $(READY) ## test kills, concurrent commands, memory (half an hour, synthetic data) [PARTS=kills]
 	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.faults "$$@"
+
+bench-scale: $(READY) ## measure large, synthetic data (three hours, 60 GB of disk): [PARTS=index]
+	@$(PART_OPTIONS); $(BIN)/python -m benchmarks.scale "$$@"
 
 bench-two-stage: $(READY) ## measure filters, diversity and the ranking model (half an hour): DATA=<folder> or RUN_FOLDER=<run> [PARTS=filters]
 	@test -n "$$DATA$$RUN_FOLDER" || { echo "usage: make bench-two-stage DATA=<folder> [PARTS=filters]"; exit 2; }
