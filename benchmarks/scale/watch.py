@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import threading
 import time
@@ -22,13 +23,18 @@ class Cost(NamedTuple):
     Attributes
     ----------
     seconds : float
-    gigabytes : float
-        The most memory that the command and its children held at a time: the sum of their resident
-        pages, where a page that several of them share counts once for each.
+    memory : list of (float, float)
+        Every `PAUSE` seconds, the seconds since the start, and the memory in GB that the command
+        and its children held: the sum of their resident pages, where a page that several of them
+        share counts once for each.
     """
 
     seconds: float
-    gigabytes: float
+    memory: list[tuple[float, float]]
+
+    def most(self, start: float = 0.0, end: float = math.inf) -> float:
+        """Return the most memory in GB between two times in seconds, 0 if there was no look."""
+        return max((held for at, held in self.memory if start <= at <= end), default=0.0)
 
 
 class Watch:
@@ -40,7 +46,9 @@ class Watch:
     """
 
     def __init__(self, pid: int):
-        self._process, self._ended, self._most = psutil.Process(pid), threading.Event(), 0
+        self._process, self._ended = psutil.Process(pid), threading.Event()
+        self._started = time.perf_counter()
+        self.memory: list[tuple[float, float]] = []
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Watch:
@@ -53,14 +61,10 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
-    @property
-    def gigabytes(self) -> float:
-        """The most memory so far, see `Cost`."""
-        return self._most / 1e9
-
     def _look(self) -> None:
         while not self._ended.wait(PAUSE):
-            self._most = max(self._most, resident(self._process))
+            at = time.perf_counter() - self._started
+            self.memory.append((at, resident(self._process) / 1e9))
 
 
 def resident(process: psutil.Process) -> int:
@@ -115,4 +119,4 @@ def run(folder: Path, command: Sequence[str], log: Path) -> Cost:
             process.wait()
     if code:
         raise click.ClickException(f"{' '.join(command)} failed with exit code {code}: see {log}")
-    return Cost(time.perf_counter() - started, watch.gigabytes)
+    return Cost(time.perf_counter() - started, watch.memory)
