@@ -165,6 +165,34 @@ def live() -> str:
     return table(["store", *cases], lines)
 
 
+def scale_sizes() -> str:
+    """Seconds and memory of each step by the size of synthetic Ali-CCP data."""
+    rows = read("scale")["rows"]
+    sizes = {name[5:]: row for name, row in rows.items() if name.startswith("size ")}
+    sizes = dict(sorted(sizes.items(), key=lambda size: size[1]["interactions"]))
+    whole = [
+        ("interactions", lambda row: f"{row['interactions']:,}"),
+        ("positives", lambda row: f"{row['positives']:,}"),
+        ("users, items", lambda row: f"{row['users']:,}, {row['items']:,}"),
+        ("raw files", lambda row: f"{row['raw files, GB']:.1f} GB"),
+        ("`twotower run`", lambda row: f"{row['seconds of twotower run']:,.0f} s"),
+        ("its most memory", lambda row: f"{row['peak resident, GB']['all']:.1f} GB"),
+        ("ingest", lambda row: f"{row['ingest, rows/s']:,} rows/s"),
+        ("NDCG@10 over popularity's, synthetic", lambda row: f"{row['over popularity']:g}"),
+        ("served: p50, one user", lambda row: f"{row['served']['p50, ms']:g} ms"),
+        ("served: memory", lambda row: f"{row['served']['resident, GB']:g} GB"),
+    ]
+    lines = [[title, *(show(row) for row in sizes.values()), ""] for title, show in whole]
+    for step, fit in rows.get("growth", {}).items():
+        cells = []
+        for row in sizes.values():
+            memory = row["peak resident, GB"].get(step)
+            held = "" if memory is None else f", {memory:.1f} GB"
+            cells.append(f"{row['seconds'][step]:,.0f} s{held}")
+        lines.append([step, *cells, f"rows to the power {fit['power']:g}: {fit['words']}"])
+    return table(["", *sizes, "growth"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "speed": speed,
@@ -173,6 +201,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "main-job": partial(checks, "main_job"),
     "own-data": partial(checks, "own_data"),
     "faults": partial(checks, "faults"),
+    "scale": partial(checks, "scale"),
+    "scale-sizes": scale_sizes,
     "two-stage": partial(checks, "two_stage"),
     "two-stage-lists": two_stage_lists,
     "live": live,

@@ -17,20 +17,38 @@ from pathlib import Path
 import click
 
 from benchmarks.report import RESULTS, Check, Part, Rows, measure_parts
+from benchmarks.scale.convert import measure_convert
 from benchmarks.scale.evaluation import measure_evaluation
 from benchmarks.scale.index import measure_index, measure_served_index
 from benchmarks.scale.plot import draw
 from benchmarks.scale.preprocess import measure_encode, measure_workers
-from benchmarks.scale.sizes import MAX_GB, SIZES, growths, sizes
+from benchmarks.scale.sizes import (
+    MAX_GB,
+    REAL_ROWS,
+    ROWS_PER_SECOND,
+    SIZES,
+    growths,
+    sizes,
+)
 from benchmarks.scale.training import measure_epoch, measure_step_time
 from twotower.pipelines.cli import quiet
 
 RESULT = "scale"
-PARTS = ("sizes", "index", "served_index", "evaluation", "training", "preprocess")
+PARTS = ("sizes", "convert", "index", "served_index", "evaluation", "training", "preprocess")
 TRAINED_ITEMS, ALL_ITEMS, DIM = 568_847, 3_078_306, 64
 """Items with a click in the real Ali-CCP, all of its items, and the length of a vector."""
 FASTER = {TRAINED_ITEMS: 10, ALL_ITEMS: 20}
 """How many times faster than an exact search an index must be."""
+
+
+def convert(folder: Path) -> tuple[Rows, list[Check]]:
+    """Convert raw files of the real size to parquet."""
+    row = measure_convert(REAL_ROWS, folder)
+    return {"convert": row}, [
+        Check("raw files to parquet, rows/s", row["rows/s"], ">=", ROWS_PER_SECOND),
+        Check("raw files to parquet: resident, GB", row["resident peak, GB"], "<=", MAX_GB),
+        Check("rate of the last tenth over the first", row["last tenth over first"], ">=", 0.8),
+    ]
 
 
 def index(folder: Path) -> tuple[Rows, list[Check]]:
@@ -114,6 +132,7 @@ def main(parts: tuple[str, ...], names: tuple[str, ...], work: Path | None) -> N
         folder = Path(name)
         measures: dict[str, Part] = {
             "sizes": lambda: sizes(folder, names or tuple(SIZES)),
+            "convert": lambda: convert(folder),
             "index": lambda: index(folder),
             "served_index": lambda: served_index(folder),
             "evaluation": evaluation,
