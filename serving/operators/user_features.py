@@ -183,8 +183,7 @@ def _lists(column: pd.Series, length: int, name: str) -> tuple[str, dict[str, np
     for row in rows:
         if not isinstance(row, (list, tuple, np.ndarray)):
             raise ServingError(f"user feature '{name}' holds {row!r}; expected a list")
-    # As objects, because pandas would convert integers to floats if there is a null among them.
-    every = pd.Series([*chain.from_iterable(rows)], dtype=object)
+    every = _every_value(rows)
     dtype = _triton_type(every, name)
     no_value = NO_VALUE[dtype]
     if (every == no_value).any():
@@ -200,6 +199,16 @@ def _lists(column: pd.Series, length: int, name: str) -> tuple[str, dict[str, np
         count_of(column.name): counts,
         state_of(column.name): np.full(len(column), VALUE, np.int8),
     }
+
+
+def _every_value(rows: pd.Series) -> pd.Series:
+    """Return the values of all lists one after another."""
+    filled = [row for row in rows if len(row)]
+    # Many lists of integers would take a gigabyte as objects.
+    if filled and all(isinstance(row, np.ndarray) and row.dtype == np.int64 for row in filled):
+        return pd.Series(np.concatenate(filled))
+    # As objects, because pandas would convert integers to floats if there is a null among them.
+    return pd.Series([*chain.from_iterable(rows)], dtype=object)
 
 
 def _vectors(name: str, matrix: np.ndarray) -> dict[str, np.ndarray]:
