@@ -57,7 +57,7 @@ def test_an_override_keeps_its_neighbours():
         ),
         (
             "trainning.epochs=3",
-            r"trainning: no such key; did you mean training( or ranking)?\? known here: evalua",
+            r"trainning: no such key; did you mean training( or ranking)?\? known here: dask, eva",
         ),
         (
             "epochs=3",

@@ -53,7 +53,7 @@ def verdict_of(frame: pd.DataFrame, method: str = "random", model: str = MODEL) 
     kept = OneMetric("ndcg@10", [10])
     for name in (MODEL, "popularity", "random", "itemknn"):
         fitted = model if name == MODEL else name
-        scorer = Towers(train) if fitted == MODEL else fit_baseline(fitted, train, seed=1)
+        scorer = Towers(train) if fitted == MODEL else fit_baseline(fitted, train, seed=2)
         evaluate(scorer, relevant, seen, [10], on_users=both(kept, None, name))
     overlap = overlap_in_time(frame["item_id"].to_numpy(), frame["timestamp"].to_numpy())
     return judge(kept.name, kept.values, gather(relevant, train, None, method, overlap))
