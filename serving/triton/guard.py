@@ -39,13 +39,15 @@ LOOK_SECONDS = 0.02
 LAST_SECONDS = 0.1
 """Time for the last answers after the models have ended; a model ends once it has given its own."""
 SHARED_MEMORY = Path("/dev/shm")
+ENVIRONMENTS, ENVIRONMENT_SECONDS = Path("/tmp"), 20.0
+"""Where Triton makes a folder, and how soon after its start."""
 LIBC = ctypes.CDLL(None)  # loaded before the fork, after which a child should load nothing
 
 
 def main(scratch: Path, stop_seconds: float, command: list[str]) -> None:
     """Run `command` until it ends or the caller stops it; then clean up."""
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    woken = _wake_on_signals()
+    woken, started = _wake_on_signals(), time.time()
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -63,6 +65,7 @@ def main(scratch: Path, stop_seconds: float, command: list[str]) -> None:
         status = process.wait()
         _reap()
         remove(scratch)
+        remove_environments(started)
         _report(status)
 
 
@@ -77,6 +80,23 @@ def remove(scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     for region in SHARED_MEMORY.glob(f"{scratch.name}*"):
         region.unlink(missing_ok=True)
+
+
+def remove_environments(started: float) -> None:
+    """Remove the folder that Triton makes for packed environments, which it leaves if it is killed.
+
+    Its place is fixed and its name drawn, so it is known by its time and because it is empty, as no
+    model here has a packed environment.
+
+    Parameters
+    ----------
+    started : float
+        When Triton was started, in seconds since 1970.
+    """
+    for folder in ENVIRONMENTS.glob("python_env_" + "[0-9A-Za-z]" * 6):
+        with suppress(OSError):  # it is not empty, or somebody else's
+            if started - 1 <= folder.stat().st_mtime <= started + ENVIRONMENT_SECONDS:
+                folder.rmdir()
 
 
 def _await_end(process: subprocess.Popen, woken: int, stop_seconds: float) -> None:

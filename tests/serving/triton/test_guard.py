@@ -154,3 +154,24 @@ def test_a_process_is_seen_to_have_children_until_they_end():
         time.sleep(0.01)
     parent.communicate()
     assert guard._has_children(2**22 + 1)  # the system does not say
+
+
+def test_the_folder_that_triton_makes_for_environments_is_removed(tmp_path, monkeypatch):
+    """Only if it is empty, and was made when this Triton started."""
+    monkeypatch.setattr(guard, "ENVIRONMENTS", tmp_path)
+    for name in ("python_env_aB3dE6", "python_env_older0", "python_env_inuse0", "python_environ"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "python_env_inuse0" / "packed").touch()
+    started = time.time()
+    os.utime(tmp_path / "python_env_older0", (started - 60, started - 60))
+    guard.remove_environments(started)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"python_env_older0", "python_env_inuse0", "python_environ"}
+
+
+def test_no_folder_of_a_server_is_left_in_tmp(repositories, tmp_path):
+    before = set(guard.ENVIRONMENTS.glob("python_env_*"))
+    with TritonServer(repositories["compiled"], log=tmp_path / "triton.log"):
+        made = set(guard.ENVIRONMENTS.glob("python_env_*")) - before
+    # Tests beside this one may have made others.
+    assert sum(each.exists() for each in made) < len(made)
