@@ -47,25 +47,12 @@ def sizes(folder: Path, names: tuple[str, ...]) -> tuple[Rows, list[Check]]:
     checks = []
     for name, row in rows.items():
         most = row["peak resident, GB"]["all"]
-        if name == "16x":
-            checks += _index_checks(name, row["served by an approximate index"])
         checks += [
             Check(f"{name}: most resident memory of twotower run, GB", most, "<=", MAX_GB),
             Check(f"{name}: rows/s of ingest", row["ingest, rows/s"], ">=", ROWS_PER_SECOND),
             Check(f"{name}: ndcg@10 over popularity, synthetic", row["over popularity"], ">=", 2),
         ]
     return {f"size {name}": row for name, row in rows.items()}, checks
-
-
-def _index_checks(name: str, found: dict[str, Any]) -> list[Check]:
-    """Check the index of the trained item vectors."""
-    items = f"{name}: index of {found['count']:,} trained items"
-    over = found["memory over float vectors"]
-    return [
-        Check(f"{items}: recall@100", found["recall"]["value"], ">=", 0.95),
-        Check(f"{items}: times faster than flat", found["times faster than flat"], ">=", 20),
-        Check(f"{items}: memory over float vectors", over, "<=", 0.5),
-    ]
 
 
 def growths(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -82,7 +69,7 @@ def _measure(name: str, folder: Path) -> dict[str, Any]:
     data, project = folder / f"data-{name}", folder / f"run-{name}"
     project.mkdir(parents=True)
     try:
-        made = run(project, _generate(SIZES[name], data), LOGS / f"scale-{name}-generate.log")
+        made = run(project, generating(SIZES[name], data), LOGS / f"scale-{name}-generate.log")
         raw = _bytes(data)
         click.echo(f"  {name}: {raw / 1e9:.1f} GB generated in {made.seconds:,.0f} s")
         command = [TWOTOWER, "run", "--config", "ali-ccp-raw", "--data", str(data)]
@@ -91,8 +78,7 @@ def _measure(name: str, folder: Path) -> dict[str, Any]:
         seconds, gigabytes = _steps(Timeline.read(path / TIMELINE), job)
         click.echo(f"  {name}: {seconds}, {gigabytes} GB")
         manifest = json.loads((path / "manifest.json").read_text())["steps"]
-        served = _served(Run(path))
-        found = _indexed(name, project, path)
+        served = served_times(Run(path))
         metrics = json.loads((path / "reports" / "metrics.json").read_text())["metrics"]
         ours, popular = (metrics[model]["ndcg@10"] for model in ("two-tower", BASELINE))
         notes = manifest["ingest"]["notes"]
@@ -116,41 +102,10 @@ def _measure(name: str, folder: Path) -> dict[str, Any]:
             "popularity, test ndcg@10, synthetic": round(popular, 5),
             "over popularity": round(ours / popular, 2),
             "served": served,
-            "served by an approximate index": found,
         }
     finally:
         shutil.rmtree(project, ignore_errors=True)
         shutil.rmtree(data, ignore_errors=True)
-
-
-def _indexed(name: str, project: Path, path: Path) -> dict[str, Any]:
-    """Choose an approximate index by the vectors of the run, export it, and ask a server of it.
-
-    A catalogue that is too small for one keeps the exact index.
-    """
-    costs = {}
-    for verb in ("index", "export", "publish"):
-        log = LOGS / f"scale-{name}-index-{verb}.log"
-        costs[verb] = run(project, [TWOTOWER, verb, "--run", str(path)], log)
-    metadata = json.loads((path / "index" / "index.json").read_text())
-    shown = {
-        key: metadata[key]
-        for key in ("kind", "lists", "effort", "recall", "bytes", "count", "dim", "p50_ms")
-        if key in metadata
-    }
-    click.echo(f"  {name}: {shown}")
-    if "p50_ms" in metadata:
-        times, vectors = metadata["p50_ms"], 4 * metadata["count"] * metadata["dim"]
-        faster = times["flat"] / times[metadata["kind"]]
-        shown["times faster than flat"] = round(faster, 1)
-        shown["memory over float vectors"] = round(metadata["bytes"] / vectors, 3)
-    return {
-        **shown,
-        "twotower index, s": round(costs["index"].seconds, 1),
-        "twotower index, peak resident, GB": round(costs["index"].most(), 2),
-        "twotower export, peak resident, GB": round(costs["export"].most(), 2),
-        **_served(Run(path)),
-    }
 
 
 def _steps(timeline: Timeline, job: Cost) -> tuple[dict[str, float], dict[str, float]]:
@@ -168,7 +123,7 @@ def _steps(timeline: Timeline, job: Cost) -> tuple[dict[str, float], dict[str, f
     return seconds, {**gigabytes, "all": round(job.most(), 2)}
 
 
-def _generate(rows: int, out: Path) -> list[str]:
+def generating(rows: int, out: Path) -> list[str]:
     tests = round(rows * TEST_SHARE)
     return [TWOTOWER, "generate", str(out), "--rows", str(rows), "--test-rows", str(tests)]
 
@@ -177,7 +132,7 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _served(run: Run) -> dict[str, Any]:
+def served_times(run: Run) -> dict[str, Any]:
     """Start a server of the newest version; ask for one user at a time."""
     users = read_ids(run).users.decode(load_ids(run)[0][:REQUESTS]).tolist()
     started = time.perf_counter()
