@@ -66,7 +66,7 @@ def _convert(send: Callable[[Any], None], data: Path, rows: int) -> dict[str, An
         "processors": len(os.sched_getaffinity(0)),
         "seconds": round(seconds, 1),
         "rows/s": round(count / seconds),
-        "last tenth over first": round((early - start) / (end - late), 3),
+        "last tenth over first": round(float((early - start) / (end - late)), 3),
         "resident peak, GB": round(peak_gb(), 2),
     }
 
