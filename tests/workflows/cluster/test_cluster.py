@@ -79,7 +79,11 @@ def test_a_running_cluster_is_used_and_left_running(tmp_path, monkeypatch):
     from distributed import Client, LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        n_workers=1,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        local_directory=str(tmp_path),
     ) as other:
         config = DaskConfig(scheduler=other.scheduler_address)
         check_cluster(config, tmp_path)
