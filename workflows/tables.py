@@ -65,11 +65,15 @@ def frame(table: pa.Table) -> pd.DataFrame:
     for field in table.schema:
         column = table[field.name]
         if pa.types.is_int64(field.type) and column.null_count:
-            numbers = column.fill_null(0).to_numpy()
-            rows[field.name] = pd.arrays.IntegerArray(numbers, column.is_null().to_numpy())
+            rows[field.name] = nullable_integers(column)
         elif _lists_of_integers(field.type) and pc.list_flatten(column).null_count:
             rows[field.name] = column.to_pylist()
     return rows
+
+
+def nullable_integers(column: pa.ChunkedArray) -> pd.arrays.IntegerArray:
+    """Convert whole numbers (int64) with nulls to pandas' Int64."""
+    return pd.arrays.IntegerArray(column.fill_null(0).to_numpy(), column.is_null().to_numpy())
 
 
 def read_frame(path: Path, without: Collection[str] = ()) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from twotower.pipelines.steps.preprocess import read_ids
 from twotower.pipelines.steps.processed import INTERACTIONS
 from twotower.serving.runtime.live.state import learned_position
 from twotower.serving.runtime.live.store import position_text
-from twotower.workflows.interactions.reading import batches
 from twotower.workflows.order import ORDER
+from twotower.workflows.stored import StoredRows
 
 LEARNED = "events"
 """The entry in the notes of the step `ingest` that says up to which event the run has learned."""
@@ -67,7 +67,9 @@ def read_recorded(run: Run) -> RecordedEvents:
     types |= {names.user_id: ids.users.type, names.item_id: ids.items.type}
     columns = columns_of([each.event for each in new], types)
     if ORDER in columns:
-        latest = (pc.max(batch[ORDER]).as_py() or 0 for batch in batches(path, [ORDER]))
+        latest = (
+            pc.max(batch[ORDER]).as_py() or 0 for batch in StoredRows((path,)).batches([ORDER])
+        )
         first = max(latest, default=0) + 1
         columns[ORDER] = pa.array(np.arange(first, first + len(new)))
     return RecordedEvents(pa.table(columns), {"store": identity, "until": position_text(until)})

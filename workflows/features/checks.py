@@ -17,7 +17,7 @@ from twotower.workflows.features.config import FeaturesConfig, PositivesConfig
 from twotower.workflows.features.names import internal_name
 from twotower.workflows.features.sides import Side
 from twotower.workflows.interactions.positives import check_stored
-from twotower.workflows.interactions.reading import batches
+from twotower.workflows.stored import StoredRows
 from twotower.workflows.tables import read_frame
 from twotower.workflows.vectors import check_vectors
 
@@ -82,7 +82,7 @@ def _extremes(path: Path, side: Side) -> pd.DataFrame:
     These are a known value, and of a number the one farthest from 0, of each batch of rows.
     """
     found: dict[str, list[Any]] = {column: [] for column in side.columns}
-    for batch in batches(path, side.columns):
+    for batch in StoredRows((path,)).batches(side.columns):
         for column, values in found.items():
             known = batch[column].drop_null()
             is_number = pa.types.is_integer(known.type) or pa.types.is_floating(known.type)

@@ -22,8 +22,9 @@ from twotower.workflows.features.positives import (
     filter_positives,
     is_positive,
 )
-from twotower.workflows.interactions.reading import Partition, as_pandas, batches, partitions
+from twotower.workflows.interactions.reading import Partition, as_pandas, partitions
 from twotower.workflows.order import ORDER
+from twotower.workflows.stored import StoredRows
 
 OnRows = Callable[[int, int], None]
 """Is told the number of rows that have been read, and of all."""
@@ -52,7 +53,11 @@ class Positives(NamedTuple):
 def columns_for(path: Path, positives: PositivesConfig, features: FeaturesConfig) -> list[str]:
     """Return the columns of the interactions in `path` that preprocessing uses."""
     wanted = {
-        *(features.user_id, features.item_id, features.time_column, ORDER, "part"),
+        features.user_id,
+        features.item_id,
+        features.time_column,
+        ORDER,
+        "part",
         *positives.columns,
         *features.stored_context,
     }
@@ -168,7 +173,7 @@ def count_column(path: Path, config: PositivesConfig) -> pd.Series:
     kind = pq.read_schema(path).field(config.column).type
     found: pd.Series | None = None
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    for batch in batches(path, [config.column]):
+    for batch in StoredRows((path,)).batches([config.column]):
         values = batch[config.column].drop_null()
         if is_number and not config.values:  # there may be as many values as rows
             values = pa.array([pc.max(values).as_py()] if len(values) else [], kind)

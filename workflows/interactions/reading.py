@@ -11,6 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twotower.workflows.stored import StoredRows
+from twotower.workflows.tables import nullable_integers
+
 PARTITION_ROWS = 1 << 20
 """A partition has about so many rows."""
 BATCH_ROWS = 1 << 17
@@ -51,12 +54,6 @@ def partitions(path: Path) -> list[Partition]:
     return found
 
 
-def batches(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Read columns of all rows in order, in tables of up to `BATCH_ROWS` rows."""
-    for partition in partitions(path):
-        yield from partition.batches(columns)
-
-
 def read_numbers(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, ...]:
     """Read columns of whole numbers without nulls, such as ids, with no second copy in memory.
 
@@ -65,10 +62,10 @@ def read_numbers(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, ...]:
     tuple of ndarray of int64, shape (n,)
         One per column.
     """
-    size = pq.read_metadata(path).num_rows
-    arrays = tuple(np.empty(size, np.int64) for _ in columns)
+    stored = StoredRows((path,))
+    arrays = tuple(np.empty(len(stored), np.int64) for _ in columns)
     start = 0
-    for batch in batches(path, columns):
+    for batch in stored.batches(columns):
         for name, array in zip(columns, arrays, strict=True):
             array[start : start + len(batch)] = batch[name].to_numpy()
         start += len(batch)
@@ -105,10 +102,8 @@ def as_pandas(
     rows, whole = table.to_pandas(), set(whole_numbers)
     for name in set(nullable) & {*table.column_names}:
         kind = table.schema.field(name).type
-        if pa.types.is_integer(kind) and name in whole and pa.types.is_int64(kind):
-            column = table[name]
-            numbers = column.fill_null(0).to_numpy()
-            rows[name] = pd.arrays.IntegerArray(numbers, column.is_null().to_numpy())
+        if name in whole and pa.types.is_int64(kind):
+            rows[name] = nullable_integers(table[name])
         elif pa.types.is_integer(kind):
             rows[name] = rows[name].astype(np.float64)
     return rows
