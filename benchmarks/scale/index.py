@@ -30,6 +30,9 @@ K = 10
 BLOCK = 1 << 16
 NOISE = 1.2
 """Length of the noise that is added to a centre of length 1."""
+CENTRES = 1_137
+"""Number of centres, whatever the number of items: tastes do not grow with the catalogue. Then 64
+of 8,192 lists reach a recall of .97 at 3 million items."""
 
 
 def clustered(centres: np.ndarray, count: int, path: Path, noise: float, seed: int) -> np.ndarray:

@@ -167,9 +167,9 @@ def _work(
     interactions: Path, users: pa.Table, run: Any
 ) -> tuple[dict[str, float], tuple[pa.Table, pa.Table, dict[str, int]]]:
     """Do what is distributed; return the seconds of each part, and the results."""
-    from twotower.workflows.encoding.encoder import Encoder
+    from twotower.workflows.encoding.encoder import Encoder, encode_parts
     from twotower.workflows.encoding.fit import count_side
-    from twotower.workflows.encoding.table import in_parts, side_table
+    from twotower.workflows.encoding.table import side_rows
     from twotower.workflows.features.config import PositivesConfig
     from twotower.workflows.features.encode import load_workflow
     from twotower.workflows.features.graph import fit_features
@@ -182,7 +182,8 @@ def _work(
     pairs = read_positives(interactions, config, columns, run=run).rows
     seconds["positives"] = time.perf_counter() - start
     side, start = names.sides[0], time.perf_counter()
-    counted = count_side(side_table(users, side), side, pairs["user_id"], out, run)
+    rows = side_rows(users, side, out, run)
+    counted = count_side(rows, side, pairs["user_id"], run)
     seconds["count"] = time.perf_counter() - start
     # The graph is fitted once, on few pairs, because fitting it is not distributed.
     if not (out / "fitted").exists():
@@ -190,8 +191,7 @@ def _work(
         fit_features(pairs, users, items, names, out / "fitted")
     encoder = Encoder.of(load_workflow(out / "fitted"), "user")
     start = time.perf_counter()
-    parts = in_parts(side_table(users, side), out / "users.parquet", run)
-    encoded = pa.concat_tables(run(encoder.encode, parts))
+    encoded = pa.concat_tables(encode_parts(encoder, rows.parts, run))
     seconds["encode"] = time.perf_counter() - start
     sizes = {column: int(counts.sizes.sum()) for column, counts in counted.counts.items()}
     return seconds, (pa.Table.from_pandas(pairs), encoded, sizes)

@@ -30,6 +30,7 @@ from twotower.pipelines.steps.processed import (
     USERS,
     WEIGHT,
     Tables,
+    share_rows,
     with_history,
     write_tables,
     write_vectors,
@@ -103,12 +104,12 @@ def preprocess(run: Run) -> dict[str, Any]:
         train = pairs[parts["part"] == "train"]
         processed, method = out / "processed", run.config.split.method
         users = with_history(users, parts, found, names, method, processed)
-        workflow = fit_features(train, users, items, names, out / "workflow", run_tasks)
-        if times is not None:
-            (out / "workflow" / TIMES).write_text(json.dumps(times))
+        user_rows, item_rows = share_rows(users, items, names, processed, run_tasks)
+        workflow = fit_features(train, user_rows, item_rows, names, out / "workflow", run_tasks)
+        _write_times(times, out / "workflow")
         progress(3, 5, "encode users and items")
         _add_weights(parts, found, run.config.positives)
-        tables = Tables(parts, pairs, users, items)
+        tables = Tables(parts, pairs, user_rows, item_rows)
         counts = write_tables(workflow, tables, names, processed, run_tasks, progress)
         notes |= {"positives": len(found), "split": counts}
         write_vectors(run.path / "data", names, processed)
@@ -214,12 +215,19 @@ def preprocess_more(run: Run, out: Path, appended: int, notes: dict[str, Any]) -
         train = pairs[parts["part"] == "train"]
         processed, method = out / "processed", run.config.split.method
         users = with_history(users, parts, positives, names, method, processed)
+        user_rows, item_rows = share_rows(users, items, names, processed, run_tasks)
         workflow = grow_features(
-            run.path / "workflow", train, users, items, names, out / "workflow", run_tasks
+            run.path / "workflow",
+            train,
+            user_rows,
+            item_rows,
+            names,
+            out / "workflow",
+            run_tasks,
         )
         progress(2, 4, "encode users and items")
         _add_weights(parts, positives, run.config.positives)
-        tables = Tables(parts, pairs, users, items)
+        tables = Tables(parts, pairs, user_rows, item_rows)
         counts = write_tables(workflow, tables, names, processed, run_tasks, progress)
         notes |= {"positives": len(positives), "split": counts}
         write_vectors(out / "data", names, processed)
@@ -280,6 +288,11 @@ def _fit_times(train: pd.DataFrame, names: FeaturesConfig) -> dict[str, Any] | N
     from twotower.workflows.features.times import fit_times
 
     return fit_times(train[names.time_column].to_numpy(), names) if names.time else None
+
+
+def _write_times(times: dict[str, Any] | None, workflow: Path) -> None:
+    if times is not None:
+        (workflow / TIMES).write_text(json.dumps(times))
 
 
 def _add_times(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     import nvtabular as nvt
 
     from twotower.workflows.cluster.tasks import RunTasks
+    from twotower.workflows.encoding.table import SideRows
     from twotower.workflows.features.config import FeaturesConfig
+    from twotower.workflows.features.sides import Side
 
 INTERACTIONS, USERS, ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
 PARTS = ("train", "valid", "test")
 SPLIT, SCHEMA = "split.parquet", "schema.pbtxt"
 RAW_USERS = "raw_users.parquet"
+SHARED = "shared.tmp"  # the rows that other processes read during the step
 TRAIN_ROWS = "train_rows.bin"  # int32 [n, 2], see `memory_map_rows`
 WEIGHT = "weight"  # the column of split.parquet with the weights
 CONTEXTS = "contexts.parquet"
@@ -42,14 +46,27 @@ class Tables(NamedTuple):
         The split.
     pairs : DataFrame
         The context of each row of `parts`.
-    users, items : Table
+    users, items : SideRows
         The features of the tidy tables, `users` with the history in training.
     """
 
     parts: pd.DataFrame
     pairs: pd.DataFrame
-    users: pa.Table
-    items: pa.Table
+    users: SideRows
+    items: SideRows
+
+
+def share_rows(
+    users: pa.Table, items: pa.Table, names: FeaturesConfig, processed: Path, run_tasks: RunTasks
+) -> tuple[SideRows, SideRows]:
+    """Return both tables in parts for `run_tasks`, whose files `write_tables` removes."""
+    from twotower.workflows.encoding.table import side_rows
+
+    user, item = names.sides
+    return (
+        side_rows(users, user, processed / SHARED, run_tasks),
+        side_rows(items, item, processed / SHARED, run_tasks),
+    )
 
 
 def write_tables(
@@ -76,10 +93,12 @@ def write_tables(
     from twotower.workflows.vectors import vector_schema
 
     parts, users, items = tables.parts, tables.users, tables.items
-    parts["user_row"] = rows_of(parts[names.user_id], users[names.user_id].to_numpy())
-    parts["item_row"] = rows_of(parts[names.item_id], items[names.item_id].to_numpy())
-    encode_side(workflow, users, names, processed / USERS, run, progress)
-    encode_side(workflow, items, names, processed / ITEMS, run, progress)
+    user, item = names.sides
+    parts["user_row"] = rows_of(parts[user.id], users.table[user.internal.id].to_numpy())
+    parts["item_row"] = rows_of(parts[item.id], items.table[item.internal.id].to_numpy())
+    encode_side(workflow, users, user, names, processed / USERS, run, progress)
+    encode_side(workflow, items, item, names, processed / ITEMS, run, progress)
+    shutil.rmtree(processed / SHARED, ignore_errors=True)
     if names.context_columns:
         parts["context_row"], contexts = context.distinct_contexts(tables.pairs, names)
         context.encode_context(workflow, contexts, names).to_parquet(processed / CONTEXTS)
@@ -100,34 +119,32 @@ def write_tables(
 
 def encode_side(
     workflow: nvt.Workflow,
-    table: pa.Table,
+    rows: SideRows,
+    side: Side,
     names: FeaturesConfig,
     out: Path,
     run: RunTasks,
     progress: Callable[..., None],
 ) -> None:
     """Encode the users or the items, and write them to `out` part by part."""
-    from twotower.workflows.encoding.encoder import Encoder
-    from twotower.workflows.encoding.table import in_parts, side_table
+    from twotower.workflows.encoding.encoder import Encoder, encode_parts
     from twotower.workflows.features.context import add_unknown_context
     from twotower.workflows.features.names import internal_name
 
-    side = names.sides[names.user_id not in table.column_names]
     without = [internal_name(name) for name in names.context_columns]
     encoder = Encoder.of(workflow, side.name, without)
-    copy, done, writer = out.with_suffix(".tmp"), 0, None
+    done, writer = 0, None
     try:
-        for part in run(encoder.encode, in_parts(side_table(table, side), copy, run)):
+        for part in encode_parts(encoder, rows.parts, run):
             if side.name == "user":
                 part = add_unknown_context(part, names)
             writer = writer or pq.ParquetWriter(out, part.schema)
             writer.write_table(part)
             done += len(part)
-            progress(detail=f"{done:,} of {len(table):,} {side.name}s encoded")
+            progress(detail=f"{done:,} of {len(rows.table):,} {side.name}s encoded")
     finally:
         if writer is not None:
             writer.close()
-        copy.unlink(missing_ok=True)
 
 
 def write_vectors(data: Path, names: FeaturesConfig, processed: Path) -> None:

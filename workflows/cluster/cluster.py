@@ -189,7 +189,7 @@ def _checked(client: Client, address: str, folder: Path) -> Cluster:
             f"dask.scheduler: the workers of {address} cannot run this project "
             f"({type(error).__name__}: {reason}); install it on them, in the same version"
         ) from None
-    ours = _about_here(str(folder))
+    ours = _about(str(folder))
     for worker, theirs in sorted(about.items()):
         for name, known in ours["versions"].items():
             if theirs["versions"].get(name) != known:
@@ -217,9 +217,6 @@ def _about(folder: str) -> dict[str, Any]:
     return {"versions": versions, "sees_folder": Path(folder).is_dir()}
 
 
-_about_here = _about
-
-
 @contextmanager
 def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
     """Start workers on this machine; yield a client and the words on the dashboard."""
@@ -233,6 +230,8 @@ def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
         "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
         # By default Dask gives up a worker that takes 15 seconds to start again.
         "distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s",
+        # By default workers give freed memory back at once, and take 40 % longer for that.
+        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
     }
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)

@@ -20,14 +20,19 @@ from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.table import (
     Part,
     in_one_piece,
+    in_tasks,
     is_list,
     list_lengths,
+    part_rows,
     read_part,
     with_words,
 )
 
 if TYPE_CHECKING:
     from nvtabular import ops
+
+TASK_PARTS = 16
+"""Parts of a task: its counts, which are sent to the command, are few beside its rows."""
 
 
 class Counts(NamedTuple):
@@ -81,7 +86,7 @@ def count_table(
     lists : collection of str
         Those of them in which a text is the list of its words.
     run : callable
-        Runs the tasks, one per part.
+        Runs the tasks, one per `TASK_PARTS` parts.
 
     Returns
     -------
@@ -89,31 +94,30 @@ def count_table(
     """
     if not columns:
         return {}
-    sizes = [len(part) if isinstance(part, pa.Table) else None for part in parts]
     tasks, start = [], 0
-    for part, size in zip(parts, sizes, strict=True):
-        rows = _rows_of(part) if size is None else size
-        tasks.append((part, row_counts[start : start + rows]))
-        start += rows
-    counted = list(run(partial(_count_part, columns=columns, lists=lists), tasks))
+    for group in in_tasks(parts, TASK_PARTS):
+        end = start + sum(part_rows(part) for part in group)
+        tasks.append((group, row_counts[start:end]))
+        start = end
+    counted = list(run(partial(_count_parts, columns=columns, lists=lists), tasks))
     return {name: merge_counts(each[name] for each in counted) for name in columns}
 
 
-def _rows_of(part: Part) -> int:
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(part.path).row_group(part.group).num_rows
-
-
-def _count_part(
-    task: tuple[Part, np.ndarray], columns: Collection[str], lists: Collection[str]
+def _count_parts(
+    task: tuple[list[Part], np.ndarray], columns: Collection[str], lists: Collection[str]
 ) -> dict[str, Counts]:
-    part, row_counts = task
-    table, found = read_part(part), {}
-    for name in columns:
-        column = in_one_piece(table[name])
-        found[name] = count_values(with_words(column) if name in lists else column, row_counts)
-    return found
+    parts, row_counts = task
+    found: dict[str, list[Counts]] = {name: [] for name in columns}
+    start = 0
+    for part in parts:
+        table = read_part(part)
+        of_part = row_counts[start : start + len(table)]
+        for name in columns:
+            column = in_one_piece(table[name])
+            values = with_words(column) if name in lists else column
+            found[name].append(count_values(values, of_part))
+        start += len(table)
+    return {name: merge_counts(counts) for name, counts in found.items()}
 
 
 def count_values(column: pa.Array, row_counts: np.ndarray) -> Counts:

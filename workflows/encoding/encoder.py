@@ -7,7 +7,7 @@ once per process.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,18 +18,26 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.table import (
     Part,
+    StoredPart,
     in_one_piece,
+    in_tasks,
     is_list,
     list_lengths,
     read_part,
+    stored,
     with_words,
 )
 
 if TYPE_CHECKING:
     import nvtabular as nvt
 
+TASK_PARTS = 4
+"""Parts of a task, so that the start of a task in another process is small beside its work."""
+ENCODED = "encoded"
+"""The files of encoded rows, with the number of their first part at the end."""
 NULL, UNKNOWN = 1, 2
 """Categorify's codes of a null and of a value that is not in the vocabulary."""
 
@@ -163,6 +171,17 @@ class Encoder:
         encoded = {name: self._encode(name, in_one_piece(table[name])) for name in self.columns}
         return pa.table(encoded)
 
+    def encode_each(self, parts: list[Part]) -> list[Part]:
+        """Encode several parts, see `encode`; what is read from a file goes to another beside it.
+
+        Sent to the command by Dask, the encoded rows would take longer than their encoding.
+        """
+        encoded: list[pa.Table] = [self.encode(part) for part in parts]
+        first = parts[0]
+        if isinstance(first, pa.Table):
+            return list(encoded)
+        return stored(encoded, first.path.with_name(f"{ENCODED}.{first.batch}"))
+
     def _encode(self, name: str, column: pa.Array) -> pa.Array:
         if name in self.moments:
             return pa.array(_normalised(column, *self.moments[name]))
@@ -174,6 +193,23 @@ class Encoder:
         # NVTabular's merge finds no null, so inside a list it is an unknown value.
         codes = vocabulary.encode(values, UNKNOWN)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(codes))
+
+
+def encode_parts(encoder: Encoder, parts: list[Part], run: RunTasks) -> Iterator[pa.Table]:
+    """Encode parts in tasks, and yield them in order.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    parts : list of Part
+    run : callable
+        See `RunTasks`.
+    """
+    for encoded in run(encoder.encode_each, in_tasks(parts, TASK_PARTS)):
+        for part in encoded:
+            yield read_part(part)
+        if isinstance(part, StoredPart):
+            part.path.unlink()
 
 
 def first_values(column: pa.Array, length: int) -> tuple[pa.Array, np.ndarray]:

@@ -12,10 +12,12 @@ import pyarrow as pa
 from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.counts import Counts, count_table, occurrences
 from twotower.workflows.encoding.table import (
+    SideRows,
     in_one_piece,
     in_parts,
     is_list,
     list_lengths,
+    side_rows,
     side_table,
     with_words,
 )
@@ -58,8 +60,8 @@ class CountedSide(NamedTuple):
 
 def count_sides(
     train: pd.DataFrame,
-    users: pd.DataFrame | pa.Table,
-    items: pd.DataFrame | pa.Table,
+    users: pd.DataFrame | pa.Table | SideRows,
+    items: pd.DataFrame | pa.Table | SideRows,
     config: FeaturesConfig,
     folder: Path,
     run: RunTasks = map,
@@ -70,7 +72,7 @@ def count_sides(
     """
     user, item = config.sides
     counted = [
-        count_side(side_table(table, side), side, train[side.id], folder, run)
+        count_side(side_rows(table, side, folder, run), side, train[side.id], run)
         for side, table in zip((user, item), (users, items), strict=True)
     ]
     if user.history is not None:
@@ -83,37 +85,31 @@ def count_sides(
         rows = side_table(train, context)
         place = pd.Series(np.arange(len(rows)))
         rows = rows.set_column(0, rows.column_names[0], pa.array(place.to_numpy()))
-        found_in = count_side(rows, context, place, folder, map)
+        found_in = count_side(SideRows(rows, in_parts(rows, folder, map)), context, place)
         found_in.counts.pop(context.id, None)
         counted.append(found_in._replace(sample=found_in.sample.drop(columns=context.id)))
     return counted
 
 
-def count_side(
-    table: pa.Table, side: Side, of_pairs: pd.Series, folder: Path, run: RunTasks = map
-) -> CountedSide:
+def count_side(rows: SideRows, side: Side, of_pairs: pd.Series, run: RunTasks = map) -> CountedSide:
     """Count the values of one side.
 
     Parameters
     ----------
-    table : Table
-        A result of `side_table`.
+    rows : SideRows
     side : Side
         With the names in the data.
     of_pairs : Series of int64
         The id of each pair in the training part.
-    folder : Path
-        Where to put the table if other processes count.
     run : callable
         See `RunTasks`.
     """
+    table, parts = rows
     inner = side.internal
     names = [
         name for name in [inner.id, *inner.categorical, *inner.multi_hot] if name != side.history
     ]
     row_counts = occurrences(in_one_piece(table[inner.id]).to_numpy(), of_pairs)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = in_parts(table, folder / f"rows.{side.name}.parquet", run)
     counts = count_table(parts, row_counts, names, list(inner.multi_hot), run)
     places = None
     numbers = {}

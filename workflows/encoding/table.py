@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -9,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.features.checks import check_table
@@ -22,19 +22,36 @@ PART_ROWS = 1 << 14
 
 
 class StoredPart(NamedTuple):
-    """A part of a table that is a row group of a parquet file.
+    """A part of a table that is a record batch of an Arrow file.
 
     Attributes
     ----------
     path : Path
-    group : int
+    batch : int
+    rows : int
+        Number of rows.
     """
 
     path: Path
-    group: int
+    batch: int
+    rows: int
 
 
 Part: TypeAlias = "pa.Table | StoredPart"
+
+
+class SideRows(NamedTuple):
+    """The rows of a side by internal names, see `side_table`.
+
+    Attributes
+    ----------
+    table : Table
+    parts : list of Part
+        The same rows in parts, see `in_parts`.
+    """
+
+    table: pa.Table
+    parts: list[Part]
 
 
 def side_table(table: pd.DataFrame | pa.Table, side: Side) -> pa.Table:
@@ -63,6 +80,29 @@ def side_table(table: pd.DataFrame | pa.Table, side: Side) -> pa.Table:
     return table.select(side.columns).rename_columns(side.internal.columns)
 
 
+def side_rows(
+    table: pd.DataFrame | pa.Table | SideRows, side: Side, folder: Path, run: RunTasks
+) -> SideRows:
+    """Return the rows of a side, in memory and in parts that the processes of `run` can read.
+
+    Parameters
+    ----------
+    table : DataFrame, Table or SideRows
+        See `side_table`. SideRows are returned as they are.
+    side : Side
+    folder : Path
+        Where the parts are put if the tasks run in other processes.
+    run : callable
+        What will run the tasks.
+    """
+    if isinstance(table, SideRows):
+        return table
+    rows = side_table(table, side)
+    if run is not map:
+        folder.mkdir(parents=True, exist_ok=True)
+    return SideRows(rows, in_parts(rows, folder / f"{side.name}.arrow", run))
+
+
 def to_arrow(rows: pd.DataFrame) -> pa.Table:
     """Convert a DataFrame to Arrow; small integers and booleans become int64, NaN null."""
     table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
@@ -84,7 +124,8 @@ def in_parts(table: pa.Table, path: Path, run: RunTasks) -> list[Part]:
     ----------
     table : Table
     path : Path
-        The table is written to this file if the tasks run in other processes.
+        The table is written to this file if the tasks run in other processes. The file is not
+        compressed, so that they map it into memory instead of reading it.
     run : callable
         What will run the tasks.
 
@@ -93,18 +134,46 @@ def in_parts(table: pa.Table, path: Path, run: RunTasks) -> list[Part]:
     list of Part
         One or more.
     """
-    if run is map:
-        return [table.slice(start, PART_ROWS) for start in range(0, max(len(table), 1), PART_ROWS)]
-    pq.write_table(table, path, row_group_size=PART_ROWS)
-    return [StoredPart(path, group) for group in range(pq.read_metadata(path).num_row_groups)]
+    starts = range(0, max(len(table), 1), PART_ROWS)
+    parts = [table.slice(start, PART_ROWS) for start in starts]
+    return parts if run is map else stored(parts, path)
+
+
+def stored(tables: list[pa.Table], path: Path) -> list[Part]:
+    """Write tables of the same columns to an Arrow file, and return them as its parts.
+
+    A task that is repeated, because its process died, may replace a file that is read: it stays
+    whole.
+    """
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    with pa.ipc.new_file(unfinished, tables[0].schema) as file:
+        for table in tables:
+            file.write_batch(_one_batch(table))
+    unfinished.replace(path)
+    return [StoredPart(path, place, len(table)) for place, table in enumerate(tables)]
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    columns = [in_one_piece(column) for column in table.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
+
+
+def in_tasks(parts: list[Part], size: int) -> list[list[Part]]:
+    """Divide parts into tasks of up to `size` parts, in order."""
+    return [parts[start : start + size] for start in range(0, len(parts), size)]
+
+
+def part_rows(part: Part) -> int:
+    """Return the number of rows of a part."""
+    return part.rows if isinstance(part, StoredPart) else len(part)
 
 
 def read_part(part: Part) -> pa.Table:
     """Return the rows of a part."""
     if isinstance(part, pa.Table):
         return part
-    with pq.ParquetFile(part.path) as file:
-        return file.read_row_group(part.group)
+    with pa.memory_map(str(part.path)) as file:
+        return pa.Table.from_batches([pa.ipc.open_file(file).get_batch(part.batch)])
 
 
 def is_list(column: pa.ChunkedArray | pa.Array) -> bool:
@@ -115,6 +184,8 @@ def is_list(column: pa.ChunkedArray | pa.Array) -> bool:
 def in_one_piece(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column as one array."""
     if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks == 1:
+            return column.chunk(0)  # `combine_chunks` would copy it
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # without chunks, or in newer versions of Arrow
             column = pa.concat_arrays([pa.array([], column.type), *column.chunks])

@@ -23,6 +23,7 @@ import pyarrow as pa
 from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.counts import write_vocabulary
 from twotower.workflows.encoding.fit import CountedSide, count_sides, joint_sample
+from twotower.workflows.encoding.table import SideRows
 from twotower.workflows.features.checks import check_training
 from twotower.workflows.features.config import FeaturesConfig
 from twotower.workflows.features.encode import load_workflow
@@ -90,8 +91,8 @@ def feature_workflow(config: FeaturesConfig, categories: Path) -> nvt.Workflow:
 
 def fit_features(
     train: pd.DataFrame,
-    users: pd.DataFrame | pa.Table,
-    items: pd.DataFrame | pa.Table,
+    users: pd.DataFrame | pa.Table | SideRows,
+    items: pd.DataFrame | pa.Table | SideRows,
     config: FeaturesConfig,
     out: Path,
     run: RunTasks = map,
@@ -102,7 +103,7 @@ def fit_features(
     ----------
     train : DataFrame
         The pairs of the training part, with the columns user_id, item_id and the context.
-    users, items : DataFrame or Table
+    users, items : DataFrame, Table or SideRows
         The tidy tables, `users` with its history (see `add_history`). A value of a row is counted
         once per pair of the row. A Table has been checked, see `side_table`.
     config : FeaturesConfig

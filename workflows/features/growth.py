@@ -13,6 +13,7 @@ import pyarrow as pa
 from twotower.workflows.cluster.tasks import RunTasks
 from twotower.workflows.encoding.counts import as_series
 from twotower.workflows.encoding.fit import count_sides, joint_sample
+from twotower.workflows.encoding.table import SideRows
 from twotower.workflows.features.config import FeaturesConfig
 from twotower.workflows.features.encode import load_workflow
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 def grow_features(
     fitted: Path,
     train: pd.DataFrame,
-    users: pd.DataFrame | pa.Table,
-    items: pd.DataFrame | pa.Table,
+    users: pd.DataFrame | pa.Table | SideRows,
+    items: pd.DataFrame | pa.Table | SideRows,
     config: FeaturesConfig,
     out: Path,
     run: RunTasks = map,

@@ -38,13 +38,12 @@ _ATTRIBUTE = threading.Lock()
 
 
 def lists_of(count: int) -> int:
-    """Return the number of lists of an IVF index: the power of 2 below 4 times the square root.
+    """Return the number of lists of an IVF index: 4 times the square root, as FAISS advises.
 
     >>> lists_of(568_847), lists_of(3_078_306)
-    (2048, 4096)
+    (3016, 7018)
     """
-    wanted = 4 * max(count, 1) ** 0.5
-    return int(min(MAX_LISTS, max(MIN_LISTS, 1 << int(np.log2(wanted)))))
+    return int(min(MAX_LISTS, max(MIN_LISTS, 4 * max(count, 1) ** 0.5)))
 
 
 def efforts(kind: str, count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from twotower.serving.index.choice import Wanted, choose_index, write_choice
 from twotower.serving.index.recall import exact_answers, recall
 from twotower.serving.runtime.errors import ServingError
 from twotower.serving.runtime.index import build_index, load_index
+from twotower.serving.runtime.index import kinds as kinds_of_index
 
 
 def silent(*_, **__):
@@ -118,3 +120,21 @@ def test_exact_answers_are_those_of_a_full_sort(world, monkeypatch):
 
 def test_recall_counts_what_was_found():
     assert recall(np.array([[1, 2], [9, 3]]), np.array([[2, 5], [3, 9]])) == 0.75
+
+
+@pytest.mark.skipif(
+    not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus(),
+    reason="needs a GPU, and a FAISS that is built for it",
+)
+def test_lists_clustered_on_a_gpu_are_as_good(monkeypatch):
+    vectors, queries = clustered(50_000, 32, 500)
+    trials = {}
+    for device in ("gpu", "cpu"):
+        if device == "cpu":
+            monkeypatch.setattr(kinds_of_index, "_on_gpu", lambda index: index)
+        choice = choose_index(vectors, queries, Wanted("ivf_sq8"), silent)
+        assert choice.chosen is not None
+        trials[device] = choice.trials[-1]
+    assert trials["gpu"].lists == trials["cpu"].lists
+    assert trials["gpu"].recall == pytest.approx(trials["cpu"].recall, abs=0.02)
+    assert trials["gpu"].effort <= 2 * trials["cpu"].effort
