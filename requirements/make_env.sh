@@ -50,6 +50,9 @@ esac
 echo "installing $lock into $folder (about 200 packages, 2.5 GB)"
 quiet=--quiet
 if [ -t 2 ]; then quiet=; fi # people see progress, logs do not
-"$uv" pip install $quiet --python "$folder/bin/python" --no-deps --requirement "$here/$lock"
+# Compiled here, because Python keeps no bytecode where PYTHONDONTWRITEBYTECODE is set or the folder
+# cannot be written to, as in many containers: each command would compile TensorFlow for 12 seconds.
+"$uv" pip install $quiet --compile-bytecode --python "$folder/bin/python" --no-deps \
+    --requirement "$here/$lock"
 "$uv" pip install --quiet --python "$folder/bin/python" --no-deps --no-build-isolation \
     --editable "$here/.."
