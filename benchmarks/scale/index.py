@@ -63,7 +63,9 @@ def clustered(centres: np.ndarray, count: int, path: Path, noise: float, seed: i
     return out
 
 
-def measure_index(items: int, dim: int, folder: Path, kind: str = "ivf_sq8") -> dict[str, Any]:
+def measure_index(
+    items: int, dim: int, folder: Path, kind: str = "ivf_sq8", count: int = CENTRES
+) -> dict[str, Any]:
     """Measure an index of clustered synthetic vectors beside an exact search of the same vectors.
 
     Parameters
@@ -74,6 +76,8 @@ def measure_index(items: int, dim: int, folder: Path, kind: str = "ivf_sq8") -> 
         For the vectors and the index; removed at the end.
     kind : str
         As `serving.index.kind`.
+    count : int
+        Number of centres.
 
     Returns
     -------
@@ -84,7 +88,7 @@ def measure_index(items: int, dim: int, folder: Path, kind: str = "ivf_sq8") -> 
     folder.mkdir(parents=True)
     try:
         draw = np.random.default_rng(0)
-        centres = draw.standard_normal((max(100, items // 500), dim), dtype=np.float32)
+        centres = draw.standard_normal((count, dim), dtype=np.float32)
         centres /= np.linalg.norm(centres, axis=1, keepdims=True)
         vectors = clustered(centres, items, folder / "items.npy", NOISE, seed=1)
         queries = np.asarray(clustered(centres, QUERIES, folder / "queries.npy", NOISE, seed=2))
@@ -100,6 +104,7 @@ def measure_index(items: int, dim: int, folder: Path, kind: str = "ivf_sq8") -> 
         }
         found = median_ms(timed, queries[-TIMED:])
         return _figures(items, dim, trial, metadata, found) | {
+            "centres": count,
             "choice and build, s": round(whole, 1)
         }
     finally:

@@ -105,7 +105,7 @@ def measure_encode(rows: int = 200_000, reference_rows: int = 20_000) -> dict[st
 
 
 def measure_workers(
-    interactions: int = 10_000_000, users: int = 200_000, folder: Path | None = None
+    interactions: int = 20_000_000, users: int = 1_000_000, folder: Path | None = None
 ) -> dict[str, Any]:
     """Measure the work that is distributed, in one process and with two workers.
 
