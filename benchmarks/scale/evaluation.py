@@ -21,8 +21,9 @@ EVERY = 4
 def measure_evaluation(users: int = 200_000, items: int = 568_847, dim: int = 64) -> dict:
     """Measure `evaluate` beside `faiss.knn` on the same vectors, with the same k and threads.
 
-    Both take turns, `CHUNK` users each, so that what disturbs the machine disturbs both; `faiss.knn`
-    has every fourth turn only. It masks no seen items, does not order ties and computes no metrics.
+    Both take turns, `CHUNK` users each, so that what disturbs the machine disturbs both, but
+    `faiss.knn` only every fourth. It masks no seen items, does not order ties and computes no
+    metrics.
 
     Parameters
     ----------

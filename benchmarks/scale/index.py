@@ -105,7 +105,7 @@ def measure_index(
         found = median_ms(timed, queries[-TIMED:])
         return _figures(items, dim, trial, metadata, found) | {
             "centres": count,
-            "choice and build, s": round(whole, 1)
+            "choice and build, s": round(whole, 1),
         }
     finally:
         shutil.rmtree(folder)

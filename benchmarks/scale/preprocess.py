@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 SINGLE, LISTS, NUMBERS = 10, 4, 4
 LIST_LENGTH = 20
+TURNS = 3
 
 
 def made_up_users(rows: int, values: int = 100_000, seed: int = 1) -> pa.Table:
@@ -121,8 +122,9 @@ def measure_workers(
     Returns
     -------
     dict
-        Seconds to select positives, count vocabularies and encode users, in both ways; their ratio;
-        and whether the results are equal. The start of the workers is not in it.
+        Seconds to select positives, count vocabularies and encode users, in both ways, which take
+        turns: medians of `TURNS`; their ratio; and whether the results are equal. The start of the
+        workers is not in it.
     """
     from twotower.workflows.cluster.cluster import opened_cluster
     from twotower.workflows.cluster.config import DaskConfig
@@ -132,16 +134,22 @@ def measure_workers(
         _write_interactions(place / "large.parquet", interactions, users)
         _write_interactions(place / "small.parquet", 10_000, users)
         found: dict[str, Any] = {"interactions": interactions, "users": users}
+        spent: dict[str, list[dict[str, float]]] = {"one process": [], "2 workers": []}
         results = {}
-        for workers in (0, 2):
-            with opened_cluster(DaskConfig(workers=workers), place, print) as run:
-                _work(place / "small.parquet", table, run)  # imports and caches
-                seconds, results[workers] = _work(place / "large.parquet", table, run)
-                name = f"{workers} workers" if workers else "one process"
-                found |= {f"{name}: {part}, s": each for part, each in seconds.items()}
-                found[f"{name}, s"] = sum(seconds.values())
-        found["equal"] = results[0] == results[2]
-    found["ratio"] = found["one process, s"] / found["2 workers, s"]
+        with opened_cluster(DaskConfig(workers=2), place, print) as workers:
+            for turn in range(-1, TURNS):
+                for name, run in zip(spent, (map, workers), strict=True):
+                    if turn < 0:  # imports and caches
+                        _work(place / "small.parquet", table, run)
+                        continue
+                    seconds, results[name] = _work(place / "large.parquet", table, run)
+                    spent[name].append(seconds | {"all": sum(seconds.values())})
+    for name, turns in spent.items():
+        for part in turns[0]:
+            median = float(np.median([turn[part] for turn in turns]))
+            found[f"{name}: {part}, s"] = round(median, 3)
+    found["equal"] = results["one process"] == results["2 workers"]
+    found["ratio"] = round(found["one process: all, s"] / found["2 workers: all, s"], 3)
     return found
 
 

@@ -136,6 +136,7 @@ def test_a_positive_is_removed_even_if_its_item_id_is_hidden(with_history):
     np.testing.assert_array_equal(out["seen"], [[0, 3]])
 
 
+@pytest.mark.slow
 def test_other_items_of_a_history_are_hidden_at_history_dropout(with_history):
     import tensorflow as tf
 

@@ -264,6 +264,7 @@ def test_json_is_alone_on_stdout(small_run):
     assert [item["score"] for item in items] == sorted((i["score"] for i in items), reverse=True)
 
 
+@pytest.mark.slow
 def test_generated_files_are_read_with_on_error_as_a_setting(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--rows", "1000", "--test-rows", "0", "--tokens", "40", "--json"]

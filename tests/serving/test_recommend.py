@@ -44,7 +44,7 @@ def test_a_server_ranks_as_brute_force_does(protocol, world, users, server, asse
     assert (np.diff(found.scores[:9]) <= 0).all()
 
 
-@pytest.mark.parametrize("runtime", ["compiled", "merlin"])
+@pytest.mark.parametrize("runtime", ["compiled", pytest.param("merlin", marks=pytest.mark.slow)])
 def test_a_local_version_ranks_the_same(runtime, world, users, repositories, assert_same):
     version = LocalVersion(repositories[runtime] / "retrieval" / "1")
     assert version.candidates == CANDIDATES

@@ -121,6 +121,7 @@ def test_an_item_without_a_vector_is_similar_to_nothing(engine):
     assert scale.shape == (300,) and np.isfinite(scale).all()
 
 
+@pytest.mark.slow
 def test_both_models_change_to_the_published_version(copy, other_world, export, tmp_path):
     repository = ModelRepository(copy)
     with TritonServer(copy, log=tmp_path / "log") as server, RetrievalClient(server.http) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import platform
 import shutil
 import time
@@ -120,7 +121,7 @@ def opened_cluster(
     config : DaskConfig
     folder : Path
         A folder on the disk, which workers on this machine may use, and which those of a running
-        cluster must see.
+        cluster must be able to read and write.
     on_message : callable
         Is told which workers are used.
 
@@ -174,7 +175,7 @@ def _connected(address: str) -> Iterator[Client]:
 
 
 def _checked(client: Client, address: str, folder: Path) -> Cluster:
-    """Check that there are workers, that they have our versions, and that they see `folder`."""
+    """Check that there are workers, with our versions, which can read and write `folder`."""
     workers = client.scheduler_info()["workers"]
     if not workers:
         raise ClusterError(
@@ -198,23 +199,23 @@ def _checked(client: Client, address: str, folder: Path) -> Cluster:
                     f"{theirs['versions'].get(name) or 'not installed'}, this command {known}; "
                     "install the same version on both"
                 )
-        if not theirs["sees_folder"]:
+        if not theirs["has_folder"]:
             raise ClusterError(
-                f"dask.scheduler: worker {worker} does not see {folder}; put the run folder on a "
-                "disk that all workers see under this path"
+                f"dask.scheduler: worker {worker} cannot read and write {folder}; put the run "
+                "folder on a disk that all workers see under this path"
             )
     return Cluster(client, len(workers))
 
 
 def _about(folder: str) -> dict[str, Any]:
-    """The versions on a worker, and whether it sees a folder."""
+    """The versions on a worker, and whether it can read and write a folder."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    return {"versions": versions, "sees_folder": Path(folder).is_dir()}
+    return {"versions": versions, "has_folder": os.access(folder, os.R_OK | os.W_OK | os.X_OK)}
 
 
 @contextmanager

@@ -23,8 +23,9 @@ class DaskConfig(BaseModel, extra=Extra.forbid):
     scheduler: str | None = Field(
         None,
         description="Address of a running Dask scheduler, such as tcp://10.0.0.5:8786, whose "
-        "workers are used instead. They need the same versions and the run folder under the same "
-        "path. Its workers and this command can execute code for each other, so use a trusted one.",
+        "workers are used instead. They need the same versions, and read and write the run folder "
+        "under the same path. Its workers and this command can execute code for each other, so use "
+        "a trusted one.",
     )
     worker_memory: str = Field(
         "auto",

@@ -62,7 +62,7 @@ def cosines(one, other):
     return (one * other).sum(axis=1) / norms
 
 
-@pytest.mark.parametrize("negatives", [None, 10])
+@pytest.mark.parametrize("negatives", [None, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_planted_pattern_is_learnt_and_survives_saving(seeing, tmp_path, negatives):
     tower = create(schema_of(ITEMS), seeing, config_of(negatives=negatives), seed=1)
     history = fit(tower, seeing, FAST, own_colour(seeing), tmp_path / "state")
@@ -155,6 +155,7 @@ def test_a_batch_has_all_positives_of_its_users(seeing, monkeypatch):
     assert max(map(len, trainer.batches(0))) == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(seeing, tmp_path):
     config = FAST.copy(update={"epochs": 2, "checkpoint_seconds": 1e-9})
     model = config_of(negatives=10)

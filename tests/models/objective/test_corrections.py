@@ -232,7 +232,7 @@ def test_the_shared_id_has_the_probability_of_one_of_its_items():
     np.testing.assert_array_equal(shared.log_q([3, 8]), plain.log_q([3, 8]))
 
 
-@pytest.mark.parametrize("batch", [1, 7, 400])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 7, 400])
 def test_streaming_frequency_estimates_the_shares_of_items(batch):
     """10, 6, 3 and 1 of 20 interactions; then the shares are reversed.
 

@@ -181,19 +181,26 @@ def test_the_gradient_of_a_learned_temperature(batch, objective):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss": "bce"},
+        pytest.param({"loss": "bce"}, marks=pytest.mark.slow),
         {"loss": "gbce", "negatives": "uniform", "calibration": 0.25},
-        {"loss": "cosine_regression", "per_positive": 2},
+        pytest.param({"loss": "cosine_regression", "per_positive": 2}, marks=pytest.mark.slow),
         {"loss": "bpr", "negatives": "popularity"},
-        {"loss": "hinge", "margin": 0.5, "hard": 3},
-        {"loss": "cosine_contrastive", "margin": 0.1, "negative_weight": 2},
+        pytest.param({"loss": "hinge", "margin": 0.5, "hard": 3}, marks=pytest.mark.slow),
+        pytest.param(
+            {"loss": "cosine_contrastive", "margin": 0.1, "negative_weight": 2},
+            marks=pytest.mark.slow,
+        ),
         {"loss": "squared", "negatives": "all", "unobserved_weight": 1.0},
-        {"negatives": "mixed", "drawn": 32, "mask_known": True},
-        {"negatives": "all", "label_smoothing": 0.1},
-        {"corrected_logq": True},
-        {"propensity_power": 0.5},
+        pytest.param(
+            {"negatives": "mixed", "drawn": 32, "mask_known": True}, marks=pytest.mark.slow
+        ),
+        pytest.param({"negatives": "all", "label_smoothing": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"corrected_logq": True}, marks=pytest.mark.slow),
+        pytest.param({"propensity_power": 0.5}, marks=pytest.mark.slow),
         {"negatives": "cross_batch", "drawn": 128},
-        {"loss": "bpr", "negatives": "mined", "mined_ranks": [3, 15]},
+        pytest.param(
+            {"loss": "bpr", "negatives": "mined", "mined_ranks": [3, 15]}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_every_objective_learns_the_checkerboard(changes, schema, data, tmp_path):  # noqa: F811

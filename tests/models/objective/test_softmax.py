@@ -263,6 +263,7 @@ def test_no_square_matrix_is_computed(monkeypatch):
     assert set(sizes) == {(512, 4096), (4096, 8), (512, 8)}
 
 
+@pytest.mark.slow
 def test_loss_curves_of_merlins_model_and_ours_coincide(monkeypatch):
     import merlin.models.tf as mm
     import tensorflow as tf

@@ -66,8 +66,11 @@ def fitted(planted, **settings):
 
 @pytest.mark.parametrize(
     "name",
-    # Merlin's layers of experts take seconds to trace.
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("mmoe", "ple"))) for name in NETWORKS],
+    # The others take seconds to trace.
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("mlp", "esmm")))
+        for name in NETWORKS
+    ],
 )
 def test_a_network_learns_a_planted_taste_and_predicts_the_same_when_loaded(
     name, planted, tmp_path

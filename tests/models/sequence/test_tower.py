@@ -96,7 +96,13 @@ def test_the_vector_at_each_position_is_that_of_the_older_items(schema, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["decay", "gru", "transformer", pytest.param("absolute", marks=pytest.mark.slow)]
+    "kind",
+    [
+        "decay",
+        pytest.param("gru", marks=pytest.mark.slow),
+        "transformer",
+        pytest.param("absolute", marks=pytest.mark.slow),
+    ],
 )
 def test_a_saved_tower_and_its_onnx_model_return_the_same_vectors(schema, kind, tmp_path):
     import tensorflow as tf

@@ -72,8 +72,8 @@ def config_of(kind="transformer", dim=16, **settings):
     "settings",
     [
         {"kind": "transformer", "feed_forward": 32, "blocks": 1},
-        {"kind": "gru"},
-        {"kind": "decay", "decay_time": 0.5},
+        pytest.param({"kind": "gru"}, marks=pytest.mark.slow),
+        pytest.param({"kind": "decay", "decay_time": 0.5}, marks=pytest.mark.slow),
         {"kind": "decay", "last_item": True, "negatives": 8},
     ],
     ids=lambda settings: settings["kind"],
@@ -113,6 +113,7 @@ def test_a_batch_may_be_larger_than_the_data(schema, data, tmp_path):
     assert history["loss"][1] < history["loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -155,7 +156,15 @@ def losses(trainer, part):
     return trainer.losses(*parts, tf.constant([3, 4]))
 
 
-@pytest.mark.parametrize("settings", [{"kind": "mean"}, {"kind": "decay"}, {"kind": "gru"}, {}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "mean"},
+        {"kind": "decay"},
+        pytest.param({"kind": "gru"}, marks=pytest.mark.slow),
+        {},
+    ],
+)
 def test_the_loss_of_one_pass_is_that_of_a_loop_over_all_prefixes(schema, data, settings):
     from twotower.models.sequence.training import copy_item_vectors
 

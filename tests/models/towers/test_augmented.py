@@ -148,6 +148,7 @@ def test_mimic_weight_without_hidden_layers_is_an_error():
         TwoTowerConfig(mimic_weight=0.5)
 
 
+@pytest.mark.slow
 def test_all_trainable_parts_are_in_checkpoints_and_saved_models(seeing, tmp_path):
     layers = {"hidden": [16], "layers": "residual", "shared": [16], "dropout": 0.1}
     mutual = {"mimic_weight": 0.1, "history_pooling": "self_attention"}

@@ -74,7 +74,15 @@ def test_a_tower_applies_its_layers_and_a_projection(schema):
         {},
         {"layers": "cross", "hidden": [3, 99], "dropout": 0.1},
         {"layers": "residual", "hidden": [8, 8], "dropout": 0.1},
-        {"history_pooling": "self_attention", "hidden": [8], "shared": [6], "mimic_weight": 0.5},
+        pytest.param(
+            {
+                "history_pooling": "self_attention",
+                "hidden": [8],
+                "shared": [6],
+                "mimic_weight": 0.5,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_saved_tower_and_its_onnx_model_return_the_same_vectors(schema, settings, tmp_path):

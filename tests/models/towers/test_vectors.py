@@ -67,7 +67,9 @@ def test_a_projection_by_hand():
     np.testing.assert_allclose(missing, [[1, 0]])
 
 
-@pytest.mark.parametrize("settings", [{}, {"hidden": [6], "feature_dim": 4}])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, marks=pytest.mark.slow), {"hidden": [6], "feature_dim": 4}]
+)
 def test_towers_with_vectors_are_saved_converted_and_grown(settings, tmp_path):
     from twotower.serving.operators.query_tower import QueryTower
 

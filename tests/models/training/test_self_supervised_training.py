@@ -188,6 +188,7 @@ def fitted(catalogue, config, epochs, folder):
     return before, table.numpy()
 
 
+@pytest.mark.slow
 def test_items_without_positives_learn_and_training_goes_on_as_if_not_stopped(catalogue, tmp_path):
     task = SelfSupervisedConfig(items=64)
     config = CONFIG.copy(update={"self_supervised": task, "hidden": [16], "dropout": 0.3})

@@ -112,6 +112,7 @@ def client(run, tmp_path):
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_they_are_in_no_answer_until_they_are_back(run, client, catalogue, gone, tmp_path, capsys):
     first, before = answered(client, run), open_published(run).version
     assert gone[0] not in first

@@ -70,6 +70,7 @@ def run(tables, tmp_path_factory) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_column_of_any_name_is_encoded(run, tables):
     encoded = load_tables(run)
     for table, names, found in zip(tables[1:], (USER_NAMES, ITEM_NAMES), encoded, strict=True):

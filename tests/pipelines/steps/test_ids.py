@@ -109,6 +109,7 @@ def text_run(world, tmp_path_factory) -> Run:
     return prepared(folder, root, steps=(ingest, preprocess, train, export, publish))
 
 
+@pytest.mark.slow
 def test_texts_that_sort_like_numbers_give_the_same_metrics(world, tmp_path):
     runs = {}
     for kind, names in {"numbers": {}, "texts": PADDED}.items():

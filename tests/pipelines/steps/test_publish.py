@@ -76,6 +76,7 @@ def rows(output: str) -> dict[int, list[str]]:
     return {int(words[0]): words[1:] for words in lines if words and words[0].isdigit()}
 
 
+@pytest.mark.slow
 def test_without_a_server_the_next_one_serves_what_was_published(run, twotower):
     assert "version 2: compiled runtime" in twotower("export")
     assert list(rows(twotower("versions"))) == [1, 2]

@@ -57,6 +57,7 @@ def test_a_killed_training_that_is_repeated_ends_as_an_undisturbed_one(small_run
     assert outcome(run) == outcome(copy_of(small_run, tmp_path / "undisturbed"))
 
 
+@pytest.mark.slow
 def test_a_finished_training_continues_with_resume_and_else_starts_again(small_run, tmp_path):
     run = copy_of(small_run, tmp_path / "run")
     history = json.loads((run.path / "model" / "history.json").read_text())

@@ -333,7 +333,11 @@ def of_an_earlier_release(version: Path) -> None:
     ("change", "message"),
     [
         (damaged, r".*model\."),
-        (of_an_earlier_release, ".*export and publish it again\nNothing has"),
+        pytest.param(
+            of_an_earlier_release,
+            ".*export and publish it again\nNothing has",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_published_version_that_cannot_be_compared_stops_an_update(
@@ -533,6 +537,7 @@ def test_an_update_without_a_model_says_what_to_do(base_run, folders, tmp_path, 
     assert "`train` has not run yet; run `twotower train`" in told.output
 
 
+@pytest.mark.slow
 def test_closed_form_towers_are_solved_again_and_keep_their_orientation(folders, tmp_path):
     run = published(
         folders[0],
@@ -615,6 +620,7 @@ def test_the_vectors_of_a_graph_continue_on_all_interactions_and_are_served(fold
     np.testing.assert_allclose(answer.scores, brute_force(run, new, 20)[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_after_a_closed_form_is_kept(folders, tmp_path):
     run = published(
         folders[0],

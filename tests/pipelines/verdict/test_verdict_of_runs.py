@@ -25,6 +25,7 @@ def verdict_of(frame: pd.DataFrame, path, **settings) -> dict:
     return json.loads((found.path / "reports" / "metrics.json").read_text())["verdict"]
 
 
+@pytest.mark.slow
 def test_tastes(tmp_path):
     verdict = verdict_of(planted.tastes(), tmp_path / "run")
     assert (verdict["outcome"], verdict["use"]) == ("better", "two-tower")
@@ -49,6 +50,7 @@ def test_noise(tmp_path):
     assert (verdict["outcome"], verdict["use"]) == ("no signal", "random")
 
 
+@pytest.mark.slow
 def test_drift(tmp_path):
     frame = planted.drift()
     mixed = verdict_of(frame, tmp_path / "mixed")

@@ -54,6 +54,7 @@ def test_a_wrong_answer_is_detected(target):
     assert [text.partition(":")[0] for text in fault.problems(others)] == ["http", "grpc"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(target):
     """The maximum over some passes of the table, beside the maximum over as many more.
 

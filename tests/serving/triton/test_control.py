@@ -68,6 +68,7 @@ def test_answers_name_the_version_and_are_its_own(
     assert version(server) == repository.published == 1
 
 
+@pytest.mark.slow
 def test_a_client_notices_that_the_inputs_have_changed(
     repository, server, control, world, other_world, assert_same
 ):
@@ -124,7 +125,15 @@ def plant(folder, vouch) -> str:
     return r"2/ensemble\.pkl: not listed by the manifest"
 
 
-@pytest.mark.parametrize("spoil", [break_code, break_config, damage, plant])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(break_code, marks=pytest.mark.slow),
+        pytest.param(break_config, marks=pytest.mark.slow),
+        pytest.param(damage, marks=pytest.mark.slow),
+        plant,
+    ],
+)
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(
     spoil, repository, server, control, vouch
 ):
@@ -142,6 +151,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(
     assert version(server) == 3
 
 
+@pytest.mark.slow
 def test_a_version_that_loads_after_it_was_undone_does_not_stay(repository, server, vouch):
     """Triton loads one version after the other, even if no client waits for it any more."""
     folder = repository.root / "retrieval" / "2"
@@ -226,6 +236,7 @@ def test_every_start_has_a_key_of_its_own(server, repository, tmp_path):
             ModelControl(other.http, server.key, timeout=10).load()
 
 
+@pytest.mark.slow
 def test_a_triton_without_keys_loads_nothing_after_its_start(
     repository, tmp_path, monkeypatch, world
 ):

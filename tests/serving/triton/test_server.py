@@ -254,6 +254,7 @@ def test_two_services_on_one_port_and_a_foreign_host_are_refused(repositories, t
         TritonServer(repositories["compiled"], log=tmp_path, host="192.0.2.1")
 
 
+@pytest.mark.slow
 def test_a_fixed_port_can_be_used_again_at_once(repositories, tmp_path, world):
     with TritonServer(repositories["compiled"], log=tmp_path / "log") as server:
         client = RetrievalClient(server.http)

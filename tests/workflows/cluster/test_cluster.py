@@ -91,7 +91,7 @@ def test_a_running_cluster_is_used_and_left_running(tmp_path, monkeypatch):
             assert [square for square, _ in run(work.slow_square, [2, 3])] == [4, 9]
         with Client(other, set_as_default=False) as client:
             assert len(client.scheduler_info()["workers"]) == 1
-        with pytest.raises(ClusterError, match=r"does not see .*nowhere; put the run folder on"):
+        with pytest.raises(ClusterError, match=r"cannot read and write .*nowhere; put the run"):
             check_cluster(config, tmp_path / "nowhere")
         # The worker does not know of the change, so it does not tell the version.
         monkeypatch.setattr("twotower.workflows.cluster.cluster.PACKAGES", ("pytest",))
