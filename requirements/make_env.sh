@@ -47,7 +47,7 @@ case $("$folder/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2]
 3.10) lock=container-py310.txt ;;
 *) lock=cpu-py311.txt ;;
 esac
-echo "installing $lock into $folder (about 200 packages, 2.5 GB)"
+echo "installing $lock into $folder (about 200 packages, 3 GB)"
 quiet=--quiet
 if [ -t 2 ]; then quiet=; fi # people see progress, logs do not
 # Compiled here, because Python keeps no bytecode where PYTHONDONTWRITEBYTECODE is set or the folder

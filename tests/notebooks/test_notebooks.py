@@ -106,7 +106,9 @@ def test_everything_lands_where_the_notebook_runs(executed, folder):
 def test_the_second_notebook_shows_both_stages(tmp_path):
     notebook = execute(NOTEBOOKS[1], tmp_path)
     assert NOTEBOOKS[1].name == SECOND
-    metrics = json.loads((tmp_path / "runs" / "two-stages" / "reports" / "metrics.json").read_text())
+    metrics = json.loads(
+        (tmp_path / "runs" / "two-stages" / "reports" / "metrics.json").read_text()
+    )
     gain = metrics["second_stage"]
     assert f"SYNTHETIC DATA, test: ndcg@10 changes by {gain['difference']:+.4f}" in printed(
         notebook, "gain"

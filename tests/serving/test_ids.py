@@ -130,7 +130,7 @@ def named(request: pytest.FixtureRequest, world: World, tmp_path_factory) -> Nam
     return WORLDS[request.param](world, tmp_path_factory.mktemp("named") / "index")
 
 
-@pytest.fixture(scope="module", params=["compiled", "merlin"])
+@pytest.fixture(scope="module", params=["compiled", pytest.param("merlin", marks=pytest.mark.slow)])
 def version(request: pytest.FixtureRequest, named: Named, tmp_path_factory) -> Path:
     """A published version of the world."""
     folder = tmp_path_factory.mktemp("version")

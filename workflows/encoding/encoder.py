@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 TASK_PARTS = 4
 """Parts of a task, so that the start of a task in another process is small beside its work."""
-ENCODED = "encoded"
-"""The files of encoded rows, with the number of their first part at the end."""
 NULL, UNKNOWN = 1, 2
 """Categorify's codes of a null and of a value that is not in the vocabulary."""
 
@@ -180,7 +178,7 @@ class Encoder:
         first = parts[0]
         if isinstance(first, pa.Table):
             return list(encoded)
-        return stored(encoded, first.path.with_name(f"{ENCODED}.{first.batch}"))
+        return stored(encoded, first.path.with_name(f"{first.path.name}.encoded.{first.batch}"))
 
     def _encode(self, name: str, column: pa.Array) -> pa.Array:
         if name in self.moments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -142,10 +142,9 @@ def in_parts(table: pa.Table, path: Path, run: RunTasks) -> list[Part]:
 def stored(tables: list[pa.Table], path: Path) -> list[Part]:
     """Write tables of the same columns to an Arrow file, and return them as its parts.
 
-    A task that is repeated, because its process died, may replace a file that is read: it stays
-    whole.
+    A task that runs twice, because its process was thought dead, replaces a file by an equal one.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     with pa.ipc.new_file(unfinished, tables[0].schema) as file:
         for table in tables:
             file.write_batch(_one_batch(table))

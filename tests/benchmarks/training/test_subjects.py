@@ -52,6 +52,7 @@ def right_colour(data):
     return score
 
 
+@pytest.mark.slow
 def test_every_subject_learns_a_planted_pattern(checkerboard):
     score = right_colour(checkerboard[1])
     for kind in subjects():

@@ -167,6 +167,7 @@ def test_a_saved_tower_and_its_onnx_model_return_the_same_vectors(schema, hidden
     np.testing.assert_allclose(served.run(columns)[operator.vector], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_preference_for_numbers_near_the_mean_is_learnt(schema, tmp_path):
     """40 unknown users: those with an age near the mean like odd films, the others even ones."""
     age = np.linspace(-2, 2, 40, dtype=np.float32)[:, None]

@@ -102,6 +102,7 @@ def test_a_saved_tower_and_its_onnx_model_return_the_same_vectors(schema, settin
     QueryTower(tmp_path / "tower").compile(tmp_path / "onnx", schema)
 
 
+@pytest.mark.slow
 def test_a_tower_with_attention_and_layers_learns_and_is_restored(schema, tmp_path):
     """40 users, each of whom likes one half of the films; only their histories differ."""
     hidden = {"layers": "cross", "hidden": [8, 99], "feature_dim": 8, "dropout": 0.05}

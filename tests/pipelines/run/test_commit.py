@@ -148,6 +148,7 @@ def write_all(path: Path) -> None:
         notes["export"]["version"] = ModelRepository(path / "triton").next_number()
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_change_leaves_the_steps_undone_or_done(two, tmp_path, monkeypatch):
     monkeypatch.setattr("twotower.pipelines.run.commit.git_commit", lambda: None)
     outcomes, path = Counter(), tmp_path / "killed"

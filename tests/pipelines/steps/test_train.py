@@ -104,6 +104,7 @@ def test_with_other_settings_there_is_nothing_to_resume(small_run, tmp_path):
     assert list((run.path / "training").glob("*")), "the earlier state is kept"
 
 
+@pytest.mark.slow
 def test_a_refit_trains_on_valid_for_the_epochs_that_were_best_on_it(small_run, tmp_path):
     run = copy_of(small_run, tmp_path / "run")
     run.override(("training.epochs=2", "training.patience=2"))

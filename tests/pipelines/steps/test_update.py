@@ -448,6 +448,7 @@ def served(updated, tmp_path):
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_missed_a_publish_loads_the_published_version(served, folders):
     run, server = served
     repository = ModelRepository(run.path / TRITON)
@@ -462,6 +463,7 @@ def test_a_server_that_missed_a_publish_loads_the_published_version(served, fold
     assert answering(server) == 1
 
 
+@pytest.mark.slow
 def test_a_day_of_users_only_is_added_and_keeps_the_types(updated, tmp_path):
     run = Run(shutil.copytree(updated.path, tmp_path / "run"))
     users = pd.read_parquet(run.path / "data" / "users.parquet")
