@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -190,7 +191,7 @@ def _work(
     pairs = read_positives(interactions, config, columns, run=run).rows
     seconds["positives"] = time.perf_counter() - start
     side, start = names.sides[0], time.perf_counter()
-    rows = side_rows(users, side, out, run)
+    rows = side_rows(users, side, out / "shared", run)
     counted = count_side(rows, side, pairs["user_id"], run)
     seconds["count"] = time.perf_counter() - start
     # The graph is fitted once, on few pairs, because fitting it is not distributed.
@@ -201,5 +202,6 @@ def _work(
     start = time.perf_counter()
     encoded = pa.concat_tables(encode_parts(encoder, rows.parts, run))
     seconds["encode"] = time.perf_counter() - start
+    shutil.rmtree(out / "shared", ignore_errors=True)  # as it is not there in a new run
     sizes = {column: int(counts.sizes.sum()) for column, counts in counted.counts.items()}
     return seconds, (pa.Table.from_pandas(pairs), encoded, sizes)

@@ -250,7 +250,7 @@ def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
                 preload=[PRELOAD],
             )
         )
-        client = stack.enter_context(Client(cluster, set_as_default=False))
+        client = stack.enter_context(Client(cluster, set_as_default=False, direct_to_workers=True))
         cluster.scale(config.workers)
         try:
             client.wait_for_workers(config.workers, timeout=START_SECONDS)

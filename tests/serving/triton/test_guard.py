@@ -173,5 +173,5 @@ def test_no_folder_of_a_server_is_left_in_tmp(repositories, tmp_path):
     before = set(guard.ENVIRONMENTS.glob("python_env_*"))
     with TritonServer(repositories["compiled"], log=tmp_path / "triton.log"):
         made = set(guard.ENVIRONMENTS.glob("python_env_*")) - before
-    # Tests beside this one may have made others.
-    assert sum(each.exists() for each in made) < len(made)
+    # Servers of tests beside this one make others, and remove each that is empty.
+    assert not made or sum(each.exists() for each in made) < len(made)
