@@ -19,7 +19,7 @@ from twotower.pipelines.run import Run
 from twotower.pipelines.steps.ingest import ingest
 from twotower.pipelines.steps.preprocess import preprocess
 from twotower.workflows.cluster.cluster import SCRATCH, Cluster
-from twotower.workflows.encoding import table
+from twotower.workflows.encoding import counts, encoder, table
 from twotower.workflows.interactions import reading
 
 pytestmark = pytest.mark.slow
@@ -89,6 +89,8 @@ def ended(pids: list[int], seconds: float = 60) -> bool:
 
 def test_the_files_are_the_same_though_a_worker_dies_in_each_part_of_the_work(run, monkeypatch):
     monkeypatch.setattr(table, "PART_ROWS", 64)
+    monkeypatch.setattr(counts, "TASK_PARTS", 2)
+    monkeypatch.setattr(encoder, "TASK_PARTS", 2)
     monkeypatch.setattr(reading, "PARTITION_ROWS", 5_000)
     preprocess(run)
     expected, killed, run_tasks = contents(run), [], Cluster.run
