@@ -113,6 +113,7 @@ def test_a_publication_ends_the_experiment(world, variant, repository, tmp_path,
     assert "experiment is over" in log.read_text()
 
 
+@pytest.mark.slow
 def test_versions_that_cannot_share_requests_are_refused(copy, other_world, export, tmp_path):
     export(other_world, copy)  # its ages are of another type
     server = TritonServer(copy, log=tmp_path / "log", events=SQLITE, experiment=EXPERIMENT)

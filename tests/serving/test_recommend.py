@@ -168,6 +168,7 @@ def test_a_wrong_request_is_named(asked, message, servers):
         client.recommend(**given)
 
 
+@pytest.mark.slow
 def test_a_version_without_a_ranking_model_says_so(world, tmp_path, assert_same):
     from dataclasses import replace
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from benchmarks.quality.ranking import SyntheticData, compare_with_reference, measure
 
@@ -36,6 +37,7 @@ def test_figures_and_messages_of_a_measurement():
     assert len(messages) == 2
 
 
+@pytest.mark.slow
 def test_the_metrics_of_movielens_1m_equal_the_reference_to_the_last_digit(data_dir):
     split = data_dir / "ml-1m" / "recbole_split.parquet"
     found = compare_with_reference(split, lambda message: None)

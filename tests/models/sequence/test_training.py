@@ -244,6 +244,7 @@ def test_a_later_item_does_not_change_an_earlier_prediction(schema, data):
         assert np.abs(before[:, 0] - changed[:, 0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_grown_model_answers_as_before_and_knows_the_new_film(schema, data, tmp_path):
     from dataclasses import replace
 

@@ -95,6 +95,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_resuming_with_more_epochs_equals_one_longer_training(schema, data, tmp_path):
     def fitted_for(epochs, folder):
         tower = create(schema, data, CONFIG, seed=1)
@@ -155,6 +156,7 @@ def test_averaged_weights_are_validated_and_kept_but_not_trained_on(schema, data
     assert np.abs(validated[1.5] - validated[None]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(schema, data, tmp_path):
     def run(seed, name):
         tower = create(schema, data, CONFIG, seed)

@@ -126,6 +126,7 @@ def test_texts_that_sort_like_numbers_give_the_same_metrics(world, tmp_path):
             np.testing.assert_array_equal(mine[name], theirs[name])
 
 
+@pytest.mark.slow
 def test_the_server_is_verified_with_text_ids(text_run):
     assert verify(text_run, count=40, k=20, together=8).holds
 

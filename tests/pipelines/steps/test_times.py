@@ -63,6 +63,7 @@ def with_time(tmp_path_factory) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_the_hour_decides_what_is_found(with_time):
     found = evaluate(with_time)
     assert found["two-tower"]["recall@5"] > 0.7

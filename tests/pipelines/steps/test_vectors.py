@@ -146,6 +146,7 @@ def test_the_closed_form_gives_cold_items_a_vector(solved):
     assert "items of the part (5 candidates)" in solved.notes("evaluate")["protocol"]["ranking"]
 
 
+@pytest.mark.slow
 def test_an_update_of_the_closed_form_keeps_old_vectors_in_place(solved, tmp_path):
     from twotower.models.training.saving import load
     from twotower.models.two_tower import embed

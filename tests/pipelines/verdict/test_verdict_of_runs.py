@@ -45,6 +45,7 @@ def test_popularity_only_is_published_with_a_warning_and_then_only_on_request(tm
     assert publish(run, anyway=True) == 1
 
 
+@pytest.mark.slow
 def test_noise(tmp_path):
     verdict = verdict_of(planted.noise(), tmp_path / "run")
     assert (verdict["outcome"], verdict["use"]) == ("no signal", "random")

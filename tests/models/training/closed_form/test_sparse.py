@@ -75,6 +75,7 @@ def test_more_than_the_memory_is_refused_naming_the_settings(groups):
         solve_sparse(groups, 16, config)
 
 
+@pytest.mark.slow
 def test_the_estimated_memory_is_enough(monkeypatch):
     monkeypatch.setattr(neighbours, "MAX_BLOCK_ENTRIES", 1 << 17)
     monkeypatch.setattr(sparse, "MAX_BLOCK_ENTRIES", 1 << 17)
