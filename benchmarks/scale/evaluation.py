@@ -34,10 +34,10 @@ def measure_evaluation(users: int = 200_000, items: int = 568_847, dim: int = 64
     -------
     dict
         "seconds", "faiss.knn, seconds" (of all users, from those searched for) and their "ratio";
-        "vectors, GB" and "resident peak, GB" of
-        the process, and "added by evaluation, GB"; "equal ids": the share of the items of
-        `COMPARED` users that both find at the same rank, if nothing is masked. FAISS and NumPy have
-        a BLAS each, whose rounding may swap items with nearly equal scores.
+        "vectors, GB" and "resident peak, GB" of the process, and "added by evaluation, GB"; "equal
+        ids": the share of the items of `COMPARED` users that both find at the same rank, if nothing
+        is masked. FAISS and NumPy have a BLAS each, whose rounding may swap items with nearly equal
+        scores.
     """
     with tempfile.TemporaryDirectory(prefix="two-tower-") as folder:
         work = partial(_measure, users=users, items=items, dim=dim)

@@ -250,6 +250,7 @@ def _started(config: DaskConfig, folder: Path) -> Iterator[tuple[Client, str]]:
                 preload=[PRELOAD],
             )
         )
+        # Otherwise results would go through the scheduler, which is in this process.
         client = stack.enter_context(Client(cluster, set_as_default=False, direct_to_workers=True))
         cluster.scale(config.workers)
         try:
